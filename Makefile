@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or later is required: make PYTHON=python3.12 ...\")"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/tools: $(VENV)/installed
+	$(PIP) -e ".[test,lint]"
+	@touch $@
+
+demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10, LACE-ODE)
+	$(RUN) -m lace_lightning +experiment=cifar10_ode
+
+test: $(VENV)/tools  ## build the environment and run the tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/tools  ## ruff, mypy and the import rules
+	$(VENV)/bin/ruff check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --config setup.cfg
+
+bench: $(VENV)/tools  ## speed and memory, side by side
+	$(RUN) benchmarks/bench_sampling.py
+
+clean:  ## remove the environment, results and caches of this checkout
+	rm -rf $(VENV) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache

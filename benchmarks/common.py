@@ -1,0 +1,44 @@
+"""Side-by-side timing: every variant in turn, several rounds, medians of the rounds."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
+    """Return the median seconds of each variant; the rounds interleave so that a drifting machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for variant in variants.values():
+        variant()
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            _synchronize()
+            start = time.perf_counter()
+            variant()
+            _synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def table(title: str, seconds: dict[str, float], baseline: str) -> None:
+    """Print one row a variant: median seconds and how many times faster than `baseline` it is."""
+    print(f"\n{title}")
+    width = max(map(len, seconds))
+    for name, value in seconds.items():
+        print(f"  {name:<{width}}  {value * 1e3:10.2f} ms   {seconds[baseline] / value:6.2f}x")
+
+
+def machine() -> str:
+    """Return one line that says what the figures were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

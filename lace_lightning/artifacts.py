@@ -1,0 +1,132 @@
+"""Files that outlive a run: content digests, atomic writes and the cache that is keyed by them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import LaceError
+
+
+def _feed(hasher: Any, obj: Any) -> None:
+    """Feed `obj` into `hasher` in a canonical, type-tagged form."""
+    if isinstance(obj, nn.Module):
+        obj = {"module": type(obj).__name__, "state": dict(obj.state_dict())}
+    if isinstance(obj, Mapping):
+        hasher.update(b"{")
+        for key in sorted(obj, key=str):
+            hasher.update(f"{key}:".encode())
+            _feed(hasher, obj[key])
+        hasher.update(b"}")
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        items = sorted(obj, key=str) if isinstance(obj, (set, frozenset)) else obj
+        hasher.update(b"[")
+        for item in items:
+            _feed(hasher, item)
+            hasher.update(b",")
+        hasher.update(b"]")
+    elif isinstance(obj, Tensor):
+        array = obj.detach().cpu()
+        # NumPy has no bfloat16; its float32 image is exact.
+        _feed(hasher, (array.float() if array.dtype == torch.bfloat16 else array).numpy())
+    elif isinstance(obj, np.ndarray):
+        hasher.update(f"{obj.dtype.str}{obj.shape}".encode())
+        hasher.update(np.ascontiguousarray(obj).tobytes())
+    elif obj is None or isinstance(obj, (bool, int, float, str, bytes, Path, np.generic)):
+        # 1 and 1.0 are the same setting, whichever way a YAML file spells it.
+        text = repr(float(obj)) if isinstance(obj, (int, float)) and not isinstance(obj, bool) else str(obj)
+        hasher.update(text.encode())
+    else:
+        raise TypeError(f"A digest is defined for plain values, arrays, tensors and modules, not for {type(obj)}.")
+
+
+def digest(obj: Any) -> str:
+    """Return 16 hexadecimal digits that depend on exactly the content of `obj` (containers, arrays, modules)."""
+    hasher = hashlib.sha256()
+    _feed(hasher, obj)
+    return hasher.hexdigest()[:16]
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the full sha256 of the file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that is renamed to it on success and removed on failure.
+
+    The temporary name may become a file or a folder. Raises LaceError when the disk is full or not writable.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and target.is_dir():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise LaceError(f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
+                        "folder, then run the same command again.") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(obj, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file. Raises LaceError when it is missing or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise LaceError(f"'{path}' was required and does not exist.") from error
+    except json.JSONDecodeError as error:
+        raise LaceError(f"'{path}' must hold JSON and does not ({error}): delete it and run again.") from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> Path:
+    """Create `folder` if needed and prove that a file can be written there. Raises LaceError otherwise."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as error:
+        raise LaceError(f"The folder '{path}' must be writable and is not ({error.strerror or error}): choose another "
+                        "one or change its permissions.") from error
+    return path
+
+
+class Cache:
+    """Folders keyed by a digest of what their content depends on: `root/kind/key`."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser()
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Return (and create) the folder of artifact `key` of this `kind`."""
+        return check_writable(self.root / kind / key)
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r})"

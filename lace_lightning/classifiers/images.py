@@ -1,0 +1,104 @@
+"""Image networks for small pictures: two different families, so that one can label and the other judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """3x3 convolution, batch normalisation, activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels),
+                         activation())
+
+
+class ImageNetwork(nn.Module):
+    """Pictures (B, 3, R, R) in [-1, 1] -> `features` (B, F) -> logits (B, num_logits)."""
+
+    num_features: int
+    head: nn.Module
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate features (B, F)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+class ResNet9(ImageNetwork):
+    """Nine-layer residual network with max pooling, after the fast CIFAR-10 networks of the DAWNBench contest."""
+
+    def __init__(self, num_logits: int = 10, width: int = 64) -> None:
+        super().__init__()
+        self.num_features = 4 * width
+        self.stem = ConvNorm(3, width)
+        self.layer1 = nn.Sequential(ConvNorm(width, 2 * width), nn.MaxPool2d(2))
+        self.residual1 = nn.Sequential(ConvNorm(2 * width, 2 * width), ConvNorm(2 * width, 2 * width))
+        self.layer2 = nn.Sequential(ConvNorm(2 * width, 4 * width), nn.MaxPool2d(2))
+        self.layer3 = nn.Sequential(ConvNorm(4 * width, 4 * width), nn.MaxPool2d(2))
+        self.residual3 = nn.Sequential(ConvNorm(4 * width, 4 * width), ConvNorm(4 * width, 4 * width))
+        self.head = nn.Linear(self.num_features, num_logits)
+
+    def features(self, images: Tensor) -> Tensor:
+        x = self.layer1(self.stem(images))
+        x = self.layer3(self.layer2(x + self.residual1(x)))
+        return (x + self.residual3(x)).amax((2, 3))
+
+
+class PreActivation(nn.Module):
+    """Pre-activation residual block of a wide residual network."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm0, self.norm1 = nn.BatchNorm2d(in_channels), nn.BatchNorm2d(out_channels)
+        self.conv0 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        same = in_channels == out_channels and stride == 1
+        self.skip = None if same else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.norm0(x))
+        shortcut = x if self.skip is None else self.skip(y)
+        return shortcut + self.conv1(F.silu(self.norm1(self.conv0(y))))
+
+
+class WideResNet(ImageNetwork):
+    """Wide residual network (pre-activation, strided, mean pooling) with SiLU."""
+
+    def __init__(self, num_logits: int = 10, widths: Sequence[int] = (48, 96, 192), blocks: int = 2) -> None:
+        super().__init__()
+        self.num_features = widths[-1]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
+        channels = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(PreActivation(channels, width, 2 if stage and not block else 1))
+                channels = width
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.SiLU())
+        self.head = nn.Linear(channels, num_logits)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.body(images).mean((2, 3))
+
+
+NETWORKS: dict[str, type[ImageNetwork]] = {"resnet9": ResNet9, "wide_resnet": WideResNet}
+
+
+def build_network(name: str, **arguments: object) -> ImageNetwork:
+    """Return a new image network by name. Raises LaceError for an unknown name."""
+    from ..errors import LaceError, suggest
+
+    if name not in NETWORKS:
+        raise LaceError(f"The image networks are {', '.join(NETWORKS)}, and '{name}' was asked for.{suggest(name, NETWORKS)}")
+    return NETWORKS[name](**arguments)  # type: ignore[arg-type]
+
+
+def inference_copy(network: ImageNetwork, dtype: torch.dtype = torch.float32) -> ImageNetwork:
+    """Freeze a network for inference in `dtype`, channels last."""
+    return network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,120 @@
+"""Training of style-based generators: non-saturating logistic loss, lazy R1, moving average, adaptive augmentation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..generators.stylegan2_networks import StyleGAN2Network
+from .augment import AdaptiveAugment
+from .discriminator import Discriminator
+
+
+class GANTraining(pl.LightningModule):
+    """Train a StyleGAN2 generator on pictures; `average` is the moving average that is exported.
+
+    Losses: D: softplus(D(G(z))) + softplus(-D(x)) + γ/2·‖∇D(x)‖² every `r1_interval` steps (times the interval);
+    G: softplus(-D(G(z))). The two networks compute their features in bfloat16 when `bf16` is set; parameters, images,
+    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels.
+    """
+
+    images_seen: Tensor
+
+    def __init__(self, generator: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None,
+                 learning_rate: float = 2.5e-3, r1_gamma: float = 0.05, r1_interval: int = 16, r1_fraction: float = 0.5,
+                 ema_kimg: float = 10.0, augment_target: float = 0.6, augment_kimg: float = 500.0, bf16: bool = True) -> None:
+        super().__init__()
+        self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
+                                   "learning_rate": learning_rate, "r1_gamma": r1_gamma, "r1_interval": r1_interval,
+                                   "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
+                                   "augment_kimg": augment_kimg, "bf16": bf16})
+        self.automatic_optimization = False
+        self.generator = StyleGAN2Network(**generator)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.discriminator = Discriminator(**(discriminator or {}))
+        self.augment = AdaptiveAugment(augment_target, augment_kimg)
+        self.register_buffer("images_seen", torch.zeros([], dtype=torch.long))
+        self.features_dtype = torch.bfloat16 if bf16 else torch.float32
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
+        return [torch.optim.Adam(network.parameters(), lr=self.hparams["learning_rate"], betas=(0.0, 0.99), fused=True)
+                for network in (self.generator, self.discriminator)]
+
+    def training_step(self, batch: Any, batch_index: int) -> None:
+        real = batch[0] if isinstance(batch, (list, tuple)) else batch
+        real = real.float() / 127.5 - 1 if real.dtype == torch.uint8 else real
+        optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]
+        loss_d = self._discriminator_step(optimizer_d, real, batch_index)
+        loss_g = self._generator_step(optimizer_g, real.shape[0])
+        self.images_seen += real.shape[0] * self.trainer.world_size
+        self._update_average(real.shape[0] * self.trainer.world_size)
+        if batch_index % 50 == 0:
+            self.log_dict({"loss_g": loss_g, "loss_d": loss_d, "augment": self.augment.probability,
+                           "signal": self.augment.signal, "kimg": self.images_seen / 1000.0}, prog_bar=True)
+
+    def _fakes(self, count: int) -> Tensor:
+        z = torch.randn(count, self.generator.z_dim, device=self.device)
+        w = self.generator.mapping(z)
+        if torch.is_grad_enabled():
+            self.generator.mapping.w_avg.lerp_(w.detach().mean(0), 0.005)
+        return self.generator.synthesis(self.generator.broadcast(w), "random", self.features_dtype)
+
+    def _discriminator_step(self, optimizer: Any, real: Tensor, step: int) -> Tensor:
+        with torch.no_grad():
+            fake = self._fakes(real.shape[0])
+        # Real and generated pictures go apart: minibatch statistics must not mix them.
+        real_logits = self.discriminator(self.augment(real), self.features_dtype)
+        fake_logits = self.discriminator(self.augment(fake), self.features_dtype)
+        loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        interval = self.hparams["r1_interval"]
+        if step % interval == 0:
+            self.manual_backward(self._gradient_penalty(real) * interval)
+        optimizer.step()
+        self.augment.adapt(real_logits.detach())
+        return loss.detach()
+
+    def _gradient_penalty(self, real: Tensor) -> Tensor:
+        """R1 = γ/2·E‖∇D(x)‖² on a part of the batch."""
+        count = max(1, int(real.shape[0] * self.hparams["r1_fraction"]))
+        x = self.augment(real[:count]).detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self.discriminator(x).sum(), x, create_graph=True)
+        return self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
+
+    def _generator_step(self, optimizer: Any, count: int) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        loss = F.softplus(-self.discriminator(self.augment(self._fakes(count)), self.features_dtype)).mean()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.discriminator.requires_grad_(True)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self, count: int) -> None:
+        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the very beginning."""
+        half_life = min(self.hparams["ema_kimg"] * 1000, 0.05 * float(self.images_seen))
+        weight = 1 - 0.5 ** (count / max(half_life, 1e-8))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), weight)
+        for mean, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mean.copy_(buffer)
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """Return `count` pictures (count, 3, R, R) of the moving average in [-1, 1]."""
+        z = torch.randn(count, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        return self.average(z, dtype=self.features_dtype).clamp(-1, 1)
+
+
+def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy nested mappings and sequences into plain dictionaries and lists: a checkpoint must load safely."""
+    return {str(key): _plain(value) if isinstance(value, Mapping) else list(value) if isinstance(value, (list, tuple))
+            else value for key, value in node.items()}

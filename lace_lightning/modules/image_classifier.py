@@ -1,0 +1,76 @@
+"""Training of image classifiers: SGD with one cycle, label smoothing, moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..classifiers.images import build_network
+
+
+class ImageClassifierTraining(pl.LightningModule):
+    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), class labels (B,)).
+
+    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing 0.1; `average` is an exponential moving average
+    that is evaluated and exported. With `bf16` convolutions run in bfloat16, channels last.
+    """
+
+    def __init__(self, network: str, arguments: Mapping[str, Any] | None = None, learning_rate: float = 0.4,
+                 weight_decay: float = 5e-4, momentum: float = 0.9, warmup_fraction: float = 0.25, label_smoothing: float = 0.1,
+                 ema_decay: float = 0.995, bf16: bool = True) -> None:
+        super().__init__()
+        self.save_hyperparameters({"network": network, "arguments": dict(arguments or {}), "learning_rate": learning_rate,
+                                   "weight_decay": weight_decay, "momentum": momentum, "warmup_fraction": warmup_fraction,
+                                   "label_smoothing": label_smoothing, "ema_decay": ema_decay, "bf16": bf16})
+        self.network = build_network(network, **(arguments or {})).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.feature_dtype = torch.bfloat16 if bf16 else torch.float32
+
+    def _logits(self, network: Any, images: Tensor) -> Tensor:
+        images = (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).contiguous(
+            memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.feature_dtype == torch.bfloat16):
+            return network(images).float()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        logits = self._logits(self.network, batch[0])
+        loss = F.cross_entropy(logits, batch[1], label_smoothing=self.hparams["label_smoothing"])
+        if batch_index % 20 == 0:
+            self.log_dict({"loss": loss.detach(), "train_accuracy": (logits.argmax(1) == batch[1]).float().mean()},
+                          prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        decay = min(self.hparams["ema_decay"], (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            for mean, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                mean.lerp_(buffer, 1 - decay) if buffer.is_floating_point() else mean.copy_(buffer)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+        logits = self._logits(self.average, batch[0])
+        flipped = logits + self._logits(self.average, batch[0].flip(-1))
+        for name, value in ((f"{stage}_accuracy", logits), (f"{stage}_accuracy_flip", flipped)):
+            self.log(name, (value.argmax(1) == batch[1]).float().mean(), prog_bar=True, batch_size=len(batch[1]))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "test")
+
+    def configure_optimizers(self) -> Any:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": plain}],
+                                    lr=self.hparams["learning_rate"], momentum=self.hparams["momentum"], nesterov=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.hparams["learning_rate"], total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self.hparams["warmup_fraction"], anneal_strategy="linear", cycle_momentum=False)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
