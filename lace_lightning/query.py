@@ -1,0 +1,264 @@
+"""The language of conditions: `glasses == 1 and not yaw == 0.5`, parsed, checked against a schema, printed.
+
+Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or `!=`
+for classes (by number or name), `==`, `<` or `>` for continuous values in [0, 1]. `attribute == *` leaves the value free: it
+is given for each sample when the query is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import LaceError
+from .schema import Attribute, Labels, Schema
+
+_TOKEN = re.compile(r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))")
+_HELP = "write for example `glasses == 1 and not yaw == 0.5`"
+
+
+@dataclass(frozen=True)
+class Atom:
+    """One comparison; `value` is a class index, a number in [0, 1], or None where it is free (given per sample)."""
+
+    attribute: Attribute
+    op: str
+    value: float | None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            text = "*"
+        elif self.attribute.kind == "discrete":
+            text = self.attribute.class_name(int(self.value))
+        else:
+            text = f"{self.value:g}"
+        return f"{self.attribute.name} {self.op} {text}"
+
+
+@dataclass(frozen=True)
+class Not:
+    """The event that `inner` does not hold."""
+
+    inner: Node
+
+    def __str__(self) -> str:
+        return f"not {_bracket(self.inner, (And, Or))}"
+
+
+@dataclass(frozen=True)
+class And:
+    """Both sides hold."""
+
+    left: Node
+    right: Node
+
+    def __str__(self) -> str:
+        return f"{_bracket(self.left, (Or,))} and {_bracket(self.right, (Or, And))}"
+
+
+@dataclass(frozen=True)
+class Or:
+    """At least one side holds."""
+
+    left: Node
+    right: Node
+
+    def __str__(self) -> str:
+        return f"{self.left} or {_bracket(self.right, (Or,))}"
+
+
+Node = Atom | Not | And | Or
+
+
+def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
+    return f"({node})" if isinstance(node, kinds) else str(node)
+
+
+def _atoms(node: Node) -> list[Atom]:
+    if isinstance(node, Atom):
+        return [node]
+    if isinstance(node, Not):
+        return _atoms(node.inner)
+    return _atoms(node.left) + _atoms(node.right)
+
+
+def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
+    if isinstance(node, Atom):
+        return change(node)
+    if isinstance(node, Not):
+        return Not(_map_atoms(node.inner, change))
+    return type(node)(_map_atoms(node.left, change), _map_atoms(node.right, change))
+
+
+class Query:
+    """A condition on the attributes of one schema; `root` is its tree, `str(query)` its canonical text."""
+
+    def __init__(self, root: Node, schema: Schema) -> None:
+        self.root, self.schema = root, schema
+
+    @property
+    def text(self) -> str:
+        return str(self.root)
+
+    @property
+    def slug(self) -> str:
+        """The text in letters, digits and underscores, for names of files and runs."""
+        text = self.text
+        for mark, word in (("==", "is"), ("!=", "is not"), ("<", "below"), (">", "above"), ("*", "any"), (".", "p")):
+            text = text.replace(mark, f" {word} " if mark != "." else word)
+        return re.sub(r"\W+", "_", text).strip("_")
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that occur, each once, in order."""
+        return tuple(dict.fromkeys(atom.attribute.name for atom in _atoms(self.root)))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the attributes whose value is given per sample."""
+        return tuple(dict.fromkeys(atom.attribute.name for atom in _atoms(self.root) if atom.value is None))
+
+    def bind(self, **values: str | float) -> Query:
+        """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""
+        for name in values:
+            if name not in self.free:
+                raise LaceError(f"The query '{self}' has the free attributes {', '.join(self.free) or 'none'}, and '{name}' "
+                                "was bound.")
+
+        def fill(atom: Atom) -> Atom:
+            if atom.value is not None or atom.attribute.name not in values:
+                return atom
+            return Atom(atom.attribute, atom.op, _value(atom.attribute, atom.op, str(values[atom.attribute.name])))
+
+        return Query(_map_atoms(self.root, fill), self.schema)
+
+    def holds(self, labels: Labels, free: Labels | None = None, tolerance: float = 0.1) -> Tensor:
+        """Say for each row of `labels` whether the query is true: bool (N,).
+
+        A continuous `==` holds within ± `tolerance`; `free` (N rows) gives the values of free attributes.
+        """
+        if self.free and free is None:
+            raise LaceError(f"The query '{self}' leaves {', '.join(self.free)} free: give its values for every sample.")
+        return self._holds(self.root, labels, free, tolerance)
+
+    def _holds(self, node: Node, labels: Labels, free: Labels | None, tolerance: float) -> Tensor:
+        if isinstance(node, Not):
+            return ~self._holds(node.inner, labels, free, tolerance)
+        if isinstance(node, (And, Or)):
+            left, right = (self._holds(side, labels, free, tolerance) for side in (node.left, node.right))
+            return left & right if isinstance(node, And) else left | right
+        value = labels.column(node.attribute.name)
+        if node.value is None:
+            assert free is not None
+            target = free.column(node.attribute.name).to(value)
+        else:
+            target = torch.full_like(value, node.value)
+        if node.op in "<>":
+            return value < target if node.op == "<" else value > target
+        width = tolerance if node.attribute.kind == "continuous" else 0.5
+        equal = (value - target).abs() <= width
+        return equal if node.op == "==" else ~equal
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Query({self.text!r}, schema={self.schema.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Query) and (self.root, self.schema) == (other.root, other.schema)
+
+    def __hash__(self) -> int:
+        return hash((self.root, self.schema))
+
+
+def _value(attribute: Attribute, op: str, text: str) -> float | None:
+    """Check operator and value against the attribute."""
+    allowed = ("==", "!=") if attribute.kind == "discrete" else ("==", "!=", "<", ">")
+    if op not in allowed:
+        raise LaceError(f"Attribute '{attribute.name}' is {attribute.kind} and is compared with {' or '.join(allowed)}, "
+                        f"received '{op}'.")
+    if text == "*":
+        return None
+    if attribute.kind == "discrete":
+        return float(attribute.class_index(text))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise LaceError(f"Attribute '{attribute.name}' is continuous with values from 0 to 1, received '{text}': scale it.")
+    return value
+
+
+class _Parser:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, text: str, schema: Schema) -> None:
+        self.text, self.schema = text, schema
+        self.tokens: list[tuple[str, str]] = []
+        position = 0
+        while text[position:].strip():
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise self.error(f"'{text[position:].strip()[0]}' cannot be read")
+            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            position = match.end()
+        self.next = 0
+
+    def error(self, problem: str) -> LaceError:
+        return LaceError(f"The query '{self.text}' could not be understood, {problem}: {_HELP}.")
+
+    def accept(self, *texts: str) -> bool:
+        if self.next < len(self.tokens) and self.tokens[self.next][1] in texts:
+            self.next += 1
+            return True
+        return False
+
+    def take(self, kind: str, wanted: str) -> str:
+        if self.next >= len(self.tokens):
+            raise self.error(f"{wanted} is missing at its end")
+        found_kind, found = self.tokens[self.next]
+        if found_kind != kind:
+            raise self.error(f"'{found}' stands where {wanted} should")
+        self.next += 1
+        return found
+
+    def disjunction(self) -> Node:
+        node = self.conjunction()
+        while self.accept("or"):
+            node = Or(node, self.conjunction())
+        return node
+
+    def conjunction(self) -> Node:
+        node = self.negation()
+        while self.accept("and"):
+            node = And(node, self.negation())
+        return node
+
+    def negation(self) -> Node:
+        if self.accept("not"):
+            return Not(self.negation())
+        if self.accept("("):
+            node = self.disjunction()
+            if not self.accept(")"):
+                raise self.error("a bracket is not closed")
+            return node
+        attribute = self.schema[self.take("word", "an attribute")]
+        op = self.take("op", "a comparison (==, !=, < or >)")
+        return Atom(attribute, op, _value(attribute, op, self.take("word", "a value")))
+
+
+def parse(text: str, schema: Schema) -> Query:
+    """Parse `text` against `schema`. Raises LaceError for bad grammar, unknown attributes, classes or values."""
+    parser = _Parser(text, schema)
+    if not parser.tokens:
+        raise parser.error("it is empty")
+    root = parser.disjunction()
+    if parser.next < len(parser.tokens):
+        raise parser.error(f"'{parser.tokens[parser.next][1]}' was not expected")
+    return Query(root, schema)
