@@ -130,3 +130,34 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({str(self.root)!r})"
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any],
+                 dtype: torch.dtype | None = None) -> None:
+    """Write tensors and a plain configuration as safetensors, atomically; floating tensors in `dtype` when given."""
+    from safetensors.torch import save_file
+
+    def stored(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous().clone()
+
+    with atomic_path(path) as temporary:
+        save_file({name: stored(tensor) for name, tensor in tensors.items()}, str(temporary),
+                  metadata={"lace": json.dumps(dict(config), sort_keys=True)})
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote; half precision comes back as float32. Raises LaceError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise LaceError(f"The weights '{path}' were required and do not exist: check the path.")
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            config = json.loads((stream.metadata() or {})["lace"])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise LaceError(f"The weights '{path}' must be a safetensors file written by this program and could not be read "
+                        f"({error}): get the file again.") from error
+    half = (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in half else tensor for name, tensor in tensors.items()}, config

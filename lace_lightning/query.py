@@ -78,12 +78,13 @@ def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
     return f"({node})" if isinstance(node, kinds) else str(node)
 
 
-def _atoms(node: Node) -> list[Atom]:
+def atoms(node: Node) -> list[Atom]:
+    """Return the comparisons of a tree, from left to right."""
     if isinstance(node, Atom):
         return [node]
     if isinstance(node, Not):
-        return _atoms(node.inner)
-    return _atoms(node.left) + _atoms(node.right)
+        return atoms(node.inner)
+    return atoms(node.left) + atoms(node.right)
 
 
 def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
@@ -115,12 +116,12 @@ class Query:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes that occur, each once, in order."""
-        return tuple(dict.fromkeys(atom.attribute.name for atom in _atoms(self.root)))
+        return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root)))
 
     @property
     def free(self) -> tuple[str, ...]:
         """Names of the attributes whose value is given per sample."""
-        return tuple(dict.fromkeys(atom.attribute.name for atom in _atoms(self.root) if atom.value is None))
+        return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if atom.value is None))
 
     def bind(self, **values: str | float) -> Query:
         """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""

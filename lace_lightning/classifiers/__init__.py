@@ -1,0 +1,19 @@
+"""Classifiers of latents and of pictures, and the energies of queries about them."""
+
+from __future__ import annotations
+
+import os
+
+from ..weights import weight_path
+from .base import AttributeClassifier
+from .images import ResNet9, WideResNet
+from .latent import LatentMLP
+
+__all__ = ["AttributeClassifier", "LatentMLP", "ResNet9", "WideResNet", "load_classifier"]
+
+SHIPPED = {"cifar10": "cifar10_classifier"}
+
+
+def load_classifier(name: str | os.PathLike[str]) -> AttributeClassifier:
+    """Load a trained classifier: shipped ("cifar10": on w of the shipped generator), or a file of this program's."""
+    return AttributeClassifier.load(weight_path(SHIPPED.get(str(name), name)))

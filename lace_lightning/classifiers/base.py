@@ -1,0 +1,90 @@
+"""A network together with what it was trained for: schema, space, generator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..artifacts import digest, load_tensors, save_tensors
+from ..energies import Energy, build
+from ..errors import LaceError, suggest
+from ..query import Query, parse
+from ..schema import Labels, Schema
+from .images import NETWORKS as IMAGE_NETWORKS
+from .latent import LatentMLP
+
+SPACES = ("z", "w", "x")
+
+
+def build_classifier_network(network: str, schema: Schema, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a new network with the outputs of `schema`: `mlp` on latents, or an image network by name."""
+    names = ("mlp", *IMAGE_NETWORKS)
+    if network not in names:
+        raise LaceError(f"The classifier networks are {', '.join(names)}, received '{network}'.{suggest(network, names)}")
+    if network == "mlp":
+        return LatentMLP(head_sizes=[attribute.num_logits for attribute in schema], **arguments)
+    return IMAGE_NETWORKS[network](num_logits=schema.num_logits, **arguments)  # type: ignore[call-arg]
+
+
+class AttributeClassifier(nn.Module):
+    """u ↦ logits (B, schema.num_logits), u in `space`: z, w, or x (pictures (B, C, H, W) in [-1, 1]).
+
+    `generator` is the digest of the generator whose latents it was trained on (None for pictures of the world).
+    """
+
+    def __init__(self, schema: Schema, space: str, network: str = "mlp", arguments: Mapping[str, Any] | None = None,
+                 generator: str | None = None) -> None:
+        super().__init__()
+        if space not in SPACES:
+            raise LaceError(f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}'.")
+        self.schema, self.space, self.generator = schema, space, generator
+        self.network_name, self.arguments = network, dict(arguments or {})
+        self.network = build_classifier_network(network, schema, self.arguments)
+        if hasattr(self.network, "linearize"):
+            self.linearize = self.network.linearize
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.network(u)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of configuration and weights."""
+        return digest({"config": self._config(), "state": dict(self.network.state_dict())})
+
+    def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1,
+               temperature: float = 1.0, paper_temperature: bool = False) -> Energy:
+        """Return the energy of a query on u (B, D); see `lace_lightning.energies.build` for the options."""
+        query = parse(query, self.schema) if isinstance(query, str) else query
+        if query.schema != self.schema:
+            raise LaceError(f"The query is about the schema '{query.schema.name}' and the classifier about "
+                            f"'{self.schema.name}': parse it with the classifier's schema.")
+        return build(query, free, logic, sigma, temperature, paper_temperature).pullback(self)
+
+    def check_generator(self, generator_digest: str) -> None:
+        """Refuse (LaceError) a generator other than the one it was trained on."""
+        if self.generator is not None and self.generator != generator_digest:
+            raise LaceError(f"The classifier was trained on the latents of generator {self.generator} and was given generator "
+                            f"{generator_digest}: train one for this generator, or load the other generator.")
+
+    def _config(self) -> dict[str, Any]:
+        return {"kind": "classifier", "schema": self.schema.to_config(), "space": self.space, "network": self.network_name,
+                "arguments": self.arguments, "generator": self.generator}
+
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
+        """Write weights and configuration as safetensors, atomically."""
+        save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": metadata}, dtype)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttributeClassifier:
+        """Read what `save` wrote, ready for use (frozen). Raises LaceError for missing, damaged or other weights."""
+        tensors, config = load_tensors(path)
+        if config.get("kind") != "classifier":
+            raise LaceError(f"The weights '{path}' must be a classifier and are of kind '{config.get('kind')}'.")
+        result = cls(Schema.from_config(config["schema"]), config["space"], config["network"], config["arguments"],
+                     config["generator"])
+        result.network.load_state_dict(tensors)
+        return result.eval().requires_grad_(False)

@@ -1,0 +1,81 @@
+"""The classifier of latents: d-384-256-128-#logits with leaky-ReLU(0.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LaceError
+from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
+
+MODES = ("single", "separate")
+
+
+class LatentMLP(nn.Module):
+    """Latents (B, D) -> logits (B, ΣL_i) for attributes with L_i logits each.
+
+    `single`: one network with a head for every attribute; `separate`: one network an attribute, computed side by side in
+    batched products. Weights are (K, in, out) for K networks, initialised as nn.Linear.
+    """
+
+    columns: Tensor
+
+    def __init__(self, input_dim: int, head_sizes: Sequence[int], hidden: Sequence[int] = (384, 256, 128),
+                 mode: str = "single") -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise LaceError(f"A latent classifier's mode must be {' or '.join(MODES)}, received '{mode}'.")
+        self.input_dim, self.mode = input_dim, mode
+        networks = [sum(head_sizes)] if mode == "single" else list(head_sizes)
+        self.num_networks, self.num_hidden = len(networks), len(hidden)
+        widths = [input_dim, *hidden, max(networks)]
+        for index in range(len(widths) - 1):
+            bound = 1 / math.sqrt(widths[index])
+            shape = (self.num_networks, widths[index], widths[index + 1])
+            self.register_parameter(f"weight{index}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+            self.register_parameter(f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound)))
+        # Networks with fewer outputs than the widest are padded; these are the columns that count.
+        columns = [network * max(networks) + column for network, size in enumerate(networks) for column in range(size)]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+
+    def _layer(self, index: int) -> Layer:
+        weight, bias = getattr(self, f"weight{index}"), getattr(self, f"bias{index}")
+        return (weight[0], bias[0]) if self.num_networks == 1 else (weight, bias)
+
+    def _hidden_layers(self) -> list[Layer]:
+        return [self._layer(index) for index in range(self.num_hidden)]
+
+    def _inputs(self, u: Tensor) -> Tensor:
+        u = u.flatten(1)
+        if u.shape[1] != self.input_dim:
+            raise LaceError(f"The classifier was made for latents of {self.input_dim} numbers and received {u.shape[1]}: it "
+                            "belongs to another generator or another space.")
+        return u if self.num_networks == 1 else u.expand(self.num_networks, *u.shape)
+
+    def _head(self, h: Tensor) -> Tensor:
+        weight, bias = self._layer(self.num_hidden)
+        if self.num_networks == 1:
+            return torch.addmm(bias, h, weight)
+        return torch.baddbmm(bias[:, None], h, weight).transpose(0, 1).flatten(1)[:, self.columns]
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self._head(leaky_mlp(self._inputs(u), self._hidden_layers()))
+
+    @torch.no_grad()
+    def linearize(self, u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the logits and the function g ↦ gᵀ·∂logits/∂u in closed form, detached."""
+        h, inner = linearized_leaky_mlp(self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()])
+        weight = self._layer(self.num_hidden)[0].detach()
+
+        def vjp(gradient: Tensor) -> Tensor:
+            if self.num_networks == 1:
+                return inner(gradient @ weight.mT).reshape(u.shape)
+            full = gradient.new_zeros(len(gradient), self.num_networks * weight.shape[2])
+            full[:, self.columns] = gradient
+            blocks = full.reshape(len(gradient), self.num_networks, -1).transpose(0, 1)
+            return inner(blocks @ weight.mT).sum(0).reshape(u.shape)
+
+        return self._head(h), vjp

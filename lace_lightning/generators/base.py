@@ -1,0 +1,100 @@
+"""A frozen generator with its spaces: z, w, per-layer ws, x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..artifacts import digest
+from ..errors import LaceError
+from ..seeds import normal
+
+# Sample i of seed s uses the random numbers of s·2³² + i.
+SEED_STRIDE = 2**32
+
+
+def sample_seeds(count: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Return the seeds (count,) int64 of samples first .. first + count - 1 of run seed `seed`."""
+    return seed * SEED_STRIDE + torch.arange(first, first + count)
+
+
+class Generator(nn.Module):
+    """x = synthesis(mapping(z)), frozen: z (B, Dz), w (B, Dw), ws (B, L, Dw), x (B, C, H, W) in [-1, 1].
+
+    `mapping` is a module (the identity for a generator without w); subclasses give `render`.
+    """
+
+    mapping: nn.Module
+
+    def __init__(self, z_dim: int, w_dim: int, image_shape: Sequence[int], num_ws: int = 1, has_w: bool = True,
+                 max_batch: int = 64) -> None:
+        super().__init__()
+        self.z_dim, self.w_dim, self.num_ws, self.has_w, self.max_batch = z_dim, w_dim, num_ws, has_w, max_batch
+        self.image_shape: tuple[int, int, int] = tuple(int(n) for n in image_shape)  # type: ignore[assignment]
+
+    def render(self, ws: Tensor) -> Tensor:
+        """Turn ws (B, L, Dw) into pictures (B, C, H, W)."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plain settings that, with the weights, decide what pictures come out."""
+        return {"class": type(self).__name__, "z_dim": self.z_dim, "w_dim": self.w_dim, "image_shape": self.image_shape}
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of settings and weights: what is computed from this generator is keyed by it."""
+        return digest({"settings": self.describe(), "state": dict(self.state_dict())})
+
+    def prior(self, count: int, seed: int = 0, first: int = 0, device: torch.device | str | None = None) -> Tensor:
+        """Return z (count, Dz) ~ N(0, I); row i depends on `seed` and first + i alone."""
+        return normal(sample_seeds(count, seed, first), (self.z_dim,), device=device)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """Give every style layer the same w: (B, Dw) -> (B, L, Dw)."""
+        return w[:, None].expand(-1, self.num_ws, -1)
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time when frozen."""
+        ws = self.broadcast(w) if w.ndim == 2 else w
+        if ws.requires_grad or len(ws) <= self.max_batch:
+            return self.render(ws)
+        return torch.cat([self.render(part) for part in ws.split(self.max_batch)])
+
+    def map_to(self, space: str) -> Callable[[Tensor], Tensor] | None:
+        """Return the map from z to `space`: None for z itself, the mapping for w, the whole generator for x."""
+        return {"z": None, "w": self.mapping, "x": self}[space]
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.synthesis(self.mapping(z))
+
+    def frozen(self) -> Generator:
+        """Switch to evaluation and take the weights out of every gradient; returns self."""
+        return self.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def check(generator: Generator) -> None:
+    """Refuse a generator that is not frozen, or whose shapes or values are not what it declares (LaceError)."""
+    name = type(generator).__name__
+    trainable = [key for key, parameter in generator.named_parameters() if parameter.requires_grad]
+    if trainable or generator.training:
+        why = f"'{trainable[0]}' requires gradients" if trainable else "it is in training mode"
+        raise LaceError(f"The generator must be frozen and {why} in {name}: call generator.frozen().")
+    parameter = next(generator.parameters(), torch.empty(0))
+    z = generator.prior(2, device=parameter.device)
+    w = generator.mapping(z)
+    images = generator.synthesis(w)
+    for what, received, required in (("mapping", w.shape, (2, generator.w_dim)),
+                                     ("synthesis", images.shape, (2, *generator.image_shape))):
+        if tuple(received) != tuple(required):
+            raise LaceError(f"The {what} of {name} must return the shape {tuple(required)} for two samples, received "
+                            f"{tuple(received)}: correct z_dim, w_dim or image_shape.")
+    low, high = float(images.min()), float(images.max())
+    # NaN compares false.
+    if not (low >= -1 and high <= 1):
+        raise LaceError(f"The pictures of {name} must lie in [-1, 1], received values from {low:.3g} to {high:.3g}: set "
+                        "output_range or add a tanh.")

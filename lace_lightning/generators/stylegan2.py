@@ -1,0 +1,149 @@
+"""StyleGAN2 as a frozen generator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..artifacts import load_tensors, save_tensors
+from ..errors import LaceError, suggest
+from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
+from ..weights import weight_path
+from .base import Generator
+from .stylegan2_layers import SQRT_2
+from .stylegan2_networks import MappingNetwork, StyleGAN2Network, normalize
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TruncatedMapping(nn.Module):
+    """w = w̄ + ψ(g(z) - w̄): the mapping network with truncation ψ, (B, Dz) -> (B, Dw), for one condition c.
+
+    Gains are folded into the weights once: √2·leaky-ReLU(Wx + b) = leaky-ReLU(√2·Wx + √2·b).
+    """
+
+    w_avg: Tensor
+    embedded: Tensor | None
+
+    def __init__(self, network: MappingNetwork, truncation: float = 1.0, condition: Tensor | None = None) -> None:
+        super().__init__()
+        if network.c_dim > 0 and condition is None:
+            raise LaceError(f"The generator is conditional on {network.c_dim} numbers and received none: set condition to a "
+                            "class number or to a list of that length.")
+        self.truncation, self.num_layers = float(truncation), network.num_layers
+        self.register_buffer("w_avg", network.w_avg.detach().clone(), persistent=False)
+        embedded = None if condition is None else normalize(network.embed(condition[None].float())).detach()
+        self.register_buffer("embedded", embedded, persistent=False)
+        for index in range(network.num_layers):
+            layer = getattr(network, f"fc{index}")
+            self.register_buffer(f"weight{index}", (layer.weight.detach() * layer.weight_gain * SQRT_2).T.contiguous(),
+                                 persistent=False)
+            self.register_buffer(f"bias{index}", layer.bias.detach() * layer.bias_gain * SQRT_2, persistent=False)
+
+    def _layers(self) -> list[Layer]:
+        return [(getattr(self, f"weight{index}"), getattr(self, f"bias{index}")) for index in range(self.num_layers)]
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x if self.embedded is None else torch.cat([x, self.embedded.expand(len(x), -1)], dim=1)
+
+    def _truncate(self, w: Tensor) -> Tensor:
+        return w if self.truncation == 1 else self.w_avg.lerp(w, self.truncation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self._truncate(leaky_mlp(self._inputs(normalize(z)), self._layers()))
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Any]:
+        """Return w and the function g ↦ gᵀ·∂w/∂z in closed form, detached."""
+        z = z.detach()
+        scale = torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        w, inner = linearized_leaky_mlp(self._inputs(z * scale), self._layers())
+
+        def vjp(gradient: Tensor) -> Tensor:
+            gradient = inner(gradient * self.truncation)[:, : z.shape[1]]
+            along = (gradient * z).mean(1, keepdim=True)
+            return scale * gradient - scale**3 * along * z
+
+        return self._truncate(w), vjp
+
+
+class StyleGAN2Generator(Generator):
+    """A trained StyleGAN2 network for use: truncation, fixed noise, precision, pictures clamped to [-1, 1].
+
+    `truncation` ψ moves w towards its mean inside g, so that the classifier sees what is drawn; with `truncation_cutoff` only
+    the first so many style layers are truncated, when they are given their w. `condition` is the class number or vector of a
+    conditional network. `precision` is that of the synthesis features; "auto" is bfloat16 where the processor or the GPU
+    computes it natively, float32 elsewhere.
+    """
+
+    def __init__(self, network: StyleGAN2Network, truncation: float = 1.0, truncation_cutoff: int | None = None,
+                 condition: int | Sequence[float] | None = None, noise: str = "const", precision: str = "float32",
+                 max_batch: int = 64) -> None:
+        resolution = network.synthesis.img_resolution
+        super().__init__(network.z_dim, network.w_dim, (network.synthesis.img_channels, resolution, resolution), network.num_ws,
+                         max_batch=max_batch)
+        if noise not in ("const", "none"):
+            raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}'.")
+        if precision not in (*PRECISIONS, "auto"):
+            raise LaceError(f"precision must be auto, {', '.join(PRECISIONS)}, received '{precision}'."
+                            f"{suggest(precision, [*PRECISIONS, 'auto'])}")
+        self.network = network
+        self.noise, self.precision, self.truncation, self.truncation_cutoff = noise, precision, truncation, truncation_cutoff
+        self.condition = _condition(network.c_dim, condition)
+        self.mapping = TruncatedMapping(network.mapping, 1.0 if truncation_cutoff is not None else truncation, self.condition)
+        self.frozen()
+
+    def describe(self) -> dict[str, Any]:
+        condition = None if self.condition is None else self.condition.tolist()
+        return {**super().describe(), "truncation": self.truncation, "truncation_cutoff": self.truncation_cutoff,
+                "condition": condition, "noise": self.noise}
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        ws = super().broadcast(w)
+        if self.truncation_cutoff is None or self.truncation == 1:
+            return ws
+        cut = self.truncation_cutoff
+        mean = self.network.mapping.w_avg
+        return torch.cat([mean.lerp(ws[:, :cut], self.truncation), ws[:, cut:]], dim=1)
+
+    def render(self, ws: Tensor) -> Tensor:
+        dtype = preferred_dtype(ws.device) if self.precision == "auto" else PRECISIONS[self.precision]
+        return self.network.synthesis(ws, self.noise, dtype).clamp(-1, 1)
+
+    @classmethod
+    def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
+        """Load shipped weights by name, or a file that `save` wrote. Raises LaceError for missing or damaged weights."""
+        tensors, config = load_tensors(weight_path(weights))
+        if config.get("kind") != "stylegan2":
+            raise LaceError(f"The weights '{weights}' must be a StyleGAN2 generator and are of kind '{config.get('kind')}'.")
+        network = StyleGAN2Network(**config["network"])
+        network.load_state_dict(tensors)
+        return cls(network, **{**config.get("options", {}), **options})
+
+
+def save_stylegan2(network: StyleGAN2Network, config: Mapping[str, Any], path: str | os.PathLike[str],
+                   options: Mapping[str, Any] | None = None) -> None:
+    """Write a network built with `StyleGAN2Network(**config)` in half precision; `options` are defaults for use."""
+    save_tensors(path, network.state_dict(), {"kind": "stylegan2", "network": config, "options": dict(options or {})},
+                 torch.float16)
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where it is computed natively (AMX or AVX-512 BF16, Ampere or later), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:
+    if condition is None:
+        return None
+    vector = torch.eye(c_dim)[condition] if isinstance(condition, int) and condition < c_dim else torch.as_tensor(
+        condition, dtype=torch.float32)
+    if vector.shape != (c_dim,):
+        raise LaceError(f"The condition must be a class number below {c_dim} or {c_dim} numbers, received {condition}.")
+    return vector

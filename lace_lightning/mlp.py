@@ -1,0 +1,41 @@
+"""Leaky-ReLU networks with their derivative in closed form: no graph is built, nothing is kept between evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Layer = tuple[Tensor, Tensor]
+
+
+def _affine(x: Tensor, layer: Layer) -> Tensor:
+    weight, bias = layer
+    return torch.addmm(bias, x, weight) if weight.ndim == 2 else torch.baddbmm(bias[:, None], x, weight)
+
+
+def leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> Tensor:
+    """Apply x ↦ leaky-ReLU(x·W + b) for each (W, b).
+
+    x is (B, I) with W (I, O), b (O,); or (K, B, I) with W (K, I, O), b (K, O) for K networks side by side.
+    """
+    for layer in layers:
+        x = torch.nn.functional.leaky_relu(_affine(x, layer), slope)
+    return x
+
+
+def linearized_leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return `leaky_mlp(x)` and the function g ↦ gᵀ·∂y/∂x, without automatic differentiation."""
+    factors = []
+    for layer in layers:
+        x = torch.nn.functional.leaky_relu(_affine(x, layer), slope)
+        # leaky-ReLU keeps the sign, so its output tells its own derivative.
+        factors.append((x > 0).to(x.dtype).mul_(1 - slope).add_(slope))
+
+    def vjp(gradient: Tensor) -> Tensor:
+        for (weight, _), factor in zip(reversed(layers), reversed(factors), strict=True):
+            gradient = (gradient * factor) @ weight.mT
+        return gradient
+
+    return x, vjp
