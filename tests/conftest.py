@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,30 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"recorded reference values are absent ({folder}): set LACE_SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_generator():
+    """An untrained StyleGAN2 with pictures of 8x8."""
+    from lace_lightning.generators import StyleGAN2Generator, StyleGAN2Network
+
+    torch.manual_seed(0)
+    network = StyleGAN2Network(8, 12, img_resolution=8, mapping_kwargs={"num_layers": 2, "lr_multiplier": 1.0},
+                               synthesis_kwargs={"channel_base": 64, "channel_max": 8})
+    return StyleGAN2Generator(network)
+
+
+@pytest.fixture(scope="session")
+def tiny_labeler(tiny_generator):
+    """An untrained image classifier of four classes that divides the tiny generator's pictures about evenly."""
+    from lace_lightning.classifiers import AttributeClassifier
+    from lace_lightning.labelers import Labeler
+    from lace_lightning.schema import Attribute, Schema
+
+    torch.manual_seed(0)
+    schema = Schema("tiny", (Attribute("label", "discrete", 4, ("a", "b", "c", "d")),))
+    classifier = AttributeClassifier(schema, "x", "resnet9", {"width": 4}).eval().requires_grad_(False)
+    logits = classifier(tiny_generator(tiny_generator.prior(200, seed=99)))
+    classifier.network.head.weight.div_(logits.std(0)[:, None])
+    classifier.network.head.bias.sub_(logits.mean(0)).div_(logits.std(0))
+    return Labeler(classifier, precision="float32")

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts import load_tensors, save_tensors
-from ..errors import LaceError, suggest
+from ..errors import LaceError
 from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
+from ..precision import check_precision, compute_dtype
 from ..weights import weight_path
 from .base import Generator
 from .stylegan2_layers import SQRT_2
 from .stylegan2_networks import MappingNetwork, StyleGAN2Network, normalize
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TruncatedMapping(nn.Module):
@@ -87,11 +86,9 @@ class StyleGAN2Generator(Generator):
                          max_batch=max_batch)
         if noise not in ("const", "none"):
             raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}'.")
-        if precision not in (*PRECISIONS, "auto"):
-            raise LaceError(f"precision must be auto, {', '.join(PRECISIONS)}, received '{precision}'."
-                            f"{suggest(precision, [*PRECISIONS, 'auto'])}")
         self.network = network
-        self.noise, self.precision, self.truncation, self.truncation_cutoff = noise, precision, truncation, truncation_cutoff
+        self.noise, self.precision = noise, check_precision(precision)
+        self.truncation, self.truncation_cutoff = truncation, truncation_cutoff
         self.condition = _condition(network.c_dim, condition)
         self.mapping = TruncatedMapping(network.mapping, 1.0 if truncation_cutoff is not None else truncation, self.condition)
         self.frozen()
@@ -110,8 +107,7 @@ class StyleGAN2Generator(Generator):
         return torch.cat([mean.lerp(ws[:, :cut], self.truncation), ws[:, cut:]], dim=1)
 
     def render(self, ws: Tensor) -> Tensor:
-        dtype = preferred_dtype(ws.device) if self.precision == "auto" else PRECISIONS[self.precision]
-        return self.network.synthesis(ws, self.noise, dtype).clamp(-1, 1)
+        return self.network.synthesis(ws, self.noise, compute_dtype(self.precision, ws.device)).clamp(-1, 1)
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
@@ -129,14 +125,6 @@ def save_stylegan2(network: StyleGAN2Network, config: Mapping[str, Any], path: s
     """Write a network built with `StyleGAN2Network(**config)` in half precision; `options` are defaults for use."""
     save_tensors(path, network.state_dict(), {"kind": "stylegan2", "network": config, "options": dict(options or {})},
                  torch.float16)
-
-
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where it is computed natively (AMX or AVX-512 BF16, Ampere or later), else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:

@@ -1,0 +1,5 @@
+"""From pictures to labels."""
+
+from .network import Labeler
+
+__all__ = ["Labeler"]

@@ -106,7 +106,7 @@ class Loud(nn.Module):
     (lambda: ModuleGenerator(Loud(0.01), 3, (3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
     (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), mapping="stile"), "callable 'stile'"),
     (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), checkpoint="/nowhere.pt"), "does not exist"),
-    (lambda: StyleGAN2Generator(StyleGAN2Network(**CONFIG), precision="half"), "precision must be"),
+    (lambda: StyleGAN2Generator(StyleGAN2Network(**CONFIG), precision="half"), "precision must be one of"),
     (lambda: StyleGAN2Generator(StyleGAN2Network(c_dim=3, **CONFIG)), "conditional on 3"),
     (lambda: load_generator("cifar"), "shipped weights are"),
 ])

@@ -1,0 +1,152 @@
+"""Latents with the labels of the pictures that they become, on disk and in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..artifacts import check_writable, digest, read_json, write_json
+from ..errors import LaceError
+from ..generators import Generator, sample_seeds
+from ..labelers import Labeler
+from ..schema import Labels, Schema
+from ..seeds import uniform
+from .batches import TensorBatches
+
+# The use of a sample's seed for deciding its split (0 is the prior).
+SPLIT_STREAM = 2**20
+
+
+def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int) -> str:
+    """Return the digest of everything that pairs depend on."""
+    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1})
+
+
+class PairSet:
+    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K), images (N, C, H, W) uint8.
+
+    `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions.
+    """
+
+    NAMES = ("z", "w", "logits", "labels", "images")
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
+        self.schema = Schema.from_config(self.meta["schema"])
+        self.seed, self.done = int(self.meta["seed"]), int(self.meta["done"])
+
+    def __len__(self) -> int:
+        return self.done
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.meta["count"]
+
+    def array(self, name: str) -> Tensor:
+        """Return the written rows of one of z, w, logits, labels, images, memory-mapped."""
+        return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
+
+    def labels(self) -> Labels:
+        """Return the hard labels."""
+        return Labels(self.schema, self.array("labels"))
+
+    def latents(self, space: str) -> Tensor:
+        """Return what a classifier of `space` sees: z, w, or pictures in [-1, 1] as uint8."""
+        return self.array({"x": "images"}.get(space, space))
+
+
+@torch.no_grad()
+def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: Labeler, count: int, seed: int = 0,
+               batch_size: int = 500, progress: bool = True) -> PairSet:
+    """Draw `count` latents, generate, label and store; go on where a killed run stopped.
+
+    Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Raises LaceError when the folder
+    holds pairs of something else.
+    """
+    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed)
+    shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
+              "labels": (len(labeler.schema),), "images": generator.image_shape}
+    meta: dict[str, Any] = {"key": key, "count": count, "seed": seed, "done": 0,
+                            "generator": generator.digest, "labeler": labeler.digest,
+                            "schema": labeler.schema.to_config()}
+    if (path / "meta.json").is_file():
+        known = read_json(path / "meta.json")
+        if known["key"] != key:
+            raise LaceError(f"The folder '{path}' holds pairs of another generator, labeler, count or seed: use another folder.")
+        meta = known
+    else:
+        for name, shape in shapes.items():
+            dtype = np.uint8 if name == "images" else np.float32
+            np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
+        write_json(path / "meta.json", meta)
+    if meta["done"] < count:
+        _fill(path, meta, generator, labeler, batch_size, progress)
+    return PairSet(path)
+
+
+def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, batch_size: int, progress: bool) -> None:
+    maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet.NAMES}
+    device = next(generator.parameters(), torch.empty(0)).device
+    bar = tqdm(total=meta["count"], initial=meta["done"], desc="latent/label pairs", unit="", disable=not progress, mininterval=0.5)
+    while meta["done"] < meta["count"]:
+        first = meta["done"]
+        rows = min(batch_size, meta["count"] - first)
+        z = generator.prior(rows, meta["seed"], first, device)
+        w = generator.mapping(z)
+        images = ((generator.synthesis(w) + 1) * 127.5).round().clamp(0, 255).byte()
+        # The labeler sees the stored picture, rounding included.
+        logits = labeler(images.float() / 127.5 - 1)
+        values = {"z": z, "w": w, "logits": logits, "labels": labeler.schema.decode(logits).values, "images": images}
+        for name, value in values.items():
+            maps[name][first : first + rows] = value.cpu().numpy()
+            maps[name].flush()
+        meta["done"] = first + rows
+        write_json(path / "meta.json", meta)
+        bar.update(rows)
+    bar.close()
+
+
+class LatentPairsDataModule(pl.LightningDataModule):
+    """Serve pairs (u, target) from memory; the split of a pair follows from its seed.
+
+    u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B, L).
+    `fractions` are the shares of validation and test.
+    """
+
+    def __init__(self, pairs: PairSet, space: str = "w", batch_size: int = 512, soft: bool = False,
+                 fractions: tuple[float, float] = (0.02, 0.02), seed: int = 0) -> None:
+        super().__init__()
+        self.pairs, self.space, self.batch_size, self.soft, self.seed = pairs, space, batch_size, soft, seed
+        self.fractions = tuple(fractions)
+        self.parts: dict[str, tuple[Tensor, ...]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.parts:
+            return
+        u = self.pairs.latents(self.space).clone()
+        target = self.pairs.array("logits" if self.soft else "labels").clone()
+        lot = uniform(sample_seeds(len(self.pairs), self.pairs.seed), (1,), stream=SPLIT_STREAM)[:, 0]
+        val, test = self.fractions
+        chosen = {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
+        self.parts = {name: (u[rows], target[rows]) for name, rows in chosen.items()}
+
+    def _batches(self, part: str, seed: int | None) -> TensorBatches:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return TensorBatches(self.parts[part], self.batch_size if seed is not None else 4096, seed, rank, world)
+
+    def train_dataloader(self) -> TensorBatches:
+        return self._batches("train", self.seed)
+
+    def val_dataloader(self) -> TensorBatches:
+        return self._batches("val", None)
+
+    def test_dataloader(self) -> TensorBatches:
+        return self._batches("test", None)

@@ -1,0 +1,78 @@
+"""Labels from an image network; the same noun judges, with other weights."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..classifiers import AttributeClassifier
+from ..classifiers.images import ImageNetwork
+from ..errors import LaceError
+from ..precision import check_precision, compute_dtype
+from ..schema import Labels, Schema
+from ..weights import weight_path
+
+
+class Labeler(nn.Module):
+    """Pictures (B, C, H, W) in [-1, 1] -> logits (B, schema.num_logits), labels, and penultimate features (B, F).
+
+    `classifier` is an image classifier (space x) or the name or file of its weights. With `flip` a picture and its mirror
+    image are averaged. `precision` is that of the convolutions, "auto" the fastest that the device has natively.
+    Raises LaceError for weights that are no image classifier.
+    """
+
+    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], flip: bool = False, precision: str = "auto",
+                 max_batch: int = 250, name: str | None = None) -> None:
+        super().__init__()
+        self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
+        if not isinstance(classifier, AttributeClassifier):
+            classifier = AttributeClassifier.load(weight_path(classifier))
+        if classifier.space != "x":
+            raise LaceError(f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
+                            f"{classifier.space}: give an image classifier.")
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.flip, self.precision, self.max_batch = flip, check_precision(precision), max_batch
+
+    @property
+    def schema(self) -> Schema:
+        return self.classifier.schema
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of what decides its answers (weights and mirror images; not the number format)."""
+        return f"{self.classifier.digest}{'-flip' if self.flip else ''}"
+
+    @property
+    def num_features(self) -> int:
+        return cast(ImageNetwork, self.classifier.network).num_features
+
+    @torch.no_grad()
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        network = cast(ImageNetwork, self.classifier.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        dtype = compute_dtype(self.precision, images.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            features = network.features(images)
+        features = features.float()
+        return features, network.head(features)
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, F) of the pictures as they are, and logits (B, L)."""
+        results = []
+        for part in images.split(self.max_batch):
+            features, logits = self._run(part)
+            if self.flip:
+                logits = (logits + self._run(part.flip(-1))[1]) / 2
+            results.append((features, logits))
+        return torch.cat([f for f, _ in results]), torch.cat([l for _, l in results])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features_and_logits(images)[1]
+
+    def labels(self, images: Tensor) -> Labels:
+        """Return the decided labels of pictures."""
+        return self.schema.decode(self(images))

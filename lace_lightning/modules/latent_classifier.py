@@ -1,0 +1,86 @@
+"""Training of attribute classifiers on latent/label pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..classifiers import AttributeClassifier
+from ..schema import Schema
+
+
+class LatentClassifier(pl.LightningModule):
+    """Train p(c|u), u in z, w or x: cross-entropy for discrete attributes, squared error for continuous ones.
+
+    Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs` epochs (staircase).
+    Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels.
+    """
+
+    def __init__(self, schema: Mapping[str, Any] | Schema, space: str = "w", network: str = "mlp",
+                 arguments: Mapping[str, Any] | None = None, learning_rate: float = 1e-3, warmup_steps: int = 1000,
+                 decay: float = 0.5, decay_epochs: int = 20, weight_decay: float = 0.0,
+                 generator_digest: str | None = None) -> None:
+        super().__init__()
+        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
+        self.save_hyperparameters({
+            "schema": config, "space": space, "network": network, "arguments": dict(arguments or {}),
+            "learning_rate": learning_rate, "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs,
+            "weight_decay": weight_decay, "generator_digest": generator_digest})
+        self.schema = Schema.from_config(config)
+        self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.classifier(u.float() / 127.5 - 1 if u.dtype == torch.uint8 else u)
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every attribute (K,); the target is labels (B, K) or logits (B, L)."""
+        soft = target.shape[1] != len(self.schema)
+        result = []
+        for index, attribute in enumerate(self.schema):
+            columns = self.schema.slices[attribute.name]
+            wanted = target[:, columns] if soft else target[:, index]
+            if attribute.kind == "continuous":
+                result.append(F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float()))
+            else:
+                result.append(F.cross_entropy(logits[:, columns], wanted.softmax(1) if soft else wanted.long()))
+        return torch.stack(result)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        loss = self.losses(self(batch[0]), batch[1]).sum()
+        if batch_index % 50 == 0:
+            self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+        u, target = batch
+        logits = self(u)
+        truth = self.schema.decode(target).values if target.shape[1] != len(self.schema) else target
+        error = (self.schema.decode(logits).values - truth).abs()
+        scores = {}
+        for index, attribute in enumerate(self.schema):
+            correct = (error[:, index] < 0.5).float() if attribute.kind == "discrete" else 1 - error[:, index]
+            scores[f"{stage}/accuracy/{attribute.name}"] = correct.mean()
+        scores[f"{stage}/loss"] = self.losses(logits, target).sum()
+        self.log_dict(scores, batch_size=len(u), sync_dist=True)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "classifier")
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        optimizer = torch.optim.Adam(self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True)
+        per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1))
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / max(1, h["warmup_steps"])) * h["decay"] ** (step // per_epoch // h["decay_epochs"])
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lace_lightning.errors import LaceError
+from lace_lightning.metrics import (
+    ConditionalAccuracy,
+    FeatureStatistics,
+    frechet_distance,
+    load_statistics,
+    save_statistics,
+)
+from lace_lightning.query import parse
+from lace_lightning.schema import Attribute, Labels, Schema
+
+SCHEMA = Schema("s", (Attribute("kind", "discrete", 3, ("a", "b", "c")), Attribute("age", "continuous"), Attribute("hat")))
+
+
+def test_accuracy_by_hand() -> None:
+    wanted = Labels(SCHEMA, torch.tensor([[0, 0.5, 0], [1, 0.5, 0], [1, 1.0, 0], [2, 0.0, 0]]),
+                    torch.tensor([[True, True, False]] * 4))
+    judged = Labels(SCHEMA, torch.tensor([[0, 0.4, 1], [1, 0.5, 1], [2, 0.7, 1], [0, 0.0, 1]]))
+    metric = ConditionalAccuracy(SCHEMA)
+    query = parse("kind == * and age == *", SCHEMA)
+    metric.update(judged, wanted, query.holds(judged, wanted))
+    result = metric.compute()
+    assert result == pytest.approx({
+        "acc": (0.5 + 0.9) / 2, "holds": 0.5, "acc/kind": 0.5, "acc/age": 0.9, "acc/kind/a": 1.0, "acc/kind/b": 0.5,
+        "acc/kind/c": 0.0})
+
+
+def test_shards_add_up() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(900, 5) @ torch.randn(5, 5)
+    whole, left, right = FeatureStatistics(5), FeatureStatistics(5), FeatureStatistics(5)
+    whole.update(features)
+    left.update(features[:300])
+    right.update(features[300:700])
+    right.update(features[700:])
+    left.count += right.count
+    left.first += right.first
+    left.second += right.second
+    for name, value in whole.compute().items():
+        torch.testing.assert_close(left.compute()[name], value)
+    np.testing.assert_allclose(whole.compute()["covariance"], np.cov(features.double().numpy(), rowvar=False), rtol=1e-8)
+
+
+def test_distance_of_gaussians_in_closed_form() -> None:
+    """Diagonal Gaussians: Σ (μ_a - μ_b)² + Σ (σ_a - σ_b)²."""
+    a = {"count": torch.tensor(100.0), "mean": torch.tensor([0.0, 1.0]), "covariance": torch.diag(torch.tensor([4.0, 9.0]))}
+    b = {"count": torch.tensor(100.0), "mean": torch.tensor([1.0, 3.0]), "covariance": torch.diag(torch.tensor([1.0, 16.0]))}
+    assert frechet_distance(a, b) == pytest.approx(1 + 4 + 1 + 1)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_distance_equals_torch_fidelity_on_features() -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    torch.manual_seed(1)
+    sides = [torch.randn(400, 6) * scale + shift for scale, shift in ((1.0, 0.0), (1.5, 0.3))]
+    statistics = []
+    for side in sides:
+        metric = FeatureStatistics(6)
+        metric.update(side)
+        statistics.append(metric.compute())
+    expected = fid_statistics_to_metric(*(fid_features_to_statistics(side.double()) for side in sides), verbose=False)
+    assert frechet_distance(*statistics) == pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
+
+
+def test_statistics_keep_their_protocol(tmp_path) -> None:
+    metric = FeatureStatistics(3)
+    metric.update(torch.randn(10, 3))
+    save_statistics(tmp_path / "s.safetensors", metric.compute(), {"network": "abc", "pictures": 10})
+    loaded, protocol = load_statistics(tmp_path / "s.safetensors", network="abc")
+    assert protocol["pictures"] == 10
+    torch.testing.assert_close(loaded["covariance"], metric.compute()["covariance"])
+    with pytest.raises(LaceError, match="measured with the network abc"):
+        load_statistics(tmp_path / "s.safetensors", network="xyz")
+
+
+def test_too_few_samples() -> None:
+    few = FeatureStatistics(4)
+    few.update(torch.randn(3, 4))
+    with pytest.warns(UserWarning, match="biased upwards"):
+        frechet_distance(few.compute(), few.compute())
+    one = FeatureStatistics(4)
+    one.update(torch.randn(1, 4))
+    with pytest.raises(LaceError, match="at least 2"):
+        frechet_distance(one.compute(), one.compute())
