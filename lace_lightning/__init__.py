@@ -1,3 +1,41 @@
-"""Control a frozen, pre-trained image generator by attribute, with latent-space energy-based models."""
+"""Control a frozen, pre-trained image generator by attribute, with latent-space energy-based models.
+
+>>> import lace_lightning as lace
+>>> generator = lace.load_generator("cifar10")
+>>> classifier = lace.load_classifier("cifar10")
+>>> energy = classifier.energy("label == ship").pullback(generator.mapping)
+>>> sample = lace.samplers.Heun()(energy, generator.prior(16, seed=0))
+>>> images = generator.synthesis(generator.mapping(sample.z))
+>>> images.shape
+torch.Size([16, 3, 32, 32])
+>>> bool((classifier.schema.decode(classifier(generator.mapping(sample.z))).column("label") == 8).float().mean() > 0.8)
+True
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Name -> module it comes from: importing the package stays cheap, and needs neither Hydra nor Lightning.
+_NAMES = {
+    "load_generator": "generators", "load_classifier": "classifiers", "Attribute": "schema", "Schema": "schema", "Labels": "schema",
+    "Query": "query", "parse": "query", "Energy": "energies", "Labeler": "labelers", "LaceError": "errors",
+}
+_MODULES = ("samplers", "energies", "generators", "classifiers", "labelers", "metrics", "seeds", "schema", "query", "weights")
+
+__all__ = ["__version__", *_NAMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -144,6 +144,8 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], co
     with atomic_path(path) as temporary:
         save_file({name: stored(tensor) for name, tensor in tensors.items()}, str(temporary),
                   metadata={"lace": json.dumps(dict(config), sort_keys=True)})
+        # The library writes for the owner alone; other users of an installed package read it too.
+        temporary.chmod(0o644)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -139,8 +139,11 @@ class LatentPairsDataModule(pl.LightningDataModule):
         self.parts = {name: (u[rows], target[rows]) for name, rows in chosen.items()}
 
     def _batches(self, part: str, seed: int | None) -> TensorBatches:
+        if seed is None:
+            # Small enough for every process to evaluate all of it.
+            return TensorBatches(self.parts[part], 4096)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return TensorBatches(self.parts[part], self.batch_size if seed is not None else 4096, seed, rank, world)
+        return TensorBatches(self.parts[part], self.batch_size, seed, rank, world)
 
     def train_dataloader(self) -> TensorBatches:
         return self._batches("train", self.seed)

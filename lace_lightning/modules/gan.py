@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..generators.stylegan2 import save_stylegan2
 from ..generators.stylegan2_networks import StyleGAN2Network
 from .augment import AdaptiveAugment
 from .discriminator import Discriminator
@@ -106,6 +108,10 @@ class GANTraining(pl.LightningModule):
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), weight)
         for mean, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(buffer)
+
+    def export(self, path: str | os.PathLike[str], precision: str = "auto") -> None:
+        """Write the moving average as a generator (half precision), readable by `load_generator`."""
+        save_stylegan2(self.average, self.hparams["generator"], path, {"precision": precision})
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:

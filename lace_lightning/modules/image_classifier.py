@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..classifiers import AttributeClassifier
 from ..classifiers.images import build_network
+from ..schema import Schema
 
 
 class ImageClassifierTraining(pl.LightningModule):
@@ -64,6 +66,13 @@ class ImageClassifierTraining(pl.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._evaluate(batch, "test")
+
+    def classifier(self, schema: Schema) -> AttributeClassifier:
+        """Return the moving average as a classifier of pictures, ready for use. Raises LaceError for other numbers of classes."""
+        arguments = {key: value for key, value in self.hparams["arguments"].items() if key != "num_logits"}
+        result = AttributeClassifier(schema, "x", self.hparams["network"], arguments)
+        result.network.load_state_dict(self.average.state_dict())
+        return result.eval().requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]

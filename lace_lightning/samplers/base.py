@@ -97,7 +97,8 @@ class Sampler:
 
     def settings(self) -> dict[str, Any]:
         """Return the plain constructor arguments."""
-        return {key: value for key, value in vars(self).items() if isinstance(value, (bool, int, float, str, type(None)))}
+        kinds = (bool, int, float, str, type(None))
+        return {key: value for key, value in vars(self).items() if key != "order" and isinstance(value, kinds)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings().items())})"

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import file_sha256, read_json
+from ..artifacts import file_sha256, read_json, write_json
 from ..errors import LaceError, suggest
 
 FOLDER = Path(__file__).parent
@@ -47,3 +47,9 @@ def _verified(name: str) -> Path:
         raise LaceError(f"The weights '{name}' must have the sha256 {expected[:16]}… of their card and have {received[:16]}…: "
                         "install the package again.")
     return path
+
+
+def write_card(name: str, fields: dict[str, Any]) -> None:
+    """Write the card of `<name>.safetensors` in this folder: `fields`, its size and its checksum."""
+    path = FOLDER / f"{name}.safetensors"
+    write_json(FOLDER / f"{name}.json", {**fields, "bytes": path.stat().st_size, "sha256": file_sha256(path)})

@@ -1,0 +1,39 @@
+"""Pictures of pictures: labelled grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GAP, MARGIN = 2, 8
+
+
+def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None) -> Image.Image:
+    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title.
+
+    Small pictures are enlarged by whole pixels to about 64.
+    """
+    height, width = rows[0].shape[-2:]
+    scale = scale or max(1, 64 // height)
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
+    font = ImageFont.load_default(size=max(13, min(20, cell_h // 3)))
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
+    top = MARGIN + (int(getattr(font, "size", 13)) + MARGIN if title else 0)
+    columns = max(len(row) for row in rows)
+    size = (max(left + columns * cell_w, int(probe.textlength(title, font=font)) + MARGIN) + MARGIN, top + len(rows) * cell_h + MARGIN)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        y = top + r * cell_h
+        draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
+        for c, picture in enumerate(row):
+            array = picture.permute(1, 2, 0).cpu().numpy()
+            array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+            image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(image, (left + c * cell_w, y))
+    return canvas

@@ -1,0 +1,179 @@
+"""The command line: finding the configuration, messages instead of tracebacks, what is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from . import sweeps
+from .artifacts import read_json, write_json
+from .errors import LaceError, suggest
+
+USAGE = """\
+lace_lightning: control a frozen image generator by attribute.
+
+  python -m lace_lightning +experiment=<name> [key=value ...]     run an experiment
+  python -m lace_lightning -m +experiment=<name> key=a,b          sweep over values, in one process; the same command resumes
+  python -m lace_lightning +experiment=<name> --cfg job           show its configuration
+  debug=fast                                                      shrink any experiment to seconds
+  LACE_TRACEBACK=1                                                show tracebacks of errors
+"""
+
+
+def config_folder() -> Path:
+    """Return the folder of YAML files: inside the package (a wheel), or beside it (a checkout or an editable install)."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise LaceError(f"The configuration was required in '{package / 'conf'}' and is not there: install the package again.")
+
+
+def describe(group: str) -> list[tuple[str, str]]:
+    """Return (name, first comment line) of every file of a configuration group."""
+    result = []
+    for path in sorted((config_folder() / group).glob("*.yaml")):
+        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        result.append((path.stem, next((line for line in lines if not line.startswith("@")), "")))
+    return result
+
+
+def overview() -> str:
+    """Return what there is: experiments, samplers, generators and the other groups, one line each."""
+    parts = [USAGE]
+    for title, group in (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Generators (generator=...)", "generator"),
+                         ("Classifiers (classifier=...)", "classifier"), ("Tasks", "task"), ("Loggers (logger=...)", "logger")):
+        entries = describe(group)
+        width = max(len(name) for name, _ in entries)
+        parts.append("\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in entries)]) + "\n")
+    return "\n".join(parts)
+
+
+def normalize(arguments: Sequence[str]) -> list[str]:
+    """Accept experiment=x for +experiment=x and debug=x for +debug=x, which goes last because it wins over experiments.
+
+    A query needs no quotes of Hydra's: `query="label == ship"` and `query.text="label == ship"` are taken as they are.
+    """
+    arguments = [_quoted(argument) for argument in arguments]
+    debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
+    others = [re.sub(r"^experiment=", "+experiment=", a) for a in arguments if not re.match(r"^\+?debug=", a)]
+    # Options of Hydra may follow the overrides, and its parser wants all overrides in one place.
+    last = max((index + 1 for index, a in enumerate(others) if "=" in a and not a.startswith("-")), default=0)
+    return others[:last] + debug + others[last:]
+
+
+def _quoted(argument: str) -> str:
+    match = re.match(r"^query(?:\.text)?=(.*)$", argument)
+    if match is None or match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1]):
+        return argument
+    return f'query.text="{match[1]}"'
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuse (LaceError) an unknown file of a configuration group before Hydra starts."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        group = config_folder() / key.lstrip("+")
+        if not value or "/" in key or not group.is_dir():
+            continue
+        names = [name for name, _ in describe(key.lstrip("+"))]
+        for choice in value.split(","):
+            if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
+                raise LaceError(f"There is no {key.lstrip('+')} '{choice}': choose one of {', '.join(names)}.{suggest(choice, names)}")
+
+
+def _fail(error: BaseException) -> None:
+    """Print an error as one sentence; with LACE_TRACEBACK=1 as a traceback too."""
+    if os.environ.get("LACE_TRACEBACK"):
+        traceback.print_exception(error)
+    cause: BaseException | None = error
+    while cause is not None and not str(cause) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    print(f"error: {' '.join(str(cause).split()) or type(cause).__name__}", file=sys.stderr, flush=True)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Run one job; inside a sweep skip what is done, record what fails, and go on."""
+    from .run import config_digest, run
+
+    _quiet()  # Lightning sets its own level when it is imported
+    hydra_config = HydraConfig.get()
+    folder = Path(cfg.paths.output)
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    if in_sweep and (folder / "metrics.json").is_file() and read_json(folder / "metrics.json")["config_digest"] == config_digest(cfg):
+        sweeps.OUTCOMES[folder.name] = "skipped"
+        return None
+    try:
+        metrics = run(cfg)
+        sweeps.OUTCOMES[folder.name] = "done"
+        (folder / "failed.json").unlink(missing_ok=True)
+        return metrics.get("acc")
+    except Exception as error:
+        if not in_sweep:
+            raise
+        sweeps.OUTCOMES[folder.name] = "failed"
+        if not isinstance(error, LaceError):
+            traceback.print_exception(error)
+        _fail(error)
+        if folder.is_dir():
+            write_json(folder / "failed.json", {"error": str(error), "kind": type(error).__name__})
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of `python -m lace_lightning` and of `lace-lightning`; exits with a status other than 0 after an error."""
+    arguments = normalize(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or any(argument in ("--help", "-h") for argument in arguments):
+        print(overview())
+        return
+    try:
+        check_choices(arguments)
+        _hydra(arguments)
+    except OSError as error:
+        _fail(LaceError(f"A file or folder could not be used ({error}): check the path and its permissions."))
+        raise SystemExit(1) from None
+    except (LaceError, HydraException, OmegaConfBaseException) as error:
+        _fail(error)
+        raise SystemExit(1) from None
+    if "failed" in sweeps.OUTCOMES.values():
+        raise SystemExit(1)
+
+
+def _quiet() -> None:
+    """Leave the terminal to what a user asked for; LACE_VERBOSE=1 shows what the libraries say."""
+    if os.environ.get("LACE_VERBOSE"):
+        return
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed", "wandb"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (r".*isinstance\(treespec.*", r".*does not have many workers.*", r".*`weights_only` was not set.*",
+                    r".*Found \d+ module\(s\) in eval mode.*", r".*Checkpoint directory .* exists.*", r".*lr_scheduler.step\(\).*"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+
+
+def _hydra(arguments: Sequence[str]) -> None:
+    _quiet()
+    sweeps.register_resolvers()
+    # Hydra would print LaceErrors with its own header and half a traceback.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    entry = hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)
+    known = sys.argv
+    try:
+        sys.argv = [known[0], *arguments]
+        entry()
+    finally:
+        sys.argv = known

@@ -1,0 +1,55 @@
+"""Tables for people: aligned text and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def shown(value: Any) -> str:
+    """Return a number with four significant digits, anything else as text, nothing as a dash."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows under a header, first column to the left, the others to the right."""
+    cells = [list(columns), *([shown(value) for value in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
+                       for index, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None) -> str:
+    """Return the figures of a run beside the paper's (which are of another generator, other features, other hardware)."""
+    paper = paper or {}
+    frechet = next((name for name in metrics if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    rows: list[tuple[str, Any, Any]] = [("ACC", metrics.get("acc"), paper.get("acc"))]
+    if "holds" in metrics and metrics.get("acc") != metrics["holds"]:
+        rows.append(("query true", metrics["holds"], None))
+    rows += [(f"ACC {name.split('/')[-1]}", value, None) for name, value in metrics.items()
+             if name.count("/") == 2 and name.startswith("acc/")]
+    if frechet is not None:
+        rows.append(("FID" if frechet == "fid" else f"Fréchet distance ({frechet})", metrics[frechet],
+                     None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}"))
+        rows.append(("  of the generator alone", metrics.get(f"{frechet}/unconditional"), None))
+    rows += [("evaluations per sample", metrics.get("evaluations"), None),
+             ("sampling, seconds per 64", metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
+              paper.get("seconds")),
+             ("synthesis, seconds per 64", metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")), None)]
+    return text_table(("", "here", "paper"), rows)
+
+
+def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return CSV text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,353 @@
+"""One run: instantiate, fit or reuse, test, write results. No maths."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from . import __version__
+from .artifacts import Cache, atomic_path, check_writable, digest, write_json
+from .callbacks import ConditionalSampling, EnergyOptions, build_feature_space
+from .classifiers import AttributeClassifier
+from .data import LatentPairsDataModule, PairSet, load_cifar10, make_pairs, pairs_key
+from .energies import build
+from .errors import LaceError, suggest
+from .generators import Generator, check
+from .labelers import Labeler
+from .modules.gan import GANTraining
+from .modules.image_classifier import ImageClassifierTraining
+from .modules.latent_classifier import LatentClassifier
+from .query import Query, parse
+from .report import results_table
+from .schema import Labels, Schema
+from .weights import weight_path
+
+T = TypeVar("T")
+_LOADED: dict[str, Any] = {}
+
+
+def plain(node: Any) -> Any:
+    """Return a configuration node as plain containers."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def reuse(kind: str, key: Any, make: Callable[[], T]) -> T:
+    """Return what was made for this key in this process, else make it: the jobs of a sweep load nothing twice."""
+    name = f"{kind}-{digest(key)}"
+    if name not in _LOADED:
+        _LOADED[name] = make()
+    return _LOADED[name]
+
+
+def config_digest(cfg: DictConfig) -> str:
+    """Return the digest of everything in the configuration that decides a result (not where it goes or who is told)."""
+    settings = plain(cfg)
+    return digest({key: value for key, value in settings.items() if key not in ("paths", "logger", "paper", "name", "sweep")})
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
+    tasks = {"control": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator}
+    if cfg.task.name not in tasks:
+        raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
+    check_writable(cfg.paths.output)
+    check_writable(Path(cfg.paths.cache).expanduser())
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.get("threads"):
+        torch.set_num_threads(int(cfg.threads))
+    _write_inputs(cfg)
+    return tasks[cfg.task.name](cfg)
+
+
+# ------------------------------------------------------------------------------------------------ control
+
+
+def control(cfg: DictConfig) -> dict[str, float]:
+    """Train (or reuse) the latent classifier, sample by attribute, measure."""
+    sampler = instantiate(cfg.sampler)
+    generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
+    labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
+    schema = _schema(labeler, judge)
+    query = parse(cfg.query.text, schema)
+    options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
+    _validate(query, options, schema)
+    given = _given_classifier(cfg, generator, schema)
+    cache = Cache(cfg.paths.cache)
+    feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
+        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"}
+    callback = ConditionalSampling(generator, judge, sampler, query, options, feature_space, cache, **settings, **plain(cfg.callbacks))
+    pairs = _pairs(cfg, generator, labeler, cache)
+    data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
+    module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
+                            lambda: _classifier(cfg, generator, pairs, data, cache))
+    loggers = _loggers(cfg)
+    try:
+        trainer = _trainer(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
+        _log_config(cfg, loggers)
+        figures = trainer.test(module, data, verbose=False)[0]
+    finally:
+        _finish(loggers)
+    metrics = {**{name: float(value) for name, value in figures.items() if name.startswith("classifier/")}, **callback.evaluation.metrics}
+    _write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid)
+    return metrics
+
+
+def _generator(node: DictConfig) -> Generator:
+    generator = instantiate(node)
+    if not isinstance(generator, Generator):
+        raise LaceError(f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of your "
+                        "own with generator._target_=lace_lightning.generators.ModuleGenerator.")
+    check(generator)
+    return generator
+
+
+def _labeler(node: DictConfig) -> Labeler:
+    return reuse("labeler", plain(node), lambda: instantiate(node))
+
+
+def _schema(labeler: Labeler, judge: Labeler) -> Schema:
+    if labeler.schema != judge.schema:
+        raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
+                        f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
+    if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
+        rank_zero_warn("The judge is the network that made the labels: ACC will flatter. Choose another judge.")
+    return labeler.schema
+
+
+def _validate(query: Query, options: EnergyOptions, schema: Schema) -> None:
+    """Build and evaluate the energy once on zeros: whatever is wrong with the query shows now."""
+    free = Labels.constant(schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
+    build(query, free, options.logic, options.sigma, options.temperature, options.paper_temperature).value_and_grad(
+        torch.zeros(1, schema.num_logits))
+
+
+def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
+    """Return the classifier of `classifier.weights`, checked against generator, space and schema; None when it is to be trained."""
+    if cfg.classifier.get("weights") is None:
+        return None
+    classifier = AttributeClassifier.load(weight_path(cfg.classifier.weights))
+    classifier.check_generator(generator.digest)
+    if classifier.space != cfg.classifier.space:
+        raise LaceError(f"The classifier '{cfg.classifier.weights}' is for space {classifier.space}, and classifier.space is "
+                        f"{cfg.classifier.space}: set classifier.space={classifier.space}.")
+    if classifier.schema != schema:
+        raise LaceError(f"The classifier '{cfg.classifier.weights}' knows {', '.join(classifier.schema.names)}, and the labeler "
+                        f"{', '.join(schema.names)}: choose a labeler of its schema.")
+    module = LatentClassifier(schema, classifier.space, classifier.network_name, classifier.arguments, generator_digest=generator.digest)
+    module.classifier = classifier
+    return module
+
+
+def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
+    node = cfg.dataset.module
+    if node.get("root") is None and not node.get("download"):
+        return None
+    return lambda: load_cifar10(node.root, "train", cfg.paths.cache, node.download)[0]
+
+
+def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache) -> PairSet:
+    """Make the pairs, or go on making them; with several processes the first makes them and the others wait."""
+    count, seed = int(cfg.task.num_pairs), int(cfg.task.pairs_seed)
+    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed))
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
+        device = _device(cfg)
+        return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size, cfg.callbacks.progress)
+    while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
+        time.sleep(0.5)
+    return PairSet(folder)
+
+
+def _data(cfg: DictConfig, pairs: PairSet) -> LatentPairsDataModule:
+    return LatentPairsDataModule(pairs, cfg.classifier.space, cfg.classifier.batch_size, cfg.classifier.soft_labels,
+                                 tuple(cfg.task.holdout), int(cfg.seed))
+
+
+def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
+    """Train the latent classifier, or take it from the cache; a killed training goes on at its last epoch."""
+    node = plain(cfg.classifier)
+    arguments = {key: value for key, value in node["arguments"].items() if value is not None}
+    if node["network"] == "mlp":
+        arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
+    keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay")
+    module = LatentClassifier(pairs.schema, arguments=arguments, generator_digest=generator.digest, **{key: node[key] for key in keys})
+    depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": cfg.trainer.max_epochs,
+               "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
+    folder = cache.folder("classifiers", digest(depends))
+    file = folder / "classifier.safetensors"
+    if not file.is_file():
+        last = folder / "last.ckpt"
+        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=max(1, int(cfg.trainer.max_epochs) // 10))
+        loggers = _loggers(cfg, only_csv=True)
+        trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
+                           enable_model_summary=False)
+        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        if trainer.is_global_zero:
+            module.classifier.save(file, pairs=pairs.meta["key"])
+            last.unlink(missing_ok=True)
+        trainer.strategy.barrier()
+    module.classifier = AttributeClassifier.load(file)
+    return module
+
+
+# ------------------------------------------------------------------------------------------------ training of image networks
+
+
+def fit_classifier(cfg: DictConfig) -> dict[str, float]:
+    """Train an image classifier (labeler or judge), evaluate its moving average, export it."""
+    data, module = instantiate(cfg.dataset.module), ImageClassifierTraining(**plain(cfg.network))
+    metrics = _fit(cfg, module, data)
+    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
+    if _is_first():
+        module.classifier(_dataset_schema(cfg)).save(file, torch.float16, **metrics)
+    _write_results(cfg, metrics, {"weights": file.name}, None)
+    return metrics
+
+
+def fit_generator(cfg: DictConfig) -> dict[str, float]:
+    """Train a StyleGAN2 generator, export its moving average, draw a grid."""
+    from .callbacks import labelled_grid
+
+    data, module = instantiate(cfg.dataset.module), GANTraining(**plain(cfg.network))
+    metrics = _fit(cfg, module, data, test=False)
+    metrics["kimg"] = float(module.images_seen) / 1000
+    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
+    if _is_first():
+        module.export(file)
+    images = ((module.sample(80) + 1) * 127.5).round().byte().cpu()
+    _write_results(cfg, metrics, {"weights": file.name}, labelled_grid(list(images.split(10)), [""] * 8))
+    return metrics
+
+
+def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, test: bool = True) -> dict[str, float]:
+    """Fit with checkpoints that a killed run goes on from: the folder belongs to the configuration, not to the time."""
+    key = digest({"network": plain(cfg.network), "data": plain(cfg.dataset), "seed": cfg.seed, "epochs": cfg.trainer.max_epochs})
+    folder = Cache(cfg.paths.cache).folder("training", f"{cfg.task.export}-{key}")
+    loggers = _loggers(cfg)
+    try:
+        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
+        trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress))
+        _log_config(cfg, loggers)
+        last = folder / "last.ckpt"
+        if last.is_file():
+            rank_zero_info(f"Going on from {last}")
+        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()} if test else {}
+    finally:
+        _finish(loggers)
+
+
+def _dataset_schema(cfg: DictConfig) -> Schema:
+    from .data import CIFAR10_SCHEMA
+
+    return CIFAR10_SCHEMA if cfg.dataset.name == "cifar10" else Schema.from_config(plain(cfg.dataset.schema))
+
+
+# ------------------------------------------------------------------------------------------------ trainer, loggers, results
+
+
+def _trainer(cfg: DictConfig, loggers: list[Logger], **options: Any) -> pl.Trainer:
+    return pl.Trainer(**{**plain(cfg.trainer), **options}, logger=loggers, default_root_dir=cfg.paths.output)
+
+
+def _device(cfg: DictConfig) -> torch.device:
+    wanted = cfg.trainer.get("accelerator", "auto")
+    return torch.device("cuda") if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else torch.device("cpu")
+
+
+def _is_first() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _loggers(cfg: DictConfig, only_csv: bool = False) -> list[Logger]:
+    """Return the configured loggers; one that cannot start (W&B) is reported and left out."""
+    result: list[Logger] = []
+    for name, node in (cfg.logger or {}).items():
+        if node is None or (only_csv and name != "csv"):
+            continue
+        try:
+            logger = instantiate(node)
+            if _is_first():
+                _ = logger.experiment
+            result.append(logger)
+        except Exception as error:
+            if name == "csv":
+                raise
+            rank_zero_warn(f"The logger '{name}' could not start and is left out ({type(error).__name__}: {error}).")
+    return result
+
+
+def _log_config(cfg: DictConfig, loggers: list[Logger]) -> None:
+    for logger in loggers:
+        logger.log_hyperparams(plain(cfg))
+
+
+def _finish(loggers: list[Logger]) -> None:
+    """Close every W&B run: the next job of a sweep must not write into this one's."""
+    for logger in loggers:
+        try:
+            logger.finalize("success")
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if callable(finish):
+                finish()
+        except Exception as error:
+            rank_zero_warn(f"The logger {type(logger).__name__} did not close ({error}).")
+
+
+def command_line() -> str:
+    """Return the command that was typed, as it can be typed again."""
+    program = "python -m lace_lightning" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
+    return " ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])])
+
+
+@rank_zero_only
+def _write_inputs(cfg: DictConfig) -> None:
+    out = Path(cfg.paths.output)
+    for name, text in (("config.yaml", OmegaConf.to_yaml(cfg, resolve=True)), ("command.txt", command_line() + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text)
+
+
+@rank_zero_only
+def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapping[str, Any], grid: Any) -> None:
+    """Write pictures first and metrics.json last: where it exists, the run is complete."""
+    out = Path(cfg.paths.output)
+    if grid is not None:
+        with atomic_path(out / "samples.png") as temporary:
+            grid.save(temporary, format="png")
+    paper = paper_row(cfg)
+    write_json(out / "metrics.json", {
+        "name": cfg.name, "metrics": dict(metrics), "paper": paper, "protocol": dict(protocol), "config_digest": config_digest(cfg),
+        "command": command_line(), "date": time.strftime("%Y-%m-%d"), "versions": {
+            "lace_lightning": __version__, "torch": torch.__version__, "lightning": pl.__version__, "python": platform.python_version()}})
+    if "acc" in metrics or "holds" in metrics:
+        print(f"\n{cfg.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
+        print(results_table(metrics, paper))
+        if protocol.get("frechet"):
+            print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))
+    else:
+        print("\n" + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+    print(f"results in {out}")
+
+
+def paper_row(cfg: DictConfig) -> dict[str, float]:
+    """Return the paper's figures for this setting: the entry of `paper` whose `when` agrees with the configuration."""
+    for entry in plain(cfg.get("paper")) or []:
+        conditions = entry.get("when", {})
+        if all(OmegaConf.select(cfg, key) == value for key, value in conditions.items()):
+            return {key: value for key, value in entry.items() if key != "when"}
+    return {}

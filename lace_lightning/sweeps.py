@@ -1,0 +1,161 @@
+"""Sweeps: stable folders, resuming, a table and pictures at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from .artifacts import atomic_path, read_json
+from .report import text_table, to_csv
+
+# What became of the jobs of this process, by folder: done, skipped or failed.
+OUTCOMES: dict[str, str] = {}
+
+
+def job_folder(overrides: Sequence[str]) -> str:
+    """Return a folder name for a job: its overrides in readable form, and a hash of them."""
+    chosen = sorted(_short(text) for text in overrides if not re.match(r"\+?(experiment|debug|hydra|logger|paths|callbacks)\b", text))
+    slug = re.sub(r"[^\w.=-]+", "_", ",".join(chosen))
+    code = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    return f"{slug[:80]}-{code}" if slug else code
+
+
+def _short(text: str) -> str:
+    key, _, value = text.partition("=")
+    return f"{key.lstrip('+').split('.')[-1]}={value}"
+
+
+def register_resolvers() -> None:
+    """Make `${lace.job:...}` known to configurations."""
+    OmegaConf.register_new_resolver("lace.job", lambda overrides: job_folder(list(overrides)), replace=True)
+
+
+class SweepReport(Callback):
+    """At the end of a sweep: results.csv, a table, ACC against the Fréchet distance, and curves over hyper-parameters."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name))
+        print(f"\n{text}", file=sys.stdout, flush=True)
+
+
+def varied_keys(config: DictConfig) -> list[str]:
+    """Return the keys of the sweep that take several values."""
+    overrides = list(config.hydra.overrides.task)
+    overrides += [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """Return one record a job: settings by key, metrics, state (done, skipped, failed) and reason."""
+    records = []
+    for job in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
+        record: dict[str, Any] = {"folder": job.name, "config": config, "metrics": {}, "state": "unfinished", "reason": ""}
+        if (job / "metrics.json").is_file():
+            record["metrics"] = read_json(job / "metrics.json")["metrics"]
+            record["state"] = OUTCOMES.get(job.name, "done")
+        elif (job / "failed.json").is_file():
+            record["state"], record["reason"] = "failed", read_json(job / "failed.json")["error"]
+        records.append(record)
+    return records
+
+
+def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: str) -> str:
+    """Write results.csv and the pictures of a sweep into its folder; return the table as text."""
+    records = collect(folder)
+    names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
+    frechet = next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    values = [[_setting(record["config"], key) for key in keys] for record in records]
+    rows = [[*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
+            for value, record in zip(values, records, strict=True)]
+    with atomic_path(folder / "results.csv") as temporary:
+        temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows))
+    main = [name for name in ("acc", frechet or "", "evaluations", "seconds/sampling_per_64") if name in names]
+    table = text_table([*keys, "state", *main], [[*value, record["state"], *(record["metrics"].get(name) for name in main)]
+                                                 for value, record in zip(values, records, strict=True)])
+    states = [record["state"] for record in records]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    failures = [f"{record['folder']}: {record['reason']}" for record in records if record["state"] == "failed"]
+    if frechet is not None and sum("acc" in record["metrics"] for record in records) > 1:
+        draw_acc_against_fid(records, keys, frechet, folder / "acc_against_fid.png", title)
+        if curves:
+            draw_curves(records, curves, frechet, folder / "curves.png", title)
+    return "\n".join([f"{title}: {counts}", table, *failures, f"results in {folder}"])
+
+
+def _setting(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    if OmegaConf.is_config(value):
+        return value.get("space", value.get("_target_", "?")) if isinstance(value, DictConfig) else str(value)
+    return value
+
+
+def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str) -> None:
+    """Draw one point a setting, coloured by the first varied hyper-parameter."""
+    pyplot = _pyplot()
+    done = [record for record in records if "acc" in record["metrics"]]
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    groups = list(dict.fromkeys(_setting(record["config"], keys[0]) if keys else "" for record in done))
+    groups.sort(key=lambda value: (not isinstance(value, (int, float)), value if isinstance(value, (int, float)) else str(value)))
+    colours = pyplot.get_cmap("viridis")(np.linspace(0, 0.9, max(len(groups), 1)))
+    for group, colour in zip(groups, colours, strict=True):
+        points = [r["metrics"] for r in done if not keys or _setting(r["config"], keys[0]) == group]
+        label = f"{keys[0].split('.')[-1]} {group:g}" if keys and isinstance(group, (int, float)) else str(group)
+        axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], color=colour, label=label, s=24)
+    axes.set(xlabel=_name(frechet), ylabel="ACC", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], frechet: str, path: Path, title: str) -> None:
+    """Draw ACC and the Fréchet distance against each hyper-parameter: every setting as a point, the mean as a line."""
+    pyplot = _pyplot()
+    done = [record for record in records if "acc" in record["metrics"]]
+    figure, axes = pyplot.subplots(2, len(curves), figsize=(4 * len(curves), 6), layout="constrained", squeeze=False, sharey="row")
+    for column, key in enumerate(curves):
+        x = np.array([float(_setting(record["config"], key)) for record in done])
+        for row, metric in enumerate(("acc", frechet)):
+            y = np.array([record["metrics"][metric] for record in done])
+            cell, levels = axes[row][column], np.unique(x)
+            cell.scatter(x, y, s=12, alpha=0.4)
+            cell.plot(levels, [y[x == level].mean() for level in levels], marker="o")
+            if (levels > 0).all() and levels.max() / levels.min() > 5:
+                cell.set_xscale("log")
+            elif levels.max() > 0 and levels.min() == 0:
+                cell.set_xscale("symlog", linthresh=float(levels[levels > 0].min()))
+            cell.set_xlabel(key.split(".")[-1])
+            cell.set_ylabel(("ACC" if row == 0 else _name(frechet)) if column == 0 else "")
+            cell.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _name(frechet: str) -> str:
+    return "FID" if frechet == "fid" else f"Fréchet distance ({frechet})"
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    _pyplot().close(figure)

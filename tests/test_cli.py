@@ -1,0 +1,218 @@
+"""What people type: every experiment on tiny sizes, messages, resuming, the loggers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lace_lightning import cli, sweeps
+from lace_lightning.errors import LaceError
+
+EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
+SHIPPED = [name for name in EXPERIMENTS if name not in ("cifar10_labeler", "cifar10_judge", "cifar10_generator")]
+# Few samples, quick settings: enough that everything runs.
+TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
+        "cifar10_ld_grid": ["sampler.num_steps=2,3", "sampler.step_size=1e-2,1e-1", "sampler.noise_std=0"],
+        "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
+        "cifar10_pc": ["sampler.num_steps=25,30"], "cifar10_euler": ["sampler.step_size=0.1,0.2"]}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch, cache) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(cache))
+    monkeypatch.delenv("LACE_TRACEBACK", raising=False)
+    sweeps.OUTCOMES.clear()
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("metrics.json"))]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
+    cli.main([f"+experiment={name}", "debug=fast", "logger=csv", *TINY.get(name, [])])
+    found = results(tmp_path / "outputs")
+    jobs = {"cifar10_pc": 2, "cifar10_euler": 2, "cifar10_spaces": 3, "cifar10_ode_grid": 2, "cifar10_ld_grid": 4}
+    assert len(found) == jobs.get(name, 1)
+    for result in found:
+        assert 0 <= result["metrics"]["acc"] <= 1
+        assert result["metrics"]["evaluations"] > 0
+        assert result["metrics"]["fd_judge"] > 0
+        assert result["metrics"]["fd_judge/unconditional"] > 0
+        assert result["protocol"]["frechet"]["reference"] == "cifar10 train, 50000 pictures"
+        assert f"experiment={name}" in result["command"] or "pytest" in result["command"]
+    for picture in tmp_path.rglob("samples.png"):
+        with Image.open(picture) as image:
+            assert image.size[0] > 128
+    if name.endswith("grid"):
+        folder = tmp_path / "outputs" / "sweeps" / name
+        assert {"results.csv", "acc_against_fid.png", "curves.png"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["cifar10_labeler", "cifar10_judge", "cifar10_generator"])
+def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_dir: Path, monkeypatch, capsys) -> None:
+    from lace_lightning.classifiers import load_classifier
+    from lace_lightning.generators import check, load_generator
+
+    monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
+    monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+    size = {"cifar10_generator": ["network.discriminator.channels=[8,8,8,8]",
+                                  "network.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}"],
+            "cifar10_labeler": ["network.arguments.width=4"], "cifar10_judge": ["network.arguments={widths: [4, 4, 8], blocks: 1}"]}[name]
+    command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
+    cli.main(command)
+    exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
+    if name == "cifar10_generator":
+        check(load_generator(exported))
+    else:
+        assert load_classifier(exported)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    checkpoint = next((tmp_path / "cache" / "training").rglob("last.ckpt"))
+    steps = torch.load(checkpoint, weights_only=True)["global_step"]
+    cli.main(command)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == steps
+
+
+def _few_pictures(root, split, cache, download=False):
+    count = {"train": 40, "test": 10}[split]
+    pictures = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return pictures, torch.arange(count) % 10
+
+
+def test_a_sweep_records_failures_goes_on_and_resumes(tmp_path: Path, capsys) -> None:
+    command = ["-m", "+experiment=cifar10_ode", "debug=fast", "logger=csv", "sampler.atol=1e-1,1e-2", "sampler.max_evaluations=5,1000"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert "2 done, 2 failed" in printed.out or "2 failed, 2 done" in printed.out
+    assert "within 5 evaluations" in printed.err
+    folder = tmp_path / "outputs" / "sweeps" / "cifar10_ode"
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert len(stamps) == 2
+    sweeps.OUTCOMES.clear()
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")} == stamps
+    assert "2 skipped" in capsys.readouterr().out
+    table = (folder / "results.csv").read_text()
+    assert table.startswith("sampler.atol,sampler.max_evaluations,state,")
+    assert table.count("failed") == 2
+
+
+def test_two_runs_give_the_same_figures(tmp_path: Path) -> None:
+    for extra in ([], ["metrics.batch_size=20"]):
+        cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", f"hydra.run.dir=out{len(extra)}", *extra])
+    a, b = (json.loads((tmp_path / f"out{n}" / "metrics.json").read_text())["metrics"] for n in (0, 1))
+    assert {k: v for k, v in a.items() if "seconds" not in k} == {k: v for k, v in b.items() if "seconds" not in k}
+
+
+def test_wandb_offline_has_everything(tmp_path: Path, monkeypatch) -> None:
+    """Read the offline run back and find configuration, figures, grid and table."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    cli.main(["-m", "+experiment=cifar10_ode", "debug=fast", "sampler.atol=1e-1,1e-2"])
+    runs = sorted(tmp_path.rglob("run-*.wandb"))
+    assert len(runs) == 2
+    identities = set()
+    for path in runs:
+        store = DataStore()
+        store.open_for_scan(str(path))
+        history, config, files = {}, {}, []
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "run":
+                identities.add(record.run.run_id)
+                assert record.run.run_group == "cifar10_ode"
+                for item in record.run.config.update:
+                    config["/".join(item.nested_key) or item.key] = item.value_json
+            for item in record.config.update:
+                config["/".join(item.nested_key) or item.key] = item.value_json
+            for item in record.history.item:
+                history["/".join(item.nested_key) or item.key] = item.value_json
+            files += [item.path for item in record.files.files]
+        assert any(key.startswith("sampler") for key in config)
+        assert "sampling/acc" in history
+        assert any("samples" in name and name.endswith(".png") for name in files) or "samples" in history
+        assert any("results" in key for key in history)
+    assert len(identities) == 2
+
+
+def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
+    cli.main(["+experiment=cifar10_ode", "debug=fast", "logger.wandb._target_=nowhere.Logger"])
+    assert len(results(tmp_path)) == 1
+    assert next(tmp_path.rglob("csv/metrics.csv")).read_text().count("sampling/acc") >= 1
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["+experiment=cifar10_od"], "Did you mean 'cifar10_ode'"),
+    (["+experiment=cifar10_ode", "sampler=langevine"], "Did you mean 'langevin'"),
+    (["+experiment=cifar10_ode", "query.text=labl == ship"], "Did you mean 'label'"),
+    (["+experiment=cifar10_ode", "query.text=label == shop"], "Did you mean 'ship'"),
+    (["+experiment=cifar10_ode", "query.text=label =="], "could not be understood"),
+    (["+experiment=cifar10_ode", "sampler.method=dopri6"], "The ODE methods are"),
+    (["+experiment=cifar10_ode", "sampler.atool=1"], "atool"),
+    (["+experiment=cifar10_ode", "generator.name=cifar11"], "shipped weights are"),
+    (["+experiment=cifar10_ode", "judge.classifier=/nowhere/x.safetensors"], "do not exist"),
+    (["+experiment=cifar10_ode", "judge.classifier=cifar10_reference"], "must be a classifier"),
+    (["+experiment=cifar10_ode", "query.logic=exakt"], "exact, paper"),
+    (["+experiment=cifar10_ode", "metrics.fid=inceptoin"], "Did you mean 'inception'"),
+    (["+experiment=cifar10_ode", "generator.truncation=0.5", "classifier.weights=cifar10_labeler"], "is for space x"),
+    (["+experiment=cifar10_ode", "hydra.run.dir=/proc/nowhere"], "/proc"),
+    (["+experiment=cifar10_labeler", "dataset.module.root=/nowhere"], "do not exist"),
+])
+def test_bad_input_is_one_sentence(arguments: list[str], words: str, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("LACE_CIFAR10", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "debug=fast", "logger=csv"] if "labeler" not in arguments[0] else arguments)
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+    assert sum(line.startswith("error:") for line in message.splitlines()) == 1
+
+
+def test_debug_goes_last() -> None:
+    assert cli.normalize(["debug=fast", "experiment=a", "x=1"]) == ["+experiment=a", "x=1", "+debug=fast"]
+    assert cli.normalize(["query=label == ship", "query=label", "query.text=label == *"]) == [
+        'query.text="label == ship"', "query=label", 'query.text="label == *"']
+    with pytest.raises(LaceError):
+        cli.check_choices(["+experiment=none_such"])
+
+
+def test_overview_names_everything(capsys) -> None:
+    cli.main([])
+    text = capsys.readouterr().out
+    for name in (*EXPERIMENTS, "heun", "langevin", "ModuleGenerator"[:6]):
+        assert name.lower() in text.lower()
+    assert all(description for group in ("experiment", "sampler", "generator") for _, description in cli.describe(group))
+
+
+def test_shell_completion_is_there() -> None:
+    done = subprocess.run([sys.executable, "-m", "lace_lightning", "--shell-completion", "install=bash"], capture_output=True, text=True,
+                          timeout=60, env=os.environ)
+    assert "complete" in done.stdout
+
+
+def test_folders_of_jobs_are_stable() -> None:
+    a = sweeps.job_folder(["+experiment=x", "sampler.atol=0.1", "sampler.rtol=0.2"])
+    assert a == sweeps.job_folder(["sampler.rtol=0.2", "+experiment=x", "sampler.atol=0.1"])
+    assert a.startswith("atol=0.1_rtol=0.2-")
+    assert a != sweeps.job_folder(["+experiment=x", "sampler.atol=0.1", "sampler.rtol=0.3"])
