@@ -1,0 +1,118 @@
+"""The evaluation, with networks whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lace_lightning.artifacts import Cache
+from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, FeatureSpace, labelled_grid
+from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.data.conditions import free_labels, wanted_labels
+from lace_lightning.generators import ModuleGenerator
+from lace_lightning.labelers import Labeler
+from lace_lightning.metrics import FeatureStatistics, frechet_distance
+from lace_lightning.query import parse
+from lace_lightning.samplers import Heun, Langevin
+from lace_lightning.schema import Attribute, Schema
+
+SCHEMA = Schema("s", (Attribute("side", "discrete", 2, ("dark", "light")), Attribute("age", "continuous")))
+
+
+class Shade(nn.Module):
+    """The picture's grey is tanh(z_0)."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(z[:, :1, None, None]).expand(-1, 3, 8, 8)
+
+
+class Reader(Labeler):
+    """Reads the grey off the picture: light when above zero; age is its half-range value."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.name, self.num_seen = "reader", 0
+
+    schema = SCHEMA
+    digest = "reader"
+    num_features = 2
+
+    def features_and_logits(self, images):
+        self.num_seen += len(images)
+        grey = images.mean((1, 2, 3))
+        logits = torch.stack([-grey, grey, grey / 2 + 0.5], dim=1)
+        return torch.stack([grey, images[:, 0, 0, 0] ** 2], dim=1), logits
+
+
+def build(query: str, **options) -> tuple[ConditionalSampling, AttributeClassifier]:
+    generator = ModuleGenerator(Shade(), 3, (3, 8, 8))
+    classifier = AttributeClassifier(SCHEMA, "z", "mlp", {"input_dim": 3, "hidden": []})
+    with torch.no_grad():
+        classifier.network.weight0.zero_()
+        classifier.network.bias0.zero_()
+        classifier.network.weight0[0, 0] = torch.tensor([-4.0, 4.0, 0.0])
+    callback = ConditionalSampling(generator, Reader(), options.pop("sampler", Heun()), parse(query, SCHEMA), EnergyOptions(),
+                                   progress=False, timing_repeats=0, **{"num_samples": 60, "batch_size": 20, "seed": 3, **options})
+    return callback, classifier.requires_grad_(False)
+
+
+def test_what_is_asked_for_comes_out() -> None:
+    callback, classifier = build("side == *")
+    result = callback.evaluate(classifier)
+    assert result.metrics["acc"] == result.metrics["acc/side/dark"] == result.metrics["acc/side/light"] == result.metrics["holds"] == 1.0
+    assert 1 < result.metrics["evaluations"] < 100
+    assert result.grid is not None
+    pixels = np.asarray(result.grid)
+    assert pixels.shape[0] > 2 * 64
+    backwards, classifier = build("side == dark")
+    classifier.network.weight0.neg_()
+    assert backwards.evaluate(classifier).metrics["acc"] == 0.0
+
+
+@pytest.mark.parametrize("sampler", [Heun(), Langevin(20)])
+def test_figures_do_not_depend_on_batches_or_processes(sampler) -> None:
+    callback, classifier = build("side == *", sampler=sampler)
+    whole = callback.evaluate(classifier).metrics
+    small, _ = build("side == *", sampler=sampler, batch_size=7)
+    for name, value in small.evaluate(classifier).metrics.items():
+        if "seconds" not in name:
+            assert value == pytest.approx(whole[name], rel=1e-6)
+    z = [callback.draw(classifier, first, count, torch.device("cpu"))[0].z for first, count in ((0, 20), (5, 4))]
+    torch.testing.assert_close(z[0][5:9], z[1])
+
+
+def test_distance_and_unconditional_generator(tmp_path) -> None:
+    reference = FeatureStatistics(2)
+    reference.update(torch.randn(500, 2))
+    features = lambda x: Reader().features_and_logits(x.float() / 127.5 - 1)[0]  # noqa: E731
+    space = FeatureSpace("fd_reader", features, 2, reference.compute(), {"network": "r"})
+    callback, classifier = build("side == light", feature_space=space, cache=Cache(tmp_path))
+    metrics = callback.evaluate(classifier).metrics
+    images = ((callback.generator(callback.generator.prior(60, 3)) + 1) * 127.5).round().byte()
+    alone = FeatureStatistics(2)
+    alone.update(space.features(images))
+    assert metrics["fd_reader/unconditional"] == pytest.approx(frechet_distance(alone.compute(), reference.compute()), rel=1e-6)
+    assert metrics["fd_reader"] != metrics["fd_reader/unconditional"]
+    again = callback.evaluate(classifier).metrics
+    assert again["fd_reader/unconditional"] == pytest.approx(metrics["fd_reader/unconditional"])
+
+
+def test_conditions() -> None:
+    query = parse("side == * and age == *", SCHEMA)
+    free = free_labels(query, 6, seed=2, first=3)
+    assert free.column("side").tolist() == [1, 0, 1, 0, 1, 0]
+    assert torch.equal(free.column("age")[2:], free_labels(query, 4, seed=2, first=5).column("age"))
+    assert wanted_labels(query, 6, free).known.all()
+    mixed = parse("side == light and not age == 0.5", SCHEMA)
+    assert wanted_labels(mixed, 2, None).known.tolist() == [[True, False]] * 2
+    assert free_labels(mixed, 2) is None
+
+
+def test_grid_is_laid_out_in_rows() -> None:
+    rows = [torch.full((2, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(3, 1, 32, 32, dtype=torch.uint8)]
+    grid = labelled_grid(rows, ["light", "dark"], "title")
+    pixels = np.asarray(grid)
+    assert (pixels[-40, -40] == 0).all()
+    assert pixels.shape[1] > 3 * 64

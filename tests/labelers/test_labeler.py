@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.errors import LaceError
+from lace_lightning.labelers import Labeler
+from lace_lightning.schema import Attribute, Schema
+
+
+def test_mirror_images_are_averaged(tiny_labeler) -> None:
+    both = Labeler(tiny_labeler.classifier, flip=True, precision="float32")
+    x = torch.rand(5, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(both(x), (tiny_labeler(x) + tiny_labeler(x.flip(-1))) / 2)
+    torch.testing.assert_close(both(x), both(x.flip(-1)))
+    assert both.digest != tiny_labeler.digest
+
+
+def test_batches_change_nothing(tiny_labeler) -> None:
+    x = torch.rand(7, 3, 16, 16) * 2 - 1
+    small = Labeler(tiny_labeler.classifier, precision="float32", max_batch=2)
+    torch.testing.assert_close(small(x), tiny_labeler(x), atol=1e-5, rtol=1e-5)
+    features, logits = tiny_labeler.features_and_logits(x)
+    torch.testing.assert_close(tiny_labeler.classifier.network.head(features), logits)
+    assert torch.equal(tiny_labeler.labels(x).column("label"), logits.argmax(1).float())
+
+
+def test_a_latent_classifier_is_no_labeler() -> None:
+    schema = Schema("s", (Attribute("a"),))
+    with pytest.raises(LaceError, match="give an image classifier"):
+        Labeler(AttributeClassifier(schema, "w", "mlp", {"input_dim": 4}))
