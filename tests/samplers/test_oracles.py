@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lace_lightning.energies import Continuous, Discrete, Energy, PaperNot, PaperOr
-from lace_lightning.samplers import ODE, Euler, Langevin, PredictorCorrector
+from lace_lightning.samplers import ODE, Euler, Heun, Langevin, PredictorCorrector
 from lace_lightning.schema import Labels
+from lace_lightning.seeds import normal
 
 from ..oracles import CLASSES, PORTRAITS, OneByOne, Oracle, on_z
 
@@ -99,3 +100,17 @@ def test_euler_on_several_attributes(attributes: Oracle, name: str) -> None:
     sample = ODE("euler", step_size=step, end=attributes.meta["euler_t_end"])(energy, attributes["z"])
     assert sample.evaluations == float(attributes[f"ode_euler_{name}_nfe"])
     torch.testing.assert_close(sample.z, attributes[f"ode_euler_{name}_z"], atol=1e-3, rtol=0)
+
+
+def test_heun_is_as_good_as_tight_dopri5_in_17_evaluations(recorded: Oracle) -> None:
+    classifier, mapping = recorded.classifier("clf", "linear", CLASSES), recorded.mapping(2)
+    target = torch.arange(300) % 10
+    z = normal(torch.arange(300), (64,))
+    energy = classifier.energy("label == *", free=Labels(CLASSES, target[:, None].float())).pullback(mapping)
+    tight, quick = ODE(time="s", atol=1e-5, rtol=1e-5)(energy, z), Heun()(energy, z)
+    assert quick.evaluations <= 17
+    accuracy = [float((classifier(mapping(sample.z)).argmax(1) == target).float().mean()) for sample in (tight, quick)]
+    assert abs(accuracy[0] - accuracy[1]) <= 0.002
+    assert abs(float(torch.exp(-energy(tight.z)).mean() - torch.exp(-energy(quick.z)).mean())) < 0.002
+    error = (quick.z - tight.z).norm(dim=1) / (tight.z - z).norm(dim=1)
+    assert float(error.median()) < 0.12
