@@ -22,6 +22,9 @@ from . import sweeps
 from .artifacts import read_json, write_json
 from .errors import LaceError, suggest
 
+# At import, because launchers run jobs in processes that import this module and nothing else.
+sweeps.register_resolvers()
+
 USAGE = """\
 lace_lightning: control a frozen image generator by attribute.
 
@@ -113,6 +116,8 @@ def job(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder = Path(cfg.paths.output)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    if in_sweep:
+        sweeps.mark(folder)
     if in_sweep and (folder / "metrics.json").is_file() and read_json(folder / "metrics.json")["config_digest"] == config_digest(cfg):
         sweeps.OUTCOMES[folder.name] = "skipped"
         return None
@@ -167,7 +172,6 @@ def _quiet() -> None:
 
 def _hydra(arguments: Sequence[str]) -> None:
     _quiet()
-    sweeps.register_resolvers()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     entry = hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(job)

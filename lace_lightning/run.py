@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -53,6 +54,16 @@ def reuse(kind: str, key: Any, make: Callable[[], T]) -> T:
     return _LOADED[name]
 
 
+def build_node(node: Any) -> Any:
+    """Instantiate a configuration node; an error inside comes out as what it says, not as what Hydra wraps around it."""
+    try:
+        return instantiate(node)
+    except HydraException as error:
+        if isinstance(error.__cause__, LaceError):
+            raise error.__cause__ from None
+        raise LaceError(" ".join(str(error).split())) from error
+
+
 def config_digest(cfg: DictConfig) -> str:
     """Return the digest of everything in the configuration that decides a result (not where it goes or who is told)."""
     settings = plain(cfg)
@@ -78,7 +89,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
 def control(cfg: DictConfig) -> dict[str, float]:
     """Train (or reuse) the latent classifier, sample by attribute, measure."""
-    sampler = instantiate(cfg.sampler)
+    sampler = build_node(cfg.sampler)
     generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
     labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
     schema = _schema(labeler, judge)
@@ -108,7 +119,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
 
 
 def _generator(node: DictConfig) -> Generator:
-    generator = instantiate(node)
+    generator = build_node(node)
     if not isinstance(generator, Generator):
         raise LaceError(f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of your "
                         "own with generator._target_=lace_lightning.generators.ModuleGenerator.")
@@ -117,7 +128,7 @@ def _generator(node: DictConfig) -> Generator:
 
 
 def _labeler(node: DictConfig) -> Labeler:
-    return reuse("labeler", plain(node), lambda: instantiate(node))
+    return reuse("labeler", plain(node), lambda: build_node(node))
 
 
 def _schema(labeler: Labeler, judge: Labeler) -> Schema:
@@ -209,7 +220,7 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
 
 def fit_classifier(cfg: DictConfig) -> dict[str, float]:
     """Train an image classifier (labeler or judge), evaluate its moving average, export it."""
-    data, module = instantiate(cfg.dataset.module), ImageClassifierTraining(**plain(cfg.network))
+    data, module = build_node(cfg.dataset.module), ImageClassifierTraining(**plain(cfg.network))
     metrics = _fit(cfg, module, data)
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if _is_first():
@@ -222,7 +233,7 @@ def fit_generator(cfg: DictConfig) -> dict[str, float]:
     """Train a StyleGAN2 generator, export its moving average, draw a grid."""
     from .callbacks import labelled_grid
 
-    data, module = instantiate(cfg.dataset.module), GANTraining(**plain(cfg.network))
+    data, module = build_node(cfg.dataset.module), GANTraining(**plain(cfg.network))
     metrics = _fit(cfg, module, data, test=False)
     metrics["kimg"] = float(module.images_seen) / 1000
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"

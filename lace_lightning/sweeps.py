@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .report import text_table, to_csv
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
+SEEN = ".seen"
 
 
 def job_folder(overrides: Sequence[str]) -> str:
@@ -39,12 +41,25 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("lace.job", lambda overrides: job_folder(list(overrides)), replace=True)
 
 
+def mark(folder: Path) -> None:
+    """Leave a mark in a job's folder that this sweep came by, done or not: the report is about these jobs."""
+    if folder.is_dir():
+        (folder / SEEN).touch()
+
+
 class SweepReport(Callback):
     """At the end of a sweep: results.csv, a table, ACC against the Fréchet distance, and curves over hyper-parameters."""
 
+    def __init__(self) -> None:
+        self.start = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.start = time.time()
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name))
+        # A second of grace for file systems with coarse clocks.
+        text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
         print(f"\n{text}", file=sys.stdout, flush=True)
 
 
@@ -56,10 +71,10 @@ def varied_keys(config: DictConfig) -> list[str]:
     return list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
-    """Return one record a job: settings by key, metrics, state (done, skipped, failed) and reason."""
+def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
+    """Return one record for each job marked after `since`: settings, metrics, state (done, skipped, failed) and reason."""
     records = []
-    for job in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for job in sorted(path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= since):
         config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
         record: dict[str, Any] = {"folder": job.name, "config": config, "metrics": {}, "state": "unfinished", "reason": ""}
         if (job / "metrics.json").is_file():
@@ -71,9 +86,11 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: str) -> str:
+def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: str, since: float = 0.0) -> str:
     """Write results.csv and the pictures of a sweep into its folder; return the table as text."""
-    records = collect(folder)
+    records = collect(folder, since)
+    # Jobs of other processes (joblib, submitit) are known by what they left.
+    OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     frechet = next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
     values = [[_setting(record["config"], key) for key in keys] for record in records]
