@@ -126,6 +126,10 @@ def job(cfg: DictConfig) -> float | None:
         sweeps.OUTCOMES[folder.name] = "done"
         (folder / "failed.json").unlink(missing_ok=True)
         return metrics.get("acc")
+    except (SystemExit, KeyboardInterrupt) as stop:
+        # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
+        print("stopped: the same command goes on from here", file=sys.stderr, flush=True)
+        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
     except Exception as error:
         if not in_sweep:
             raise

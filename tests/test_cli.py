@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,29 @@ def test_bad_input_is_one_sentence(arguments: list[str], words: str, capsys, mon
     assert words in message
     assert "Traceback" not in message
     assert sum(line.startswith("error:") for line in message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 1)])
+def test_a_killed_training_is_no_success_and_goes_on(tmp_path: Path, cache: Path, signal_name: str, status: int) -> None:
+    command = [sys.executable, "-m", "lace_lightning", "+experiment=cifar10_heun", "debug=fast", "logger=csv", f"seed={status}",
+               "hydra.run.dir=out"]
+    process = subprocess.Popen([*command, "trainer.max_epochs=100000"], stderr=subprocess.PIPE, text=True)
+    csv = tmp_path / "out" / "csv" / "metrics.csv"
+    folders = cache / "classifiers"
+    for _ in range(600):
+        # Training has begun once its folder and its log are there.
+        if csv.is_file() and folders.is_dir() and any(not any(folder.iterdir()) for folder in folders.iterdir()):
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(getattr(signal, signal_name))
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "the same command goes on" in printed
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not any(path.stat().st_mtime > csv.stat().st_ctime for path in cache.rglob("classifier.safetensors"))
+    cli.main([*command[3:], "trainer.max_epochs=1"])
+    assert len(results(tmp_path / "out")) == 1
 
 
 def test_debug_goes_last() -> None:
