@@ -22,7 +22,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from . import __version__
 from .artifacts import Cache, atomic_path, check_writable, digest, write_json
-from .callbacks import ConditionalSampling, EnergyOptions, build_feature_space
+from .callbacks import ConditionalSampling, EnergyOptions, build_feature_space, measure_reference
 from .classifiers import AttributeClassifier
 from .data import LatentPairsDataModule, PairSet, load_cifar10, make_pairs, pairs_key
 from .energies import build
@@ -72,7 +72,8 @@ def config_digest(cfg: DictConfig) -> str:
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator}
+    tasks = {"control": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
+             "reference": reference}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -106,6 +107,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
     module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
                             lambda: _classifier(cfg, generator, pairs, data, cache))
+    if cfg.task.get("export") and _is_first():
+        module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=pairs.meta["key"])
     loggers = _loggers(cfg)
     try:
         trainer = _trainer(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
@@ -241,6 +244,16 @@ def fit_generator(cfg: DictConfig) -> dict[str, float]:
         module.export(file)
     images = ((module.sample(80) + 1) * 127.5).round().byte().cpu()
     _write_results(cfg, metrics, {"weights": file.name}, labelled_grid(list(images.split(10)), [""] * 8))
+    return metrics
+
+
+def reference(cfg: DictConfig) -> dict[str, float]:
+    """Measure the judge's features over the real pictures: what Fréchet distances are measured against."""
+    judge, node = _labeler(cfg.judge).to(_device(cfg)), cfg.dataset.module
+    pictures = {split: load_cifar10(node.root, split, cfg.paths.cache, node.download)[0][:node.limit] for split in ("train", "test")}
+    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
+    metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
+    _write_results(cfg, metrics, {"weights": file.name}, None)
     return metrics
 
 

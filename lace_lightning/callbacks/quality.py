@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from ..artifacts import Cache, digest
 from ..errors import LaceError, suggest
 from ..labelers import Labeler
-from ..metrics import FeatureStatistics, inception_features, inception_weights, load_statistics, save_statistics
+from ..metrics import FeatureStatistics, frechet_distance, inception_features, inception_weights, load_statistics, save_statistics
 from ..weights import weight_names, weight_path
 
 CHOICES = ("auto", "judge", "inception", "none")
@@ -38,6 +39,19 @@ class FeatureSpace:
 def judge_features(judge: Labeler) -> Callable[[Tensor], Tensor]:
     """Return uint8 pictures ↦ the judge's penultimate features."""
     return lambda images: judge.features_and_logits(images.float() / 127.5 - 1)[0]
+
+
+def feature_name(judge: Labeler) -> str:
+    """Return the name under which the features of a judge are known."""
+    return f"{judge.name} {judge.digest}, {judge.num_features} features"
+
+
+def measure_reference(judge: Labeler, pictures: dict[str, Tensor], dataset: str, path: Path) -> dict[str, float]:
+    """Write the statistics of the train pictures to `path`; return the Fréchet distances of the other splits to them."""
+    measured = {split: reference_statistics(judge_features(judge), judge.num_features, images) for split, images in pictures.items()}
+    save_statistics(path, measured["train"], {"network": feature_name(judge),
+                                              "reference": f"{dataset} train, {len(pictures['train'])} pictures"})
+    return {f"fd/{split}": frechet_distance(value, measured["train"]) for split, value in measured.items() if split != "train"}
 
 
 def reference_statistics(features: Callable[[Tensor], Tensor], num_features: int, pictures: Tensor,
@@ -67,7 +81,7 @@ def build_feature_space(choice: str, judge: Labeler, pictures: Pictures | None, 
         network, key = "torch-fidelity inception-v3-compat, 2048 features", "fid"
     else:
         features, size = judge_features(judge), judge.num_features
-        network, key = f"{judge.name} {judge.digest}, {size} features", f"fd_{judge.name.removeprefix(dataset + '_')}"
+        network, key = feature_name(judge), f"fd_{judge.name.removeprefix(dataset + '_')}"
     protocol = {"network": network, "distance": "Fréchet distance of Gaussians (torch-fidelity)", "resize": "none"
                 if not use_inception else "299x299 bilinear as in TensorFlow 1", "range": "uint8"}
     reference, measured = _reference(network, features, size, pictures, dataset, cache)
@@ -86,7 +100,7 @@ def _reference(network: str, features: Callable[[Tensor], Tensor], size: int, pi
     if not path.is_file():
         if pictures is None:
             raise LaceError(f"The Fréchet distance needs reference statistics of '{dataset}' for this judge, and they are neither "
-                            "shipped nor measured: set dataset.root to the pictures, or metrics.fid=none.")
+                            "shipped nor measured: set dataset.module.root to the pictures, or metrics.fid=none.")
         real = pictures()
         with torch.no_grad():
             measured = reference_statistics(features, size, real)

@@ -27,6 +27,9 @@ class ImageNetwork(nn.Module):
         """Return the penultimate features (B, F)."""
         raise NotImplementedError
 
+    def prepare(self, images: Tensor) -> None:
+        """Adapt fixed parts to pictures (N, 3, R, R) before training; nothing to do for most networks."""
+
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
@@ -87,7 +90,76 @@ class WideResNet(ImageNetwork):
         return self.body(images).mean((2, 3))
 
 
-NETWORKS: dict[str, type[ImageNetwork]] = {"resnet9": ResNet9, "wide_resnet": WideResNet}
+class BiasNorm(nn.BatchNorm2d):
+    """Batch normalisation that learns a bias and no scale, with statistics that follow within a few batches."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+
+class WhitenedVGG(ImageNetwork):
+    """Plain convolutional network behind a frozen 2x2 convolution that whitens patches; trains in a few epochs.
+
+    After "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498): whitening filters and their negatives, three
+    blocks of two convolutions that begin as the identity, GELU, normalisation with biases alone, logits scaled by 1/9.
+    `prepare` sets the filters from pictures before training.
+    """
+
+    whitened: Tensor
+
+    def __init__(self, num_logits: int = 10, widths: Sequence[int] = (64, 256, 256), scale: float = 1 / 9) -> None:
+        super().__init__()
+        self.num_features, self.scale = widths[-1], scale
+        self.stem = nn.Conv2d(3, 24, 2)
+        self.stem.weight.requires_grad_(False)
+        self.register_buffer("whitened", torch.zeros([], dtype=torch.bool))
+        layers: list[nn.Module] = []
+        channels = 24
+        for width in widths:
+            layers += [self._convolution(channels, width), nn.MaxPool2d(2), BiasNorm(width), nn.GELU(),
+                       self._convolution(width, width), BiasNorm(width), nn.GELU()]
+            channels = width
+        self.body = nn.Sequential(*layers)
+        self.head = ScaledLinear(channels, num_logits, scale)
+
+    @staticmethod
+    def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        nn.init.dirac_(convolution.weight.data[:in_channels])
+        return convolution
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> None:
+        """Set the first filters to the whitening transform of the 2x2 patches of pictures (N, 3, R, R); once."""
+        if bool(self.whitened):
+            return
+        patches = F.unfold(images.float(), 2).permute(0, 2, 1).reshape(-1, 12)
+        variances, directions = torch.linalg.eigh(torch.cov(patches.T.double()))
+        filters = (directions / (variances + 5e-4).sqrt()).T.reshape(12, 3, 2, 2)
+        self.stem.weight.copy_(torch.cat([filters, -filters]))
+        self.stem.bias.zero_()  # type: ignore[union-attr]
+        self.whitened.fill_(True)
+
+    def features(self, images: Tensor) -> Tensor:
+        # The filters for fine detail nearly cancel on flat patches: they need all the digits.
+        with torch.autocast(images.device.type, enabled=False):
+            x = F.gelu(self.stem(images.float()))
+        return self.body(x).amax((2, 3))
+
+
+class ScaledLinear(nn.Linear):
+    """Linear map without bias, times a constant."""
+
+    def __init__(self, in_features: int, out_features: int, scale: float) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+NETWORKS: dict[str, type[ImageNetwork]] = {"resnet9": ResNet9, "wide_resnet": WideResNet, "whitened_vgg": WhitenedVGG}
 
 
 def build_network(name: str, **arguments: object) -> ImageNetwork:

@@ -38,11 +38,11 @@ def load_cifar10(root: str | os.PathLike[str] | None, split: str, cache: str | o
         raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
     source = Path(root).expanduser() / f"cifar10-{split}.zip" if root is not None else None
     if source is not None and not source.is_file():
-        raise LaceError(f"The pictures '{source}' were required and do not exist: set dataset.root to the folder with "
-                        "cifar10-train.zip and cifar10-test.zip, or dataset.root=null dataset.download=true to fetch them.")
+        raise LaceError(f"The pictures '{source}' were required and do not exist: set dataset.module.root to the folder with "
+                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.root=null dataset.module.download=true to fetch them.")
     if source is None and not download:
-        raise LaceError("The pictures of CIFAR-10 are needed and are not shipped: set dataset.root to the folder with "
-                        "cifar10-train.zip and cifar10-test.zip, or dataset.download=true to fetch them.")
+        raise LaceError("The pictures of CIFAR-10 are needed and are not shipped: set dataset.module.root to the folder with "
+                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.download=true to fetch them.")
     key = "torchvision" if source is None else f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
     folder = Cache(cache).folder("cifar10", f"{split}-{key}")
     if not (folder / "classes.npy").is_file():
@@ -85,7 +85,7 @@ def _from_torchvision(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]
     try:
         data = CIFAR10(str(folder), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
-        raise LaceError(f"CIFAR-10 could not be downloaded ({error}): set dataset.root to a folder with cifar10-train.zip and "
+        raise LaceError(f"CIFAR-10 could not be downloaded ({error}): set dataset.module.root to a folder with cifar10-train.zip and "
                         "cifar10-test.zip.") from error
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
 
@@ -142,6 +142,11 @@ class CIFAR10DataModule(pl.LightningDataModule):
                 # Archives are sorted by class: a part of them must be spread over all.
                 keep = torch.arange(len(pictures))[:: max(1, len(pictures) // self.limit)] if self.limit else slice(None)
                 self.splits[split] = pictures[keep], classes[keep]
+
+    def some_pictures(self, count: int) -> Tensor:
+        """Return about `count` pictures (uint8) of the train split, spread over its classes."""
+        pictures = self.splits["train"][0]
+        return pictures[:: max(1, len(pictures) // count)].clone()
 
     def train_dataloader(self) -> AugmentedBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

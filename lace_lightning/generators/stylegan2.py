@@ -112,12 +112,18 @@ class StyleGAN2Generator(Generator):
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
         """Load shipped weights by name, or a file that `save` wrote. Raises LaceError for missing or damaged weights."""
-        tensors, config = load_tensors(weight_path(weights))
-        if config.get("kind") != "stylegan2":
-            raise LaceError(f"The weights '{weights}' must be a StyleGAN2 generator and are of kind '{config.get('kind')}'.")
+        tensors, config = read_stylegan2(weights)
         network = StyleGAN2Network(**config["network"])
         network.load_state_dict(tensors)
         return cls(network, **{**config.get("options", {}), **options})
+
+
+def read_stylegan2(weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of a network and its configuration. Raises LaceError for missing or damaged weights."""
+    tensors, config = load_tensors(weight_path(weights))
+    if config.get("kind") != "stylegan2":
+        raise LaceError(f"The weights '{weights}' must be a StyleGAN2 generator and are of kind '{config.get('kind')}'.")
+    return tensors, config
 
 
 def save_stylegan2(network: StyleGAN2Network, config: Mapping[str, Any], path: str | os.PathLike[str],

@@ -78,7 +78,7 @@ def load_statistics(path: str | os.PathLike[str], network: str | None = None) ->
     protocol = config.get("protocol", {})
     if network is not None and protocol.get("network") != network:
         raise LaceError(f"The reference statistics '{path}' were measured with the network {protocol.get('network')} and the "
-                        f"judge's is {network}: measure them again (task=reference).")
+                        f"judge's is {network}: measure them again (+experiment=cifar10_reference).")
     return tensors, protocol
 
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..generators.stylegan2 import save_stylegan2
+from ..errors import LaceError
+from ..generators.stylegan2 import read_stylegan2, save_stylegan2
 from ..generators.stylegan2_networks import StyleGAN2Network
 from .augment import AdaptiveAugment
 from .discriminator import Discriminator
@@ -23,26 +24,41 @@ class GANTraining(pl.LightningModule):
 
     Losses: D: softplus(D(G(z))) + softplus(-D(x)) + γ/2·‖∇D(x)‖² every `r1_interval` steps (times the interval);
     G: softplus(-D(G(z))). The two networks compute their features in bfloat16 when `bf16` is set; parameters, images,
-    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels.
+    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both networks of a
+    step see the same generated pictures, which are made once.
+
+    `start` names weights (shipped, or a file of this program's) that the generator begins from; the discriminator, which is not
+    kept with them, then trains alone for the first `settle_kimg` thousand pictures.
     """
 
     images_seen: Tensor
 
     def __init__(self, generator: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None,
                  learning_rate: float = 2.5e-3, r1_gamma: float = 0.05, r1_interval: int = 16, r1_fraction: float = 0.5,
-                 ema_kimg: float = 10.0, augment_target: float = 0.6, augment_kimg: float = 500.0, bf16: bool = True) -> None:
+                 ema_kimg: float = 10.0, augment_target: float = 0.6, augment_kimg: float = 500.0, bf16: bool = True,
+                 start: str | None = None, settle_kimg: float = 10.0) -> None:
         super().__init__()
         self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
                                    "learning_rate": learning_rate, "r1_gamma": r1_gamma, "r1_interval": r1_interval,
                                    "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
-                                   "augment_kimg": augment_kimg, "bf16": bf16})
+                                   "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg})
         self.automatic_optimization = False
         self.generator = StyleGAN2Network(**generator)
+        if start is not None:
+            self._begin_from(start)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.discriminator = Discriminator(**(discriminator or {}))
         self.augment = AdaptiveAugment(augment_target, augment_kimg)
         self.register_buffer("images_seen", torch.zeros([], dtype=torch.long))
         self.features_dtype = torch.bfloat16 if bf16 else torch.float32
+
+    def _begin_from(self, start: str) -> None:
+        state, _ = read_stylegan2(start)
+        try:
+            self.generator.load_state_dict(state)
+        except RuntimeError as error:
+            raise LaceError(f"The weights '{start}' must fit the generator of this configuration and do not "
+                            f"({' '.join(str(error).split())[:200]}): give the same network, or start=null.") from error
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
@@ -53,8 +69,11 @@ class GANTraining(pl.LightningModule):
         real = batch[0] if isinstance(batch, (list, tuple)) else batch
         real = real.float() / 127.5 - 1 if real.dtype == torch.uint8 else real
         optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]
-        loss_d = self._discriminator_step(optimizer_d, real, batch_index)
-        loss_g = self._generator_step(optimizer_g, real.shape[0])
+        settling = self.hparams["start"] is not None and self.images_seen < 1000 * self.hparams["settle_kimg"]
+        with torch.set_grad_enabled(not settling):
+            fake = self._fakes(real.shape[0])
+        loss_d = self._discriminator_step(optimizer_d, real, fake.detach(), batch_index)
+        loss_g = self._rest(optimizer_g) if settling else self._generator_step(optimizer_g, fake)
         self.images_seen += real.shape[0] * self.trainer.world_size
         self._update_average(real.shape[0] * self.trainer.world_size)
         if batch_index % 50 == 0:
@@ -68,9 +87,7 @@ class GANTraining(pl.LightningModule):
             self.generator.mapping.w_avg.lerp_(w.detach().mean(0), 0.005)
         return self.generator.synthesis(self.generator.broadcast(w), "random", self.features_dtype)
 
-    def _discriminator_step(self, optimizer: Any, real: Tensor, step: int) -> Tensor:
-        with torch.no_grad():
-            fake = self._fakes(real.shape[0])
+    def _discriminator_step(self, optimizer: Any, real: Tensor, fake: Tensor, step: int) -> Tensor:
         # Real and generated pictures go apart: minibatch statistics must not mix them.
         real_logits = self.discriminator(self.augment(real), self.features_dtype)
         fake_logits = self.discriminator(self.augment(fake), self.features_dtype)
@@ -91,19 +108,28 @@ class GANTraining(pl.LightningModule):
         (gradient,) = torch.autograd.grad(self.discriminator(x).sum(), x, create_graph=True)
         return self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
 
-    def _generator_step(self, optimizer: Any, count: int) -> Tensor:
+    def _generator_step(self, optimizer: Any, fake: Tensor) -> Tensor:
         self.discriminator.requires_grad_(False)
-        loss = F.softplus(-self.discriminator(self.augment(self._fakes(count)), self.features_dtype)).mean()
+        loss = F.softplus(-self.discriminator(self.augment(fake), self.features_dtype)).mean()
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
         self.discriminator.requires_grad_(True)
         return loss.detach()
 
+    @staticmethod
+    def _rest(optimizer: Any) -> Tensor:
+        """Count a step that changes nothing: Lightning saves checkpoints by the number of steps of all optimisers."""
+        optimizer.zero_grad()
+        optimizer.step()
+        return torch.zeros([])
+
     @torch.no_grad()
     def _update_average(self, count: int) -> None:
-        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the very beginning."""
-        half_life = min(self.hparams["ema_kimg"] * 1000, 0.05 * float(self.images_seen))
+        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the beginning from random weights."""
+        half_life = self.hparams["ema_kimg"] * 1000
+        if self.hparams["start"] is None:
+            half_life = min(half_life, 0.05 * float(self.images_seen))
         weight = 1 - 0.5 ** (count / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), weight)
         for mean, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):

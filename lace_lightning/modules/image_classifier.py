@@ -13,26 +13,45 @@ from torch import Tensor
 
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import build_network
+from ..errors import LaceError
 from ..schema import Schema
+from ..weights import weight_path
 
 
 class ImageClassifierTraining(pl.LightningModule):
     """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), class labels (B,)).
 
     Nesterov SGD, one-cycle learning rate over the whole run, label smoothing 0.1; `average` is an exponential moving average
-    that is evaluated and exported. With `bf16` convolutions run in bfloat16, channels last.
+    that is evaluated and exported. With `bf16` convolutions run in bfloat16, channels last. Biases and scales of normalisations
+    learn `bias_rate` times as fast as the rest and do not decay. `start` names weights of the same network (shipped, or a file
+    of this program's) to begin from.
     """
 
     def __init__(self, network: str, arguments: Mapping[str, Any] | None = None, learning_rate: float = 0.4,
                  weight_decay: float = 5e-4, momentum: float = 0.9, warmup_fraction: float = 0.25, label_smoothing: float = 0.1,
-                 ema_decay: float = 0.995, bf16: bool = True) -> None:
+                 ema_decay: float = 0.995, bf16: bool = True, bias_rate: float = 1.0, start: str | None = None) -> None:
         super().__init__()
         self.save_hyperparameters({"network": network, "arguments": dict(arguments or {}), "learning_rate": learning_rate,
                                    "weight_decay": weight_decay, "momentum": momentum, "warmup_fraction": warmup_fraction,
-                                   "label_smoothing": label_smoothing, "ema_decay": ema_decay, "bf16": bf16})
+                                   "label_smoothing": label_smoothing, "ema_decay": ema_decay, "bf16": bf16,
+                                   "bias_rate": bias_rate, "start": start})
         self.network = build_network(network, **(arguments or {})).to(memory_format=torch.channels_last)
+        if start is not None:
+            self._begin_from(start)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.feature_dtype = torch.bfloat16 if bf16 else torch.float32
+
+    def _begin_from(self, start: str) -> None:
+        begin = AttributeClassifier.load(weight_path(start))
+        if (begin.network_name, begin.arguments) != (self.hparams["network"], self.hparams["arguments"]):
+            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
+                            f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null.")
+        self.network.load_state_dict(begin.network.state_dict())
+
+    def on_fit_start(self) -> None:
+        pictures = self.trainer.datamodule.some_pictures(5000).to(self.device)  # type: ignore[attr-defined]
+        self.network.prepare(pictures.float() / 127.5 - 1)
+        self.average.prepare(pictures.float() / 127.5 - 1)
 
     def _logits(self, network: Any, images: Tensor) -> Tensor:
         images = (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).contiguous(
@@ -75,11 +94,13 @@ class ImageClassifierTraining(pl.LightningModule):
         return result.eval().requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": plain}],
-                                    lr=self.hparams["learning_rate"], momentum=self.hparams["momentum"], nesterov=True)
+        rate, trained = self.hparams["learning_rate"], [p for p in self.network.parameters() if p.requires_grad]
+        rates = [rate, rate * self.hparams["bias_rate"]]
+        optimizer = torch.optim.SGD(
+            [{"params": [p for p in trained if p.ndim > 1], "lr": rates[0], "weight_decay": self.hparams["weight_decay"]},
+             {"params": [p for p in trained if p.ndim <= 1], "lr": rates[1]}],
+            momentum=self.hparams["momentum"], nesterov=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.hparams["learning_rate"], total_steps=int(self.trainer.estimated_stepping_batches),
+            optimizer, rates, total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self.hparams["warmup_fraction"], anneal_strategy="linear", cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lace_lightning.errors import LaceError
 from lace_lightning.modules.augment import AdaptiveAugment, augment
 from lace_lightning.modules.discriminator import Discriminator
 from lace_lightning.modules.gan import GANTraining
@@ -52,12 +53,32 @@ def test_a_step_changes_both_networks_and_the_average_follows(training: GANTrain
         torch.testing.assert_close(average, start.lerp(new, 1 - 0.5 ** (8 / 0.4)))
 
 
+def test_a_start_from_weights_moves_the_discriminator_alone_at_first(training: GANTraining, tmp_path) -> None:
+    training.export(tmp_path / "g.safetensors")
+    training.hparams["start"], training.hparams["settle_kimg"] = str(tmp_path / "g.safetensors"), 0.008
+    training._begin_from(training.hparams["start"])
+    pictures = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
+    for moves in (False, True):
+        old_g = [p.clone() for p in training.generator.parameters()]
+        old_d = [p.clone() for p in training.discriminator.parameters()]
+        training.training_step(pictures, 1)
+        assert any(not torch.equal(a, b) for a, b in zip(old_g, training.generator.parameters(), strict=True)) == moves
+        assert any(not torch.equal(a, b) for a, b in zip(old_d, training.discriminator.parameters(), strict=True))
+
+
+def test_a_start_from_weights_of_another_network_is_refused(training: GANTraining, tmp_path) -> None:
+    training.export(tmp_path / "g.safetensors")
+    with pytest.raises(LaceError, match="must fit the generator"):
+        GANTraining({**GENERATOR, "w_dim": 16}, {"channels": [8, 8]}, start=str(tmp_path / "g.safetensors"))
+
+
 def test_losses_are_logistic(training: GANTraining) -> None:
     training.discriminator.forward = lambda x, dtype=None: x.mean((1, 2, 3)) * 0 + 2.0 + 0 * training.discriminator.out.bias.sum()
     optimizer_g, optimizer_d = training.optimizers()
-    loss_d = training._discriminator_step(optimizer_d, torch.zeros(4, 3, 8, 8), 1)
+    fake = training._fakes(4)
+    loss_d = training._discriminator_step(optimizer_d, torch.zeros(4, 3, 8, 8), fake.detach(), 1)
     assert float(loss_d) == pytest.approx(math.log1p(math.exp(-2)) + math.log1p(math.exp(2)), rel=1e-5)
-    assert float(training._generator_step(optimizer_g, 4)) == pytest.approx(math.log1p(math.exp(-2)), rel=1e-5)
+    assert float(training._generator_step(optimizer_g, fake)) == pytest.approx(math.log1p(math.exp(-2)), rel=1e-5)
 
 
 def test_augmentation_off_is_the_identity_and_on_is_differentiable() -> None:
