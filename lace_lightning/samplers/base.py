@@ -13,6 +13,7 @@ from torch import Tensor
 from ..energies import Energy
 from ..errors import LaceError
 from ..seeds import Noise
+from .capture import Gradient, gradient_of
 
 NoiseSource = Callable[[int, Tensor], Tensor]
 Record = Callable[[Tensor], None]
@@ -38,13 +39,17 @@ class Field:
 
     def __init__(self, energy: Energy, sampler: Sampler, batch: int) -> None:
         self.energy, self.sampler, self.batch, self.count = energy, sampler, batch, 0.0
+        self.gradient: Gradient | None = None
         self.time: float | str = "the start"
         self.last: Tensor | None = None
 
     def __call__(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ∂E/∂z for z (B, D), or for the samples `rows` of the batch alone."""
-        energy = self.energy if rows is None else self.energy.rows(rows)
-        self.last = energy.value_and_grad(z)[1]
+        if rows is not None:
+            self.last = self.energy.rows(rows).value_and_grad(z)[1]
+        else:
+            self.gradient = self.gradient or gradient_of(self.energy, z)
+            self.last = self.gradient(z)
         self.count += len(z) / self.batch
         return self.last
 
