@@ -27,6 +27,7 @@ class GANTraining(pl.LightningModule):
     losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both networks of a
     step see the same generated pictures, which are made once.
 
+    `learning_rate` is the discriminator's, and the generator's too unless `generator_learning_rate` is given.
     `start` names weights (shipped, or a file of this program's) that the generator begins from; the discriminator, which is not
     kept with them, then trains alone for the first `settle_kimg` thousand pictures.
     """
@@ -34,12 +35,13 @@ class GANTraining(pl.LightningModule):
     images_seen: Tensor
 
     def __init__(self, generator: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None,
-                 learning_rate: float = 2.5e-3, r1_gamma: float = 0.05, r1_interval: int = 16, r1_fraction: float = 0.5,
-                 ema_kimg: float = 10.0, augment_target: float = 0.6, augment_kimg: float = 500.0, bf16: bool = True,
-                 start: str | None = None, settle_kimg: float = 10.0) -> None:
+                 learning_rate: float = 2.5e-3, generator_learning_rate: float | None = None, r1_gamma: float = 0.05,
+                 r1_interval: int = 16, r1_fraction: float = 0.5, ema_kimg: float = 10.0, augment_target: float = 0.6,
+                 augment_kimg: float = 500.0, bf16: bool = True, start: str | None = None, settle_kimg: float = 10.0) -> None:
         super().__init__()
         self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
-                                   "learning_rate": learning_rate, "r1_gamma": r1_gamma, "r1_interval": r1_interval,
+                                   "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
+                                   "r1_gamma": r1_gamma, "r1_interval": r1_interval,
                                    "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
                                    "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg})
         self.automatic_optimization = False
@@ -62,8 +64,9 @@ class GANTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
-        return [torch.optim.Adam(network.parameters(), lr=self.hparams["learning_rate"], betas=(0.0, 0.99), fused=True)
-                for network in (self.generator, self.discriminator)]
+        rate = self.hparams["learning_rate"]
+        rates = ((self.generator, self.hparams["generator_learning_rate"] or rate), (self.discriminator, rate))
+        return [torch.optim.Adam(network.parameters(), lr=lr, betas=(0.0, 0.99), fused=True) for network, lr in rates]
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         real = batch[0] if isinstance(batch, (list, tuple)) else batch
