@@ -74,7 +74,6 @@ def test_a_truncated_file_is_refused(tmp_path) -> None:
         lace_lightning.load_classifier(tmp_path / "x.safetensors")
 
 
-@pytest.mark.slow
 def test_the_wheel_finds_its_configuration_from_anywhere(tmp_path) -> None:
     """Build a wheel, unpack it elsewhere, and run an experiment from a third place."""
     source = tmp_path / "source"

@@ -20,7 +20,6 @@ def _run(folder: Path, prefix: list[str], *extra: str) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text())["metrics"]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     one = _run(tmp_path / "one", [])
     two = _run(tmp_path / "two", ["-m", "torch.distributed.run", "--nproc_per_node=2"], "trainer.devices=2", "trainer.strategy=ddp")

@@ -27,6 +27,10 @@ class ImageNetwork(nn.Module):
         """Return the penultimate features (B, F)."""
         raise NotImplementedError
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Return feature maps (B, C_i, H_i, W_i) from fine to coarse."""
+        raise NotImplementedError
+
     def prepare(self, images: Tensor) -> None:
         """Adapt fixed parts to pictures (N, 3, R, R) before training; nothing to do for most networks."""
 
@@ -49,9 +53,14 @@ class ResNet9(ImageNetwork):
         self.head = nn.Linear(self.num_features, num_logits)
 
     def features(self, images: Tensor) -> Tensor:
+        return self.feature_maps(images)[-1].amax((2, 3))
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         x = self.layer1(self.stem(images))
-        x = self.layer3(self.layer2(x + self.residual1(x)))
-        return (x + self.residual3(x)).amax((2, 3))
+        fine = x + self.residual1(x)
+        middle = self.layer2(fine)
+        coarse = self.layer3(middle)
+        return [fine, middle, coarse + self.residual3(coarse)]
 
 
 class PreActivation(nn.Module):
@@ -89,6 +98,14 @@ class WideResNet(ImageNetwork):
     def features(self, images: Tensor) -> Tensor:
         return self.body(images).mean((2, 3))
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], images
+        for layer in self.body:
+            if isinstance(layer, PreActivation) and layer.conv0.stride[0] == 2:
+                maps.append(x)
+            x = layer(x)
+        return [*maps, x]
+
 
 class BiasNorm(nn.BatchNorm2d):
     """Batch normalisation that learns a bias and no scale, with statistics that follow within a few batches."""
@@ -117,8 +134,8 @@ class WhitenedVGG(ImageNetwork):
         layers: list[nn.Module] = []
         channels = 24
         for width in widths:
-            layers += [self._convolution(channels, width), nn.MaxPool2d(2), BiasNorm(width), nn.GELU(),
-                       self._convolution(width, width), BiasNorm(width), nn.GELU()]
+            layers.append(nn.Sequential(self._convolution(channels, width), nn.MaxPool2d(2), BiasNorm(width), nn.GELU(),
+                                        self._convolution(width, width), BiasNorm(width), nn.GELU()))
             channels = width
         self.body = nn.Sequential(*layers)
         self.head = ScaledLinear(channels, num_logits, scale)
@@ -142,10 +159,17 @@ class WhitenedVGG(ImageNetwork):
         self.whitened.fill_(True)
 
     def features(self, images: Tensor) -> Tensor:
+        return self.feature_maps(images)[-1].amax((2, 3))
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         # The filters for fine detail nearly cancel on flat patches: they need all the digits.
         with torch.autocast(images.device.type, enabled=False):
             x = F.gelu(self.stem(images.float()))
-        return self.body(x).amax((2, 3))
+        maps = []
+        for block in self.body:
+            x = block(x)
+            maps.append(x)
+        return maps
 
 
 class ScaledLinear(nn.Linear):

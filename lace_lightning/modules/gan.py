@@ -17,6 +17,7 @@ from ..generators.stylegan2 import read_stylegan2, save_stylegan2
 from ..generators.stylegan2_networks import StyleGAN2Network
 from .augment import AdaptiveAugment
 from .discriminator import Discriminator
+from .feature_discriminator import FeatureDiscriminator
 
 
 class GANTraining(pl.LightningModule):
@@ -27,6 +28,8 @@ class GANTraining(pl.LightningModule):
     losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both networks of a
     step see the same generated pictures, which are made once.
 
+    With `features`, weights of an image classifier, a second discriminator on its features is added to both losses: the mean of
+    the logistic losses of its heads, times `features_weight`.
     `learning_rate` is the discriminator's, and the generator's too unless `generator_learning_rate` is given.
     `start` names weights (shipped, or a file of this program's) that the generator begins from; the discriminator, which is not
     kept with them, then trains alone for the first `settle_kimg` thousand pictures.
@@ -37,19 +40,22 @@ class GANTraining(pl.LightningModule):
     def __init__(self, generator: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None,
                  learning_rate: float = 2.5e-3, generator_learning_rate: float | None = None, r1_gamma: float = 0.05,
                  r1_interval: int = 16, r1_fraction: float = 0.5, ema_kimg: float = 10.0, augment_target: float = 0.6,
-                 augment_kimg: float = 500.0, bf16: bool = True, start: str | None = None, settle_kimg: float = 10.0) -> None:
+                 augment_kimg: float = 500.0, bf16: bool = True, start: str | None = None, settle_kimg: float = 10.0,
+                 features: str | None = None, features_weight: float = 1.0) -> None:
         super().__init__()
         self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
                                    "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
                                    "r1_gamma": r1_gamma, "r1_interval": r1_interval,
                                    "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
-                                   "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg})
+                                   "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg,
+                                   "features": features, "features_weight": features_weight})
         self.automatic_optimization = False
         self.generator = StyleGAN2Network(**generator)
         if start is not None:
             self._begin_from(start)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.discriminator = Discriminator(**(discriminator or {}))
+        self.feature_discriminator = None if features is None else FeatureDiscriminator(features)
         self.augment = AdaptiveAugment(augment_target, augment_kimg)
         self.register_buffer("images_seen", torch.zeros([], dtype=torch.long))
         self.features_dtype = torch.bfloat16 if bf16 else torch.float32
@@ -65,8 +71,21 @@ class GANTraining(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
         rate = self.hparams["learning_rate"]
-        rates = ((self.generator, self.hparams["generator_learning_rate"] or rate), (self.discriminator, rate))
-        return [torch.optim.Adam(network.parameters(), lr=lr, betas=(0.0, 0.99), fused=True) for network, lr in rates]
+        critics = [*self.discriminator.parameters(), *self._head_parameters()]
+        rates = ((list(self.generator.parameters()), self.hparams["generator_learning_rate"] or rate), (critics, rate))
+        return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True) for parameters, lr in rates]
+
+    def _head_parameters(self) -> list[torch.nn.Parameter]:
+        critic = self.feature_discriminator
+        return [] if critic is None else [p for name, p in critic.heads.named_parameters() if ".mix." not in name]
+
+    def _feature_loss(self, images: Tensor, real: bool) -> Tensor:
+        """Mean logistic loss of the heads for pictures that should count as real, or as generated."""
+        if self.feature_discriminator is None:
+            return images.new_zeros([])
+        sign = -1.0 if real else 1.0
+        losses = [F.softplus(sign * logits).mean() for logits in self.feature_discriminator(images, self.features_dtype)]
+        return self.hparams["features_weight"] * torch.stack(losses).mean()
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         real = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -80,8 +99,8 @@ class GANTraining(pl.LightningModule):
         self.images_seen += real.shape[0] * self.trainer.world_size
         self._update_average(real.shape[0] * self.trainer.world_size)
         if batch_index % 50 == 0:
-            self.log_dict({"loss_g": loss_g, "loss_d": loss_d, "augment": self.augment.probability,
-                           "signal": self.augment.signal, "kimg": self.images_seen / 1000.0}, prog_bar=True)
+            self.log_dict({"loss_g": loss_g, "loss_d": loss_d, "loss_features": self.feature_loss, "signal": self.augment.signal,
+                           "augment": self.augment.probability, "kimg": self.images_seen / 1000.0}, prog_bar=True)
 
     def _fakes(self, count: int) -> Tensor:
         z = torch.randn(count, self.generator.z_dim, device=self.device)
@@ -92,11 +111,14 @@ class GANTraining(pl.LightningModule):
 
     def _discriminator_step(self, optimizer: Any, real: Tensor, fake: Tensor, step: int) -> Tensor:
         # Real and generated pictures go apart: minibatch statistics must not mix them.
-        real_logits = self.discriminator(self.augment(real), self.features_dtype)
-        fake_logits = self.discriminator(self.augment(fake), self.features_dtype)
+        shown_real, shown_fake = self.augment(real), self.augment(fake)
+        real_logits = self.discriminator(shown_real, self.features_dtype)
+        fake_logits = self.discriminator(shown_fake, self.features_dtype)
         loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        features = self._feature_loss(shown_real, True) + self._feature_loss(shown_fake, False)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss + features)
+        self.feature_loss = features.detach()
         interval = self.hparams["r1_interval"]
         if step % interval == 0:
             self.manual_backward(self._gradient_penalty(real) * interval)
@@ -112,12 +134,16 @@ class GANTraining(pl.LightningModule):
         return self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
 
     def _generator_step(self, optimizer: Any, fake: Tensor) -> Tensor:
-        self.discriminator.requires_grad_(False)
-        loss = F.softplus(-self.discriminator(self.augment(fake), self.features_dtype)).mean()
+        critics = [*self.discriminator.parameters(), *self._head_parameters()]
+        for parameter in critics:
+            parameter.requires_grad_(False)
+        shown = self.augment(fake)
+        loss = F.softplus(-self.discriminator(shown, self.features_dtype)).mean()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss + self._feature_loss(shown, True))
         optimizer.step()
-        self.discriminator.requires_grad_(True)
+        for parameter in critics:
+            parameter.requires_grad_(True)
         return loss.detach()
 
     @staticmethod

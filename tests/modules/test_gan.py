@@ -81,6 +81,28 @@ def test_losses_are_logistic(training: GANTraining) -> None:
     assert float(training._generator_step(optimizer_g, fake)) == pytest.approx(math.log1p(math.exp(-2)), rel=1e-5)
 
 
+def test_heads_on_features_learn_to_tell_two_sets_apart_and_leave_the_classifier(tmp_path) -> None:
+    """Dark pictures against light ones, on the features of an untrained classifier."""
+    from lace_lightning.classifiers import AttributeClassifier
+    from lace_lightning.modules.feature_discriminator import FeatureDiscriminator
+    from lace_lightning.schema import Attribute, Schema
+
+    torch.manual_seed(0)
+    AttributeClassifier(Schema("s", (Attribute("a"),)), "x", "resnet9", {"width": 4}).save(tmp_path / "c.safetensors")
+    critic = FeatureDiscriminator(str(tmp_path / "c.safetensors"), width=8).train()
+    assert not critic.network.training
+    frozen = [p.clone() for p in critic.network.state_dict().values()]
+    dark, light = torch.rand(16, 3, 32, 32) - 1, torch.rand(16, 3, 32, 32)
+    optimizer = torch.optim.Adam([p for p in critic.heads.parameters() if p.requires_grad], 1e-2)
+    for _ in range(150):
+        loss = sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(critic(light), critic(dark), strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 3 * 2 * math.log(2) / 2
+    assert all(torch.equal(a, b) for a, b in zip(frozen, critic.network.state_dict().values(), strict=True))
+
+
 def test_augmentation_off_is_the_identity_and_on_is_differentiable() -> None:
     x = torch.randn(16, 3, 8, 8, requires_grad=True)
     torch.testing.assert_close(augment(x, 0.0), x)
