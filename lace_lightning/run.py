@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from . import __version__
 from .artifacts import Cache, atomic_path, check_writable, digest, write_json
-from .callbacks import ConditionalSampling, EnergyOptions, build_feature_space, measure_reference
+from .callbacks import ConditionalSampling, EnergyOptions, TrainingPictures, build_feature_space, generator_grid, measure_reference
 from .classifiers import AttributeClassifier
 from .data import LatentPairsDataModule, PairSet, load_cifar10, make_pairs, pairs_key
 from .energies import build
@@ -199,16 +200,17 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
     keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay")
     module = LatentClassifier(pairs.schema, arguments=arguments, generator_digest=generator.digest, **{key: node[key] for key in keys})
-    depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": cfg.trainer.max_epochs,
+    epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
+    depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": epochs,
                "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
     folder = cache.folder("classifiers", digest(depends))
     file = folder / "classifier.safetensors"
     if not file.is_file():
         last = folder / "last.ckpt"
-        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=max(1, int(cfg.trainer.max_epochs) // 10))
+        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=max(1, epochs // 10))
         loggers = _loggers(cfg, only_csv=True)
         trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
-                           enable_model_summary=False)
+                           enable_model_summary=False, max_epochs=epochs)
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         if trainer.is_global_zero:
             module.classifier.save(file, pairs=pairs.meta["key"])
@@ -234,16 +236,14 @@ def fit_classifier(cfg: DictConfig) -> dict[str, float]:
 
 def fit_generator(cfg: DictConfig) -> dict[str, float]:
     """Train a StyleGAN2 generator, export its moving average, draw a grid."""
-    from .callbacks import labelled_grid
-
     data, module = build_node(cfg.dataset.module), GANTraining(**plain(cfg.network))
-    metrics = _fit(cfg, module, data, test=False)
+    pictures = TrainingPictures(Path(cfg.paths.output) / "samples.png", cfg.task.pictures_kimg)
+    metrics = _fit(cfg, module, data, pictures)
     metrics["kimg"] = float(module.images_seen) / 1000
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if _is_first():
         module.export(file)
-    images = ((module.sample(80) + 1) * 127.5).round().byte().cpu()
-    _write_results(cfg, metrics, {"weights": file.name}, labelled_grid(list(images.split(10)), [""] * 8))
+    _write_results(cfg, metrics, {"weights": file.name}, generator_grid(module))
     return metrics
 
 
@@ -257,20 +257,22 @@ def reference(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, test: bool = True) -> dict[str, float]:
-    """Fit with checkpoints that a killed run goes on from: the folder belongs to the configuration, not to the time."""
+def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback) -> dict[str, float]:
+    """Fit, and test where the module has a test; a killed run goes on: the folder belongs to the configuration, not the time."""
     key = digest({"network": plain(cfg.network), "data": plain(cfg.dataset), "seed": cfg.seed, "epochs": cfg.trainer.max_epochs})
     folder = Cache(cfg.paths.cache).folder("training", f"{cfg.task.export}-{key}")
     loggers = _loggers(cfg)
     try:
         checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
-        trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress))
+        trainer = _trainer(cfg, loggers, callbacks=[checkpoint, *callbacks], enable_progress_bar=bool(cfg.callbacks.progress))
         _log_config(cfg, loggers)
         last = folder / "last.ckpt"
         if last.is_file():
             rank_zero_info(f"Going on from {last}")
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()} if test else {}
+        if not is_overridden("test_step", module):
+            return {}
+        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
     finally:
         _finish(loggers)
 

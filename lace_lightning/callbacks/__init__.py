@@ -1,8 +1,9 @@
 """Callbacks: they drive samplers and metrics inside the Trainer."""
 
 from .grids import labelled_grid
+from .progress import TrainingPictures, generator_grid
 from .quality import FeatureSpace, build_feature_space, measure_reference, reference_statistics
 from .sampling import ConditionalSampling, EnergyOptions, Evaluation
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "build_feature_space", "labelled_grid",
-           "measure_reference", "reference_statistics"]
+__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "TrainingPictures", "build_feature_space",
+           "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]
