@@ -97,7 +97,7 @@ def test_reference_statistics_are_those_of_the_pictures(tmp_path: Path, shared_d
 
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
     monkeypatch.setattr("lace_lightning.run.load_cifar10", _few_pictures)
-    cli.main(["+experiment=cifar10_reference", "logger=csv", "judge.flip=false", "judge.precision=float32", "hydra.run.dir=out"])
+    cli.main(["+experiment=cifar10_reference", "logger=csv", "judge.views=1", "judge.precision=float32", "hydra.run.dir=out"])
     statistics, protocol = load_statistics(tmp_path / "out" / "cifar10_reference.safetensors")
     judge = Labeler("cifar10_judge", precision="float32")
     features, _ = judge.features_and_logits(_few_pictures(None, "train", None)[0].float() / 127.5 - 1)

@@ -38,7 +38,7 @@ class FeatureSpace:
 
 def judge_features(judge: Labeler) -> Callable[[Tensor], Tensor]:
     """Return uint8 pictures ↦ the judge's penultimate features."""
-    return lambda images: judge.features_and_logits(images.float() / 127.5 - 1)[0]
+    return lambda images: judge.features(images.float() / 127.5 - 1)
 
 
 def feature_name(judge: Labeler) -> str:

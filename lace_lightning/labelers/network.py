@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..classifiers import AttributeClassifier
@@ -20,12 +22,13 @@ from ..weights import weight_path
 class Labeler(nn.Module):
     """Pictures (B, C, H, W) in [-1, 1] -> logits (B, schema.num_logits), labels, and penultimate features (B, F).
 
-    `classifier` is an image classifier (space x) or the name or file of its weights. With `flip` a picture and its mirror
-    image are averaged. `precision` is that of the convolutions, "auto" the fastest that the device has natively.
-    Raises LaceError for weights that are no image classifier.
+    `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`: 1 is the
+    picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is that of the
+    convolutions, "auto" the fastest that the device has natively.
+    Raises LaceError for weights that are no image classifier, and for another number of views.
     """
 
-    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], flip: bool = False, precision: str = "auto",
+    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], views: int = 1, precision: str = "auto",
                  max_batch: int = 250, name: str | None = None) -> None:
         super().__init__()
         self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
@@ -34,8 +37,10 @@ class Labeler(nn.Module):
         if classifier.space != "x":
             raise LaceError(f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
                             f"{classifier.space}: give an image classifier.")
+        if views not in (1, 2, 4):
+            raise LaceError(f"A labeler looks at 1, 2 or 4 views of a picture, received {views}.")
         self.classifier = classifier.eval().requires_grad_(False)
-        self.flip, self.precision, self.max_batch = flip, check_precision(precision), max_batch
+        self.views, self.precision, self.max_batch = views, check_precision(precision), max_batch
 
     @property
     def schema(self) -> Schema:
@@ -43,8 +48,8 @@ class Labeler(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what decides its answers (weights and mirror images; not the number format)."""
-        return f"{self.classifier.digest}{'-flip' if self.flip else ''}"
+        """16 hexadecimal digits of what decides its answers (weights and views; not the number format)."""
+        return f"{self.classifier.digest}-{self.views}"
 
     @property
     def num_features(self) -> int:
@@ -65,10 +70,21 @@ class Labeler(nn.Module):
         results = []
         for part in images.split(self.max_batch):
             features, logits = self._run(part)
-            if self.flip:
-                logits = (logits + self._run(part.flip(-1))[1]) / 2
-            results.append((features, logits))
+            others = [self._run(view)[1] for view in self._other_views(part)]
+            results.append((features, torch.stack([logits, *others]).mean(0)))
         return torch.cat([f for f, _ in results]), torch.cat([l for _, l in results])
+
+    def _other_views(self, images: Tensor) -> Iterator[Tensor]:
+        if self.views >= 2:
+            yield images.flip(-1)
+        if self.views == 4:
+            wide = F.pad(images, (1, 1, 1, 1), mode="reflect")
+            yield wide[:, :, :-2, :-2]
+            yield wide[:, :, 2:, 2:].flip(-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features (B, F) of the pictures as they are."""
+        return torch.cat([self._run(part)[0] for part in images.split(self.max_batch)])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features_and_logits(images)[1]

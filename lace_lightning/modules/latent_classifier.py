@@ -22,8 +22,8 @@ class LatentClassifier(pl.LightningModule):
     """
 
     def __init__(self, schema: Mapping[str, Any] | Schema, space: str = "w", network: str = "mlp",
-                 arguments: Mapping[str, Any] | None = None, learning_rate: float = 1e-3, warmup_steps: int = 1000,
-                 decay: float = 0.5, decay_epochs: int = 20, weight_decay: float = 0.0,
+                 arguments: Mapping[str, Any] | None = None, learning_rate: float = 1e-4, warmup_steps: int = 1000,
+                 decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
                  generator_digest: str | None = None) -> None:
         super().__init__()
         config = schema.to_config() if isinstance(schema, Schema) else dict(schema)

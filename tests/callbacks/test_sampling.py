@@ -45,6 +45,8 @@ class Reader(Labeler):
         logits = torch.stack([-grey, grey, grey / 2 + 0.5], dim=1)
         return torch.stack([grey, images[:, 0, 0, 0] ** 2], dim=1), logits
 
+    def features(self, images):
+        return self.features_and_logits(images)[0]
 
 def build(query: str, **options) -> tuple[ConditionalSampling, AttributeClassifier]:
     generator = ModuleGenerator(Shade(), 3, (3, 8, 8))

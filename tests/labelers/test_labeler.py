@@ -10,11 +10,25 @@ from lace_lightning.schema import Attribute, Schema
 
 
 def test_mirror_images_are_averaged(tiny_labeler) -> None:
-    both = Labeler(tiny_labeler.classifier, flip=True, precision="float32")
+    both = Labeler(tiny_labeler.classifier, views=2, precision="float32")
     x = torch.rand(5, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(both(x), (tiny_labeler(x) + tiny_labeler(x.flip(-1))) / 2)
     torch.testing.assert_close(both(x), both(x.flip(-1)))
     assert both.digest != tiny_labeler.digest
+
+
+def test_four_views_are_the_picture_its_mirror_image_and_both_moved_by_a_pixel(tiny_labeler) -> None:
+    four = Labeler(tiny_labeler.classifier, views=4, precision="float32")
+    x = torch.rand(3, 3, 16, 16) * 2 - 1
+    down, up = x.clone(), x.clone()
+    down[:, :, 1:, 1:], up[:, :, :-1, :-1] = x[:, :, :-1, :-1], x[:, :, 1:, 1:]
+    # The edge that comes in is the reflection: the row and the column next to it.
+    down[:, :, 0, 1:], down[:, :, 1:, 0], down[:, :, 0, 0] = x[:, :, 1, :-1], x[:, :, :-1, 1], x[:, :, 1, 1]
+    up[:, :, -1, :-1], up[:, :, :-1, -1], up[:, :, -1, -1] = x[:, :, -2, 1:], x[:, :, 1:, -2], x[:, :, -2, -2]
+    expected = (tiny_labeler(x) + tiny_labeler(x.flip(-1)) + tiny_labeler(down) + tiny_labeler(up.flip(-1))) / 4
+    torch.testing.assert_close(four(x), expected)
+    with pytest.raises(LaceError, match="1, 2 or 4"):
+        Labeler(tiny_labeler.classifier, views=3)
 
 
 def test_batches_change_nothing(tiny_labeler) -> None:
