@@ -60,6 +60,7 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         # A second of grace for file systems with coarse clocks.
         text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
+        draw_together(folder, [folder.parent / name for name in config.sweep.beside])
         print(f"\n{text}", file=sys.stdout, flush=True)
 
 
@@ -134,6 +135,25 @@ def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str],
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, path)
+
+
+def draw_together(folder: Path, others: Sequence[Path]) -> None:
+    """Draw this sweep and those of other samplers that have been run in one picture: ACC against the Fréchet distance."""
+    sweeps = {path.name: [record["metrics"] for record in collect(path) if "acc" in record["metrics"]] for path in (folder, *others)}
+    sweeps = {name: points for name, points in sorted(sweeps.items()) if points}
+    shared = set.intersection(*(set(point) for points in sweeps.values() for point in points)) if sweeps else set()
+    frechet = next((name for name in sorted(shared) if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    if len(sweeps) < 2 or frechet is None:
+        return
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    for (name, points), marker in zip(sweeps.items(), "osD^v<>", strict=False):
+        axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], s=20, alpha=0.6, marker=marker,
+                     label=f"{name} ({len(points)} settings)")
+    axes.set(xlabel=_name(frechet), ylabel="ACC")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, folder / "together.png")
 
 
 def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], frechet: str, path: Path, title: str) -> None:

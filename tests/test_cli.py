@@ -134,6 +134,14 @@ def test_a_sweep_records_failures_goes_on_and_resumes(tmp_path: Path, capsys) ->
     assert table.count("failed") == 2
 
 
+def test_two_sweeps_are_drawn_together(tmp_path: Path) -> None:
+    for name in ("cifar10_ode_grid", "cifar10_ld_grid"):
+        cli.main([f"+experiment={name}", "debug=fast", "logger=csv", *TINY[name]])
+    folder = tmp_path / "outputs" / "sweeps"
+    assert (folder / "cifar10_ld_grid" / "together.png").is_file()
+    assert not (folder / "cifar10_ode_grid" / "together.png").is_file()
+
+
 def test_two_runs_give_the_same_figures(tmp_path: Path) -> None:
     for extra in ([], ["metrics.batch_size=20"]):
         cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", f"hydra.run.dir=out{len(extra)}", *extra])
