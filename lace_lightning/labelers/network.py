@@ -29,7 +29,7 @@ class Labeler(nn.Module):
     """
 
     def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], views: int = 1, precision: str = "auto",
-                 max_batch: int = 250, name: str | None = None) -> None:
+                 max_batch: int = 100, name: str | None = None) -> None:
         super().__init__()
         self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
         if not isinstance(classifier, AttributeClassifier):
