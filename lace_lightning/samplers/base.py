@@ -48,8 +48,10 @@ class Field:
         if rows is not None:
             self.last = self.energy.rows(rows).value_and_grad(z)[1]
         else:
-            self.gradient = self.gradient or gradient_of(self.energy, z)
-            self.last = self.gradient(z)
+            # Capturing pays for samplers that come back: the first evaluation is plain.
+            if self.gradient is None and self.count:
+                self.gradient = gradient_of(self.energy, z)
+            self.last = self.gradient(z) if self.gradient else self.energy.value_and_grad(z)[1]
         self.count += len(z) / self.batch
         return self.last
 
