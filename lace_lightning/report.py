@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -26,10 +26,15 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def frechet_name(names: Iterable[str]) -> str | None:
+    """Return the name of the Fréchet distance among metrics (`fid`, or `fd_<network>`), None where there is none."""
+    return next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+
+
 def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None) -> str:
     """Return the figures of a run beside the paper's (which are of another generator, other features, other hardware)."""
     paper = paper or {}
-    frechet = next((name for name in metrics if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    frechet = frechet_name(metrics)
     rows: list[tuple[str, Any, Any]] = [("ACC", metrics.get("acc"), paper.get("acc"))]
     if "holds" in metrics and metrics.get("acc") != metrics["holds"]:
         rows.append(("query true", metrics["holds"], None))

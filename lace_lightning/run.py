@@ -249,8 +249,9 @@ def fit_generator(cfg: DictConfig) -> dict[str, float]:
 
 def reference(cfg: DictConfig) -> dict[str, float]:
     """Measure the judge's features over the real pictures: what Fréchet distances are measured against."""
-    judge, node = _labeler(cfg.judge).to(_device(cfg)), cfg.dataset.module
-    pictures = {split: load_cifar10(node.root, split, cfg.paths.cache, node.download)[0][:node.limit] for split in ("train", "test")}
+    judge, data = _labeler(cfg.judge).to(_device(cfg)), build_node(cfg.dataset.module)
+    data.setup()
+    pictures = {split: images for split, (images, _) in data.splits.items()}
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
     _write_results(cfg, metrics, {"weights": file.name}, None)

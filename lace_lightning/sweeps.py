@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from .artifacts import atomic_path, read_json
-from .report import text_table, to_csv
+from .report import frechet_name, text_table, to_csv
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
@@ -93,7 +93,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
     # Jobs of other processes (joblib, submitit) are known by what they left.
     OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
-    frechet = next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    frechet = frechet_name(names)
     values = [[_setting(record["config"], key) for key in keys] for record in records]
     rows = [[*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
             for value, record in zip(values, records, strict=True)]
@@ -139,11 +139,11 @@ def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str],
 
 def draw_together(folder: Path, others: Sequence[Path]) -> None:
     """Draw this sweep and those of other samplers that have been run in one picture: ACC against the Fréchet distance."""
-    sweeps = {path.name: [record["metrics"] for record in collect(path) if "acc" in record["metrics"]] for path in (folder, *others)}
-    sweeps = {name: points for name, points in sorted(sweeps.items()) if points}
+    sweeps = {path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json")] for path in sorted((folder, *others))}
+    sweeps = {name: points for name, points in sweeps.items() if points}
     shared = set.intersection(*(set(point) for points in sweeps.values() for point in points)) if sweeps else set()
-    frechet = next((name for name in sorted(shared) if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
-    if len(sweeps) < 2 or frechet is None:
+    frechet = frechet_name(sorted(shared))
+    if len(sweeps) < 2 or frechet is None or "acc" not in shared:
         return
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")

@@ -96,7 +96,7 @@ def test_reference_statistics_are_those_of_the_pictures(tmp_path: Path, shared_d
     from lace_lightning.metrics import load_statistics
 
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
-    monkeypatch.setattr("lace_lightning.run.load_cifar10", _few_pictures)
+    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
     cli.main(["+experiment=cifar10_reference", "logger=csv", "judge.views=1", "judge.precision=float32", "hydra.run.dir=out"])
     statistics, protocol = load_statistics(tmp_path / "out" / "cifar10_reference.safetensors")
     judge = Labeler("cifar10_judge", precision="float32")

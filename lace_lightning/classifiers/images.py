@@ -24,8 +24,8 @@ class ImageNetwork(nn.Module):
     head: nn.Module
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate features (B, F)."""
-        raise NotImplementedError
+        """Return the penultimate features (B, F): the last feature map, pooled."""
+        return self.feature_maps(images)[-1].amax((2, 3))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Return feature maps (B, C_i, H_i, W_i) from fine to coarse."""
@@ -51,9 +51,6 @@ class ResNet9(ImageNetwork):
         self.layer3 = nn.Sequential(ConvNorm(4 * width, 4 * width), nn.MaxPool2d(2))
         self.residual3 = nn.Sequential(ConvNorm(4 * width, 4 * width), ConvNorm(4 * width, 4 * width))
         self.head = nn.Linear(self.num_features, num_logits)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.feature_maps(images)[-1].amax((2, 3))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x = self.layer1(self.stem(images))
@@ -127,7 +124,7 @@ class WhitenedVGG(ImageNetwork):
 
     def __init__(self, num_logits: int = 10, widths: Sequence[int] = (64, 256, 256), scale: float = 1 / 9) -> None:
         super().__init__()
-        self.num_features, self.scale = widths[-1], scale
+        self.num_features = widths[-1]
         self.stem = nn.Conv2d(3, 24, 2)
         self.stem.weight.requires_grad_(False)
         self.register_buffer("whitened", torch.zeros([], dtype=torch.bool))
@@ -157,9 +154,6 @@ class WhitenedVGG(ImageNetwork):
         self.stem.weight.copy_(torch.cat([filters, -filters]))
         self.stem.bias.zero_()  # type: ignore[union-attr]
         self.whitened.fill_(True)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.feature_maps(images)[-1].amax((2, 3))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         # The filters for fine detail nearly cancel on flat patches: they need all the digits.

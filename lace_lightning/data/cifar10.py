@@ -123,6 +123,11 @@ class AugmentedBatches(EpochBatches):
         return x
 
 
+def spread(size: int, count: int) -> Tensor:
+    """Return about `count` of `size` rows at even distances: archives are sorted by class, and a part must have all of them."""
+    return torch.arange(size)[:: max(1, size // count)]
+
+
 class CIFAR10DataModule(pl.LightningDataModule):
     """CIFAR-10 for training image networks: train batches with augmentation, the test split for validation and test."""
 
@@ -139,14 +144,13 @@ class CIFAR10DataModule(pl.LightningDataModule):
         for split in SIZES:
             if split not in self.splits:
                 pictures, classes = load_cifar10(self.root, split, self.cache, self.download)
-                # Archives are sorted by class: a part of them must be spread over all.
-                keep = torch.arange(len(pictures))[:: max(1, len(pictures) // self.limit)] if self.limit else slice(None)
+                keep = spread(len(pictures), self.limit) if self.limit else slice(None)
                 self.splits[split] = pictures[keep], classes[keep]
 
     def some_pictures(self, count: int) -> Tensor:
         """Return about `count` pictures (uint8) of the train split, spread over its classes."""
         pictures = self.splits["train"][0]
-        return pictures[:: max(1, len(pictures) // count)].clone()
+        return pictures[spread(len(pictures), count)]
 
     def train_dataloader(self) -> AugmentedBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

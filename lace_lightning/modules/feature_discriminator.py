@@ -45,14 +45,15 @@ class FeatureDiscriminator(nn.Module):
 class _Head(nn.Module):
     """Features (B, C, H, W) -> logits (B, P)."""
 
+    mix: Tensor
+
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(channels, width, 1, bias=False).requires_grad_(False)
-        nn.init.normal_(self.mix.weight, std=channels**-0.5)
+        self.register_buffer("mix", torch.randn(width, channels, 1, 1) * channels**-0.5)
         self.conv0 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
         self.conv1 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
         self.out = nn.Conv2d(width, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = nn.functional.leaky_relu(self.conv0(self.mix(features)), 0.2)
+        x = nn.functional.leaky_relu(self.conv0(nn.functional.conv2d(features, self.mix)), 0.2)
         return self.out(nn.functional.leaky_relu(self.conv1(x), 0.2)).flatten(1).float()

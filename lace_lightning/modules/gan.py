@@ -71,13 +71,13 @@ class GANTraining(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
         rate = self.hparams["learning_rate"]
-        critics = [*self.discriminator.parameters(), *self._head_parameters()]
-        rates = ((list(self.generator.parameters()), self.hparams["generator_learning_rate"] or rate), (critics, rate))
+        rates = ((list(self.generator.parameters()), self.hparams["generator_learning_rate"] or rate), (self._critics(), rate))
         return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True) for parameters, lr in rates]
 
-    def _head_parameters(self) -> list[torch.nn.Parameter]:
-        critic = self.feature_discriminator
-        return [] if critic is None else [p for name, p in critic.heads.named_parameters() if ".mix." not in name]
+    def _critics(self) -> list[torch.nn.Parameter]:
+        """Return what is trained against the generator."""
+        heads = [] if self.feature_discriminator is None else self.feature_discriminator.heads.parameters()
+        return [*self.discriminator.parameters(), *heads]
 
     def _feature_loss(self, images: Tensor, real: bool) -> Tensor:
         """Mean logistic loss of the heads for pictures that should count as real, or as generated."""
@@ -134,7 +134,7 @@ class GANTraining(pl.LightningModule):
         return self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
 
     def _generator_step(self, optimizer: Any, fake: Tensor) -> Tensor:
-        critics = [*self.discriminator.parameters(), *self._head_parameters()]
+        critics = self._critics()
         for parameter in critics:
             parameter.requires_grad_(False)
         shown = self.augment(fake)

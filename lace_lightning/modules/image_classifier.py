@@ -49,9 +49,9 @@ class ImageClassifierTraining(pl.LightningModule):
         self.network.load_state_dict(begin.network.state_dict())
 
     def on_fit_start(self) -> None:
-        pictures = self.trainer.datamodule.some_pictures(5000).to(self.device)  # type: ignore[attr-defined]
-        self.network.prepare(pictures.float() / 127.5 - 1)
-        self.average.prepare(pictures.float() / 127.5 - 1)
+        pictures = self.trainer.datamodule.some_pictures(5000).to(self.device).float() / 127.5 - 1  # type: ignore[attr-defined]
+        self.network.prepare(pictures)
+        self.average.prepare(pictures)
 
     def _logits(self, network: Any, images: Tensor) -> Tensor:
         images = (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).contiguous(
