@@ -75,7 +75,7 @@ class StyleGAN2Generator(Generator):
     `truncation` ψ moves w towards its mean inside g, so that the classifier sees what is drawn; with `truncation_cutoff` only
     the first so many style layers are truncated, when they are given their w. `condition` is the class number or vector of a
     conditional network. `precision` is that of the synthesis features; "auto" is bfloat16 where the processor or the GPU
-    computes it natively, float32 elsewhere.
+    computes it natively, float32 elsewhere and wherever gradients run through the pictures.
     """
 
     def __init__(self, network: StyleGAN2Network, truncation: float = 1.0, truncation_cutoff: int | None = None,
@@ -107,7 +107,10 @@ class StyleGAN2Generator(Generator):
         return torch.cat([mean.lerp(ws[:, :cut], self.truncation), ws[:, cut:]], dim=1)
 
     def render(self, ws: Tensor) -> Tensor:
-        return self.network.synthesis(ws, self.noise, compute_dtype(self.precision, ws.device)).clamp(-1, 1)
+        # Solvers with error control need gradients as exact as their tolerance.
+        exact = self.precision == "auto" and ws.requires_grad
+        dtype = torch.float32 if exact else compute_dtype(self.precision, ws.device)
+        return self.network.synthesis(ws, self.noise, dtype).clamp(-1, 1)
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:

@@ -124,3 +124,15 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(LaceError, match="could not be loaded"):
         ModuleGenerator(Loud(), 3, (3, 4, 4), checkpoint=str(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_gradients_through_pictures_are_those_of_float32(tiny_generator) -> None:
+    from lace_lightning.generators import StyleGAN2Generator
+
+    z = tiny_generator.prior(3)
+    gradients = []
+    for precision in ("auto", "float32"):
+        generator = StyleGAN2Generator(tiny_generator.network, precision=precision)
+        x = z.clone().requires_grad_(True)
+        gradients.append(torch.autograd.grad(generator(x).square().sum(), x)[0])
+    assert torch.equal(*gradients)
