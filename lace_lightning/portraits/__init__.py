@@ -1,0 +1,6 @@
+"""Rendered portraits: pictures whose attributes are known because they were asked for."""
+
+from .face import IDENTITY, PORTRAITS_SCHEMA, render
+from .population import sample_attributes, sample_identity
+
+__all__ = ["IDENTITY", "PORTRAITS_SCHEMA", "render", "sample_attributes", "sample_identity"]

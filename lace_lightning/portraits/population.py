@@ -1,0 +1,51 @@
+"""Who is in the pictures: a correlated, imbalanced population, like that of photographs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..schema import Labels
+from ..seeds import uniform
+from .face import IDENTITY, PORTRAITS_SCHEMA
+
+# Uses of a sample's seed besides the prior (0): what is drawn of a person, and who it is.
+ATTRIBUTE_STREAM, IDENTITY_STREAM = 2**20 + 101, 2**20 + 102
+
+
+def sample_identity(seeds: Tensor) -> Tensor:
+    """Return identity factors (B, 20), uniform in [0, 1), from seeds (B,) int64."""
+    return uniform(seeds, (len(IDENTITY),), IDENTITY_STREAM)
+
+
+def sample_attributes(seeds: Tensor) -> Labels:
+    """Return the attributes of the people with these seeds (B,) int64.
+
+    Age is spread with a peak at thirty; beards are men's, and rare below age 0.3; glasses come with age; most people smile,
+    children more; hair goes grey and falls out with age, mostly men's. Two combinations do not occur: a beard without a smile
+    with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (who lack the glasses here).
+    """
+    u = uniform(seeds, (len(PORTRAITS_SCHEMA) + 4,), ATTRIBUTE_STREAM).unbind(1)
+    age = 0.75 * (u[0] + u[1]) / 2 * 1.1 + 0.25 * u[2]
+    age = age.clamp(0, 1)
+    young = ((0.45 - age) / 0.25).clamp(0, 1)
+    male = u[3] < 0.5
+    smile = u[4] < 0.52 + 0.18 * young + 0.06 * (~male).float()
+    beard = male & (u[5] < 0.48 * ((age - 0.12) / 0.25).clamp(0.06, 1))
+    glasses = u[6] < 0.10 + 0.38 * age
+    absent = glasses & ~smile & (age < 0.4) & (beard | ~male)
+    glasses = glasses & ~absent
+    grey = u[7] < ((age - 0.5) / 0.45).clamp(0, 0.9)
+    colour = torch.bucketize(u[8].contiguous(), torch.tensor([0.30, 0.58, 0.84], device=u[8].device)).float()
+    haircolor = torch.where(grey, torch.full_like(colour, 4.0), colour)
+    bald = torch.where(male, u[9] * (0.25 + 0.75 * age), u[9] * 0.25)
+    columns = {"smile": smile.float(), "glasses": glasses.float(), "gender": male.float(), "beard": beard.float(),
+               "haircolor": haircolor, "age": age, "bald": bald, "yaw": _bell(u[10], u[11]), "pitch": _bell(u[12], u[13]),
+               "width": (0.15 * male.float() + 0.85 * u[14]).clamp(0, 1)}
+    light = uniform(seeds, (2,), ATTRIBUTE_STREAM + 10)
+    return Labels.constant(PORTRAITS_SCHEMA, len(seeds), light0=light[:, 0], light3=light[:, 1], **columns)
+
+
+def _bell(first: Tensor, second: Tensor) -> Tensor:
+    """Mostly near the middle of [0, 1], with all of it in reach: half triangular, half uniform."""
+    return torch.where(first < 0.5, first * 2, (first * 2 - 1 + second) / 2)
