@@ -225,11 +225,12 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
 
 def fit_classifier(cfg: DictConfig) -> dict[str, float]:
     """Train an image classifier (labeler or judge), evaluate its moving average, export it."""
-    data, module = build_node(cfg.dataset.module), ImageClassifierTraining(**plain(cfg.network))
+    data = build_node(cfg.dataset.module)
+    module = ImageClassifierTraining(data.schema, **plain(cfg.network))
     metrics = _fit(cfg, module, data)
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if _is_first():
-        module.classifier(_dataset_schema(cfg)).save(file, torch.float16, **metrics)
+        module.classifier().save(file, torch.float16, **metrics)
     _write_results(cfg, metrics, {"weights": file.name}, None)
     return metrics
 
@@ -276,12 +277,6 @@ def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModu
         return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
     finally:
         _finish(loggers)
-
-
-def _dataset_schema(cfg: DictConfig) -> Schema:
-    from .data import CIFAR10_SCHEMA
-
-    return CIFAR10_SCHEMA if cfg.dataset.name == "cifar10" else Schema.from_config(plain(cfg.dataset.schema))
 
 
 # ------------------------------------------------------------------------------------------------ trainer, loggers, results

@@ -20,7 +20,8 @@ from lace_lightning import cli, sweeps
 from lace_lightning.errors import LaceError
 
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
-SHIPPED = [name for name in EXPERIMENTS if name not in ("cifar10_labeler", "cifar10_judge", "cifar10_generator", "cifar10_reference")]
+TRAININGS = ["cifar10_labeler", "cifar10_judge", "cifar10_generator", "portraits_labeler", "portraits_judge", "portraits_generator"]
+SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, "cifar10_reference")]
 # Few samples, quick settings: enough that everything runs.
 TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "cifar10_ld_grid": ["sampler.num_steps=2,3", "sampler.step_size=1e-2,1e-1", "sampler.noise_std=0"],
@@ -66,7 +67,7 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
         assert {"results.csv", "acc_against_fid.png", "curves.png"} <= {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["cifar10_labeler", "cifar10_judge", "cifar10_generator"])
+@pytest.mark.parametrize("name", TRAININGS)
 def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_dir: Path, monkeypatch, capsys) -> None:
     from lace_lightning.classifiers import load_classifier
     from lace_lightning.generators import check, load_generator
@@ -75,16 +76,18 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_di
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
     monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
-    size = {"cifar10_generator": ["network.discriminator.channels=[8,8,8,8]",
-                                  "network.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}"],
-            "cifar10_labeler": ["network.arguments={widths: [4, 4, 8]}"], "cifar10_judge": ["network.arguments.width=4"]}[name]
+    dataset, kind = name.split("_")
+    size = {"generator": ["network.discriminator.channels=[8,8,8,8]", "network.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}"],
+            "labeler": ["network.arguments={widths: [4, 4, 8]}"], "judge": ["network.arguments.width=4"]}[kind]
     command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
     cli.main(command)
     exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
-    if name == "cifar10_generator":
+    if kind == "generator":
         check(load_generator(exported))
     else:
-        assert load_classifier(exported)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        classifier = load_classifier(exported)
+        assert classifier.schema.name == dataset
+        assert classifier(torch.zeros(2, 3, 32, 32)).shape == (2, classifier.schema.num_logits)
     checkpoint = next((tmp_path / "cache" / "training").rglob("last.ckpt"))
     steps = torch.load(checkpoint, weights_only=True)["global_step"]
     cli.main(command)

@@ -91,17 +91,17 @@ def _from_torchvision(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]
 
 
 class AugmentedBatches(EpochBatches):
-    """Batches (pictures uint8 (B, 3, 32, 32), classes (B,)), shifted by up to `pad`, mirrored, with a grey square of `cutout`."""
+    """Batches (pictures uint8 (B, 3, 32, 32), labels (B, K)), shifted by up to `pad`, mirrored, with a grey square of `cutout`."""
 
-    def __init__(self, pictures: Tensor, classes: Tensor, batch_size: int, seed: int | None = None, rank: int = 0,
+    def __init__(self, pictures: Tensor, labels: Tensor, batch_size: int, seed: int | None = None, rank: int = 0,
                  world_size: int = 1, pad: int = 0, flip: bool = False, cutout: int = 0) -> None:
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
-        self.pictures, self.classes, self.pad, self.flip, self.cutout = pictures, classes, pad, flip, cutout
+        self.pictures, self.labels, self.pad, self.flip, self.cutout = pictures, labels, pad, flip, cutout
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index, rows in self.rows():
             random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
-            yield self._augment(self.pictures[rows], random), self.classes[rows]
+            yield self._augment(self.pictures[rows], random), self.labels[rows]
 
     def _augment(self, x: Tensor, random: torch.Generator) -> Tensor:
         count, size = len(x), x.shape[-1]
@@ -131,6 +131,8 @@ def spread(size: int, count: int) -> Tensor:
 class CIFAR10DataModule(pl.LightningDataModule):
     """CIFAR-10 for training image networks: train batches with augmentation, the test split for validation and test."""
 
+    schema = SCHEMA
+
     def __init__(self, root: str | None = None, cache: str = "~/.cache/lace_lightning", download: bool = False,
                  batch_size: int = 256, test_batch_size: int = 500, seed: int = 0, pad: int = 4, flip: bool = True, cutout: int = 8,
                  limit: int | None = None) -> None:
@@ -145,7 +147,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
             if split not in self.splits:
                 pictures, classes = load_cifar10(self.root, split, self.cache, self.download)
                 keep = spread(len(pictures), self.limit) if self.limit else slice(None)
-                self.splits[split] = pictures[keep], classes[keep]
+                self.splits[split] = pictures[keep], classes[keep, None].float()
 
     def some_pictures(self, count: int) -> Tensor:
         """Return about `count` pictures (uint8) of the train split, spread over its classes."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
@@ -16,26 +15,36 @@ from ..classifiers.images import build_network
 from ..errors import LaceError
 from ..schema import Schema
 from ..weights import weight_path
+from .losses import attribute_losses, attribute_scores
 
 
 class ImageClassifierTraining(pl.LightningModule):
-    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), class labels (B,)).
+    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`).
 
-    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing 0.1; `average` is an exponential moving average
+    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error times
+    `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); `average` is an exponential moving average
     that is evaluated and exported. With `bf16` convolutions run in bfloat16, channels last. Biases and scales of normalisations
-    learn `bias_rate` times as fast as the rest and do not decay. `start` names weights of the same network (shipped, or a file
+    learn `bias_rate` times as fast as the rest and do not decay. With `mirror`, what is seen in a picture and its mirror image
+    together is reported as well. `start` names weights of the same network (shipped, or a file
     of this program's) to begin from.
     """
 
-    def __init__(self, network: str, arguments: Mapping[str, Any] | None = None, learning_rate: float = 0.4,
-                 weight_decay: float = 5e-4, momentum: float = 0.9, warmup_fraction: float = 0.25, label_smoothing: float = 0.1,
-                 ema_decay: float = 0.995, bf16: bool = True, bias_rate: float = 1.0, start: str | None = None) -> None:
+    loss_weights: Tensor
+
+    def __init__(self, schema: Mapping[str, Any] | Schema, network: str, arguments: Mapping[str, Any] | None = None,
+                 learning_rate: float = 0.4, weight_decay: float = 5e-4, momentum: float = 0.9, warmup_fraction: float = 0.25,
+                 label_smoothing: float = 0.1, ema_decay: float = 0.995, bf16: bool = True, bias_rate: float = 1.0,
+                 continuous_weight: float = 50.0, mirror: bool = True, start: str | None = None) -> None:
         super().__init__()
-        self.save_hyperparameters({"network": network, "arguments": dict(arguments or {}), "learning_rate": learning_rate,
+        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
+        self.save_hyperparameters({"schema": config, "network": network, "arguments": dict(arguments or {}), "learning_rate": learning_rate,
                                    "weight_decay": weight_decay, "momentum": momentum, "warmup_fraction": warmup_fraction,
                                    "label_smoothing": label_smoothing, "ema_decay": ema_decay, "bf16": bf16,
-                                   "bias_rate": bias_rate, "start": start})
-        self.network = build_network(network, **(arguments or {})).to(memory_format=torch.channels_last)
+                                   "bias_rate": bias_rate, "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
+        self.schema = Schema.from_config(config)
+        weights = [1.0 if attribute.kind == "discrete" else continuous_weight for attribute in self.schema]
+        self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
+        self.network = build_network(network, num_logits=self.schema.num_logits, **(arguments or {})).to(memory_format=torch.channels_last)
         if start is not None:
             self._begin_from(start)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
@@ -61,9 +70,10 @@ class ImageClassifierTraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         logits = self._logits(self.network, batch[0])
-        loss = F.cross_entropy(logits, batch[1], label_smoothing=self.hparams["label_smoothing"])
+        losses = attribute_losses(self.schema, logits, batch[1], self.hparams["label_smoothing"])
+        loss = (losses * self.loss_weights).sum()
         if batch_index % 20 == 0:
-            self.log_dict({"loss": loss.detach(), "train_accuracy": (logits.argmax(1) == batch[1]).float().mean()},
+            self.log_dict({"loss": loss.detach(), "train_accuracy": _mean(attribute_scores(self.schema, logits, batch[1]))},
                           prog_bar=True)
         return loss
 
@@ -76,9 +86,14 @@ class ImageClassifierTraining(pl.LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         logits = self._logits(self.average, batch[0])
-        flipped = logits + self._logits(self.average, batch[0].flip(-1))
-        for name, value in ((f"{stage}_accuracy", logits), (f"{stage}_accuracy_flip", flipped)):
-            self.log(name, (value.argmax(1) == batch[1]).float().mean(), prog_bar=True, batch_size=len(batch[1]))
+        scores = attribute_scores(self.schema, logits, batch[1])
+        figures = {f"{stage}_accuracy": _mean(scores)}
+        if len(scores) > 1:
+            figures.update({f"{stage}_accuracy/{name}": score for name, score in scores.items()})
+        if self.hparams["mirror"]:
+            logits = logits + self._logits(self.average, batch[0].flip(-1))
+            figures[f"{stage}_accuracy_flip"] = _mean(attribute_scores(self.schema, logits, batch[1]))
+        self.log_dict(figures, prog_bar=len(scores) == 1, batch_size=len(batch[1]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._evaluate(batch, "val")
@@ -86,10 +101,9 @@ class ImageClassifierTraining(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._evaluate(batch, "test")
 
-    def classifier(self, schema: Schema) -> AttributeClassifier:
-        """Return the moving average as a classifier of pictures, ready for use. Raises LaceError for other numbers of classes."""
-        arguments = {key: value for key, value in self.hparams["arguments"].items() if key != "num_logits"}
-        result = AttributeClassifier(schema, "x", self.hparams["network"], arguments)
+    def classifier(self) -> AttributeClassifier:
+        """Return the moving average as a classifier of pictures, ready for use."""
+        result = AttributeClassifier(self.schema, "x", self.hparams["network"], self.hparams["arguments"])
         result.network.load_state_dict(self.average.state_dict())
         return result.eval().requires_grad_(False)
 
@@ -104,3 +118,7 @@ class ImageClassifierTraining(pl.LightningModule):
             optimizer, rates, total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self.hparams["warmup_fraction"], anneal_strategy="linear", cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _mean(scores: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(scores.values())).mean()

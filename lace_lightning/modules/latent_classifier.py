@@ -7,11 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
 from ..schema import Schema
+from .losses import attribute_losses, attribute_scores
 
 
 class LatentClassifier(pl.LightningModule):
@@ -37,21 +37,8 @@ class LatentClassifier(pl.LightningModule):
     def forward(self, u: Tensor) -> Tensor:
         return self.classifier(u.float() / 127.5 - 1 if u.dtype == torch.uint8 else u)
 
-    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of every attribute (K,); the target is labels (B, K) or logits (B, L)."""
-        soft = target.shape[1] != len(self.schema)
-        result = []
-        for index, attribute in enumerate(self.schema):
-            columns = self.schema.slices[attribute.name]
-            wanted = target[:, columns] if soft else target[:, index]
-            if attribute.kind == "continuous":
-                result.append(F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float()))
-            else:
-                result.append(F.cross_entropy(logits[:, columns], wanted.softmax(1) if soft else wanted.long()))
-        return torch.stack(result)
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = self.losses(self(batch[0]), batch[1]).sum()
+        loss = attribute_losses(self.schema, self(batch[0]), batch[1]).sum()
         if batch_index % 50 == 0:
             self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -59,13 +46,8 @@ class LatentClassifier(pl.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         u, target = batch
         logits = self(u)
-        truth = self.schema.decode(target).values if target.shape[1] != len(self.schema) else target
-        error = (self.schema.decode(logits).values - truth).abs()
-        scores = {}
-        for index, attribute in enumerate(self.schema):
-            correct = (error[:, index] < 0.5).float() if attribute.kind == "discrete" else 1 - error[:, index]
-            scores[f"{stage}/accuracy/{attribute.name}"] = correct.mean()
-        scores[f"{stage}/loss"] = self.losses(logits, target).sum()
+        scores = {f"{stage}/accuracy/{name}": score for name, score in attribute_scores(self.schema, logits, target).items()}
+        scores[f"{stage}/loss"] = attribute_losses(self.schema, logits, target).sum()
         self.log_dict(scores, batch_size=len(u), sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:

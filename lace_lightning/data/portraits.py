@@ -1,0 +1,83 @@
+"""Rendered portraits for training image networks: drawn as they are needed, never twice the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ..errors import LaceError
+from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
+from .batches import EpochBatches, TensorBatches
+
+# Where the seeds of the people that nobody trains on begin.
+TEST_SEED = 2**62
+
+
+def draw_people(seeds: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    """Return pictures (B, 3, R, R) uint8 and labels (B, 12) of the people with these seeds (B,) int64."""
+    labels = sample_attributes(seeds)
+    return render(labels, sample_identity(seeds), resolution).add_(1).mul_(127.5).round_().byte(), labels.values
+
+
+class PortraitBatches(EpochBatches):
+    """Batches of `draw_people`; row i of epoch e is the person with seed `first` + e·count + i."""
+
+    def __init__(self, count: int, batch_size: int, resolution: int, seed: int | None = None, rank: int = 0, world_size: int = 1,
+                 first: int = 0) -> None:
+        super().__init__(count, batch_size, seed, rank, world_size)
+        self.resolution, self.first = resolution, first
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start = self.first + self.epoch * self.count
+        for _, rows in self.rows():
+            yield draw_people(start + rows, self.resolution)
+
+
+class PortraitsDataModule(pl.LightningDataModule):
+    """Portraits of `resolution` pixels a side: `count` new people an epoch, and always the same `test_count` for validation and test.
+
+    `seed` separates the people of one training from those of another. Raises LaceError for counts or sizes below 1.
+    """
+
+    schema = PORTRAITS_SCHEMA
+
+    def __init__(self, resolution: int = 32, count: int = 50_000, test_count: int = 5000, batch_size: int = 256,
+                 test_batch_size: int = 500, seed: int = 0, limit: int | None = None) -> None:
+        super().__init__()
+        for name, value in {"resolution": resolution, "count": count, "test_count": test_count, "batch_size": batch_size}.items():
+            if value < 1:
+                raise LaceError(f"dataset.module.{name} must be at least 1, received {value}.")
+        self.resolution, self.seed = resolution, seed
+        self.count, self.test_count = (min(count, limit), min(test_count, limit)) if limit else (count, test_count)
+        self.batch_size, self.test_batch_size = batch_size, test_batch_size
+
+    @property
+    def first(self) -> int:
+        """Seed of the first person that is trained on."""
+        return self.seed * 2**32
+
+    @cached_property
+    def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pictures and labels: `train` is what the first epoch shows, `test` is what is never trained on."""
+        return {"train": draw_people(torch.arange(self.first, self.first + self.count), self.resolution), "test": self._test}
+
+    @cached_property
+    def _test(self) -> tuple[Tensor, Tensor]:
+        return draw_people(torch.arange(TEST_SEED, TEST_SEED + self.test_count), self.resolution)
+
+    def some_pictures(self, count: int) -> Tensor:
+        """Return `count` pictures (uint8) of people that are trained on."""
+        return draw_people(torch.arange(self.first, self.first + count), self.resolution)[0]
+
+    def train_dataloader(self) -> PortraitBatches:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return PortraitBatches(self.count, self.batch_size, self.resolution, self.seed, rank, world_size, self.first)
+
+    def val_dataloader(self) -> TensorBatches:
+        return TensorBatches(self._test, self.test_batch_size)
+
+    test_dataloader = val_dataloader

@@ -1,0 +1,46 @@
+"""Portraits as training data: who is shown when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lace_lightning.data import PortraitsDataModule
+from lace_lightning.data.portraits import PortraitBatches, draw_people
+from lace_lightning.errors import LaceError
+
+
+def test_every_epoch_shows_new_people_once() -> None:
+    batches = PortraitBatches(12, 4, 16, seed=3, first=100)
+    epochs = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        epochs.append(torch.cat([labels for _, labels in batches]))
+        expected = draw_people(torch.arange(100 + 12 * epoch, 112 + 12 * epoch), 16)[1]
+        assert torch.equal(epochs[-1].sort(0).values, expected.sort(0).values)
+    assert not torch.equal(epochs[0].sort(0).values, epochs[1].sort(0).values)
+
+
+def test_two_processes_share_an_epoch() -> None:
+    whole = [labels for _, labels in PortraitBatches(16, 4, 16, seed=3)]
+    parts = [[labels for _, labels in PortraitBatches(16, 4, 16, seed=3, rank=rank, world_size=2)] for rank in (0, 1)]
+    assert all(torch.equal(whole[2 * i + rank], parts[rank][i]) for rank in (0, 1) for i in (0, 1))
+
+
+def test_nobody_is_trained_and_tested_on() -> None:
+    data = PortraitsDataModule(resolution=16, count=300, test_count=100, seed=1)
+    (train, _), (test, labels) = data.splits["train"], data.splits["test"]
+    assert train.shape == (300, 3, 16, 16)
+    assert train.dtype == torch.uint8
+    assert len({picture.numpy().tobytes() for picture in torch.cat([train, test])}) == 400
+    assert torch.equal(torch.cat([batch[1] for batch in data.test_dataloader()]), labels)
+    # Rounding may differ by one with the pictures that are drawn together.
+    assert (data.some_pictures(10).int() - train[:10].int()).abs().max() <= 1
+    other = PortraitsDataModule(resolution=16, count=300, test_count=100, seed=2)
+    assert torch.equal(other.splits["test"][0], test)
+    assert not torch.equal(other.some_pictures(10), train[:10])
+
+
+def test_sizes_below_one_are_refused() -> None:
+    with pytest.raises(LaceError, match=r"dataset\.module\.resolution must be at least 1"):
+        PortraitsDataModule(resolution=0)
