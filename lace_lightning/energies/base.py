@@ -221,6 +221,11 @@ class Pullback(Energy):
     def __invert__(self) -> Energy:
         return Pullback(~self.inner, self.map)
 
+    def __mul__(self, weight: float) -> Energy:
+        return Pullback(weight * self.inner, self.map)
+
+    __rmul__ = __mul__
+
     def extra_repr(self) -> str:
         return f"map={getattr(self.map, '__qualname__', type(self.map).__name__)}"
 

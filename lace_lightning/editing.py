@@ -1,0 +1,197 @@
+"""Editing pictures step by step: "a bit older", then "and glasses", then take one back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .classifiers import AttributeClassifier
+from .energies import Anchor, Energy, Near
+from .errors import LaceError, suggest
+from .generators import Generator
+from .query import Query, atoms, parse
+from .samplers import Sampler
+
+METHODS = ("sequential", "from_start", "posterior")
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How an edit is made.
+
+    `sequential` is the paper's: from z_{k-1}, E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z - z_{k-1}‖² + ‖w - w_{k-1}‖²)
+    + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖², with μ = `proximity`, γ = `keep`, and weights of 1 unless `reweight`: then
+    λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`.
+    `from_start` solves for all edits at once from the original z₀: their order does not matter, and nothing drifts.
+    `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`, starting at z₀ again.
+    `layers` names the style layers that an edit of an attribute may change (subset selection); others keep their style.
+    """
+
+    method: str = "sequential"
+    proximity: float = 0.04
+    keep: float = 0.01
+    reweight: bool = False
+    previous_weight: float = 0.1
+    continuous_weight: float = 10.0
+    discrete_weight: float = 1.0
+    closeness: float = 0.9
+    sigma: float = 0.1
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise LaceError(f"Editing knows the methods {', '.join(METHODS)}, received '{self.method}'.{suggest(self.method, METHODS)}")
+        if not 0 <= self.closeness < 1:
+            raise LaceError(f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing may change.")
+        for name in ("proximity", "keep", "previous_weight", "continuous_weight", "discrete_weight"):
+            if not getattr(self, name) >= 0:
+                raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Latents after some edits: z (B, Dz), styles ws (B, L, Dw), the edits in force, what the last one cost, and what was before."""
+
+    z: Tensor
+    ws: Tensor
+    edits: tuple[Query, ...] = ()
+    evaluations: float = 0.0
+    seconds: float = 0.0
+    previous: Edited | None = None
+
+    def undo(self) -> Edited:
+        """Return what was before the last edit, exactly. Raises LaceError where nothing was edited."""
+        if self.previous is None:
+            raise LaceError("There is no edit to undo.")
+        return self.previous
+
+
+class Editor:
+    """Apply edits (`"age == 0.8"`, `"glasses == 1"`) to latents of a generator, one after the other.
+
+    `editor.begin(z)` -> Edited; `editor.apply(state, "smile == 1")` -> Edited. An edit replaces earlier ones of the same
+    attributes. Sample i depends on its own z and seed alone. Raises LaceError for a classifier of another generator or space x,
+    and for style layers that the generator does not have.
+    """
+
+    def __init__(self, generator: Generator, classifier: AttributeClassifier, sampler: Sampler, options: EditOptions | None = None) -> None:
+        classifier.check_generator(generator.digest)
+        if classifier.space == "x":
+            raise LaceError("Editing needs a classifier of latents (space w or z), received one of pictures (space x).")
+        self.generator, self.classifier, self.sampler = generator, classifier, sampler
+        self.options = options or EditOptions()
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        count = self.generator.num_ws
+        for name, layers in self.options.layers.items():
+            _ = self.classifier.schema[name]
+            if not self.generator.has_w or count == 1:
+                raise LaceError(f"Choosing style layers needs a generator that has them, and {type(self.generator).__name__} has one "
+                                "latent for the whole picture: leave layers empty.")
+            if not layers or not all(0 <= layer < count for layer in layers):
+                raise LaceError(f"The style layers of '{name}' must lie in 0 to {count - 1}, received {list(layers)}.")
+
+    def parse(self, edit: str | Query) -> Query:
+        """Return the edit as a query. Raises LaceError for unknown attributes and for values that are left free."""
+        query = parse(edit, self.classifier.schema) if isinstance(edit, str) else edit
+        if query.free:
+            raise LaceError(f"An edit says what it wants, and '{query}' leaves {', '.join(query.free)} free: give a value.")
+        return query
+
+    def begin(self, z: Tensor) -> Edited:
+        """Return the state before any edit, for latents z (B, Dz)."""
+        with torch.no_grad():
+            return Edited(z, self.generator.broadcast(self.generator.mapping(z)).clone())
+
+    def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
+        """Return the state after one more edit; `seeds` (B,) is for samplers that draw noise."""
+        query = self.parse(edit)
+        earlier = tuple(e for e in state.edits if not _attributes(e) & _attributes(query))
+        sample_from, energy = self._energy(state, earlier, query)
+        sample = self.sampler(energy, sample_from, seeds=seeds)
+        z = energy.point(sample.z) if isinstance(energy, Near) else sample.z
+        with torch.no_grad():
+            ws = self._styles(state.ws, self.generator.broadcast(self.generator.mapping(z)), query)
+        return Edited(z, ws, (*earlier, query), sample.evaluations, sample.seconds, state)
+
+    def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
+        """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the start."""
+        query = self.parse(edit)
+        if query not in state.edits:
+            raise LaceError(f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'}).")
+        result = self.begin(_first(state).z)
+        for other in state.edits:
+            result = result if other == query else self.apply(result, other, seeds)
+        return replace(result, previous=state)
+
+    def _attribute_energy(self, query: Query) -> Energy:
+        return self.classifier.energy(query, sigma=self.options.sigma)
+
+    def _to_z(self, energy: Energy) -> Energy:
+        to_space = self.generator.map_to(self.classifier.space)
+        return energy if to_space is None else energy.pullback(to_space)
+
+    def _energy(self, state: Edited, earlier: Sequence[Query], query: Query) -> tuple[Tensor, Energy]:
+        """Return where to begin and what to descend."""
+        o = self.options
+        if o.method == "sequential":
+            return state.z, self._sequential(state, earlier, query)
+        energy = self._to_z(_total([self._attribute_energy(q) for q in (*earlier, query)]))
+        z0 = _first(state).z
+        if o.method == "from_start":
+            return z0, energy
+        # The point z₀ itself is v = z₀·(1-ρ)/√(1-ρ²).
+        return z0 * ((1 - o.closeness) / (1 - o.closeness**2) ** 0.5), Near(energy, z0, o.closeness)
+
+    def _sequential(self, state: Edited, earlier: Sequence[Query], query: Query) -> Energy:
+        o, schema = self.options, self.classifier.schema
+        continuous = any(atom.attribute.kind == "continuous" for atom in atoms(query.root))
+        weight = (o.continuous_weight if continuous else o.discrete_weight) if o.reweight else 1.0
+        terms = [(o.previous_weight if o.reweight else 1.0) * self._attribute_energy(q) for q in earlier]
+        terms.append(weight * self._attribute_energy(query))
+        with torch.no_grad():
+            w = self.generator.mapping(state.z)
+            before = self.classifier(w if self.classifier.space == "w" else state.z)
+        touched = _attributes(query).union(*map(_attributes, earlier))
+        columns = [c for a in schema if a.name not in touched for c in range(schema.slices[a.name].start, schema.slices[a.name].stop)]
+        if o.keep and columns:
+            terms.append(Anchor(before, o.keep, columns).pullback(self.classifier))
+        if o.proximity and self.classifier.space == "w" and self.generator.has_w:
+            terms.append(Anchor(w, o.proximity))
+        energy = self._to_z(_total(terms))
+        if o.proximity:
+            energy = energy & Anchor(state.z, o.proximity)
+            if self.classifier.space == "z" and self.generator.has_w:
+                energy = energy & Anchor(w, o.proximity).pullback(self.generator.mapping)
+        return energy
+
+    def _styles(self, before: Tensor, after: Tensor, query: Query) -> Tensor:
+        """Take the new style in the layers of the edited attributes, the old one elsewhere."""
+        names = _attributes(query)
+        if not names & set(self.options.layers):
+            return after.clone()
+        chosen = sorted({layer for name in names for layer in self.options.layers.get(name, range(self.generator.num_ws))})
+        result = before.clone()
+        result[:, chosen] = after[:, chosen]
+        return result
+
+
+def _attributes(query: Query) -> set[str]:
+    return {atom.attribute.name for atom in atoms(query.root)}
+
+
+def _first(state: Edited) -> Edited:
+    while state.previous is not None:
+        state = state.previous
+    return state
+
+
+def _total(terms: Sequence[Energy]) -> Energy:
+    result = terms[0]
+    for term in terms[1:]:
+        result = result & term
+    return result
