@@ -31,6 +31,7 @@ from .errors import LaceError, suggest
 from .generators import Generator, check
 from .labelers import Labeler
 from .modules.gan import GANTraining
+from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
 from .query import Query, parse
@@ -74,7 +75,7 @@ def config_digest(cfg: DictConfig) -> str:
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
     tasks = {"control": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
-             "reference": reference}
+             "fit_identity": fit_identity, "reference": reference}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -231,6 +232,17 @@ def fit_classifier(cfg: DictConfig) -> dict[str, float]:
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if _is_first():
         module.classifier().save(file, torch.float16, **metrics)
+    _write_results(cfg, metrics, {"weights": file.name}, None)
+    return metrics
+
+
+def fit_identity(cfg: DictConfig) -> dict[str, float]:
+    """Train an identity embedding, test it on people that it has not seen, export it."""
+    data, module = build_node(cfg.dataset.module), IdentityTraining(**plain(cfg.network))
+    metrics = _fit(cfg, module, data)
+    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
+    if _is_first():
+        module.embedding.eval().save(file, torch.float16, **metrics)
     _write_results(cfg, metrics, {"weights": file.name}, None)
     return metrics
 

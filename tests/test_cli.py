@@ -20,7 +20,8 @@ from lace_lightning import cli, sweeps
 from lace_lightning.errors import LaceError
 
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
-TRAININGS = ["cifar10_labeler", "cifar10_judge", "cifar10_generator", "portraits_labeler", "portraits_judge", "portraits_generator"]
+TRAININGS = ["cifar10_labeler", "cifar10_judge", "cifar10_generator", "portraits_labeler", "portraits_judge", "portraits_generator",
+             "portraits_identity"]
 SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, "cifar10_reference")]
 # Few samples, quick settings: enough that everything runs.
 TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
@@ -70,6 +71,7 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_dir: Path, monkeypatch, capsys) -> None:
     from lace_lightning.classifiers import load_classifier
+    from lace_lightning.classifiers.embedding import IdentityEmbedding
     from lace_lightning.generators import check, load_generator
 
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
@@ -78,12 +80,16 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_di
     monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
     dataset, kind = name.split("_")
     size = {"generator": ["network.discriminator.channels=[8,8,8,8]", "network.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}"],
-            "labeler": ["network.arguments={widths: [4, 4, 8]}"], "judge": ["network.arguments.width=4"]}[kind]
+            "labeler": ["network.arguments={widths: [4, 4, 8]}"], "judge": ["network.arguments.width=4"],
+            "identity": ["network.arguments.width=4"]}[kind]
     command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
     cli.main(command)
     exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
     if kind == "generator":
         check(load_generator(exported))
+    elif kind == "identity":
+        vectors = IdentityEmbedding.load(exported)(torch.rand(2, 3, 32, 32))
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
     else:
         classifier = load_classifier(exported)
         assert classifier.schema.name == dataset

@@ -81,3 +81,42 @@ class PortraitsDataModule(pl.LightningDataModule):
         return TensorBatches(self._test, self.test_batch_size)
 
     test_dataloader = val_dataloader
+
+
+class PeopleBatches(EpochBatches):
+    """Batches (pictures uint8 (B, 3, R, R), numbers of people (B,)): `per_person` pictures of each of `people`, an epoch.
+
+    Person p has the identity of seed `first` + p and other attributes in every picture.
+    """
+
+    def __init__(self, people: int, per_person: int, batch_size: int, resolution: int, seed: int | None = None, rank: int = 0,
+                 world_size: int = 1, first: int = 0) -> None:
+        super().__init__(people * per_person, batch_size, seed, rank, world_size)
+        self.people, self.per_person, self.resolution, self.first = people, per_person, resolution, first
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start = self.first + self.epoch * self.count
+        for _, rows in self.rows():
+            person = rows // self.per_person
+            pictures = render(sample_attributes(start + rows), sample_identity(self.first + person), self.resolution)
+            yield pictures.add_(1).mul_(127.5).round_().byte(), person
+
+
+class PeopleDataModule(pl.LightningDataModule):
+    """The same people under changing attributes, for training identity embeddings; other people for validation and test."""
+
+    def __init__(self, resolution: int = 32, people: int = 5000, per_person: int = 10, test_people: int = 500, batch_size: int = 256,
+                 seed: int = 0, limit: int | None = None) -> None:
+        super().__init__()
+        self.resolution, self.per_person, self.batch_size, self.seed = resolution, per_person, batch_size, seed
+        self.people, self.test_people = (min(people, limit), min(test_people, limit)) if limit else (people, test_people)
+
+    def train_dataloader(self) -> PeopleBatches:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return PeopleBatches(self.people, self.per_person, self.batch_size, self.resolution, self.seed, rank, world_size,
+                             self.seed * 2**32)
+
+    def val_dataloader(self) -> PeopleBatches:
+        return PeopleBatches(self.test_people, 2, 250, self.resolution, first=TEST_SEED)
+
+    test_dataloader = val_dataloader

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lace_lightning.data import PortraitsDataModule
-from lace_lightning.data.portraits import PortraitBatches, draw_people
+from lace_lightning.data.portraits import PeopleBatches, PortraitBatches, draw_people
 from lace_lightning.errors import LaceError
+from lace_lightning.portraits import sample_identity
 
 
 def test_every_epoch_shows_new_people_once() -> None:
@@ -39,6 +40,21 @@ def test_nobody_is_trained_and_tested_on() -> None:
     other = PortraitsDataModule(resolution=16, count=300, test_count=100, seed=2)
     assert torch.equal(other.splits["test"][0], test)
     assert not torch.equal(other.some_pictures(10), train[:10])
+
+
+def test_people_keep_their_identity_and_change_their_attributes(monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr("lace_lightning.data.portraits.render", lambda labels, identity, size: (
+        drawn.append((labels.values, identity)), torch.zeros(len(labels), 3, size, size))[1])
+    batches = PeopleBatches(3, 4, 6, 16, seed=0, first=50)
+    numbers = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        numbers += [person for _, person in batches]
+    person, identity = torch.cat(numbers), torch.cat([i for _, i in drawn])
+    assert torch.bincount(person).tolist() == [8, 8, 8]
+    assert torch.equal(identity, sample_identity(50 + person))
+    assert len(torch.cat([a for a, _ in drawn]).unique(dim=0)) == 24
 
 
 def test_sizes_below_one_are_refused() -> None:
