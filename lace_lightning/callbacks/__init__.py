@@ -1,9 +1,10 @@
 """Callbacks: they drive samplers and metrics inside the Trainer."""
 
+from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .progress import TrainingPictures, generator_grid
 from .quality import FeatureSpace, build_feature_space, measure_reference, reference_statistics
-from .sampling import ConditionalSampling, EnergyOptions, Evaluation
+from .sampling import ConditionalSampling, EnergyOptions
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "TrainingPictures", "build_feature_space",
-           "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]
+__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "LatentEvaluation", "TrainingPictures",
+           "build_feature_space", "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]

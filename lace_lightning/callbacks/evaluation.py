@@ -1,0 +1,129 @@
+"""What evaluations at test time share: batches over processes, the judge, distances, loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..artifacts import Cache, digest
+from ..classifiers import AttributeClassifier
+from ..generators import Generator
+from ..labelers import Labeler
+from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
+from ..samplers import Sampler
+from .quality import FeatureSpace
+
+
+@dataclass
+class Evaluation:
+    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    grid: Image.Image | None = None
+
+
+class LatentEvaluation(pl.Callback):
+    """Make pictures with a latent classifier at the end of a test epoch, and measure them; the result is in `evaluation`.
+
+    Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do not
+    depend on the number of processes. Subclasses give `measure`.
+    """
+
+    def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, feature_space: FeatureSpace | None = None,
+                 cache: Cache | None = None, num_samples: int = 10_000, batch_size: int = 500, seed: int = 1,
+                 progress: bool = True) -> None:
+        self.generator, self.judge, self.sampler = generator, judge, sampler
+        self.feature_space, self.cache = feature_space, cache
+        self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
+        self.evaluation = Evaluation()
+
+    def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        """Return the measurement; processes meet only when sums are added."""
+        raise NotImplementedError
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        classifier = pl_module.classifier
+        assert isinstance(classifier, AttributeClassifier)
+        self.evaluation = self.evaluate(classifier, trainer.global_rank, trainer.world_size)
+        numbers = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
+        pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True)
+        if trainer.is_global_zero:
+            self._show(trainer)
+
+    def evaluate(self, classifier: AttributeClassifier, rank: int = 0, world_size: int = 1) -> Evaluation:
+        """Run the whole measurement for one classifier."""
+        training = classifier.training
+        classifier.eval()
+        device = next(classifier.parameters()).device
+        self.generator.to(device)
+        self.judge.to(device)
+        result = self.measure(classifier, device, rank, world_size)
+        classifier.train(training)
+        return result
+
+    def statistics(self, device: torch.device) -> FeatureStatistics | None:
+        """Return empty statistics for the Fréchet distance, None where it is not measured."""
+        return self.feature_space.statistics().to(device) if self.feature_space else None
+
+    def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = self.judge.features_and_logits(images.float() / 127.5 - 1)
+        if self.feature_space is not None and self.feature_space.key == "fid":
+            features = self.feature_space.features(images)
+        return features, logits
+
+    def _batches(self, rank: int, world_size: int, what: str) -> Iterator[tuple[int, int]]:
+        starts = range(0, self.num_samples, self.batch_size)[rank::world_size]
+        bar = tqdm(starts, desc=f"{what} ({self.sampler.__class__.__name__})", unit="batch", disable=not self.progress or rank > 0,
+                   leave=False, mininterval=0.5)
+        for first in bar:
+            yield first, min(self.batch_size, self.num_samples - first)
+
+    def _share(self, rank: int, world_size: int) -> int:
+        return sum(min(self.batch_size, self.num_samples - f) for f in range(0, self.num_samples, self.batch_size)[rank::world_size])
+
+    def _unconditional(self, rank: int, world_size: int, device: torch.device) -> float:
+        """Measure the generator alone on the same number of samples, once for all samplers."""
+        space = self.feature_space
+        assert space is not None
+        key = digest({"generator": self.generator.digest, "protocol": space.protocol, "count": self.num_samples, "seed": self.seed})
+        path = None if self.cache is None else self.cache.folder("unconditional", key) / "statistics.safetensors"
+        if path is not None and path.is_file():
+            return frechet_distance(load_statistics(path)[0], space.reference)
+        statistics: FeatureStatistics = space.statistics().to(device)
+        with torch.no_grad():
+            for first, count in self._batches(rank, world_size, "unconditional"):
+                images = to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+                statistics.update(space.features(images))
+        result = statistics.compute()
+        if path is not None and rank == 0:
+            save_statistics(path, {name: value.cpu() for name, value in result.items()}, space.protocol)
+        return frechet_distance(result, space.reference)
+
+    def _common_protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
+        return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": repr(self.sampler),
+                "space": classifier.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
+                "classifier": classifier.digest, "generator": self.generator.digest,
+                "frechet": None if self.feature_space is None else self.feature_space.protocol,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"}
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        """Hand the grid and the table per class to every logger that takes them."""
+        rows = [[name, value] for name, value in self.evaluation.metrics.items()]
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image") and self.evaluation.grid is not None:
+                logger.log_image("samples", [self.evaluation.grid])
+            if hasattr(logger, "log_table"):
+                logger.log_table("results", columns=["metric", "value"], data=rows)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Turn pictures in [-1, 1] into uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
