@@ -68,7 +68,8 @@ def overview() -> str:
 def normalize(arguments: Sequence[str]) -> list[str]:
     """Accept experiment=x for +experiment=x and debug=x for +debug=x, which goes last because it wins over experiments.
 
-    A query needs no quotes of Hydra's: `query="label == ship"` and `query.text="label == ship"` are taken as they are.
+    A query needs no quotes of Hydra's: `query="label == ship"` and `query.text="label == ship"` are taken as they are,
+    and so are edits, with commas between: `edits="age == 0.8, glasses == 1"`.
     """
     arguments = [_quoted(argument) for argument in arguments]
     debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
@@ -79,6 +80,10 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 
 
 def _quoted(argument: str) -> str:
+    edits = re.match(r"^(?:task\.)?edits=([^\[].*|\[[^'\"]*\])$", argument)
+    if edits is not None:
+        texts = [text.strip() for text in edits[1].strip("[]").split(",")]
+        return "task.edits=[" + ",".join(f'"{text}"' for text in texts if text) + "]"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
     if match is None or match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1]):
         return argument

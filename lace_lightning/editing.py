@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .classifiers import AttributeClassifier
-from .energies import Anchor, Energy, Near
+from .energies import Anchor, Energy, Near, build
 from .errors import LaceError, suggest
 from .generators import Generator
 from .query import Query, atoms, parse
 from .samplers import Sampler
+from .schema import Schema
 
 METHODS = ("sequential", "from_start", "posterior")
 
@@ -39,7 +40,7 @@ class EditOptions:
     discrete_weight: float = 1.0
     closeness: float = 0.9
     sigma: float = 0.1
-    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -83,24 +84,7 @@ class Editor:
             raise LaceError("Editing needs a classifier of latents (space w or z), received one of pictures (space x).")
         self.generator, self.classifier, self.sampler = generator, classifier, sampler
         self.options = options or EditOptions()
-        self._check_layers()
-
-    def _check_layers(self) -> None:
-        count = self.generator.num_ws
-        for name, layers in self.options.layers.items():
-            _ = self.classifier.schema[name]
-            if not self.generator.has_w or count == 1:
-                raise LaceError(f"Choosing style layers needs a generator that has them, and {type(self.generator).__name__} has one "
-                                "latent for the whole picture: leave layers empty.")
-            if not layers or not all(0 <= layer < count for layer in layers):
-                raise LaceError(f"The style layers of '{name}' must lie in 0 to {count - 1}, received {list(layers)}.")
-
-    def parse(self, edit: str | Query) -> Query:
-        """Return the edit as a query. Raises LaceError for unknown attributes and for values that are left free."""
-        query = parse(edit, self.classifier.schema) if isinstance(edit, str) else edit
-        if query.free:
-            raise LaceError(f"An edit says what it wants, and '{query}' leaves {', '.join(query.free)} free: give a value.")
-        return query
+        check_layers(self.options, generator, classifier.schema)
 
     def begin(self, z: Tensor) -> Edited:
         """Return the state before any edit, for latents z (B, Dz)."""
@@ -109,7 +93,7 @@ class Editor:
 
     def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state after one more edit; `seeds` (B,) is for samplers that draw noise."""
-        query = self.parse(edit)
+        query = parse_edit(edit, self.classifier.schema)
         earlier = tuple(e for e in state.edits if not _attributes(e) & _attributes(query))
         sample_from, energy = self._energy(state, earlier, query)
         sample = self.sampler(energy, sample_from, seeds=seeds)
@@ -120,7 +104,7 @@ class Editor:
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the start."""
-        query = self.parse(edit)
+        query = parse_edit(edit, self.classifier.schema)
         if query not in state.edits:
             raise LaceError(f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'}).")
         result = self.begin(_first(state).z)
@@ -171,13 +155,33 @@ class Editor:
 
     def _styles(self, before: Tensor, after: Tensor, query: Query) -> Tensor:
         """Take the new style in the layers of the edited attributes, the old one elsewhere."""
-        names = _attributes(query)
-        if not names & set(self.options.layers):
+        names, layers = _attributes(query), self.options.layers or {}
+        if not names & set(layers):
             return after.clone()
-        chosen = sorted({layer for name in names for layer in self.options.layers.get(name, range(self.generator.num_ws))})
+        chosen = sorted({layer for name in names for layer in layers.get(name, range(self.generator.num_ws))})
         result = before.clone()
         result[:, chosen] = after[:, chosen]
         return result
+
+
+def parse_edit(edit: str | Query, schema: Schema) -> Query:
+    """Return the edit as a query. Raises LaceError for unknown attributes, values left free, and what can never be true."""
+    query = parse(edit, schema) if isinstance(edit, str) else edit
+    if query.free:
+        raise LaceError(f"An edit says what it wants, and '{query}' leaves {', '.join(query.free)} free: give a value.")
+    build(query)
+    return query
+
+
+def check_layers(options: EditOptions, generator: Generator, schema: Schema) -> None:
+    """Refuse (LaceError) style layers that the generator does not have, and layers of unknown attributes."""
+    for name, layers in (options.layers or {}).items():
+        _ = schema[name]
+        if not generator.has_w or generator.num_ws == 1:
+            raise LaceError(f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent for "
+                            "the whole picture: leave layers empty.")
+        if not layers or not all(0 <= layer < generator.num_ws for layer in layers):
+            raise LaceError(f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}.")
 
 
 def _attributes(query: Query) -> set[str]:

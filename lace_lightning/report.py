@@ -40,6 +40,8 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
         rows.append(("query true", metrics["holds"], None))
     rows += [(f"ACC {name.split('/')[-1]}", value, None) for name, value in metrics.items()
              if name.count("/") == 2 and name.startswith("acc/")]
+    rows += [(label, metrics[name], paper.get(name)) for name, label in (("des", "DES, mean of the edits"), ("id", "ID"))
+             if name in metrics]
     if frechet is not None:
         rows.append(("FID" if frechet == "fid" else f"Fréchet distance ({frechet})", metrics[frechet],
                      None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}"))
@@ -48,6 +50,7 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
              ("sampling, seconds per 64", metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
               paper.get("seconds")),
              ("synthesis, seconds per 64", metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")), None)]
+    rows = [row for row in rows if row[1] is not None or row[2] is not None]
     return text_table(("", "here", "paper"), rows)
 
 

@@ -23,9 +23,20 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from . import __version__
 from .artifacts import Cache, atomic_path, check_writable, digest, write_json
-from .callbacks import ConditionalSampling, EnergyOptions, TrainingPictures, build_feature_space, generator_grid, measure_reference
-from .classifiers import AttributeClassifier
+from .callbacks import (
+    ConditionalSampling,
+    EnergyOptions,
+    FeatureSpace,
+    LatentEvaluation,
+    SequentialEditing,
+    TrainingPictures,
+    build_feature_space,
+    generator_grid,
+    measure_reference,
+)
+from .classifiers import AttributeClassifier, IdentityEmbedding
 from .data import LatentPairsDataModule, PairSet, load_cifar10, make_pairs, pairs_key
+from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
 from .generators import Generator, check
@@ -74,7 +85,7 @@ def config_digest(cfg: DictConfig) -> str:
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
+    tasks = {"control": control, "edit": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
              "fit_identity": fit_identity, "reference": reference}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
@@ -96,6 +107,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
     labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
     schema = _schema(labeler, judge)
+    editing = _edits(cfg, generator, schema) if cfg.task.name == "edit" else None
     query = parse(cfg.query.text, schema)
     options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
     _validate(query, options, schema)
@@ -103,8 +115,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     cache = Cache(cfg.paths.cache)
     feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"}
-    callback = ConditionalSampling(generator, judge, sampler, query, options, feature_space, cache, **settings, **plain(cfg.callbacks))
+    callback = _evaluation(cfg, generator, judge, sampler, editing or (query, options), feature_space, cache)
     pairs = _pairs(cfg, generator, labeler, cache)
     data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
     module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
@@ -150,6 +161,30 @@ def _validate(query: Query, options: EnergyOptions, schema: Schema) -> None:
     free = Labels.constant(schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
     build(query, free, options.logic, options.sigma, options.temperature, options.paper_temperature).value_and_grad(
         torch.zeros(1, schema.num_logits))
+
+
+def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[Query], EditOptions]:
+    """Return the edits and how to make them, checked."""
+    if not cfg.task.edits:
+        raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
+    options = EditOptions(**plain(cfg.task.editing))
+    check_layers(options, generator, schema)
+    if cfg.classifier.space == "x":
+        raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
+    return [parse_edit(str(edit), schema) for edit in cfg.task.edits], options
+
+
+def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
+                feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
+    """Return what the test runs: sampling of (query, options), or editing by (edits, options)."""
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
+    if cfg.task.name != "edit":
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, **settings)
+    identity = cfg.task.get("identity")
+    embedding = None if identity is None else IdentityEmbedding.load(weight_path(identity)).to(_device(cfg))
+    settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
+    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding and embedding.distance,
+                             strips=cfg.task.strips, **settings)
 
 
 def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:

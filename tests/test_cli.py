@@ -226,6 +226,12 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
     (["+experiment=cifar10_ode", "query.logic=exakt"], "exact, paper"),
     (["+experiment=cifar10_ode", "metrics.fid=inceptoin"], "Did you mean 'inception'"),
     (["+experiment=cifar10_ode", "generator.truncation=0.5", "classifier.weights=cifar10_labeler"], "is for space x"),
+    (["+experiment=cifar10_edit", "task.edits=[]"], "needs edits"),
+    (["+experiment=cifar10_edit", "task.edits=[label == shop]"], "Did you mean 'ship'"),
+    (["+experiment=cifar10_edit", "task.edits=[label == ship and label == truck]"], "can never be true"),
+    (["+experiment=cifar10_edit", "task.editing.layers={label: [99]}"], "style layers of 'label' must lie in 0 to"),
+    (["+experiment=cifar10_edit", "task.editing.layers={lable: [1]}"], "Did you mean 'label'"),
+    (["+experiment=cifar10_edit", "classifier.space=x"], "a classifier of latents"),
     (["+experiment=cifar10_ode", "hydra.run.dir=/proc/nowhere"], "/proc"),
     (["+experiment=cifar10_labeler", "dataset.module.root=/nowhere"], "do not exist"),
 ])
@@ -267,6 +273,8 @@ def test_debug_goes_last() -> None:
     assert cli.normalize(["debug=fast", "experiment=a", "x=1"]) == ["+experiment=a", "x=1", "+debug=fast"]
     assert cli.normalize(["query=label == ship", "query=label", "query.text=label == *"]) == [
         'query.text="label == ship"', "query=label", 'query.text="label == *"']
+    assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'task.edits=["a == 1"]', "task.edits=[]"]) == [
+        'task.edits=["a == 1","b == 0.5"]', 'task.edits=["a == 1"]', 'task.edits=["a == 1"]', "task.edits=[]"]
     with pytest.raises(LaceError):
         cli.check_choices(["+experiment=none_such"])
 

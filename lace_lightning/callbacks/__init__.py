@@ -1,10 +1,11 @@
 """Callbacks: they drive samplers and metrics inside the Trainer."""
 
+from .editing import SequentialEditing
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .progress import TrainingPictures, generator_grid
 from .quality import FeatureSpace, build_feature_space, measure_reference, reference_statistics
 from .sampling import ConditionalSampling, EnergyOptions
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "LatentEvaluation", "TrainingPictures",
-           "build_feature_space", "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]
+__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "LatentEvaluation", "SequentialEditing",
+           "TrainingPictures", "build_feature_space", "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,10 +11,11 @@ from torch import Tensor
 GAP, MARGIN = 2, 8
 
 
-def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None) -> Image.Image:
+def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None,
+                  columns: Sequence[str] = ()) -> Image.Image:
     """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title.
 
-    Small pictures are enlarged by whole pixels to about 64.
+    Small pictures are enlarged by whole pixels to about 64. `columns` are written above the columns, broken into lines.
     """
     height, width = rows[0].shape[-2:]
     scale = scale or max(1, 64 // height)
@@ -23,11 +24,17 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
     top = MARGIN + (int(getattr(font, "size", 13)) + MARGIN if title else 0)
-    columns = max(len(row) for row in rows)
-    size = (max(left + columns * cell_w, int(probe.textlength(title, font=font)) + MARGIN) + MARGIN, top + len(rows) * cell_h + MARGIN)
+    heads = [_lines(text, cell_w, lambda line: probe.textlength(line, font=font)) for text in columns]
+    line_height = int(getattr(font, "size", 13)) + 3
+    head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
+    width_all = max(left + max(len(row) for row in rows) * cell_w, int(probe.textlength(title, font=font)) + MARGIN) + MARGIN
+    size = (width_all, top + len(rows) * cell_h + MARGIN)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    for c, lines in enumerate(heads):
+        for number, line in enumerate(lines):
+            draw.text((left + c * cell_w + cell_w // 2, head_top + number * line_height), line, fill="black", font=font, anchor="ma")
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = top + r * cell_h
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
@@ -37,3 +44,14 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
             image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(image, (left + c * cell_w, y))
     return canvas
+
+
+def _lines(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
+    """Break a text at spaces into lines of at most `width`, longer where a word is."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and measure(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

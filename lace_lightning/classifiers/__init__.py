@@ -6,10 +6,11 @@ import os
 
 from ..weights import weight_path
 from .base import AttributeClassifier
+from .embedding import IdentityEmbedding
 from .images import ResNet9, WideResNet
 from .latent import LatentMLP
 
-__all__ = ["AttributeClassifier", "LatentMLP", "ResNet9", "WideResNet", "load_classifier"]
+__all__ = ["AttributeClassifier", "IdentityEmbedding", "LatentMLP", "ResNet9", "WideResNet", "load_classifier"]
 
 SHIPPED = {"cifar10": "cifar10_classifier"}
 

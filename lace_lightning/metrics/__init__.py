@@ -1,6 +1,7 @@
-"""What is measured: conditional accuracy and Fréchet distances."""
+"""What is measured: conditional accuracy, strength of edits, Fréchet distances."""
 
 from .accuracy import ConditionalAccuracy
+from .editing import EditStrength
 from .fid import (
     FeatureStatistics,
     frechet_distance,
@@ -10,5 +11,5 @@ from .fid import (
     save_statistics,
 )
 
-__all__ = ["ConditionalAccuracy", "FeatureStatistics", "frechet_distance", "inception_features", "inception_weights",
+__all__ = ["ConditionalAccuracy", "EditStrength", "FeatureStatistics", "frechet_distance", "inception_features", "inception_weights",
            "load_statistics", "save_statistics"]

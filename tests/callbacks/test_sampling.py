@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from lace_lightning.artifacts import Cache
-from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, FeatureSpace, labelled_grid
+from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, FeatureSpace, SequentialEditing, labelled_grid
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data.conditions import free_labels, wanted_labels
+from lace_lightning.editing import EditOptions
 from lace_lightning.generators import ModuleGenerator
 from lace_lightning.labelers import Labeler
 from lace_lightning.metrics import FeatureStatistics, frechet_distance
@@ -85,6 +86,32 @@ def test_figures_do_not_depend_on_batches_or_processes(sampler) -> None:
     torch.testing.assert_close(z[0][5:9], z[1])
 
 
+def edits(*texts: str, **options) -> tuple[SequentialEditing, AttributeClassifier]:
+    sampling, classifier = build("side == *")
+    classifier.network.weight0[0, 1, 2] = 1.0  # age reads the second latent, which the picture does not show
+    settings = {"num_samples": 60, "batch_size": 20, "seed": 3, "identity": lambda a, b: (a - b).abs().mean((1, 2, 3)), **options}
+    return SequentialEditing(sampling.generator, sampling.judge, Heun(), [parse(text, SCHEMA) for text in texts],
+                             EditOptions(proximity=0.0, keep=0.0), progress=False, **settings), classifier
+
+
+def test_edits_are_measured_one_by_one() -> None:
+    callback, classifier = edits("side == light", "age == 0.5", "side == dark")
+    result = callback.evaluate(classifier)
+    m = result.metrics
+    assert m["edit1/acc"] == 1.0
+    # The new side takes the old one's place.
+    assert m["acc/side"] == m["acc/side/dark"] == 1.0
+    assert m["acc"] == m["edit3/acc"] == pytest.approx((1 + m["acc/age"]) / 2)
+    assert m["des"] == pytest.approx((m["edit1/des"] + m["edit2/des"] + m["edit3/des"]) / 3)
+    assert m["edit1/id"] < m["edit3/id"]
+    assert m["edit1/des"] == pytest.approx(1.0, abs=0.5)
+    assert np.asarray(result.grid).shape[0] > 8 * 96
+    small, _ = edits("side == light", "age == 0.5", "side == dark", batch_size=7)
+    for name, value in small.evaluate(classifier).metrics.items():
+        if "seconds" not in name:
+            assert value == pytest.approx(m[name], rel=1e-6), name
+
+
 def test_distance_and_unconditional_generator(tmp_path) -> None:
     reference = FeatureStatistics(2)
     reference.update(torch.randn(500, 2))
@@ -118,3 +145,7 @@ def test_grid_is_laid_out_in_rows() -> None:
     pixels = np.asarray(grid)
     assert (pixels[-40, -40] == 0).all()
     assert pixels.shape[1] > 3 * 64
+    headed = np.asarray(labelled_grid(rows[:1], [""], columns=["before", "a head that is too long for one line"]))
+    plain = np.asarray(labelled_grid(rows[:1], [""]))
+    assert headed.shape[0] > plain.shape[0] + 40
+    assert (headed[-60:] == plain[-60:]).all()

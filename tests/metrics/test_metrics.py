@@ -7,6 +7,7 @@ import torch
 from lace_lightning.errors import LaceError
 from lace_lightning.metrics import (
     ConditionalAccuracy,
+    EditStrength,
     FeatureStatistics,
     frechet_distance,
     load_statistics,
@@ -29,6 +30,19 @@ def test_accuracy_by_hand() -> None:
     assert result == pytest.approx({
         "acc": (0.5 + 0.9) / 2, "holds": 0.5, "acc/kind": 0.5, "acc/age": 0.9, "acc/kind/a": 1.0, "acc/kind/b": 0.5,
         "acc/kind/c": 0.0})
+
+
+def test_strength_of_an_edit_by_hand() -> None:
+    before = Labels(SCHEMA, torch.tensor([[0, 0.2, 0], [2, 0.6, 1], [1, 0.5, 0]]))
+    after = Labels(SCHEMA, torch.tensor([[0, 0.7, 1], [2, 0.8, 1], [1, 0.5, 0]]))
+    aged = Labels.constant(SCHEMA, 3, age=0.8)
+    strength = EditStrength(SCHEMA)
+    strength.update(before, after, aged)
+    # Room 0.6 + 0.2 + 0.3, gained 0.5 + 0.2 + 0; the hat of the first changed.
+    assert strength.compute() == pytest.approx({"gain": 0.7 / 1.1, "change": 1 / 3, "des": 0.7 / 1.1 - 1 / 3})
+    hat = EditStrength(SCHEMA)
+    hat.update(before[:2], after[:2], Labels.constant(SCHEMA, 2, hat=1.0))
+    assert hat.compute() == pytest.approx({"gain": 1.0, "change": (0.5 + 0.2) / 2, "des": 0.65})
 
 
 def test_shards_add_up() -> None:

@@ -1,0 +1,129 @@
+"""Sequential editing at test time: ACC, DES, ID and Fréchet distance after every edit, strips of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from ..artifacts import Cache
+from ..classifiers import AttributeClassifier
+from ..data.conditions import wanted_labels
+from ..editing import Edited, EditOptions, Editor
+from ..generators import Generator, sample_seeds
+from ..labelers import Labeler
+from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
+from ..query import Query
+from ..samplers import Sampler
+from ..schema import Labels
+from .evaluation import Evaluation, LatentEvaluation, to_bytes
+from .grids import labelled_grid
+from .quality import FeatureSpace
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class SequentialEditing(LatentEvaluation):
+    """Apply `edits` one after the other to latents of the prior and measure after each.
+
+    `edit<k>/acc`: ACC of all edits in force after the k-th; `edit<k>/des`, `edit<k>/id` (distance of `identity` to the picture
+    before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without `edit<k>/`: after the last one, `des` and
+    `evaluations` the mean over the edits. `strips` people go into the picture, one row each, one column an edit.
+    """
+
+    def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, edits: Sequence[Query], options: EditOptions,
+                 feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
+                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True) -> None:
+        super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
+        self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
+
+    def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        editor = Editor(self.generator, classifier, self.sampler, self.options)
+        steps = [_Step(classifier, self.statistics(device), device) for _ in self.edits]
+        rows: list[Tensor] = []
+        for first, count in self._batches(rank, world_size, "editing"):
+            seeds = sample_seeds(count, self.seed, first).to(device)
+            state = editor.begin(self.generator.prior(count, self.seed, first, device))
+            original = self._pictures(state)
+            before = self._labels(original)[1]
+            shown = [original]
+            for query, step in zip(self.edits, steps, strict=True):
+                state = editor.apply(state, query, seeds)
+                images = self._pictures(state)
+                features, judged = self._labels(images)
+                step.accuracy.update(judged, self._wanted(state, count))
+                step.strength.update(before, judged, wanted_labels(query, count, None))
+                if self.identity is not None:
+                    step.distance.update(self.identity(_real(original), _real(images)))
+                if step.quality is not None:
+                    step.quality.update(features)
+                step.evaluations += state.evaluations * count
+                step.seconds += state.seconds
+                before = judged
+                shown.append(images)
+            if first < self.strips:
+                rows.extend(torch.stack([images[row].cpu() for images in shown]) for row in range(min(count, self.strips - first)))
+        return Evaluation(self._metrics(steps, rank, world_size, device), self._protocol(classifier, device), self._strips(rows))
+
+    def _pictures(self, state: Edited) -> Tensor:
+        with torch.no_grad():
+            return to_bytes(self.generator.synthesis(state.ws))
+
+    def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
+        features, logits = self._judge(images)
+        return features, self.judge.schema.decode(logits)
+
+    def _wanted(self, state: Edited, count: int) -> Labels:
+        """Return what all edits in force want."""
+        parts = [wanted_labels(query, count, None) for query in state.edits]
+        values, known = parts[0].values.clone(), parts[0].known.clone()
+        for part in parts[1:]:
+            values[part.known] = part.values[part.known]
+            known |= part.known
+        return Labels(parts[0].schema, values, known)
+
+    def _metrics(self, steps: list[_Step], rank: int, world_size: int, device: torch.device) -> dict[str, float]:
+        share, space = max(self._share(rank, world_size), 1), self.feature_space
+        result: dict[str, float] = {}
+        for number, step in enumerate(steps, 1):
+            figures = {"acc": step.accuracy.compute()["acc"], "des": step.strength.compute()["des"],
+                       "evaluations": step.evaluations / share}
+            if self.identity is not None:
+                figures["id"] = float(step.distance.compute())
+            if space is not None and step.quality is not None:
+                figures[space.key] = frechet_distance(step.quality.compute(), space.reference)
+            result |= {f"edit{number}/{name}": value for name, value in figures.items()}
+        last = f"edit{len(steps)}/"
+        final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
+        final |= {name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps) for name in ("des", "evaluations")}
+        if space is not None:
+            final[f"{space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+        final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
+        return {**final, **steps[-1].accuracy.compute(), **result}
+
+    def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
+        return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
+                "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(classifier, device)}
+
+    def _strips(self, rows: list[Tensor]) -> Any:
+        if not rows:
+            return None
+        titles = ["before", *(str(query) for query in self.edits)]
+        return labelled_grid(rows, [""] * len(rows), columns=titles, scale=max(1, 96 // rows[0].shape[-1]))
+
+
+class _Step:
+    """What is summed up for one edit."""
+
+    def __init__(self, classifier: AttributeClassifier, quality: FeatureStatistics | None, device: torch.device) -> None:
+        self.accuracy = ConditionalAccuracy(classifier.schema).to(device)
+        self.strength = EditStrength(classifier.schema).to(device)
+        self.distance, self.quality = MeanMetric().to(device), quality
+        self.evaluations = self.seconds = 0.0
+
+
+def _real(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
