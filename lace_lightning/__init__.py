@@ -10,6 +10,17 @@
 torch.Size([16, 3, 32, 32])
 >>> bool((classifier.schema.decode(classifier(generator.mapping(sample.z))).column("label") == 8).float().mean() > 0.8)
 True
+
+Step by step, with a way back:
+
+>>> editor = lace.Editor(generator, classifier, lace.samplers.Heun())
+>>> before = editor.begin(generator.prior(4, seed=0))
+>>> ship = editor.apply(before, "label == ship")
+>>> truck = editor.apply(ship, "label == truck")
+>>> generator.synthesis(truck.ws).shape
+torch.Size([4, 3, 32, 32])
+>>> truck.undo() is ship
+True
 """
 
 from __future__ import annotations
@@ -23,6 +34,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "load_generator": "generators", "load_classifier": "classifiers", "Attribute": "schema", "Schema": "schema", "Labels": "schema",
     "Query": "query", "parse": "query", "Energy": "energies", "Labeler": "labelers", "LaceError": "errors",
+    "Editor": "editing", "EditOptions": "editing",
 }
 _MODULES = ("samplers", "energies", "generators", "classifiers", "labelers", "metrics", "seeds", "schema", "query", "weights")
 
