@@ -120,12 +120,12 @@ class _Person:
         y = self.cy + depth * self.ry * torch.sin(elevation)
         return x, y, torch.cos(azimuth).clamp_min(0.25)
 
+    def all(self, value: float) -> Tensor:
+        """The same value for everybody."""
+        return torch.full_like(self.cx, value)
+
     def head(self, grow: Tensor | float = 0.0) -> Shape:
         return egg(self.cx, self.cy, self.rx + grow, self.ry + grow, self.jaw)
-
-
-def _zero(p: _Person) -> Tensor:
-    return torch.zeros_like(p.cx)
 
 
 def _background(canvas: Canvas, p: _Person) -> None:
@@ -140,16 +140,16 @@ def _back_hair(canvas: Canvas, p: _Person) -> None:
     length = 0.50 + 0.16 * p.fringe
     shade = p.hair_colour * 0.78
     canvas.paint(ellipse(p.cx, p.cy - 0.08, wide, p.ry + 0.06), shade, p.female)
-    canvas.paint(box(p.cx, p.cy + 0.30, wide, length, torch.full_like(wide, 0.2)), shade, p.female)
+    canvas.paint(box(p.cx, p.cy + 0.30, wide, length, p.all(0.2)), shade, p.female)
 
 
 def _shoulders(canvas: Canvas, p: _Person) -> None:
     clothes = _hue(p.clothes_hue, 0.62, 0.40 + 0.5 * p.clothes_shade)
     bottom = p.cy + p.ry
     neck = 0.17 + 0.06 * p.male - 0.03 * p.child
-    canvas.paint(box(p.cx * 0.5, bottom, neck, torch.full_like(neck, 0.30), torch.full_like(neck, 0.05)), p.skin_colour * 0.82)
+    canvas.paint(box(p.cx * 0.5, bottom, neck, p.all(0.30), p.all(0.05)), p.skin_colour * 0.82)
     shoulder = (0.66 + 0.16 * p.male) * (1 - 0.15 * p.child)
-    canvas.paint(ellipse(_zero(p), bottom + 0.62, shoulder, torch.full_like(neck, 0.50)), clothes)
+    canvas.paint(ellipse(p.all(0.0), bottom + 0.62, shoulder, p.all(0.50)), clothes)
     canvas.paint(ellipse(p.cx * 0.5, bottom + 0.12, neck + 0.03, 0.06 + 0.10 * p.collar), p.skin_colour * 0.88)
 
 
@@ -176,25 +176,25 @@ def _head(canvas: Canvas, p: _Person) -> None:
 def _wrinkles(canvas: Canvas, p: _Person) -> None:
     """Lines on forehead and cheeks that come with age."""
     dark = p.skin_colour * torch.tensor([0.70, 0.60, 0.55], device=p.cx.device)
-    thin = torch.full_like(p.cx, 0.016)
+    thin = p.all(0.016)
     for down in (-0.62, -0.50):
         x, y, seen = p.at(0.0, down)
-        canvas.paint(stroke(x, y, 0.20 * seen, thin, _zero(p) - 0.015, _zero(p)), dark, p.old * (1 - 0.2 * p.male))
+        canvas.paint(stroke(x, y, 0.20 * seen, thin, p.all(-0.015), p.all(0.0)), dark, p.old * (1 - 0.2 * p.male))
     for side in p.sides:
         x, y, seen = p.at(side * 0.52, 0.42)
-        canvas.paint(stroke(x, y, 0.045 * seen, thin * 1.2, _zero(p), side * 1.9), dark, p.old)
+        canvas.paint(stroke(x, y, 0.045 * seen, thin * 1.2, p.all(0.0), side * 1.9), dark, p.old)
         x, y, seen = p.at(side * 0.44, 0.13)
-        canvas.paint(stroke(x, y, 0.10 * seen, thin, _zero(p) - 0.03, _zero(p)), dark, p.old * 0.9)
+        canvas.paint(stroke(x, y, 0.10 * seen, thin, p.all(-0.03), p.all(0.0)), dark, p.old * 0.9)
 
 
 def _beard(canvas: Canvas, p: _Person) -> None:
     x, y, seen = p.at(0.0, 0.10)
     cheeks = ellipse(x, y - 0.16, p.rx * 0.92, p.ry * 0.62)
-    whiskers = (p.head(torch.full_like(p.cx, 0.05)) & below(p.cy + 0.06 - 0.3 * p.nod)) - cheeks
+    whiskers = (p.head(p.all(0.05)) & below(p.cy + 0.06 - 0.3 * p.nod)) - cheeks
     colour = p.hair_colour * 0.88
     canvas.paint(whiskers, colour, p.beard)
     x, y, seen = p.at(0.0, 0.46, 1.02)
-    canvas.paint(stroke(x, y, 0.19 * p.size * seen, torch.full_like(x, 0.045), _zero(p) + 0.07, _zero(p)), colour, p.beard)
+    canvas.paint(stroke(x, y, 0.19 * p.size * seen, p.all(0.045), p.all(0.07), p.all(0.0)), colour, p.beard)
 
 
 def _nose_and_mouth(canvas: Canvas, p: _Person) -> None:
@@ -209,9 +209,9 @@ def _nose_and_mouth(canvas: Canvas, p: _Person) -> None:
     # A smile opens over teeth, otherwise the mouth is a line that droops a little.
     top = y - 0.05
     white, dark = torch.full_like(lips, 0.98), torch.zeros_like(lips) + torch.tensor([0.35, 0.07, 0.09], device=x.device)
-    canvas.paint(crescent(x, top - 0.02, half * 1.18, _zero(p) + 0.0, _zero(p) + 0.235), lips, p.smile)
-    canvas.paint(crescent(x, top, half, _zero(p) + 0.02, _zero(p) + 0.18), dark, p.smile)
-    canvas.paint(crescent(x, top, half * 0.96, _zero(p) + 0.01, _zero(p) + 0.11), white, p.smile)
+    canvas.paint(crescent(x, top - 0.02, half * 1.18, p.all(0.0), p.all(0.235)), lips, p.smile)
+    canvas.paint(crescent(x, top, half, p.all(0.02), p.all(0.18)), dark, p.smile)
+    canvas.paint(crescent(x, top, half * 0.96, p.all(0.01), p.all(0.11)), white, p.smile)
     closed = crescent(x, y + 0.01, half * 0.80, -0.050 - 0.012 * p.female, 0.004 + 0.030 * p.female)
     canvas.paint(closed, lips, 1 - p.smile)
 
@@ -225,7 +225,7 @@ def _eyes(canvas: Canvas, p: _Person) -> None:
     for side in p.sides:
         x, y, seen = p.at(side * (0.42 + 0.10 * p.eye_spacing), -0.10)
         across = radius * (0.35 + 0.65 * seen)
-        lashes = stroke(x, y - 0.75 * radius, across * 1.40, 0.03 + _zero(p), _zero(p) + 0.06, side * 0.15)
+        lashes = stroke(x, y - 0.75 * radius, across * 1.40, p.all(0.03), p.all(0.06), side * 0.15)
         canvas.paint(ellipse(x, y, across * 1.12, radius * 1.12), black)
         canvas.paint(ellipse(x, y + 0.1 * radius, across, radius * 0.98), white)
         look = x + 0.35 * radius * torch.sin(p.turn)
@@ -234,7 +234,7 @@ def _eyes(canvas: Canvas, p: _Person) -> None:
         canvas.paint(lashes, black, p.female)
         x, y, seen = p.at(side * (0.44 + 0.10 * p.eye_spacing), -0.36)
         weight = 0.020 + 0.022 * p.brow_weight + 0.012 * p.male
-        canvas.paint(stroke(x, y, 0.135 * seen * p.size, weight, _zero(p) + 0.03, side * (0.25 * p.brow_tilt - 0.05)), brow)
+        canvas.paint(stroke(x, y, 0.135 * seen * p.size, weight, p.all(0.03), side * (0.25 * p.brow_tilt - 0.05)), brow)
 
 
 def _hair(canvas: Canvas, p: _Person) -> None:
@@ -242,7 +242,7 @@ def _hair(canvas: Canvas, p: _Person) -> None:
     full = 1 - p.bald
     skull = ellipse(p.cx, p.cy - 0.02, p.rx + 0.03 + 0.06 * full, p.ry + 0.03 + 0.10 * full)
     line = p.cy - p.ry * (0.50 + 0.12 * p.fringe + 0.62 * p.bald) - 0.45 * p.nod * p.ry
-    low = p.cy + p.ry * (1.3 + 0 * p.bald)
+    low = p.cy + p.ry * 1.3
     middle, half = (line + low) / 2, (low - line) / 2
     shift = p.cx + 0.55 * p.rx * torch.sin(p.turn)
     opening = ellipse(shift, middle, p.rx * (0.90 + 0.12 * p.bald), half)
@@ -252,15 +252,15 @@ def _hair(canvas: Canvas, p: _Person) -> None:
     # Long hair falls in front of the ears.
     for side in p.sides:
         x = p.cx + side * (p.rx + 0.06 * p.size) - 0.10 * torch.sin(p.turn)
-        lock = ellipse(x, p.cy + 0.18, 0.115 * p.size + _zero(p), 0.52 * p.size)
+        lock = ellipse(x, p.cy + 0.18, 0.115 * p.size, 0.52 * p.size)
         canvas.paint(lock, p.hair_colour * 0.92, p.female)
 
 
 def _glasses(canvas: Canvas, p: _Person) -> None:
-    frame = _hue(p.frame_hue, 0.7, torch.full_like(p.cx, 0.22))
+    frame = _hue(p.frame_hue, 0.7, p.all(0.22))
     tint = torch.full_like(frame, 0.75) + torch.tensor([0.0, 0.08, 0.15], device=p.cx.device)
     radius = (0.185 + 0.025 * p.frame_size) * (1 - 0.06 * p.child)
-    thick = torch.full_like(p.cx, 0.030)
+    thick = p.all(0.030)
     for side in p.sides:
         x, y, seen = p.at(side * (0.42 + 0.10 * p.eye_spacing), -0.09, 1.02)
         lens = ellipse(x, y, radius * (0.30 + 0.70 * seen), radius)
@@ -268,9 +268,9 @@ def _glasses(canvas: Canvas, p: _Person) -> None:
         canvas.paint(lens.outline(thick), frame, p.glasses)
         end = p.cx + side * p.rx * 0.98
         middle, half = (x + side * radius * seen + end) / 2, ((end - x) * side - radius * seen).clamp_min(0.01) / 2
-        canvas.paint(stroke(middle, y - 0.03, half, thick * 0.9, _zero(p), _zero(p)), frame, p.glasses)
+        canvas.paint(stroke(middle, y - 0.03, half, thick * 0.9, p.all(0.0), p.all(0.0)), frame, p.glasses)
     x, y, seen = p.at(0.0, -0.10, 1.05)
-    canvas.paint(stroke(x, y, 0.06 * seen, thick * 0.9, _zero(p) + 0.02, _zero(p)), frame, p.glasses)
+    canvas.paint(stroke(x, y, 0.06 * seen, thick * 0.9, p.all(0.02), p.all(0.0)), frame, p.glasses)
 
 
 def _lit(canvas: Canvas, p: _Person) -> Tensor:
