@@ -32,6 +32,7 @@ from .callbacks import (
     TrainingPictures,
     build_feature_space,
     generator_grid,
+    labelled_grid,
     measure_reference,
 )
 from .classifiers import AttributeClassifier, IdentityEmbedding
@@ -45,6 +46,7 @@ from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
+from .portraits import attribute_rows
 from .query import Query, parse
 from .report import results_table
 from .schema import Labels, Schema
@@ -86,7 +88,7 @@ def config_digest(cfg: DictConfig) -> str:
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
     tasks = {"control": control, "edit": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
-             "fit_identity": fit_identity, "reference": reference}
+             "fit_identity": fit_identity, "reference": reference, "draw_portraits": draw_portraits}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -303,6 +305,17 @@ def reference(cfg: DictConfig) -> dict[str, float]:
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
     _write_results(cfg, metrics, {"weights": file.name}, None)
+    return metrics
+
+
+def draw_portraits(cfg: DictConfig) -> dict[str, float]:
+    """Draw a contact sheet of rendered portraits: people, and what each attribute does."""
+    start = time.perf_counter()
+    rows = attribute_rows(cfg.task.resolution, cfg.task.columns, cfg.seed)
+    seconds = time.perf_counter() - start
+    pictures = {name: row.add(1).mul(127.5).round().byte() for name, row in rows.items()}
+    metrics = {"portraits": float(sum(map(len, rows.values()))), "seconds": seconds}
+    _write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid(list(pictures.values()), list(pictures)))
     return metrics
 
 
