@@ -109,6 +109,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
     labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
     schema = _schema(labeler, judge)
+    if cfg.metrics.distance_codes not in ("same", "pairs"):
+        raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
     editing = _edits(cfg, generator, schema) if cfg.task.name == "edit" else None
     query = parse(cfg.query.text, schema)
     options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
@@ -119,6 +121,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
     callback = _evaluation(cfg, generator, judge, sampler, editing or (query, options), feature_space, cache)
     pairs = _pairs(cfg, generator, labeler, cache)
+    if isinstance(callback, ConditionalSampling) and query.free and cfg.metrics.distance_codes == "pairs":
+        callback.distance_codes = pairs.labels()
     data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
     module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
                             lambda: _classifier(cfg, generator, pairs, data, cache))
@@ -179,7 +183,7 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), or editing by (edits, options)."""
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "distance_codes")} | plain(cfg.callbacks)
     if cfg.task.name != "edit":
         return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, **settings)
     identity = cfg.task.get("identity")

@@ -234,6 +234,7 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
     (["+experiment=cifar10_ode", "query.logic=exakt"], "exact, paper"),
     (["+experiment=cifar10_ode", "metrics.fid=inceptoin"], "Did you mean 'inception'"),
     (["+experiment=cifar10_ode", "generator.truncation=0.5", "classifier.weights=cifar10_labeler"], "is for space x"),
+    (["+experiment=cifar10_ode", "metrics.distance_codes=pair"], "one of same, pairs"),
     (["+experiment=cifar10_edit", "task.edits=[]"], "needs edits"),
     (["+experiment=cifar10_edit", "task.edits=[label == shop]"], "Did you mean 'ship'"),
     (["+experiment=cifar10_edit", "task.edits=[label == ship and label == truck]"], "can never be true"),

@@ -40,8 +40,12 @@ class EnergyOptions:
 class ConditionalSampling(LatentEvaluation):
     """Sample latents that satisfy a query, turn them into pictures, and measure them; runs at the end of a test epoch.
 
-    `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points.
+    `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points. Free
+    attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with `distance_codes`
+    (a table of labels), on as many others whose attributes are taken from there.
     """
+
+    distance_codes: Labels | None = None
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, num_samples: int = 10_000,
@@ -61,13 +65,17 @@ class ConditionalSampling(LatentEvaluation):
             features, logits = self._judge(images)
             judged = self.query.schema.decode(logits)
             accuracy.update(judged, wanted_labels(self.query, count, free), self.query.holds(judged, free))
-            if quality is not None:
+            if quality is not None and self.distance_codes is None:
                 quality.update(features)
             cost["evaluations"] += sample.evaluations * count
             cost["sampling"] += sample.seconds
             cost["synthesis"] += self.synthesis_seconds
             if first < self._shown():
                 kept.append((images.cpu(), free))
+        if quality is not None and self.distance_codes is not None:
+            for first, count in self._batches(rank, world_size, "sampling for the distance"):
+                images = self.draw(classifier, first, count, device, self.distance_codes)[1]
+                quality.update(self._judge(images)[0])
         share = self._share(rank, world_size)
         metrics = accuracy.compute()
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
@@ -77,9 +85,10 @@ class ConditionalSampling(LatentEvaluation):
         metrics |= self._timing(classifier, device, cost, share)
         return Evaluation(metrics, self._protocol(classifier, device), self._grid(kept) if kept else None)
 
-    def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device) -> tuple[Sample, Tensor, Labels | None]:
-        """Return latents, pictures (uint8) and free conditions of samples first .. first + count - 1."""
-        free = free_labels(self.query, count, self.seed, first)
+    def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device,
+             codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
+        """Return latents, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first + count - 1."""
+        free = free_labels(self.query, count, self.seed, first, codes)
         energy = self.energy(classifier, None if free is None else free.to(device))
         z = self.generator.prior(count, self.seed, first, device)
         sample = self.sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
@@ -122,7 +131,8 @@ class ConditionalSampling(LatentEvaluation):
         return result
 
     def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
-        return {"query": self.query.text, "energy": vars(self.options), **self._common_protocol(classifier, device)}
+        return {"query": self.query.text, "energy": vars(self.options),
+                "distance_codes": "same" if self.distance_codes is None else "pairs", **self._common_protocol(classifier, device)}
 
     def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
         images = torch.cat([part for part, _ in kept])

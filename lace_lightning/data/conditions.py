@@ -13,14 +13,18 @@ from ..seeds import uniform
 CONDITION_STREAM = 2**20 + 1
 
 
-def free_labels(query: Query, count: int, seed: int = 0, first: int = 0) -> Labels | None:
+def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: Labels | None = None) -> Labels | None:
     """Return values of the free attributes of samples first .. first + count - 1, or None when nothing is free.
 
     Classes are balanced: sample i gets class i mod m, further discrete attributes go on like the digits of a number.
-    Continuous values are uniform in [0, 1] by the sample's seed.
+    Continuous values are uniform in [0, 1] by the sample's seed. With a `table` of labels sample i gets the values of row i
+    (mod its length) instead, which come together as they do there.
     """
     if not query.free:
         return None
+    if table is not None:
+        rows = torch.arange(first, first + count) % len(table)
+        return Labels.constant(query.schema, count, **{name: table.column(name)[rows] for name in query.free})
     number = torch.arange(first, first + count)
     columns = {}
     for index, name in enumerate(query.free):

@@ -17,7 +17,7 @@ from lace_lightning.labelers import Labeler
 from lace_lightning.metrics import FeatureStatistics, frechet_distance
 from lace_lightning.query import parse
 from lace_lightning.samplers import Heun, Langevin
-from lace_lightning.schema import Attribute, Schema
+from lace_lightning.schema import Attribute, Labels, Schema
 
 SCHEMA = Schema("s", (Attribute("side", "discrete", 2, ("dark", "light")), Attribute("age", "continuous")))
 
@@ -137,6 +137,24 @@ def test_conditions() -> None:
     mixed = parse("side == light and not age == 0.5", SCHEMA)
     assert wanted_labels(mixed, 2, None).known.tolist() == [[True, False]] * 2
     assert free_labels(mixed, 2) is None
+    table = Labels(SCHEMA, torch.tensor([[1, 0.2], [0, 0.7], [1, 0.9]]))
+    taken = free_labels(parse("age == * and side == light", SCHEMA), 4, first=1, table=table)
+    assert taken.column("age").tolist() == pytest.approx([0.7, 0.9, 0.2, 0.7])
+    assert taken.known.tolist() == [[False, True]] * 4
+
+
+def test_the_distance_may_have_codes_of_its_own(tmp_path) -> None:
+    reference = FeatureStatistics(2)
+    reference.update(torch.randn(500, 2))
+    space = FeatureSpace("fd_reader", lambda x: Reader().features(x.float() / 127.5 - 1), 2, reference.compute(), {"network": "r"})
+    callback, classifier = build("side == *", feature_space=space, cache=Cache(tmp_path))
+    only_light, _ = build("side == light", feature_space=space, cache=Cache(tmp_path))
+    balanced = callback.evaluate(classifier).metrics
+    callback.distance_codes = Labels(SCHEMA, torch.tensor([[1.0, 0.5]]))
+    own = callback.evaluate(classifier).metrics
+    assert own["fd_reader"] == pytest.approx(only_light.evaluate(classifier).metrics["fd_reader"])
+    assert own["fd_reader"] != balanced["fd_reader"]
+    assert {name: own[name] for name in own if name.startswith("acc")} == {n: balanced[n] for n in balanced if n.startswith("acc")}
 
 
 def test_grid_is_laid_out_in_rows() -> None:
