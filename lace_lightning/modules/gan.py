@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,7 +30,8 @@ class GANTraining(pl.LightningModule):
 
     With `features`, weights of an image classifier, a second discriminator on its features is added to both losses: the mean of
     the logistic losses of its heads, times `features_weight`.
-    `learning_rate` is the discriminator's, and the generator's too unless `generator_learning_rate` is given.
+    `learning_rate` is the discriminator's, and the generator's too unless `generator_learning_rate` is given. Over the last share
+    `cooldown` of the training both fall linearly to a tenth.
     `start` names weights (shipped, or a file of this program's) that the generator begins from; the discriminator, which is not
     kept with them, then trains alone for the first `settle_kimg` thousand pictures.
     """
@@ -41,14 +42,16 @@ class GANTraining(pl.LightningModule):
                  learning_rate: float = 2.5e-3, generator_learning_rate: float | None = None, r1_gamma: float = 0.05,
                  r1_interval: int = 16, r1_fraction: float = 0.5, ema_kimg: float = 10.0, augment_target: float = 0.6,
                  augment_kimg: float = 500.0, bf16: bool = True, start: str | None = None, settle_kimg: float = 10.0,
-                 features: str | None = None, features_weight: float = 1.0) -> None:
+                 features: str | None = None, features_weight: float = 1.0, cooldown: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= cooldown <= 1:
+            raise LaceError(f"network.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
         self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
                                    "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
                                    "r1_gamma": r1_gamma, "r1_interval": r1_interval,
                                    "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
                                    "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg,
-                                   "features": features, "features_weight": features_weight})
+                                   "features": features, "features_weight": features_weight, "cooldown": cooldown})
         self.automatic_optimization = False
         self.generator = StyleGAN2Network(**generator)
         if start is not None:
@@ -74,6 +77,18 @@ class GANTraining(pl.LightningModule):
         rates = ((list(self.generator.parameters()), self.hparams["generator_learning_rate"] or rate), (self._critics(), rate))
         return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True) for parameters, lr in rates]
 
+    def rate_factor(self, step: int, steps: int) -> float:
+        """Return what the learning rates are multiplied by at `step` of `steps`."""
+        left = (steps - step) / max(1.0, self.hparams["cooldown"] * steps)
+        return min(1.0, 0.1 + 0.9 * left)
+
+    def _set_rates(self, optimizers: Sequence[Any], step: int) -> None:
+        if not self.hparams["cooldown"] or (steps := self.trainer.estimated_stepping_batches) == float("inf"):
+            return
+        rate = self.hparams["learning_rate"]
+        for optimizer, lr in zip(optimizers, (self.hparams["generator_learning_rate"] or rate, rate), strict=True):
+            optimizer.param_groups[0]["lr"] = lr * self.rate_factor(step, int(steps))
+
     def _critics(self) -> list[torch.nn.Parameter]:
         """Return what is trained against the generator."""
         heads = [] if self.feature_discriminator is None else self.feature_discriminator.heads.parameters()
@@ -91,6 +106,8 @@ class GANTraining(pl.LightningModule):
         real = batch[0] if isinstance(batch, (list, tuple)) else batch
         real = real.float() / 127.5 - 1 if real.dtype == torch.uint8 else real
         optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]
+        # Both optimisers step once a batch, and Lightning counts both.
+        self._set_rates((optimizer_g, optimizer_d), self.global_step // 2)
         settling = self.hparams["start"] is not None and self.images_seen < 1000 * self.hparams["settle_kimg"]
         with torch.set_grad_enabled(not settling):
             fake = self._fakes(real.shape[0])

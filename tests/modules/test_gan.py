@@ -72,6 +72,16 @@ def test_a_start_from_weights_of_another_network_is_refused(training: GANTrainin
         GANTraining({**GENERATOR, "w_dim": 16}, {"channels": [8, 8]}, start=str(tmp_path / "g.safetensors"))
 
 
+def test_rates_fall_at_the_end(training: GANTraining) -> None:
+    training.hparams.update(cooldown=0.25, learning_rate=2.0, generator_learning_rate=1.0)
+    assert [training.rate_factor(step, 100) for step in (0, 75, 85, 100)] == pytest.approx([1, 1, 0.1 + 0.9 * 0.6, 0.1])
+    type(training.trainer).estimated_stepping_batches = 100
+    training._set_rates(training.optimizers(), 85)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in training.optimizers()] == pytest.approx([0.64, 1.28])
+    with pytest.raises(LaceError, match="from 0 to 1"):
+        GANTraining(GENERATOR, {"channels": [8, 8]}, cooldown=2)
+
+
 def test_losses_are_logistic(training: GANTraining) -> None:
     training.discriminator.forward = lambda x, dtype=None: x.mean((1, 2, 3)) * 0 + 2.0 + 0 * training.discriminator.out.bias.sum()
     optimizer_g, optimizer_d = training.optimizers()
