@@ -123,6 +123,14 @@ class Query:
         """Names of the attributes whose value is given per sample."""
         return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if atom.value is None))
 
+    @property
+    def branches(self) -> tuple[Query, ...]:
+        """The sides of the outermost `or`, from left to right; none where the query is no disjunction."""
+        def sides(node: Node) -> list[Node]:
+            return [*sides(node.left), *sides(node.right)] if isinstance(node, Or) else [node]
+
+        return tuple(Query(side, self.schema) for side in sides(self.root)) if isinstance(self.root, Or) else ()
+
     def bind(self, **values: str | float) -> Query:
         """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""
         for name in values:

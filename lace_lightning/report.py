@@ -38,6 +38,13 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
     rows: list[tuple[str, Any, Any]] = [("ACC", metrics.get("acc"), paper.get("acc"))]
     if "holds" in metrics and metrics.get("acc") != metrics["holds"]:
         rows.append(("query true", metrics["holds"], None))
+    if "prior/holds" in metrics:
+        rows.append(("  for the generator alone", metrics["prior/holds"], None))
+    for name, value in metrics.items():
+        if name.startswith("branch/"):
+            side = name.removeprefix("branch/")
+            rows.append((f"  of these {'more than one' if side == 'several' else side}", value, None))
+            rows.append(("    for the generator alone", metrics.get(f"prior/{name}"), None))
     rows += [(f"ACC {name.split('/')[-1]}", value, None) for name, value in metrics.items()
              if name.count("/") == 2 and name.startswith("acc/")]
     rows += [(label, metrics[name], paper.get(name)) for name, label in (("des", "DES, mean of the edits"), ("id", "ID"))

@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,8 +121,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
     callback = _evaluation(cfg, generator, judge, sampler, editing or (query, options), feature_space, cache)
     pairs = _pairs(cfg, generator, labeler, cache)
-    if isinstance(callback, ConditionalSampling) and query.free and cfg.metrics.distance_codes == "pairs":
-        callback.distance_codes = pairs.labels()
+    if isinstance(callback, ConditionalSampling):
+        callback.pairs = pairs.labels()
     data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
     module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
                             lambda: _classifier(cfg, generator, pairs, data, cache))
@@ -136,7 +136,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     finally:
         _finish(loggers)
     metrics = {**{name: float(value) for name, value in figures.items() if name.startswith("classifier/")}, **callback.evaluation.metrics}
-    _write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid)
+    _write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
 
@@ -183,7 +183,7 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), or editing by (edits, options)."""
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "distance_codes")} | plain(cfg.callbacks)
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
     if cfg.task.name != "edit":
         return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, **settings)
     identity = cfg.task.get("identity")
@@ -409,12 +409,16 @@ def _write_inputs(cfg: DictConfig) -> None:
 
 
 @rank_zero_only
-def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapping[str, Any], grid: Any) -> None:
+def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapping[str, Any], grid: Any,
+                   frames: Sequence[Any] = ()) -> None:
     """Write pictures first and metrics.json last: where it exists, the run is complete."""
     out = Path(cfg.paths.output)
     if grid is not None:
         with atomic_path(out / "samples.png") as temporary:
             grid.save(temporary, format="png")
+    if frames:
+        with atomic_path(out / "samples.gif") as temporary:
+            frames[0].save(temporary, format="gif", save_all=True, append_images=frames[1:], duration=80, loop=0)
     paper = paper_row(cfg)
     write_json(out / "metrics.json", {
         "name": cfg.name, "metrics": dict(metrics), "paper": paper, "protocol": dict(protocol), "config_digest": config_digest(cfg),

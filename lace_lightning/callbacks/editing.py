@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -31,8 +32,11 @@ class SequentialEditing(LatentEvaluation):
 
     `edit<k>/acc`: ACC of all edits in force after the k-th; `edit<k>/des`, `edit<k>/id` (distance of `identity` to the picture
     before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without `edit<k>/`: after the last one, `des` and
-    `evaluations` the mean over the edits. `strips` people go into the picture, one row each, one column an edit.
+    `evaluations` the mean over the edits. `strips` people go into the picture, one row each, one column an edit,
+    and into `frames`, where they change from one edit to the next along straight lines between their styles.
     """
+
+    frames_per_edit = 8
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, edits: Sequence[Query], options: EditOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
@@ -44,12 +48,13 @@ class SequentialEditing(LatentEvaluation):
         editor = Editor(self.generator, classifier, self.sampler, self.options)
         steps = [_Step(classifier, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
+        path: list[Tensor] = []
         for first, count in self._batches(rank, world_size, "editing"):
             seeds = sample_seeds(count, self.seed, first).to(device)
             state = editor.begin(self.generator.prior(count, self.seed, first, device))
             original = self._pictures(state)
             before = self._labels(original)[1]
-            shown = [original]
+            shown, styles = [original], [state.ws]
             for query, step in zip(self.edits, steps, strict=True):
                 state = editor.apply(state, query, seeds)
                 images = self._pictures(state)
@@ -64,9 +69,13 @@ class SequentialEditing(LatentEvaluation):
                 step.seconds += state.seconds
                 before = judged
                 shown.append(images)
+                styles.append(state.ws)
+            if first == 0:
+                path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
                 rows.extend(torch.stack([images[row].cpu() for images in shown]) for row in range(min(count, self.strips - first)))
-        return Evaluation(self._metrics(steps, rank, world_size, device), self._protocol(classifier, device), self._strips(rows))
+        return Evaluation(self._metrics(steps, rank, world_size, device), self._protocol(classifier, device), self._strips(rows),
+                          self._frames(path))
 
     def _pictures(self, state: Edited) -> Tensor:
         with torch.no_grad():
@@ -108,10 +117,29 @@ class SequentialEditing(LatentEvaluation):
         return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
                 "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(classifier, device)}
 
-    def _strips(self, rows: list[Tensor]) -> Any:
+    @property
+    def _titles(self) -> list[str]:
+        return ["before", *(str(query) for query in self.edits)]
+
+    def _frames(self, path: list[Tensor]) -> list[Image.Image]:
+        """Draw the way from state to state; every state stays for a while."""
+        frames = []
+        for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
+            before = path[max(number - 1, 0)]
+            for step in range(1, self.frames_per_edit + 1) if number else (1,):
+                with torch.no_grad():
+                    images = to_bytes(self.generator.synthesis(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
+                frames.append(labelled_grid(list(images.cpu().split(4)), [""] * -(-len(images) // 4), title,
+                                            scale=max(1, 96 // images.shape[-1])))
+            frames.extend([frames[-1]] * (self.frames_per_edit - 1))
+        # A long title makes its frames wider.
+        width = max((frame.width for frame in frames), default=0)
+        return [ImageOps.pad(frame, (width, frame.height), color="white", centering=(0, 0)) for frame in frames]
+
+    def _strips(self, rows: list[Tensor]) -> Image.Image | None:
         if not rows:
             return None
-        titles = ["before", *(str(query) for query in self.edits)]
+        titles = self._titles
         return labelled_grid(rows, [""] * len(rows), columns=titles, scale=max(1, 96 // rows[0].shape[-1]))
 
 

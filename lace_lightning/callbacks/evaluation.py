@@ -23,11 +23,12 @@ from .quality import FeatureSpace
 
 @dataclass
 class Evaluation:
-    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures."""
+    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures, and `frames` of a moving one."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     grid: Image.Image | None = None
+    frames: list[Image.Image] = field(default_factory=list)
 
 
 class LatentEvaluation(pl.Callback):

@@ -17,7 +17,7 @@ from ..data.conditions import free_labels, wanted_labels
 from ..energies import Energy
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..metrics import ConditionalAccuracy, frechet_distance
+from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
 from ..query import Query
 from ..samplers import Sample, Sampler
 from ..schema import Labels
@@ -41,23 +41,25 @@ class ConditionalSampling(LatentEvaluation):
     """Sample latents that satisfy a query, turn them into pictures, and measure them; runs at the end of a test epoch.
 
     `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points. Free
-    attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with `distance_codes`
-    (a table of labels), on as many others whose attributes are taken from there.
+    attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
+    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs. Those are in `pairs`, and tell
+    also how often the query holds for the generator alone (`prior/holds`); for a disjunction, both have the shares of its sides.
     """
 
-    distance_codes: Labels | None = None
+    pairs: Labels | None = None
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, num_samples: int = 10_000,
                  batch_size: int = 500, seed: int = 1, pictures_per_class: int = 10, timing_repeats: int = 3, timing_batch: int = 64,
-                 progress: bool = True) -> None:
+                 distance_codes: str = "same", progress: bool = True) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
-        self.query, self.options = query, options
+        self.query, self.options, self.distance_codes = query, options, distance_codes
         self.pictures_per_class, self.timing_repeats, self.timing_batch = pictures_per_class, timing_repeats, timing_batch
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
         accuracy = ConditionalAccuracy(self.query.schema).to(device)
-        quality = self.statistics(device)
+        branches, quality = BranchShares(self.query).to(device), self.statistics(device)
+        own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
         for first, count in self._batches(rank, world_size, "sampling"):
@@ -65,25 +67,35 @@ class ConditionalSampling(LatentEvaluation):
             features, logits = self._judge(images)
             judged = self.query.schema.decode(logits)
             accuracy.update(judged, wanted_labels(self.query, count, free), self.query.holds(judged, free))
-            if quality is not None and self.distance_codes is None:
+            branches.update(judged, free)
+            if quality is not None and own_codes is None:
                 quality.update(features)
             cost["evaluations"] += sample.evaluations * count
             cost["sampling"] += sample.seconds
             cost["synthesis"] += self.synthesis_seconds
             if first < self._shown():
                 kept.append((images.cpu(), free))
-        if quality is not None and self.distance_codes is not None:
+        if quality is not None and own_codes is not None:
             for first, count in self._batches(rank, world_size, "sampling for the distance"):
-                images = self.draw(classifier, first, count, device, self.distance_codes)[1]
+                images = self.draw(classifier, first, count, device, own_codes)[1]
                 quality.update(self._judge(images)[0])
         share = self._share(rank, world_size)
-        metrics = accuracy.compute()
+        metrics = {**accuracy.compute(), **branches.compute(), **self._prior()}
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
         if self.feature_space and quality is not None:
             metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
             metrics[f"{self.feature_space.key}/unconditional"] = self._unconditional(rank, world_size, device)
         metrics |= self._timing(classifier, device, cost, share)
         return Evaluation(metrics, self._protocol(classifier, device), self._grid(kept) if kept else None)
+
+    def _prior(self) -> dict[str, float]:
+        """Return how often the query holds for pictures of the prior, as the labeler sees them."""
+        if self.pairs is None or self.query.free:
+            return {}
+        branches = BranchShares(self.query)
+        branches.update(self.pairs)
+        shares = {f"prior/{name}": share for name, share in branches.compute().items()}
+        return {"prior/holds": float(self.query.holds(self.pairs).double().mean()), **shares}
 
     def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
@@ -132,7 +144,7 @@ class ConditionalSampling(LatentEvaluation):
 
     def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
         return {"query": self.query.text, "energy": vars(self.options),
-                "distance_codes": "same" if self.distance_codes is None else "pairs", **self._common_protocol(classifier, device)}
+                "distance_codes": self.distance_codes, **self._common_protocol(classifier, device)}
 
     def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
         images = torch.cat([part for part, _ in kept])

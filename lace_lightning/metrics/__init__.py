@@ -1,6 +1,7 @@
 """What is measured: conditional accuracy, strength of edits, Fréchet distances."""
 
 from .accuracy import ConditionalAccuracy
+from .branches import BranchShares
 from .editing import EditStrength
 from .fid import (
     FeatureStatistics,
@@ -11,5 +12,5 @@ from .fid import (
     save_statistics,
 )
 
-__all__ = ["ConditionalAccuracy", "EditStrength", "FeatureStatistics", "frechet_distance", "inception_features", "inception_weights",
-           "load_statistics", "save_statistics"]
+__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "frechet_distance", "inception_features",
+           "inception_weights", "load_statistics", "save_statistics"]

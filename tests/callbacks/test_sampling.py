@@ -95,7 +95,8 @@ def edits(*texts: str, **options) -> tuple[SequentialEditing, AttributeClassifie
 
 
 def test_edits_are_measured_one_by_one() -> None:
-    callback, classifier = edits("side == light", "age == 0.5", "side == dark")
+    long = "side == light and not age == 0.123456 and not age == 0.234567 and not age == 0.345678"
+    callback, classifier = edits(long, "age == 0.5", "side == dark")
     result = callback.evaluate(classifier)
     m = result.metrics
     assert m["edit1/acc"] == 1.0
@@ -106,7 +107,10 @@ def test_edits_are_measured_one_by_one() -> None:
     assert m["edit1/id"] < m["edit3/id"]
     assert m["edit1/des"] == pytest.approx(1.0, abs=0.5)
     assert np.asarray(result.grid).shape[0] > 8 * 96
-    small, _ = edits("side == light", "age == 0.5", "side == dark", batch_size=7)
+    # Every state stays for eight frames, and eight lead from one to the next.
+    assert len(result.frames) == 8 + 3 * 15
+    assert len({frame.size for frame in result.frames}) == 1
+    small, _ = edits(long, "age == 0.5", "side == dark", batch_size=7)
     for name, value in small.evaluate(classifier).metrics.items():
         if "seconds" not in name:
             assert value == pytest.approx(m[name], rel=1e-6), name
@@ -150,11 +154,26 @@ def test_the_distance_may_have_codes_of_its_own(tmp_path) -> None:
     callback, classifier = build("side == *", feature_space=space, cache=Cache(tmp_path))
     only_light, _ = build("side == light", feature_space=space, cache=Cache(tmp_path))
     balanced = callback.evaluate(classifier).metrics
-    callback.distance_codes = Labels(SCHEMA, torch.tensor([[1.0, 0.5]]))
+    callback.distance_codes, callback.pairs = "pairs", Labels(SCHEMA, torch.tensor([[1.0, 0.5]]))
     own = callback.evaluate(classifier).metrics
     assert own["fd_reader"] == pytest.approx(only_light.evaluate(classifier).metrics["fd_reader"])
     assert own["fd_reader"] != balanced["fd_reader"]
     assert {name: own[name] for name in own if name.startswith("acc")} == {n: balanced[n] for n in balanced if n.startswith("acc")}
+
+
+def test_a_disjunction_is_shared_out() -> None:
+    callback, classifier = build("side == dark or age > 0.7")
+    # 0 and 1 hold for both sides or one; 2 for the second; 3 for none.
+    callback.pairs = Labels(SCHEMA, torch.tensor([[0.0, 0.9], [0.0, 0.2], [1.0, 0.8], [1.0, 0.1]]))
+    metrics = callback.evaluate(classifier).metrics
+    assert {name: value for name, value in metrics.items() if name.startswith("prior/")} == pytest.approx({
+        "prior/holds": 0.75, "prior/branch/side == dark": 2 / 3, "prior/branch/age > 0.7": 2 / 3, "prior/branch/several": 1 / 3})
+    assert metrics["branch/side == dark"] + metrics["branch/age > 0.7"] == pytest.approx(1 + metrics["branch/several"])
+    assert 0.9 < metrics["holds"] <= 1
+    assert parse("side == dark and age > 0.7", SCHEMA).branches == ()
+    nested = parse("(side == dark and age > 0.7) or not (side == light or age < 0.5) or side == light", SCHEMA)
+    assert [str(branch) for branch in nested.branches] == [
+        "side == dark and age > 0.7", "not (side == light or age < 0.5)", "side == light"]
 
 
 def test_grid_is_laid_out_in_rows() -> None:
