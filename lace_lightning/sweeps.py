@@ -21,6 +21,8 @@ from .report import frechet_name, text_table, to_csv
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
 SEEN = ".seen"
+# Settings that repeat an experiment rather than change it.
+SEED_KEYS = ("seed", "metrics.seed", "task.pairs_seed")
 
 
 def job_folder(overrides: Sequence[str]) -> str:
@@ -109,7 +111,32 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
         draw_acc_against_fid(records, keys, frechet, folder / "acc_against_fid.png", title)
         if curves:
             draw_curves(records, curves, frechet, folder / "curves.png", title)
-    return "\n".join([f"{title}: {counts}", table, *failures, f"results in {folder}"])
+    repeated = over_seeds(folder, records, keys, names, main)
+    return "\n".join([f"{title}: {counts}", table, *([repeated] if repeated else []), *failures, f"results in {folder}"])
+
+
+def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str], main: Sequence[str]) -> str:
+    """Write seeds.csv, mean and standard deviation (n - 1) over the seeds of each setting; return the table of the main figures.
+
+    Empty where no seed is varied.
+    """
+    others = [key for key in keys if key not in SEED_KEYS]
+    if len(others) == len(keys):
+        return ""
+    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    for record in records:
+        if record["metrics"]:
+            groups.setdefault(tuple(_setting(record["config"], key) for key in others), []).append(record["metrics"])
+    rows, shown = [], []
+    for setting, metrics in groups.items():
+        columns = {name: np.array([m[name] for m in metrics if name in m]) for name in names}
+        spread = {name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items() if len(v)}
+        rows.append([*setting, len(metrics), *(value for name in names for value in spread.get(name, ("", "")))])
+        texts = (" ± ".join(f"{value:.4g}" for value in spread.get(name, ()) if value != "") for name in main)
+        shown.append([*setting, len(metrics), *texts])
+    with atomic_path(folder / "seeds.csv") as temporary:
+        temporary.write_text(to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows))
+    return text_table([*others, "seeds", *main], shown) if shown else ""
 
 
 def _setting(config: DictConfig, key: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -149,6 +151,19 @@ def test_a_sweep_records_failures_goes_on_and_resumes(tmp_path: Path, capsys) ->
     table = (folder / "results.csv").read_text()
     assert table.startswith("sampler.atol,sampler.max_evaluations,state,")
     assert table.count("failed") == 2
+
+
+def test_a_sweep_over_seeds_has_means_and_deviations(tmp_path: Path, capsys) -> None:
+    cli.main(["-m", "+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.seed=1,2,3", "sampler.atol=0.05,0.5"])
+    folder = tmp_path / "outputs" / "sweeps" / "cifar10_heun"
+    jobs = [json.loads(path.read_text())["metrics"]["acc"] for path in folder.glob("*atol=0.05*/metrics.json")]
+    with (folder / "seeds.csv").open() as file:
+        rows = {row["sampler.atol"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"0.05", "0.5"}
+    assert rows["0.05"]["seeds"] == "3"
+    assert float(rows["0.05"]["acc"]) == pytest.approx(statistics.mean(jobs))
+    assert float(rows["0.05"]["acc sd"]) == pytest.approx(statistics.stdev(jobs))
+    assert f"{statistics.mean(jobs):.4g} ± " in capsys.readouterr().out
 
 
 def test_two_sweeps_are_drawn_together(tmp_path: Path) -> None:
