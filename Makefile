@@ -33,6 +33,7 @@ lint: $(VENV)/tools  ## ruff, mypy and the import rules
 bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_sampling.py
 	$(RUN) benchmarks/bench_training.py --epochs 10
+	$(RUN) benchmarks/bench_portraits.py
 
 clean:  ## remove the environment, results and caches of this checkout
 	rm -rf $(VENV) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache
