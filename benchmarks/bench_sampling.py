@@ -14,12 +14,14 @@ from torchdiffeq import odeint_adjoint
 
 import lace_lightning as lace
 from lace_lightning import samplers, seeds
+from lace_lightning.generators.stylegan2 import read_stylegan2
+from lace_lightning.generators.stylegan2_networks import StyleGAN2Network
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
 
 
 class PlainField(nn.Module):
-    """The field of LACE-ODE (Eq. 7) the obvious way: a fresh graph at each call, through mapping and classifier."""
+    """The field of LACE-ODE (Eq. 7) the obvious way: a fresh graph at each call, through the mapping as trained and the classifier."""
 
     def __init__(self, generator: nn.Module, classifier: nn.Module, target: Tensor) -> None:
         super().__init__()
@@ -27,7 +29,7 @@ class PlainField(nn.Module):
         self.evaluations = 0
 
     def log_prob(self, z: Tensor) -> Tensor:
-        logits = self.classifier(self.generator.mapping(z))
+        logits = self.classifier(self.generator.mapping(z))  # equalised learning rates are multiplied in at every call
         return logits.log_softmax(1).gather(1, self.target[:, None])[:, 0]
 
     def forward(self, t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
@@ -66,13 +68,16 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = lace.load_generator("cifar10").to(device)
     classifier = lace.load_classifier("cifar10").to(device)
+    state, settings = read_stylegan2("cifar10_generator")
+    trained = StyleGAN2Network(**settings["network"]).to(device).eval().requires_grad_(False)
+    trained.load_state_dict(state)
     print(machine())
     for count in options.samples:
         z = generator.prior(count, seed=0).to(device)
         target = (torch.arange(count) % 10).to(device)
         labels = lace.Labels(classifier.schema, target[:, None].float(), torch.ones_like(target, dtype=torch.bool)[:, None])
         energy = classifier.energy("label == *", free=labels).pullback(generator.mapping)
-        plain = PlainField(generator, classifier, target)
+        plain = PlainField(trained, classifier, target)
         identity = torch.arange(count)
         ours = {
             "ode (dopri5, 1e-3)": samplers.ODE(),

@@ -27,15 +27,15 @@ def leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> Tensor:
 
 def linearized_leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return `leaky_mlp(x)` and the function g ↦ gᵀ·∂y/∂x, without automatic differentiation."""
-    factors = []
+    outputs = []
     for layer in layers:
         x = torch.nn.functional.leaky_relu(_affine(x, layer), slope)
-        # leaky-ReLU keeps the sign, so its output tells its own derivative.
-        factors.append((x > 0).to(x.dtype).mul_(1 - slope).add_(slope))
+        outputs.append(x)
 
     def vjp(gradient: Tensor) -> Tensor:
-        for (weight, _), factor in zip(reversed(layers), reversed(factors), strict=True):
-            gradient = (gradient * factor) @ weight.mT
+        for (weight, _), output in zip(reversed(layers), reversed(outputs), strict=True):
+            # leaky-ReLU keeps the sign, so its output tells its own derivative: the last argument says that it is given.
+            gradient = torch.ops.aten.leaky_relu_backward(gradient, output, slope, True) @ weight.mT
         return gradient
 
     return x, vjp

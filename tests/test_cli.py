@@ -71,12 +71,13 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, shared_dir: Path, monkeypatch, capsys) -> None:
+def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, monkeypatch, capsys) -> None:
     from lace_lightning.classifiers import load_classifier
     from lace_lightning.classifiers.embedding import IdentityEmbedding
     from lace_lightning.generators import check, load_generator
 
-    monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
+    if name.startswith("cifar10"):
+        monkeypatch.setenv("LACE_CIFAR10", str(request.getfixturevalue("shared_dir") / "data"))
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
     monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})

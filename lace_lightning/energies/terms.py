@@ -74,11 +74,15 @@ class Discrete(Term):
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         u = u.detach()
         f, target = self._split(u)
-        scaled = f if self.paper_temperature else f / self.temperature
         gradient = torch.zeros_like(u)
         chosen = F.one_hot(target, f.shape[1]).to(f.dtype) / self.temperature
-        gradient[:, self.columns] = scaled.softmax(1) * (1 if self.paper_temperature else 1 / self.temperature) - chosen
-        return scaled.logsumexp(1) - (f * chosen).sum(1), gradient
+        scale = 1.0 if self.paper_temperature else 1 / self.temperature
+        log_p = (f * scale if scale != 1 else f).log_softmax(1)
+        gradient[:, self.columns] = log_p.exp() * scale - chosen
+        if not self.paper_temperature:
+            return -log_p.gather(1, target[:, None])[:, 0], gradient
+        # logsumexp is what log_softmax took away, the same in every column.
+        return f[:, 0] - log_p[:, 0] - (f * chosen).sum(1), gradient
 
     def _with_target(self, target: Tensor) -> Energy:
         return Discrete(self.columns, target, self.temperature, self.paper_temperature)
