@@ -191,7 +191,8 @@ def _beard(canvas: Canvas, p: _Person) -> None:
     x, y, seen = p.at(0.0, 0.10)
     cheeks = ellipse(x, y - 0.16, p.rx * 0.92, p.ry * 0.62)
     whiskers = (p.head(p.all(0.05)) & below(p.cy + 0.06 - 0.3 * p.nod)) - cheeks
-    colour = p.hair_colour * 0.88
+    # Darker than the hair: fair beards must not look like hair that frames the face.
+    colour = p.hair_colour * 0.72
     canvas.paint(whiskers, colour, p.beard)
     x, y, seen = p.at(0.0, 0.46, 1.02)
     canvas.paint(stroke(x, y, 0.19 * p.size * seen, p.all(0.045), p.all(0.07), p.all(0.0)), colour, p.beard)
