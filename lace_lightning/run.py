@@ -46,6 +46,7 @@ from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
+from .pictures import to_bytes
 from .portraits import attribute_rows
 from .query import Query, parse
 from .report import results_table
@@ -173,7 +174,7 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
     """Return the edits and how to make them, checked."""
     if not cfg.task.edits:
         raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
-    options = EditOptions(**plain(cfg.task.editing))
+    options = EditOptions(sigma=cfg.query.sigma, **plain(cfg.task.editing))
     check_layers(options, generator, schema)
     if cfg.classifier.space == "x":
         raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
@@ -270,22 +271,14 @@ def fit_classifier(cfg: DictConfig) -> dict[str, float]:
     data = build_node(cfg.dataset.module)
     module = ImageClassifierTraining(data.schema, **plain(cfg.network))
     metrics = _fit(cfg, module, data)
-    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
-    if _is_first():
-        module.classifier().save(file, torch.float16, **metrics)
-    _write_results(cfg, metrics, {"weights": file.name}, None)
-    return metrics
+    return _export(cfg, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
 
 
 def fit_identity(cfg: DictConfig) -> dict[str, float]:
     """Train an identity embedding, test it on people that it has not seen, export it."""
     data, module = build_node(cfg.dataset.module), IdentityTraining(**plain(cfg.network))
     metrics = _fit(cfg, module, data)
-    file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
-    if _is_first():
-        module.embedding.eval().save(file, torch.float16, **metrics)
-    _write_results(cfg, metrics, {"weights": file.name}, None)
-    return metrics
+    return _export(cfg, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
 
 
 def fit_generator(cfg: DictConfig) -> dict[str, float]:
@@ -294,10 +287,16 @@ def fit_generator(cfg: DictConfig) -> dict[str, float]:
     pictures = TrainingPictures(Path(cfg.paths.output) / "samples.png", cfg.task.pictures_kimg)
     metrics = _fit(cfg, module, data, pictures)
     metrics["kimg"] = float(module.images_seen) / 1000
+    return _export(cfg, metrics, module.export, lambda: generator_grid(module))
+
+
+def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], None],
+            draw: Callable[[], Any] = lambda: None) -> dict[str, float]:
+    """Write the trained weights as <task.export>.safetensors, then draw, then write the results; return the metrics."""
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if _is_first():
-        module.export(file)
-    _write_results(cfg, metrics, {"weights": file.name}, generator_grid(module))
+        save(file)
+    _write_results(cfg, metrics, {"weights": file.name}, draw())
     return metrics
 
 
@@ -317,9 +316,8 @@ def draw_portraits(cfg: DictConfig) -> dict[str, float]:
     start = time.perf_counter()
     rows = attribute_rows(cfg.task.resolution, cfg.task.columns, cfg.seed)
     seconds = time.perf_counter() - start
-    pictures = {name: row.add(1).mul(127.5).round().byte() for name, row in rows.items()}
     metrics = {"portraits": float(sum(map(len, rows.values()))), "seconds": seconds}
-    _write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid(list(pictures.values()), list(pictures)))
+    _write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid([to_bytes(row) for row in rows.values()], list(rows)))
     return metrics
 
 

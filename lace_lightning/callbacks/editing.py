@@ -17,10 +17,11 @@ from ..editing import Edited, EditOptions, Editor
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
+from ..pictures import from_bytes, to_bytes
 from ..query import Query
 from ..samplers import Sampler
 from ..schema import Labels
-from .evaluation import Evaluation, LatentEvaluation, to_bytes
+from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .quality import FeatureSpace
 
@@ -62,7 +63,7 @@ class SequentialEditing(LatentEvaluation):
                 step.accuracy.update(judged, self._wanted(state, count))
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
-                    step.distance.update(self.identity(_real(original), _real(images)))
+                    step.distance.update(self.identity(from_bytes(original), from_bytes(images)))
                 if step.quality is not None:
                     step.quality.update(features)
                 step.evaluations += state.evaluations * count
@@ -139,8 +140,7 @@ class SequentialEditing(LatentEvaluation):
     def _strips(self, rows: list[Tensor]) -> Image.Image | None:
         if not rows:
             return None
-        titles = self._titles
-        return labelled_grid(rows, [""] * len(rows), columns=titles, scale=max(1, 96 // rows[0].shape[-1]))
+        return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
 
 
 class _Step:
@@ -151,7 +151,3 @@ class _Step:
         self.strength = EditStrength(classifier.schema).to(device)
         self.distance, self.quality = MeanMetric().to(device), quality
         self.evaluations = self.seconds = 0.0
-
-
-def _real(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1

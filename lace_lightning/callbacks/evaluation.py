@@ -17,6 +17,7 @@ from ..classifiers import AttributeClassifier
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
+from ..pictures import from_bytes, to_bytes
 from ..samplers import Sampler
 from .quality import FeatureSpace
 
@@ -75,7 +76,7 @@ class LatentEvaluation(pl.Callback):
         return self.feature_space.statistics().to(device) if self.feature_space else None
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = self.judge.features_and_logits(images.float() / 127.5 - 1)
+        features, logits = self.judge.features_and_logits(from_bytes(images))
         if self.feature_space is not None and self.feature_space.key == "fid":
             features = self.feature_space.features(images)
         return features, logits
@@ -123,8 +124,3 @@ class LatentEvaluation(pl.Callback):
                 logger.log_image("samples", [self.evaluation.grid])
             if hasattr(logger, "log_table"):
                 logger.log_table("results", columns=["metric", "value"], data=rows)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Turn pictures in [-1, 1] into uint8."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte()

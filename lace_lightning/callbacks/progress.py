@@ -10,12 +10,13 @@ from PIL import Image
 
 from ..artifacts import atomic_path
 from ..modules.gan import GANTraining
+from ..pictures import to_bytes
 from .grids import labelled_grid
 
 
 def generator_grid(module: GANTraining, rows: int = 8, columns: int = 10) -> Image.Image:
     """Draw pictures of the moving average, always from the same latents."""
-    images = ((module.sample(rows * columns) + 1) * 127.5).round().byte().cpu()
+    images = to_bytes(module.sample(rows * columns)).cpu()
     return labelled_grid(list(images.split(columns)), [""] * rows, f"{float(module.images_seen) / 1000:.0f} thousand pictures seen")
 
 

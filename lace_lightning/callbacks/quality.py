@@ -15,6 +15,7 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError, suggest
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, inception_features, inception_weights, load_statistics, save_statistics
+from ..pictures import from_bytes
 from ..weights import weight_names, weight_path
 
 CHOICES = ("auto", "judge", "inception", "none")
@@ -38,7 +39,7 @@ class FeatureSpace:
 
 def judge_features(judge: Labeler) -> Callable[[Tensor], Tensor]:
     """Return uint8 pictures ↦ the judge's penultimate features."""
-    return lambda images: judge.features(images.float() / 127.5 - 1)
+    return lambda images: judge.features(from_bytes(images))
 
 
 def feature_name(judge: Labeler) -> str:

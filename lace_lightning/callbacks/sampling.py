@@ -18,10 +18,11 @@ from ..energies import Energy
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
+from ..pictures import to_bytes
 from ..query import Query
 from ..samplers import Sample, Sampler
 from ..schema import Labels
-from .evaluation import Evaluation, LatentEvaluation, to_bytes
+from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .quality import FeatureSpace
 

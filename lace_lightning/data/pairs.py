@@ -16,6 +16,7 @@ from ..artifacts import check_writable, digest, read_json, write_json
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
+from ..pictures import from_bytes, to_bytes
 from ..schema import Labels, Schema
 from ..seeds import uniform
 from .batches import TensorBatches
@@ -101,9 +102,9 @@ def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Label
         rows = min(batch_size, meta["count"] - first)
         z = generator.prior(rows, meta["seed"], first, device)
         w = generator.mapping(z)
-        images = ((generator.synthesis(w) + 1) * 127.5).round().clamp(0, 255).byte()
+        images = to_bytes(generator.synthesis(w))
         # The labeler sees the stored picture, rounding included.
-        logits = labeler(images.float() / 127.5 - 1)
+        logits = labeler(from_bytes(images))
         values = {"z": z, "w": w, "logits": logits, "labels": labeler.schema.decode(logits).values, "images": images}
         for name, value in values.items():
             maps[name][first : first + rows] = value.cpu().numpy()

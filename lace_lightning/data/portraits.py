@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LaceError
+from ..pictures import to_bytes
 from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
 from .batches import EpochBatches, TensorBatches
 
@@ -20,7 +21,7 @@ TEST_SEED = 2**62
 def draw_people(seeds: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     """Return pictures (B, 3, R, R) uint8 and labels (B, 12) of the people with these seeds (B,) int64."""
     labels = sample_attributes(seeds)
-    return render(labels, sample_identity(seeds), resolution).add_(1).mul_(127.5).round_().byte(), labels.values
+    return to_bytes(render(labels, sample_identity(seeds), resolution)), labels.values
 
 
 class PortraitBatches(EpochBatches):
@@ -99,7 +100,7 @@ class PeopleBatches(EpochBatches):
         for _, rows in self.rows():
             person = rows // self.per_person
             pictures = render(sample_attributes(start + rows), sample_identity(self.first + person), self.resolution)
-            yield pictures.add_(1).mul_(127.5).round_().byte(), person
+            yield to_bytes(pictures), person
 
 
 class PeopleDataModule(pl.LightningDataModule):

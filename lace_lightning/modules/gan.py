@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..generators.stylegan2 import read_stylegan2, save_stylegan2
 from ..generators.stylegan2_networks import StyleGAN2Network
+from ..pictures import from_bytes
 from .augment import AdaptiveAugment
 from .discriminator import Discriminator
 from .feature_discriminator import FeatureDiscriminator
@@ -73,9 +74,14 @@ class GANTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
+        trained = list(self.generator.parameters()), self._critics()
+        return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
+                for parameters, lr in zip(trained, self._rates(), strict=True)]
+
+    def _rates(self) -> tuple[float, float]:
+        """Return the learning rates of generator and discriminator."""
         rate = self.hparams["learning_rate"]
-        rates = ((list(self.generator.parameters()), self.hparams["generator_learning_rate"] or rate), (self._critics(), rate))
-        return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True) for parameters, lr in rates]
+        return self.hparams["generator_learning_rate"] or rate, rate
 
     def rate_factor(self, step: int, steps: int) -> float:
         """Return what the learning rates are multiplied by at `step` of `steps`."""
@@ -85,8 +91,7 @@ class GANTraining(pl.LightningModule):
     def _set_rates(self, optimizers: Sequence[Any], step: int) -> None:
         if not self.hparams["cooldown"] or (steps := self.trainer.estimated_stepping_batches) == float("inf"):
             return
-        rate = self.hparams["learning_rate"]
-        for optimizer, lr in zip(optimizers, (self.hparams["generator_learning_rate"] or rate, rate), strict=True):
+        for optimizer, lr in zip(optimizers, self._rates(), strict=True):
             optimizer.param_groups[0]["lr"] = lr * self.rate_factor(step, int(steps))
 
     def _critics(self) -> list[torch.nn.Parameter]:
@@ -103,8 +108,7 @@ class GANTraining(pl.LightningModule):
         return self.hparams["features_weight"] * torch.stack(losses).mean()
 
     def training_step(self, batch: Any, batch_index: int) -> None:
-        real = batch[0] if isinstance(batch, (list, tuple)) else batch
-        real = real.float() / 127.5 - 1 if real.dtype == torch.uint8 else real
+        real = from_bytes(batch[0] if isinstance(batch, (list, tuple)) else batch)
         optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]
         # Both optimisers step once a batch, and Lightning counts both.
         self._set_rates((optimizer_g, optimizer_d), self.global_step // 2)

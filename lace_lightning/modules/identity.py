@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from ..classifiers.embedding import IdentityEmbedding
+from ..pictures import from_bytes
+from .one_cycle import with_one_cycle
 
 
 class IdentityTraining(pl.LightningModule):
@@ -33,7 +35,7 @@ class IdentityTraining(pl.LightningModule):
         self.people = nn.Parameter(F.normalize(torch.randn(num_people, size), dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        images = (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).contiguous(memory_format=torch.channels_last)
+        images = from_bytes(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.hparams["bf16"]):
             return self.embedding(images)
 
@@ -71,7 +73,4 @@ class IdentityTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         rate = self.hparams["learning_rate"]
         optimizer = torch.optim.SGD(self.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=self.hparams["weight_decay"])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=int(self.trainer.estimated_stepping_batches),
-                                                       pct_start=self.hparams["warmup_fraction"], anneal_strategy="linear",
-                                                       cycle_momentum=False)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_one_cycle(optimizer, [rate], self.hparams["warmup_fraction"], self.trainer)

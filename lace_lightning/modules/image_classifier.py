@@ -13,9 +13,11 @@ from torch import Tensor
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import build_network
 from ..errors import LaceError
+from ..pictures import from_bytes
 from ..schema import Schema
 from ..weights import weight_path
 from .losses import attribute_losses, attribute_scores
+from .one_cycle import with_one_cycle
 
 
 class ImageClassifierTraining(pl.LightningModule):
@@ -58,13 +60,12 @@ class ImageClassifierTraining(pl.LightningModule):
         self.network.load_state_dict(begin.network.state_dict())
 
     def on_fit_start(self) -> None:
-        pictures = self.trainer.datamodule.some_pictures(5000).to(self.device).float() / 127.5 - 1  # type: ignore[attr-defined]
+        pictures = from_bytes(self.trainer.datamodule.some_pictures(5000).to(self.device))  # type: ignore[attr-defined]
         self.network.prepare(pictures)
         self.average.prepare(pictures)
 
     def _logits(self, network: Any, images: Tensor) -> Tensor:
-        images = (images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images).contiguous(
-            memory_format=torch.channels_last)
+        images = from_bytes(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.feature_dtype == torch.bfloat16):
             return network(images).float()
 
@@ -114,10 +115,7 @@ class ImageClassifierTraining(pl.LightningModule):
             [{"params": [p for p in trained if p.ndim > 1], "lr": rates[0], "weight_decay": self.hparams["weight_decay"]},
              {"params": [p for p in trained if p.ndim <= 1], "lr": rates[1]}],
             momentum=self.hparams["momentum"], nesterov=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rates, total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.hparams["warmup_fraction"], anneal_strategy="linear", cycle_momentum=False)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_one_cycle(optimizer, rates, self.hparams["warmup_fraction"], self.trainer)
 
 
 def _mean(scores: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
+from ..pictures import from_bytes
 from ..schema import Schema
 from .losses import attribute_losses, attribute_scores
 
@@ -35,7 +36,7 @@ class LatentClassifier(pl.LightningModule):
         self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.classifier(u.float() / 127.5 - 1 if u.dtype == torch.uint8 else u)
+        return self.classifier(from_bytes(u))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss = attribute_losses(self.schema, self(batch[0]), batch[1]).sum()
