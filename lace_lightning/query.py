@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +97,47 @@ def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
     return type(node)(_map_atoms(node.left, change), _map_atoms(node.right, change))
 
 
+def restrict(node: Node, name: str, value: float, tolerance: float = 0.1) -> Node | bool:
+    """Simplify `node` for attribute `name` having this value; comparisons with free values stay."""
+    if isinstance(node, Atom):
+        if node.attribute.name != name or node.value is None:
+            return node
+        return _true(node.attribute, node.op, torch.tensor(float(value)), node.value, tolerance)
+    if isinstance(node, Not):
+        inner = restrict(node.inner, name, value, tolerance)
+        return not inner if isinstance(inner, bool) else Not(inner)
+    left, right = restrict(node.left, name, value, tolerance), restrict(node.right, name, value, tolerance)
+    absorbing = isinstance(node, Or)
+    if left is absorbing or right is absorbing:
+        return absorbing
+    if isinstance(left, bool):
+        return right
+    return left if isinstance(right, bool) else type(node)(left, right)
+
+
+def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
+    """Return what a tree can be, attribute by attribute."""
+    if isinstance(node, bool):
+        return {node}
+    bound = [atom for atom in atoms(node) if atom.value is not None]
+    if not bound:
+        return {True, False}
+    result: set[bool] = set()
+    attribute = bound[0].attribute
+    if attribute.kind == "discrete":
+        values: list[float] = list(range(attribute.num_classes))
+    else:
+        # Truth changes at a value, or at its tolerance: the points between all of these.
+        edges = sorted({0.0, 1.0, *(min(max(atom.value + shift, 0.0), 1.0) for atom in bound if atom.attribute == attribute
+                                    and atom.value is not None for shift in (-tolerance, 0.0, tolerance))})
+        values = edges + [(low + high) / 2 for low, high in pairwise(edges)]
+    for value in values:
+        result |= _outcomes(restrict(node, attribute.name, value, tolerance), tolerance)
+        if len(result) == 2:
+            break
+    return result
+
+
 class Query:
     """A condition on the attributes of one schema; `root` is its tree, `str(query)` its canonical text."""
 
@@ -166,11 +209,11 @@ class Query:
             target = free.column(node.attribute.name).to(value)
         else:
             target = torch.full_like(value, node.value)
-        if node.op in "<>":
-            return value < target if node.op == "<" else value > target
-        width = tolerance if node.attribute.kind == "continuous" else 0.5
-        equal = (value - target).abs() <= width
-        return equal if node.op == "==" else ~equal
+        return _true(node.attribute, node.op, value, target, tolerance)
+
+    def outcomes(self, tolerance: float = 0.1) -> set[bool]:
+        """Return whether the query can be true and whether it can be false, over all values that attributes can have."""
+        return _outcomes(self.root, tolerance)
 
     def __str__(self) -> str:
         return self.text
@@ -183,6 +226,16 @@ class Query:
 
     def __hash__(self) -> int:
         return hash((self.root, self.schema))
+
+
+def _true(attribute: Attribute, op: str, value: Tensor, target: Any, tolerance: float) -> Any:
+    """Compare values with targets: bool tensor, or a bool for a single value and a number."""
+    if op in "<>":
+        result = value < target if op == "<" else value > target
+    else:
+        equal = (value - target).abs() <= (tolerance if attribute.kind == "continuous" else 0.5)
+        result = equal if op == "==" else ~equal
+    return bool(result) if result.ndim == 0 else result
 
 
 def _value(attribute: Attribute, op: str, text: str) -> float | None:

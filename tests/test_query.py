@@ -82,3 +82,13 @@ def test_slug_is_a_file_name() -> None:
 def test_what_is_wrong_is_said(text: str, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         parse(text, FACES)
+
+
+@pytest.mark.parametrize(("text", "outcomes"), [
+    ("yaw == 0.1 and yaw == 0.9", {False}), ("yaw == 0.4 and yaw == 0.55", {True, False}), ("yaw < 0.2 and yaw > 0.5", {False}),
+    ("yaw < 0.5 or yaw > 0.4", {True}), ("yaw < 0", {False}), ("yaw == * and yaw < 0.5", {True, False}),
+    ("(glasses == 1 and yaw == 0.5) or (not glasses == 1 and not yaw == 0.5)", {True, False}),
+    ("(yaw < 0.3 or glasses == 1) and yaw > 0.4 and glasses == 0", {False}),
+    (" and ".join(f"not {name} == 0" for name in ("glasses", "yaw", "haircolor")), {True, False})])
+def test_what_a_query_can_be(text: str, outcomes: set[bool]) -> None:
+    assert parse(text, FACES).outcomes() == outcomes

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ..errors import LaceError, suggest
 from ..query import And as AndNode
-from ..query import Atom, Node, Query, atoms
+from ..query import Atom, Node, Query, atoms, restrict
 from ..query import Not as NotNode
-from ..query import Or as OrNode
 from ..schema import Labels
 from .base import Energy, Not, Or
 from .logic import Cases, PaperNot, PaperOr
@@ -31,6 +30,9 @@ def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma:
         raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
     if query.free and free is None:
         raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
+    if len(outcomes := query.outcomes()) == 1:
+        raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
+                        "an attribute has one value at a time.")
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
     return builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
 
@@ -87,26 +89,10 @@ class _Builder:
 
     def _by_cases(self, node: Node, name: str) -> Energy:
         attribute = self.query.schema[name]
-        cases = [_restrict(node, name, index) for index in range(attribute.num_classes)]
+        cases = [restrict(node, name, index) for index in range(attribute.num_classes)]
         if all(isinstance(case, bool) for case in cases) and len(set(cases)) == 1:
             never = "always" if cases[0] else "never"
             raise LaceError(f"The part '{node}' of the query '{self.query}' can {never} be true, whatever the picture: "
                             f"'{name}' has one value at a time.")
         branches = [case if isinstance(case, bool) else self.exact(case) for case in cases]
         return Cases(self.query.schema.slices[name], branches, self.temperature)
-
-
-def _restrict(node: Node, name: str, value: int) -> Node | bool:
-    """Simplify `node` under attribute `name` = `value`."""
-    if isinstance(node, Atom):
-        return node if node.attribute.name != name else (node.value == value) == (node.op == "==")
-    if isinstance(node, NotNode):
-        inner = _restrict(node.inner, name, value)
-        return not inner if isinstance(inner, bool) else NotNode(inner)
-    left, right = _restrict(node.left, name, value), _restrict(node.right, name, value)
-    absorbing = isinstance(node, OrNode)
-    if left is absorbing or right is absorbing:
-        return absorbing
-    if isinstance(left, bool):
-        return right
-    return left if isinstance(right, bool) else type(node)(left, right)
