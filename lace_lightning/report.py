@@ -31,11 +31,22 @@ def frechet_name(names: Iterable[str]) -> str | None:
     return next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
 
 
+def main_figures(names: Sequence[str]) -> list[str]:
+    """Return the names of the figures that a table of many runs shows, of those that there are."""
+    parts = [name for name in names if name.startswith("acc/") and name.count("/") == 1]
+    wanted = ["acc", *(parts if len(parts) > 1 else []), "holds", "prior/holds", "des", "id", frechet_name(names) or "", "evaluations",
+              "seconds/sampling_per_64"]
+    return [name for name in wanted if name in names]
+
+
 def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None) -> str:
     """Return the figures of a run beside the paper's (which are of another generator, other features, other hardware)."""
     paper = paper or {}
     frechet = frechet_name(metrics)
     rows: list[tuple[str, Any, Any]] = [("ACC", metrics.get("acc"), paper.get("acc"))]
+    parts = [name for name in metrics if name.startswith("acc/") and name.count("/") == 1]
+    if len(parts) > 1:
+        rows += [(f"  {name.removeprefix('acc/')}", metrics[name], paper.get(name)) for name in parts]
     if "holds" in metrics and metrics.get("acc") != metrics["holds"]:
         rows.append(("query true", metrics["holds"], None))
     if "prior/holds" in metrics:
@@ -45,14 +56,15 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
             side = name.removeprefix("branch/")
             rows.append((f"  of these {'more than one' if side == 'several' else side}", value, None))
             rows.append(("    for the generator alone", metrics.get(f"prior/{name}"), None))
-    rows += [(f"ACC {name.split('/')[-1]}", value, None) for name, value in metrics.items()
-             if name.count("/") == 2 and name.startswith("acc/")]
+    if len(parts) == 1:
+        rows += [(f"ACC {name.split('/')[-1]}", value, None) for name, value in metrics.items()
+                 if name.count("/") == 2 and name.startswith("acc/")]
     rows += [(label, metrics[name], paper.get(name)) for name, label in (("des", "DES, mean of the edits"), ("id", "ID"))
              if name in metrics]
     if frechet is not None:
         rows.append(("FID" if frechet == "fid" else f"Fréchet distance ({frechet})", metrics[frechet],
                      None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}"))
-        rows.append(("  of the generator alone", metrics.get(f"{frechet}/unconditional"), None))
+        rows.append(("  of the generator alone", metrics.get(f"{frechet}/unconditional"), paper.get("fid/unconditional")))
     rows += [("evaluations per sample", metrics.get("evaluations"), None),
              ("sampling, seconds per 64", metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
               paper.get("seconds")),

@@ -29,6 +29,7 @@ from .callbacks import (
     FeatureSpace,
     LatentEvaluation,
     SequentialEditing,
+    TemperatureStrips,
     TrainingPictures,
     build_feature_space,
     generator_grid,
@@ -36,7 +37,7 @@ from .callbacks import (
     measure_reference,
 )
 from .classifiers import AttributeClassifier, IdentityEmbedding
-from .data import LatentPairsDataModule, PairSet, load_cifar10, make_pairs, pairs_key
+from .data import LatentPairsDataModule, PairSet, make_pairs, pairs_key
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
@@ -88,7 +89,7 @@ def config_digest(cfg: DictConfig) -> str:
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "edit": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
+    tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
              "fit_identity": fit_identity, "reference": reference, "draw_portraits": draw_portraits}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
@@ -174,7 +175,7 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
     """Return the edits and how to make them, checked."""
     if not cfg.task.edits:
         raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
-    options = EditOptions(sigma=cfg.query.sigma, **plain(cfg.task.editing))
+    options = EditOptions(sigma=cfg.query.sigma, **{key: value for key, value in plain(cfg.editing).items() if key != "name"})
     check_layers(options, generator, schema)
     if cfg.classifier.space == "x":
         raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
@@ -183,13 +184,16 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
 
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
-    """Return what the test runs: sampling of (query, options), or editing by (edits, options)."""
+    """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
     settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
-    if cfg.task.name != "edit":
+    if cfg.task.name == "control":
         return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, **settings)
+    settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
+    if cfg.task.name == "temperature":
+        return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
+                                 strips=cfg.task.strips, **settings)
     identity = cfg.task.get("identity")
     embedding = None if identity is None else IdentityEmbedding.load(weight_path(identity)).to(_device(cfg))
-    settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding and embedding.distance,
                              strips=cfg.task.strips, **settings)
 
@@ -212,10 +216,9 @@ def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> 
 
 
 def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
-    node = cfg.dataset.module
-    if node.get("root") is None and not node.get("download"):
-        return None
-    return lambda: load_cifar10(node.root, "train", cfg.paths.cache, node.download)[0]
+    """Return what loads or draws the train pictures; None where they cannot be had."""
+    data = build_node(cfg.dataset.module)
+    return data.train_pictures if data.at_hand else None
 
 
 def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache) -> PairSet:

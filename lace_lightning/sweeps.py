@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from .artifacts import atomic_path, read_json
-from .report import frechet_name, text_table, to_csv
+from .report import frechet_name, main_figures, text_table, to_csv
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
@@ -101,7 +101,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
             for value, record in zip(values, records, strict=True)]
     with atomic_path(folder / "results.csv") as temporary:
         temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows))
-    main = [name for name in ("acc", frechet or "", "evaluations", "seconds/sampling_per_64") if name in names]
+    main = main_figures(names)
     table = text_table([*keys, "state", *main], [[*value, record["state"], *(record["metrics"].get(name) for name in main)]
                                                  for value, record in zip(values, records, strict=True)])
     states = [record["state"] for record in records]
@@ -141,8 +141,10 @@ def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[s
 
 def _setting(config: DictConfig, key: str) -> Any:
     value = OmegaConf.select(config, key)
+    if isinstance(value, DictConfig):
+        return next((value[name] for name in ("name", "space", "_target_") if name in value), "?")
     if OmegaConf.is_config(value):
-        return value.get("space", value.get("_target_", "?")) if isinstance(value, DictConfig) else str(value)
+        return str(value)
     return value
 
 

@@ -6,6 +6,8 @@ from .grids import labelled_grid
 from .progress import TrainingPictures, generator_grid
 from .quality import FeatureSpace, build_feature_space, measure_reference, reference_statistics
 from .sampling import ConditionalSampling, EnergyOptions
+from .temperature import TemperatureStrips
 
 __all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "LatentEvaluation", "SequentialEditing",
-           "TrainingPictures", "build_feature_space", "generator_grid", "labelled_grid", "measure_reference", "reference_statistics"]
+           "TemperatureStrips", "TrainingPictures", "build_feature_space", "generator_grid", "labelled_grid", "measure_reference",
+           "reference_statistics"]

@@ -12,15 +12,17 @@ GAP, MARGIN = 2, 8
 
 
 def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None,
-                  columns: Sequence[str] = ()) -> Image.Image:
+                  columns: Sequence[str] = (), captions: Sequence[Sequence[str]] = ()) -> Image.Image:
     """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title.
 
-    Small pictures are enlarged by whole pixels to about 64. `columns` are written above the columns, broken into lines.
+    Small pictures are enlarged by whole pixels to about 64. `columns` are written above the columns, broken into lines;
+    `captions`, one for each picture of each row, below the pictures.
     """
     height, width = rows[0].shape[-2:]
     scale = scale or max(1, 64 // height)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP
-    font = ImageFont.load_default(size=max(13, min(20, cell_h // 3)))
+    font, small = ImageFont.load_default(size=max(13, min(20, cell_h // 3))), ImageFont.load_default(size=12)
+    cell_h += 15 if captions else 0
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
     top = MARGIN + (int(getattr(font, "size", 13)) + MARGIN if title else 0)
@@ -43,6 +45,9 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
             image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(image, (left + c * cell_w, y))
+            if captions:
+                place = left + c * cell_w + width * scale // 2, y + height * scale
+                draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")
     return canvas
 
 

@@ -149,6 +149,15 @@ class CIFAR10DataModule(pl.LightningDataModule):
                 keep = spread(len(pictures), self.limit) if self.limit else slice(None)
                 self.splits[split] = pictures[keep], classes[keep, None].float()
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the pictures have been given or may be fetched."""
+        return self.root is not None or self.download
+
+    def train_pictures(self) -> Tensor:
+        """Return the pictures (50000, 3, 32, 32) uint8 of the train split."""
+        return load_cifar10(self.root, "train", self.cache, self.download)[0]
+
     def some_pictures(self, count: int) -> Tensor:
         """Return about `count` pictures (uint8) of the train split, spread over its classes."""
         pictures = self.splits["train"][0]

@@ -70,6 +70,15 @@ class PortraitsDataModule(pl.LightningDataModule):
     def _test(self) -> tuple[Tensor, Tensor]:
         return draw_people(torch.arange(TEST_SEED, TEST_SEED + self.test_count), self.resolution)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether pictures can be had: always."""
+        return True
+
+    def train_pictures(self) -> Tensor:
+        """Return the pictures (count, 3, R, R) uint8 of the first epoch."""
+        return self.splits["train"][0]
+
     def some_pictures(self, count: int) -> Tensor:
         """Return `count` pictures (uint8) of people that are trained on."""
         return draw_people(torch.arange(self.first, self.first + count), self.resolution)[0]
