@@ -50,6 +50,15 @@ class Attribute:
         """Return the name of class `index`, or the index itself when classes have no names."""
         return self.class_names[index] if self.class_names else str(index)
 
+    def describe(self, value: float) -> str:
+        """Return a value in a word or two: the name of a class that has one, otherwise the attribute and the value."""
+        if self.kind == "continuous":
+            return f"{self.name} {value:.2f}"
+        name = self.class_name(int(value))
+        if name in ("no", "yes") or not self.class_names:
+            return f"{'no ' if name == 'no' else ''}{self.name}{'' if self.class_names else f' {name}'}"
+        return name
+
     def class_index(self, text: str) -> int:
         """Return the index of a class given by name or number. Raises LaceError when there is no such class."""
         if text in self.class_names:

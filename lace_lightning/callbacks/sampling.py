@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics as stats
 from dataclasses import dataclass
+from itertools import islice, product
+from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +23,7 @@ from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
 from ..pictures import to_bytes
 from ..query import Query
 from ..samplers import Sample, Sampler
-from ..schema import Labels
+from ..schema import KINDS, Labels
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .quality import FeatureSpace
@@ -48,6 +50,7 @@ class ConditionalSampling(LatentEvaluation):
     """
 
     pairs: Labels | None = None
+    rows_of_grid = 20
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, num_samples: int = 10_000,
@@ -58,13 +61,14 @@ class ConditionalSampling(LatentEvaluation):
         self.pictures_per_class, self.timing_repeats, self.timing_batch = pictures_per_class, timing_repeats, timing_batch
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        part = classifier.part(self.query.attributes)
         accuracy = ConditionalAccuracy(self.query.schema).to(device)
         branches, quality = BranchShares(self.query).to(device), self.statistics(device)
         own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
         for first, count in self._batches(rank, world_size, "sampling"):
-            sample, images, free = self.draw(classifier, first, count, device)
+            sample, images, free = self.draw(part, first, count, device)
             features, logits = self._judge(images)
             judged = self.query.schema.decode(logits)
             accuracy.update(judged, wanted_labels(self.query, count, free), self.query.holds(judged, free))
@@ -78,7 +82,7 @@ class ConditionalSampling(LatentEvaluation):
                 kept.append((images.cpu(), free))
         if quality is not None and own_codes is not None:
             for first, count in self._batches(rank, world_size, "sampling for the distance"):
-                images = self.draw(classifier, first, count, device, own_codes)[1]
+                images = self.draw(part, first, count, device, own_codes)[1]
                 quality.update(self._judge(images)[0])
         share = self._share(rank, world_size)
         metrics = {**accuracy.compute(), **branches.compute(), **self._prior()}
@@ -86,7 +90,7 @@ class ConditionalSampling(LatentEvaluation):
         if self.feature_space and quality is not None:
             metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
             metrics[f"{self.feature_space.key}/unconditional"] = self._unconditional(rank, world_size, device)
-        metrics |= self._timing(classifier, device, cost, share)
+        metrics |= self._timing(part, device, cost, share)
         return Evaluation(metrics, self._protocol(classifier, device), self._grid(kept) if kept else None)
 
     def _prior(self) -> dict[str, float]:
@@ -116,17 +120,16 @@ class ConditionalSampling(LatentEvaluation):
     def energy(self, classifier: AttributeClassifier, free: Labels | None) -> Energy:
         """Return the attribute energy on z."""
         o = self.options
-        energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
+        query = Query(self.query.root, classifier.schema)
+        energy = classifier.energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
         energy = energy if o.weight == 1 else o.weight * energy
         to_space = self.generator.map_to(classifier.space)
         return energy if to_space is None else energy.pullback(to_space)
 
     def _shown(self) -> int:
-        classes = 1
-        for name in self.query.free:
-            attribute = self.query.schema[name]
-            classes *= attribute.num_classes if attribute.kind == "discrete" else 1
-        return self.pictures_per_class * min(classes, 20) if self.query.free else 8 * self.pictures_per_class
+        """Return how many of the first samples the picture needs."""
+        classes = [self.query.schema[name].num_classes for name in self.query.free if self.query.schema[name].kind == "discrete"]
+        return self.pictures_per_class * (min(prod(classes), 200) if classes else 8)
 
     def _timing(self, classifier: AttributeClassifier, device: torch.device, cost: dict[str, float], share: int) -> dict[str, float]:
         """Seconds per 64 samples: over the whole run, and the median of a few repeats with batches of 64."""
@@ -148,15 +151,25 @@ class ConditionalSampling(LatentEvaluation):
                 "distance_codes": self.distance_codes, **self._common_protocol(classifier, device)}
 
     def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
+        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous value."""
         images = torch.cat([part for part, _ in kept])
         title = f"{self.query.text}   {type(self.sampler).__name__}"
-        discrete = [name for name in self.query.free if self.query.schema[name].kind == "discrete"]
-        if not discrete:
+        free = Labels.cat([part for _, part in kept if part is not None]) if self.query.free else None
+        attributes = [self.query.schema[name] for name in self.query.free]
+        discrete, values = ([a for a in attributes if a.kind == kind] for kind in KINDS)
+        if free is None:
             shown = images[: 8 * self.pictures_per_class]
             return labelled_grid(list(shown.split(self.pictures_per_class)), [""] * len(shown.split(self.pictures_per_class)), title)
-        attribute = self.query.schema[discrete[0]]
-        values = torch.cat([free.column(attribute.name) for _, free in kept if free is not None])
-        rows = [images[values == index][: self.pictures_per_class] for index in range(attribute.num_classes)]
-        labels = [attribute.class_name(index) for index in range(attribute.num_classes)]
-        shown_rows = [(row, label) for row, label in zip(rows, labels, strict=True) if len(row)]
-        return labelled_grid([row for row, _ in shown_rows], [label for _, label in shown_rows], title)
+        rows, labels, captions = [], [], []
+        for combination in islice(product(*(range(a.num_classes) for a in discrete)), self.rows_of_grid):
+            chosen = torch.ones(len(images), dtype=torch.bool)
+            for attribute, number in zip(discrete, combination, strict=True):
+                chosen &= free.column(attribute.name) == number
+            index = chosen.nonzero()[: self.pictures_per_class, 0] if discrete else torch.arange(len(images))[: 8 * self.pictures_per_class]
+            if values:
+                index = index[free.column(values[0].name)[index].argsort()]
+            for part in index.split(self.pictures_per_class):
+                rows.append(images[part])
+                labels.append(", ".join(a.describe(number) for a, number in zip(discrete, combination, strict=True)))
+                captions.append([" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()])
+        return labelled_grid(rows, labels, title, captions=captions if values else ())

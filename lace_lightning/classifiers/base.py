@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,19 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         return self.network(u)
+
+    def part(self, names: Sequence[str]) -> AttributeClassifier:
+        """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it has no parts."""
+        kept = [index for index, name in enumerate(self.schema.names) if name in names]
+        if not isinstance(self.network, LatentMLP) or len(kept) in (0, len(self.schema)):
+            return self
+        schema = Schema(self.schema.name, tuple(self.schema.attributes[index] for index in kept))
+        with torch.device("meta"):
+            result = AttributeClassifier(schema, self.space, self.network_name, self.arguments, self.generator)
+        part = self.network.part(kept)
+        result.network = part
+        result.linearize = part.linearize  # type: ignore[assignment]
+        return result.train(self.training)
 
     @property
     def digest(self) -> str:

@@ -28,7 +28,7 @@ class LatentMLP(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise LaceError(f"A latent classifier's mode must be {' or '.join(MODES)}, received '{mode}'.")
-        self.input_dim, self.mode = input_dim, mode
+        self.input_dim, self.mode, self.head_sizes, self.hidden = input_dim, mode, list(head_sizes), list(hidden)
         networks = [sum(head_sizes)] if mode == "single" else list(head_sizes)
         self.num_networks, self.num_hidden = len(networks), len(hidden)
         widths = [input_dim, *hidden, max(networks)]
@@ -40,6 +40,24 @@ class LatentMLP(nn.Module):
         # Networks with fewer outputs than the widest are padded; these are the columns that count.
         columns = [network * max(networks) + column for network, size in enumerate(networks) for column in range(size)]
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
+
+    def part(self, heads: Sequence[int]) -> LatentMLP:
+        """Return a copy with some of the heads alone; of separate networks the others are gone."""
+        with torch.device("meta"):
+            result = LatentMLP(self.input_dim, [self.head_sizes[head] for head in heads], self.hidden, self.mode)
+        starts = [sum(self.head_sizes[:head]) for head in heads]
+        kept = [start + column for head, start in zip(heads, starts, strict=True) for column in range(self.head_sizes[head])]
+        networks = list(heads) if self.mode == "separate" else [0]
+        columns = list(range(max(result.head_sizes))) if self.mode == "separate" else kept
+        for index in range(self.num_hidden + 1):
+            weight, bias = (getattr(self, f"{name}{index}").detach()[networks] for name in ("weight", "bias"))
+            if index == self.num_hidden:
+                weight, bias = weight[..., columns], bias[..., columns]
+            setattr(result, f"weight{index}", nn.Parameter(weight, requires_grad=False))
+            setattr(result, f"bias{index}", nn.Parameter(bias, requires_grad=False))
+        order = [network * len(columns) + column for network, head in enumerate(heads) for column in range(self.head_sizes[head])]
+        result.columns = torch.tensor(order if self.mode == "separate" else list(range(len(kept))), device=self.columns.device)
+        return result
 
     def _layer(self, index: int) -> Layer:
         weight, bias = getattr(self, f"weight{index}"), getattr(self, f"bias{index}")
