@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lace_lightning.data import PortraitsDataModule
-from lace_lightning.data.portraits import PeopleBatches, PortraitBatches, draw_people
+from lace_lightning.data.portraits import PeopleBatches, PortraitBatches, degrade, draw_people
 from lace_lightning.errors import LaceError
 from lace_lightning.portraits import sample_identity
 
@@ -60,3 +60,22 @@ def test_people_keep_their_identity_and_change_their_attributes(monkeypatch) -> 
 def test_sizes_below_one_are_refused() -> None:
     with pytest.raises(LaceError, match=r"dataset\.module\.resolution must be at least 1"):
         PortraitsDataModule(resolution=0)
+
+
+def test_degraded_pictures_are_the_same_people_less_clear() -> None:
+    seeds = torch.arange(200)
+    pictures, labels = draw_people(seeds, 16)
+    worse = degrade(pictures, seeds, 0.5)
+    changed = (worse != pictures).flatten(1).any(1)
+    assert 0.35 < changed.float().mean() < 0.65
+    assert torch.equal(degrade(pictures, seeds, 0.0), pictures)
+    assert torch.equal(degrade(pictures, seeds, 0.5), worse)
+    # Blur and noise leave the colours of the whole nearly as they were.
+    assert (worse.float().mean((2, 3)) - pictures.float().mean((2, 3))).abs().mean() < 3
+    data = PortraitsDataModule(resolution=16, count=200, test_count=10, batch_size=200, degraded=0.5)
+    shown, targets = next(iter(data.train_dataloader()))
+    originals = {tuple(row.tolist()): picture for row, picture in zip(labels, pictures, strict=True)}
+    same = [torch.equal(originals[tuple(row.tolist())], picture) for row, picture in zip(targets, shown, strict=True)]
+    assert 0.35 < 1 - sum(same) / len(same) < 0.65
+    with pytest.raises(LaceError, match="a share of the pictures"):
+        PortraitsDataModule(degraded=1.5)
