@@ -1,0 +1,66 @@
+"""The record of experiments: figures over seeds, beside the paper's, between the marks of a README."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch) -> ModuleType:
+    path = Path(__file__).parent.parent / "experiments" / "record.py"
+    spec = importlib.util.spec_from_file_location("record", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HERE", tmp_path / "experiments")
+    (tmp_path / "experiments").mkdir()
+    return module
+
+
+def _result(folder: Path, config: dict, metrics: dict, paper: dict | None = None) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    (folder / "metrics.json").write_text(json.dumps({
+        "metrics": metrics, "paper": paper or {}, "protocol": {}, "command": "c", "date": "2026-01-02", "versions": {}}))
+    Image.new("RGB", (9, 9)).save(folder / "samples.png")
+
+
+def test_a_sweep_becomes_a_table_over_seeds_beside_the_paper(record: ModuleType, tmp_path: Path) -> None:
+    for text, base in (("a == 1", 0.5), ("b == 1", 0.7)):
+        for seed in (1, 2, 3):
+            _result(tmp_path / "outputs" / "sweeps" / "portraits_logic" / f"{text}{seed}",
+                    {"query": {"text": text}, "seed": seed, "metrics": {"seed": seed}, "editing": {"name": "same"}},
+                    {"acc": base + 0.1 * seed, "fd_judge": 2.0, "fd_judge/unconditional": 1.0, "branch/x": 0.25},
+                    {"acc": 0.9, "fid": 20.5} if text == "a == 1" else None)
+    folder = tmp_path / "experiments" / "portraits_logic"
+    folder.mkdir()
+    (folder / "README.md").write_text(f"# Logic\n\nOwn words.\n\n{record.BEGIN}\nold\n{record.END}\n\nMore of them.\n")
+    record.record("portraits_logic", tmp_path / "outputs")
+    text = (folder / "README.md").read_text()
+    assert text.startswith("# Logic\n\nOwn words.")
+    assert text.endswith("\n\nMore of them.\n")
+    assert "old" not in text
+    assert "| setting | ACC | *paper* | distance | *FID, paper* | distance of the generator alone | of these x |" in text
+    assert "| `a == 1` | 0.700 ± 0.100 | 0.9 | 2.000 ± 0.000 | 20.5 | 1.000 ± 0.000 | 0.250 ± 0.000 |" in text
+    assert "| `b == 1` | 0.900 ± 0.100 |  | 2.000 ± 0.000 |  |" in text
+    assert {"samples_1.png", "samples_2.png", "results.json"} <= {path.name for path in folder.iterdir()}
+    assert len(json.loads((folder / "results.json").read_text())) == 6
+
+
+def test_a_single_run_is_the_latest_and_a_new_readme_says_how(record: ModuleType, tmp_path: Path) -> None:
+    for day, acc in (("2026-01-01_00-00-00", 0.1), ("2026-01-02_00-00-00", 0.2)):
+        _result(tmp_path / "outputs" / "cifar10_heun" / day, {"seed": 0}, {"acc": acc, "evaluations": 1234.5})
+    record.record("cifar10_heun", tmp_path / "outputs")
+    text = (tmp_path / "experiments" / "cifar10_heun" / "README.md").read_text()
+    assert "python -m lace_lightning +experiment=cifar10_heun" in text
+    assert "| 0.200 | 1234.5 |" in text
+    with pytest.raises(SystemExit, match="run the experiment first"):
+        record.record("cifar10_ode", tmp_path / "outputs")
+    (tmp_path / "experiments" / "cifar10_heun" / "README.md").write_text("no marks")
+    with pytest.raises(SystemExit, match="must have the marks"):
+        record.record("cifar10_heun", tmp_path / "outputs")
