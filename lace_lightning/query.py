@@ -174,6 +174,14 @@ class Query:
 
         return tuple(Query(side, self.schema) for side in sides(self.root)) if isinstance(self.root, Or) else ()
 
+    def on(self, schema: Schema) -> Query:
+        """Return the query on a schema that has its attributes among others. Raises LaceError where one is missing."""
+        missing = [name for name in self.attributes if self.schema[name] not in schema.attributes]
+        if missing:
+            raise LaceError(f"The query '{self}' needs {', '.join(missing)}, and the classifier knows {', '.join(schema.names)} alone: "
+                            "leave it out, or train a classifier on it.")
+        return Query(self.root, schema)
+
     def bind(self, **values: str | float) -> Query:
         """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""
         for name in values:

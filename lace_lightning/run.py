@@ -47,10 +47,11 @@ from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
-from .pictures import to_bytes
+from .modules.losses import attribute_scores
+from .pictures import from_bytes, to_bytes
 from .portraits import attribute_rows
 from .query import Query, parse
-from .report import results_table
+from .report import results_table, text_table
 from .schema import Labels, Schema
 from .weights import weight_path
 
@@ -89,8 +90,9 @@ def config_digest(cfg: DictConfig) -> str:
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier, "fit_generator": fit_generator,
-             "fit_identity": fit_identity, "reference": reference, "draw_portraits": draw_portraits}
+    tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
+             "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
+             "check_labelers": check_labelers, "draw_portraits": draw_portraits}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -115,9 +117,12 @@ def control(cfg: DictConfig) -> dict[str, float]:
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
     editing = _edits(cfg, generator, schema) if cfg.task.name == "edit" else None
     query = parse(cfg.query.text, schema)
+    known = _known(cfg, schema)
+    for wanted in (editing[0] if editing else [query]):
+        wanted.on(known)
     options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
     _validate(query, options, schema)
-    given = _given_classifier(cfg, generator, schema)
+    given = _given_classifier(cfg, generator)
     cache = Cache(cfg.paths.cache)
     feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
@@ -198,8 +203,19 @@ def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: 
                              strips=cfg.task.strips, **settings)
 
 
-def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
-    """Return the classifier of `classifier.weights`, checked against generator, space and schema; None when it is to be trained."""
+def _known(cfg: DictConfig, schema: Schema) -> Schema:
+    """Return what the latent classifier knows, or is going to: of `classifier.weights` or `classifier.attributes`, else everything."""
+    if cfg.classifier.get("weights") is None:
+        return schema if cfg.classifier.get("attributes") is None else schema.part(cfg.classifier.attributes)
+    known = AttributeClassifier.load(weight_path(cfg.classifier.weights)).schema
+    if not set(known.attributes) <= set(schema.attributes):
+        raise LaceError(f"The classifier '{cfg.classifier.weights}' knows {', '.join(known.names)}, and the labeler "
+                        f"{', '.join(schema.names)}: choose a labeler of its schema.")
+    return known
+
+
+def _given_classifier(cfg: DictConfig, generator: Generator) -> LatentClassifier | None:
+    """Return the classifier of `classifier.weights`, checked against generator and space; None when it is to be trained."""
     if cfg.classifier.get("weights") is None:
         return None
     classifier = AttributeClassifier.load(weight_path(cfg.classifier.weights))
@@ -207,10 +223,8 @@ def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> 
     if classifier.space != cfg.classifier.space:
         raise LaceError(f"The classifier '{cfg.classifier.weights}' is for space {classifier.space}, and classifier.space is "
                         f"{cfg.classifier.space}: set classifier.space={classifier.space}.")
-    if classifier.schema != schema:
-        raise LaceError(f"The classifier '{cfg.classifier.weights}' knows {', '.join(classifier.schema.names)}, and the labeler "
-                        f"{', '.join(schema.names)}: choose a labeler of its schema.")
-    module = LatentClassifier(schema, classifier.space, classifier.network_name, classifier.arguments, generator_digest=generator.digest)
+    module = LatentClassifier(classifier.schema, classifier.space, classifier.network_name, classifier.arguments,
+                              generator_digest=generator.digest)
     module.classifier = classifier
     return module
 
@@ -235,7 +249,7 @@ def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache
 
 def _data(cfg: DictConfig, pairs: PairSet) -> LatentPairsDataModule:
     return LatentPairsDataModule(pairs, cfg.classifier.space, cfg.classifier.batch_size, cfg.classifier.soft_labels,
-                                 tuple(cfg.task.holdout), int(cfg.seed))
+                                 tuple(cfg.task.holdout), int(cfg.seed), _known(cfg, pairs.schema))
 
 
 def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
@@ -245,7 +259,7 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
     keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay")
-    module = LatentClassifier(pairs.schema, arguments=arguments, generator_digest=generator.digest, **{key: node[key] for key in keys})
+    module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest, **{key: node[key] for key in keys})
     epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
     depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": epochs,
                "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
@@ -306,11 +320,38 @@ def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], N
 def reference(cfg: DictConfig) -> dict[str, float]:
     """Measure the judge's features over the real pictures: what Fréchet distances are measured against."""
     judge, data = _labeler(cfg.judge).to(_device(cfg)), build_node(cfg.dataset.module)
-    data.setup()
+    data.setup("fit")
     pictures = {split: images for split, (images, _) in data.splits.items()}
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
     _write_results(cfg, metrics, {"weights": file.name}, None)
+    return metrics
+
+
+def check_labelers(cfg: DictConfig) -> dict[str, float]:
+    """Measure labeler and judge on the test pictures, and how far they agree on the generator's."""
+    device, count, size = _device(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
+    labeler, judge, generator = _labeler(cfg.labeler).to(device), _labeler(cfg.judge).to(device), _generator(cfg.generator).to(device)
+    schema, data = _schema(labeler, judge), build_node(cfg.dataset.module)
+    data.setup("fit")
+    pictures, truth = data.splits["test"]
+    with torch.no_grad():
+        generated = torch.cat([to_bytes(generator(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))).cpu()
+                               for first in range(0, count, size)])
+
+    def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([who(from_bytes(part.to(device))).cpu() for part in images.split(size)])
+
+    scores = {who: attribute_scores(schema, logits(network, pictures), truth) for who, network in (("labeler", labeler), ("judge", judge))}
+    scores["agreement"] = attribute_scores(schema, logits(labeler, generated), logits(judge, generated))
+    metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
+    rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error", *(float(column[a.name]) for column in scores.values())]
+            for a in schema]
+    print(f"\n{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {cfg.generator.name}")
+    print(text_table(["attribute", "", *scores], rows))
+    grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{cfg.generator.name}, uncurated")
+    _write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
+                                  "judge": judge.digest, "generator": generator.digest}, grid)
     return metrics
 
 

@@ -100,6 +100,11 @@ class Schema:
             first += attribute.num_logits
         return result
 
+    def part(self, names: Iterable[str]) -> Schema:
+        """Return the schema of these attributes alone, in this schema's order. Raises LaceError for an unknown name."""
+        chosen = [self[name] for name in names]
+        return Schema(self.name, tuple(attribute for attribute in self if attribute in chosen))
+
     def __getitem__(self, name: str) -> Attribute:
         for attribute in self.attributes:
             if attribute.name == name:

@@ -20,7 +20,7 @@ from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frec
 from ..pictures import from_bytes, to_bytes
 from ..query import Query
 from ..samplers import Sampler
-from ..schema import Labels
+from ..schema import Labels, Schema
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .quality import FeatureSpace
@@ -47,7 +47,7 @@ class SequentialEditing(LatentEvaluation):
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
         editor = Editor(self.generator, classifier, self.sampler, self.options)
-        steps = [_Step(classifier, self.statistics(device), device) for _ in self.edits]
+        steps = [_Step(self.judge.schema, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
         path: list[Tensor] = []
         for first, count in self._batches(rank, world_size, "editing"):
@@ -146,8 +146,8 @@ class SequentialEditing(LatentEvaluation):
 class _Step:
     """What is summed up for one edit."""
 
-    def __init__(self, classifier: AttributeClassifier, quality: FeatureStatistics | None, device: torch.device) -> None:
-        self.accuracy = ConditionalAccuracy(classifier.schema).to(device)
-        self.strength = EditStrength(classifier.schema).to(device)
+    def __init__(self, schema: Schema, quality: FeatureStatistics | None, device: torch.device) -> None:
+        self.accuracy = ConditionalAccuracy(schema).to(device)
+        self.strength = EditStrength(schema).to(device)
         self.distance, self.quality = MeanMetric().to(device), quality
         self.evaluations = self.seconds = 0.0

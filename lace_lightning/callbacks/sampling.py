@@ -120,8 +120,7 @@ class ConditionalSampling(LatentEvaluation):
     def energy(self, classifier: AttributeClassifier, free: Labels | None) -> Energy:
         """Return the attribute energy on z."""
         o = self.options
-        query = Query(self.query.root, classifier.schema)
-        energy = classifier.energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
+        energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
         energy = energy if o.weight == 1 else o.weight * energy
         to_space = self.generator.map_to(classifier.space)
         return energy if to_space is None else energy.pullback(to_space)

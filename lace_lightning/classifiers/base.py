@@ -52,13 +52,12 @@ class AttributeClassifier(nn.Module):
 
     def part(self, names: Sequence[str]) -> AttributeClassifier:
         """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it has no parts."""
-        kept = [index for index, name in enumerate(self.schema.names) if name in names]
-        if not isinstance(self.network, LatentMLP) or len(kept) in (0, len(self.schema)):
+        schema = self.schema.part(names)
+        if not isinstance(self.network, LatentMLP) or len(schema) == len(self.schema):
             return self
-        schema = Schema(self.schema.name, tuple(self.schema.attributes[index] for index in kept))
         with torch.device("meta"):
             result = AttributeClassifier(schema, self.space, self.network_name, self.arguments, self.generator)
-        part = self.network.part(kept)
+        part = self.network.part([self.schema.index(name) for name in schema.names])
         result.network = part
         result.linearize = part.linearize  # type: ignore[assignment]
         return result.train(self.training)
@@ -71,10 +70,7 @@ class AttributeClassifier(nn.Module):
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1,
                temperature: float = 1.0, paper_temperature: bool = False) -> Energy:
         """Return the energy of a query on u (B, D); see `lace_lightning.energies.build` for the options."""
-        query = parse(query, self.schema) if isinstance(query, str) else query
-        if query.schema != self.schema:
-            raise LaceError(f"The query is about the schema '{query.schema.name}' and the classifier about "
-                            f"'{self.schema.name}': parse it with the classifier's schema.")
+        query = parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
         return build(query, free, logic, sigma, temperature, paper_temperature).pullback(self)
 
     def check_generator(self, generator_digest: str) -> None:

@@ -118,22 +118,25 @@ def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Label
 class LatentPairsDataModule(pl.LightningDataModule):
     """Serve pairs (u, target) from memory; the split of a pair follows from its seed.
 
-    u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B, L).
-    `fractions` are the shares of validation and test.
+    u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B, L), of
+    all attributes or of `schema`, a part of them. `fractions` are the shares of validation and test.
     """
 
     def __init__(self, pairs: PairSet, space: str = "w", batch_size: int = 512, soft: bool = False,
-                 fractions: tuple[float, float] = (0.02, 0.02), seed: int = 0) -> None:
+                 fractions: tuple[float, float] = (0.02, 0.02), seed: int = 0, schema: Schema | None = None) -> None:
         super().__init__()
         self.pairs, self.space, self.batch_size, self.soft, self.seed = pairs, space, batch_size, soft, seed
-        self.fractions = tuple(fractions)
+        self.fractions, self.schema = tuple(fractions), schema or pairs.schema
         self.parts: dict[str, tuple[Tensor, ...]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
         u = self.pairs.latents(self.space).clone()
-        target = self.pairs.array("logits" if self.soft else "labels").clone()
+        whole = self.pairs.schema
+        columns = [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
+            whole.index(name) for name in self.schema.names]
+        target = self.pairs.array("logits" if self.soft else "labels")[:, columns].clone()
         lot = uniform(sample_seeds(len(self.pairs), self.pairs.seed), (1,), stream=SPLIT_STREAM)[:, 0]
         val, test = self.fractions
         chosen = {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}

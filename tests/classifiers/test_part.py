@@ -5,6 +5,8 @@ import torch
 
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.energies import linearize
+from lace_lightning.errors import LaceError
+from lace_lightning.query import parse
 
 from ..test_schema import FACES
 
@@ -35,3 +37,12 @@ def test_a_part_of_separate_networks_holds_only_those() -> None:
     state = torch.random.get_rng_state()
     whole.part(["glasses"])
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_classifier_of_some_attributes_takes_queries_about_those() -> None:
+    some = AttributeClassifier(FACES.part(["yaw", "glasses"]), "w", "mlp", {"input_dim": 6}).eval()
+    whole = parse("glasses == 1 and yaw == 0.5", FACES)
+    u = torch.randn(3, 6)
+    torch.testing.assert_close(some.energy(whole)(u), some.energy("glasses == 1 and yaw == 0.5")(u))
+    with pytest.raises(LaceError, match=r"needs haircolor, and the classifier knows glasses, yaw alone"):
+        some.energy(parse("haircolor == red and glasses == 1", FACES))
