@@ -138,7 +138,7 @@ class PeopleBatches(EpochBatches):
 class PeopleDataModule(pl.LightningDataModule):
     """The same people under changing attributes, for training identity embeddings; other people for validation and test."""
 
-    def __init__(self, resolution: int = 32, people: int = 5000, per_person: int = 10, test_people: int = 500, batch_size: int = 256,
+    def __init__(self, resolution: int = 32, people: int = 1000, per_person: int = 40, test_people: int = 500, batch_size: int = 256,
                  seed: int = 0, limit: int | None = None) -> None:
         super().__init__()
         self.resolution, self.per_person, self.batch_size, self.seed = resolution, per_person, batch_size, seed

@@ -24,8 +24,8 @@ class IdentityTraining(pl.LightningModule):
     `test_auc` is the area under the curve of "the same person?" by distance, over all pairs of a batch.
     """
 
-    def __init__(self, network: str = "resnet9", arguments: Mapping[str, Any] | None = None, size: int = 64, num_people: int = 5000,
-                 scale: float = 16.0, margin: float = 0.3, learning_rate: float = 0.2, weight_decay: float = 5e-4,
+    def __init__(self, network: str = "resnet9", arguments: Mapping[str, Any] | None = None, size: int = 64, num_people: int = 1000,
+                 scale: float = 16.0, margin: float = 0.2, learning_rate: float = 0.1, weight_decay: float = 5e-4,
                  warmup_fraction: float = 0.2, bf16: bool = True) -> None:
         super().__init__()
         self.save_hyperparameters({"network": network, "arguments": dict(arguments or {}), "size": size, "num_people": num_people,
