@@ -79,7 +79,7 @@ class Editor:
     """
 
     def __init__(self, generator: Generator, classifier: AttributeClassifier, sampler: Sampler, options: EditOptions | None = None) -> None:
-        classifier.check_generator(generator.digest)
+        classifier.check_generator(generator.digest_for(classifier.space))
         if classifier.space == "x":
             raise LaceError("Editing needs a classifier of latents (space w or z), received one of pictures (space x).")
         self.generator, self.classifier, self.sampler = generator, classifier, sampler

@@ -115,19 +115,17 @@ def control(cfg: DictConfig) -> dict[str, float]:
     schema = _schema(labeler, judge)
     if cfg.metrics.distance_codes not in ("same", "pairs"):
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
-    editing = _edits(cfg, generator, schema) if cfg.task.name == "edit" else None
-    query = parse(cfg.query.text, schema)
+    what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
     known = _known(cfg, schema)
-    for wanted in (editing[0] if editing else [query]):
-        wanted.on(known)
-    options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
-    _validate(query, options, schema)
+    for query in what[0] if isinstance(what[0], list) else [what[0]]:
+        query.on(known)
     given = _given_classifier(cfg, generator)
+    pairs_generator = _pairs_generator(cfg, generator)
     cache = Cache(cfg.paths.cache)
     feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
-    callback = _evaluation(cfg, generator, judge, sampler, editing or (query, options), feature_space, cache)
-    pairs = _pairs(cfg, generator, labeler, cache)
+    callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
+    pairs = _pairs(cfg, pairs_generator, labeler, cache)
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
     data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
@@ -156,6 +154,18 @@ def _generator(node: DictConfig) -> Generator:
     return generator
 
 
+def _pairs_generator(cfg: DictConfig, generator: Generator) -> Generator:
+    """Return the generator of the pairs: the same, unless `task.pairs_truncation` gives it another truncation."""
+    truncation = cfg.task.get("pairs_truncation")
+    if truncation is None or truncation == cfg.generator.get("truncation"):
+        return generator
+    if "truncation" not in cfg.generator or cfg.classifier.space != "w":
+        raise LaceError("task.pairs_truncation needs a generator with truncation and a classifier of w (p(c|w) is the same at every "
+                        "truncation, p(c|z) is not): set task.pairs_truncation=null.")
+    node = OmegaConf.create({**plain(cfg.generator), "truncation": truncation})
+    return reuse("generator", plain(node), lambda: _generator(node))
+
+
 def _labeler(node: DictConfig) -> Labeler:
     return reuse("labeler", plain(node), lambda: build_node(node))
 
@@ -169,11 +179,14 @@ def _schema(labeler: Labeler, judge: Labeler) -> Schema:
     return labeler.schema
 
 
-def _validate(query: Query, options: EnergyOptions, schema: Schema) -> None:
-    """Build and evaluate the energy once on zeros: whatever is wrong with the query shows now."""
+def _query(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
+    """Return the query and how it becomes an energy; evaluated once on zeros, so that whatever is wrong with it shows now."""
+    query = parse(cfg.query.text, schema)
+    options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
     free = Labels.constant(schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
     build(query, free, options.logic, options.sigma, options.temperature, options.paper_temperature).value_and_grad(
         torch.zeros(1, schema.num_logits))
+    return query, options
 
 
 def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[Query], EditOptions]:
@@ -219,12 +232,12 @@ def _given_classifier(cfg: DictConfig, generator: Generator) -> LatentClassifier
     if cfg.classifier.get("weights") is None:
         return None
     classifier = AttributeClassifier.load(weight_path(cfg.classifier.weights))
-    classifier.check_generator(generator.digest)
+    classifier.check_generator(generator.digest_for(classifier.space))
     if classifier.space != cfg.classifier.space:
         raise LaceError(f"The classifier '{cfg.classifier.weights}' is for space {classifier.space}, and classifier.space is "
                         f"{cfg.classifier.space}: set classifier.space={classifier.space}.")
     module = LatentClassifier(classifier.schema, classifier.space, classifier.network_name, classifier.arguments,
-                              generator_digest=generator.digest)
+                              generator_digest=generator.digest_for(classifier.space))
     module.classifier = classifier
     return module
 
@@ -259,7 +272,8 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
     keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay")
-    module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest, **{key: node[key] for key in keys})
+    module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
+                              **{key: node[key] for key in keys})
     epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
     depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": epochs,
                "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}

@@ -31,10 +31,11 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class SequentialEditing(LatentEvaluation):
     """Apply `edits` one after the other to latents of the prior and measure after each.
 
-    `edit<k>/acc`: ACC of all edits in force after the k-th; `edit<k>/des`, `edit<k>/id` (distance of `identity` to the picture
-    before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without `edit<k>/`: after the last one, `des` and
-    `evaluations` the mean over the edits. `strips` people go into the picture, one row each, one column an edit,
-    and into `frames`, where they change from one edit to the next along straight lines between their styles.
+    `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: how often all of them hold; `edit<k>/des`,
+    `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without
+    `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits. `strips` people go into the picture, one row
+    each, one column an edit, and into `frames`, where they change from one edit to the next along straight lines between their
+    styles.
     """
 
     frames_per_edit = 8
@@ -60,7 +61,8 @@ class SequentialEditing(LatentEvaluation):
                 state = editor.apply(state, query, seeds)
                 images = self._pictures(state)
                 features, judged = self._labels(images)
-                step.accuracy.update(judged, self._wanted(state, count))
+                held = torch.stack([edit.holds(judged) for edit in state.edits]).all(0)
+                step.accuracy.update(judged, self._wanted(state, count), held)
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
                     step.distance.update(self.identity(from_bytes(original), from_bytes(images)))
@@ -99,7 +101,8 @@ class SequentialEditing(LatentEvaluation):
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         result: dict[str, float] = {}
         for number, step in enumerate(steps, 1):
-            figures = {"acc": step.accuracy.compute()["acc"], "des": step.strength.compute()["des"],
+            accuracy = step.accuracy.compute()
+            figures = {"acc": accuracy["acc"], "holds": accuracy["holds"], "des": step.strength.compute()["des"],
                        "evaluations": step.evaluations / share}
             if self.identity is not None:
                 figures["id"] = float(step.distance.compute())

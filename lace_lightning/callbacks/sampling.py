@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..artifacts import Cache
+from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..classifiers import AttributeClassifier
 from ..data.conditions import free_labels, wanted_labels
 from ..energies import Energy
@@ -45,8 +45,9 @@ class ConditionalSampling(LatentEvaluation):
 
     `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points. Free
     attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
-    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs. Those are in `pairs`, and tell
-    also how often the query holds for the generator alone (`prior/holds`); for a disjunction, both have the shares of its sides.
+    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in `pairs`.
+    `prior/holds` is how often the query holds for the same starting points alone; for a disjunction, both have the shares of its
+    sides.
     """
 
     pairs: Labels | None = None
@@ -85,7 +86,7 @@ class ConditionalSampling(LatentEvaluation):
                 images = self.draw(part, first, count, device, own_codes)[1]
                 quality.update(self._judge(images)[0])
         share = self._share(rank, world_size)
-        metrics = {**accuracy.compute(), **branches.compute(), **self._prior()}
+        metrics = {**accuracy.compute(), **branches.compute(), **self._prior(device)}
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
         if self.feature_space and quality is not None:
             metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
@@ -93,14 +94,30 @@ class ConditionalSampling(LatentEvaluation):
         metrics |= self._timing(part, device, cost, share)
         return Evaluation(metrics, self._protocol(classifier, device), self._grid(kept) if kept else None)
 
-    def _prior(self) -> dict[str, float]:
-        """Return how often the query holds for pictures of the prior, as the labeler sees them."""
-        if self.pairs is None or self.query.free:
+    def _prior(self, device: torch.device) -> dict[str, float]:
+        """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
+        if self.query.free:
             return {}
-        branches = BranchShares(self.query)
-        branches.update(self.pairs)
+        labels, branches = self._judged_prior(device), BranchShares(self.query)
+        branches.update(labels)
         shares = {f"prior/{name}": share for name, share in branches.compute().items()}
-        return {"prior/holds": float(self.query.holds(self.pairs).double().mean()), **shares}
+        return {"prior/holds": float(self.query.holds(labels).double().mean()), **shares}
+
+    def _judged_prior(self, device: torch.device) -> Labels:
+        """Return what the judge sees without any query; looked at once for all queries."""
+        key = digest({"generator": self.generator.digest, "judge": self.judge.digest, "count": self.num_samples, "seed": self.seed})
+        path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
+        if path is not None and path.is_file():
+            return Labels(self.judge.schema, load_tensors(path)[0]["values"])
+        parts = []
+        with torch.no_grad():
+            for first, count in self._batches(0, 1, "the generator alone"):
+                images = to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+                parts.append(self.judge.schema.decode(self._judge(images)[1]).to("cpu"))
+        labels = Labels.cat(parts)
+        if path is not None:
+            save_tensors(path, {"values": labels.values}, {})
+        return labels
 
     def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:

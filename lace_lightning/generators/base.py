@@ -49,6 +49,10 @@ class Generator(nn.Module):
         """16 hexadecimal digits of settings and weights: what is computed from this generator is keyed by it."""
         return digest({"settings": self.describe(), "state": dict(self.state_dict())})
 
+    def digest_for(self, space: str) -> str:
+        """Return the digest that a classifier of z, w or x is tied to: where p(c|w) is the same for two generators, so is this."""
+        return self.digest
+
     def prior(self, count: int, seed: int = 0, first: int = 0, device: torch.device | str | None = None) -> Tensor:
         """Return z (count, Dz) ~ N(0, I); row i depends on `seed` and first + i alone."""
         return normal(sample_seeds(count, seed, first), (self.z_dim,), device=device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..artifacts import load_tensors, save_tensors
+from ..artifacts import digest, load_tensors, save_tensors
 from ..errors import LaceError
 from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
 from ..precision import check_precision, compute_dtype
@@ -97,6 +97,11 @@ class StyleGAN2Generator(Generator):
         condition = None if self.condition is None else self.condition.tolist()
         return {**super().describe(), "truncation": self.truncation, "truncation_cutoff": self.truncation_cutoff,
                 "condition": condition, "noise": self.noise}
+
+    def digest_for(self, space: str) -> str:
+        # What a w looks like does not depend on how far it was moved towards the mean.
+        untruncated = {**self.describe(), "truncation": 1.0, "truncation_cutoff": None}
+        return digest({"settings": untruncated, "state": dict(self.state_dict())}) if space == "w" else self.digest
 
     def broadcast(self, w: Tensor) -> Tensor:
         ws = super().broadcast(w)

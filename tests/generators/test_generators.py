@@ -136,3 +136,14 @@ def test_gradients_through_pictures_are_those_of_float32(tiny_generator) -> None
         x = z.clone().requires_grad_(True)
         gradients.append(torch.autograd.grad(generator(x).square().sum(), x)[0])
     assert torch.equal(*gradients)
+
+
+def test_what_a_w_looks_like_does_not_depend_on_truncation() -> None:
+    network = StyleGAN2Network(**CONFIG)
+    whole, half, cut = (StyleGAN2Generator(network, **options) for options in ({}, {"truncation": 0.5}, {"truncation_cutoff": 1}))
+    assert whole.digest != half.digest
+    assert whole.digest_for("w") == half.digest_for("w") == cut.digest_for("w") == whole.digest
+    assert half.digest_for("z") == half.digest
+    z = whole.prior(3)
+    w = half.mapping(z)
+    torch.testing.assert_close(whole.synthesis(w), half.synthesis(w))
