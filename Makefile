@@ -3,10 +3,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint experiments bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or later is required: make PYTHON=python3.12 ...\")"
@@ -30,10 +30,14 @@ lint: $(VENV)/tools  ## ruff, mypy and the import rules
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --config setup.cfg
 
+experiments: $(VENV)/installed  ## run the quick experiments again and write experiments/
+	$(RUN) experiments/record.py
+
 bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_sampling.py
 	$(RUN) benchmarks/bench_training.py --epochs 10
 	$(RUN) benchmarks/bench_portraits.py
+	$(RUN) benchmarks/bench_editing.py
 
 clean:  ## remove the environment, results and caches of this checkout
 	rm -rf $(VENV) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache

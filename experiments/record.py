@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from lace_lightning.artifacts import read_json, write_json
 from lace_lightning.cli import describe
 from lace_lightning.report import frechet_name, main_figures
-from lace_lightning.sweeps import SEED_KEYS
+from lace_lightning.sweeps import SEED_KEYS, SEEN
 
 HERE = Path(__file__).parent
 QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits_sheet", "portraits_check", "portraits_glasses",
@@ -40,15 +41,17 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="write down what lies in outputs/ and run nothing")
     options = parser.parse_args()
     for name in options.names:
+        # A second of grace for file systems with coarse clocks.
+        start = 0.0 if options.reuse else time.time() - 1
         if not options.reuse:
             print(f"=== {name}", flush=True)
             subprocess.run([sys.executable, "-m", "lace_lightning", f"+experiment={name}"], check=True)
-        record(name, Path("outputs"))
+        record(name, Path("outputs"), start)
 
 
-def record(name: str, outputs: Path) -> None:
-    """Write experiments/<name>/ from the results under `outputs`."""
-    folders = jobs(name, outputs)
+def record(name: str, outputs: Path, since: float = 0.0) -> None:
+    """Write experiments/<name>/ from the results under `outputs` that were made, or found to be done, after `since`."""
+    folders = jobs(name, outputs, since)
     if not folders:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the experiment first.")
     results = [read_json(folder / "metrics.json") for folder in folders]
@@ -67,9 +70,10 @@ def record(name: str, outputs: Path) -> None:
     insert(target / "README.md", name, "\n".join(lines).strip())
 
 
-def jobs(name: str, outputs: Path) -> list[Path]:
+def jobs(name: str, outputs: Path, since: float) -> list[Path]:
     """Return the folders of an experiment's results: all jobs of its sweep, or its latest run."""
-    sweep = sorted(path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json"))
+    sweep = sorted(path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json")
+                   if not since or (path.parent / SEEN).stat().st_mtime >= since)
     return sweep or sorted(path.parent for path in (outputs / name).glob("*/metrics.json"))[-1:]
 
 

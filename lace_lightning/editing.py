@@ -28,6 +28,7 @@ class EditOptions:
     λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`.
     `from_start` solves for all edits at once from the original z₀: their order does not matter, and nothing drifts.
     `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`, starting at z₀ again.
+    `weight` is the γ of p(c|w)^γ in all three: 1 is calibrated, 4 to 8 hold a doubtful classifier to its word.
     `layers` names the style layers that an edit of an attribute may change (subset selection); others keep their style.
     """
 
@@ -39,6 +40,7 @@ class EditOptions:
     continuous_weight: float = 10.0
     discrete_weight: float = 1.0
     closeness: float = 0.9
+    weight: float = 1.0
     sigma: float = 0.1
     layers: Mapping[str, Sequence[int]] | None = None
 
@@ -47,7 +49,7 @@ class EditOptions:
             raise LaceError(f"Editing knows the methods {', '.join(METHODS)}, received '{self.method}'.{suggest(self.method, METHODS)}")
         if not 0 <= self.closeness < 1:
             raise LaceError(f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing may change.")
-        for name in ("proximity", "keep", "previous_weight", "continuous_weight", "discrete_weight"):
+        for name in ("proximity", "keep", "previous_weight", "continuous_weight", "discrete_weight", "weight"):
             if not getattr(self, name) >= 0:
                 raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}.")
 
@@ -113,7 +115,8 @@ class Editor:
         return replace(result, previous=state)
 
     def _attribute_energy(self, query: Query) -> Energy:
-        return self.classifier.energy(query, sigma=self.options.sigma)
+        energy = self.classifier.energy(query, sigma=self.options.sigma)
+        return energy if self.options.weight == 1 else self.options.weight * energy
 
     def _to_z(self, energy: Energy) -> Energy:
         to_space = self.generator.map_to(self.classifier.space)

@@ -141,6 +141,13 @@ def test_reweighting_prefers_the_new_edit() -> None:
     torch.testing.assert_close(ends[True], torch.full((8,), 10 / 10.1), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["sequential", "from_start", "posterior"])
+def test_a_weight_is_a_smaller_error(method: str) -> None:
+    """γ·(c - f)²/(2σ²) = (c - f)²/(2(σ/√γ)²)."""
+    first, second = (editor(method=method, **options) for options in ({"weight": 4.0, "sigma": 1.0}, {"sigma": 0.5}))
+    torch.testing.assert_close(first.apply(first.begin(START), "yaw == 0.9").z, second.apply(second.begin(START), "yaw == 0.9").z)
+
+
 def test_the_posterior_near_the_start() -> None:
     """ρ = 0.9, σ = 0.1, c = 1, f₀ = -0.5: mean 0.9275, variance 0.0095; elsewhere mean ρz₀, variance 0.19."""
     count, step = 4000, 0.02

@@ -29,17 +29,23 @@ def draw_people(seeds: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
 
 
 def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
-    """Blur and speckle a `share` of the pictures (B, 3, R, R) uint8, each as its seed (B,) says: what generators get wrong.
+    """Blur and speckle a `share` of the pictures (B, 3, R, R) uint8 and hide a part of as many, each as its seed (B,) says.
 
-    A network that has seen this does not hang its decisions on single pixels. Blur is a mix with the mean of 3x3 pixels, up to all
-    of it; noise has a standard deviation of up to 0.15 in [-1, 1].
+    Generators make pictures that are not clean, and whose parts do not always agree: a network that has seen this decides neither by
+    single pixels nor by one part alone. Blur is a mix with the mean of 3x3 pixels, up to all of it; noise has a standard deviation of
+    up to 0.15 in [-1, 1]; what is hidden is a square of one colour, a fifth to under half of the side.
     """
-    which, blur, noise = (u[:, None, None, None] for u in uniform(seeds, (3,), DEGRADE_STREAM).unbind(1))
+    size, u = pictures.shape[-1], uniform(seeds, (10,), DEGRADE_STREAM)[:, :, None, None]
+    which, blur, noise, hidden, side, top, left, colour = *u[:, :7, None].unbind(1), u[:, 7:]
     images = from_bytes(pictures)
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     random = torch.Generator().manual_seed(int(seeds[0]))
     speckle = torch.randn(images.shape, generator=random) * 0.15 * noise.square()
-    return torch.where(which < share, to_bytes(torch.lerp(images, smooth, blur) + speckle), pictures)
+    images = torch.where(which < share, torch.lerp(images, smooth, blur) + speckle, images)
+    side = size * (0.2 + 0.25 * side)
+    rows, columns = torch.arange(size)[:, None] + 0.5, torch.arange(size) + 0.5
+    inside = ((rows - top * (size - side) - side / 2).abs() < side / 2) & ((columns - left * (size - side) - side / 2).abs() < side / 2)
+    return to_bytes(torch.where(inside & (hidden < share), colour * 2 - 1, images))
 
 
 class PortraitBatches(EpochBatches):

@@ -67,15 +67,16 @@ def test_degraded_pictures_are_the_same_people_less_clear() -> None:
     pictures, labels = draw_people(seeds, 16)
     worse = degrade(pictures, seeds, 0.5)
     changed = (worse != pictures).flatten(1).any(1)
-    assert 0.35 < changed.float().mean() < 0.65
+    assert 0.65 < changed.float().mean() < 0.85
     assert torch.equal(degrade(pictures, seeds, 0.0), pictures)
     assert torch.equal(degrade(pictures, seeds, 0.5), worse)
-    # Blur and noise leave the colours of the whole nearly as they were.
-    assert (worse.float().mean((2, 3)) - pictures.float().mean((2, 3))).abs().mean() < 3
+    # A square hides less than a quarter of a picture; blur and noise leave the rest near what it was.
+    far = ((worse.float() - pictures.float()).abs() > 100).any(1).flatten(1).float().mean(1)
+    assert far.max() < 0.25
     data = PortraitsDataModule(resolution=16, count=200, test_count=10, batch_size=200, degraded=0.5)
     shown, targets = next(iter(data.train_dataloader()))
     originals = {tuple(row.tolist()): picture for row, picture in zip(labels, pictures, strict=True)}
     same = [torch.equal(originals[tuple(row.tolist())], picture) for row, picture in zip(targets, shown, strict=True)]
-    assert 0.35 < 1 - sum(same) / len(same) < 0.65
+    assert 0.65 < 1 - sum(same) / len(same) < 0.85
     with pytest.raises(LaceError, match="a share of the pictures"):
         PortraitsDataModule(degraded=1.5)
