@@ -45,8 +45,8 @@ def test_every_public_name_is_there() -> None:
         _ = lace_lightning.no_such_name
 
 
-@pytest.mark.parametrize("name", ["cifar10_generator", "cifar10_labeler", "cifar10_judge", "cifar10_reference", "cifar10_classifier",
-                                  "portraits_generator", "portraits_labeler", "portraits_judge", "portraits_identity", "portraits_reference"])
+@pytest.mark.parametrize("name", [*(f"cifar10_{kind}" for kind in ("generator", "labeler", "judge", "reference", "classifier")),
+                                  *(f"portraits_{kind}" for kind in ("generator", "labeler", "judge", "reference", "identity"))])
 def test_shipped_weights_have_cards(name: str) -> None:
     card = weights.card(name)
     assert {"what", "data", "licence", "sha256", "date"} <= set(card)
