@@ -85,8 +85,8 @@ def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
             if key.split(".")[0] not in ignored and key.rsplit(".")[-1] != "seed" and key not in SEED_KEYS
             and len({str(config.get(key)) for config in flat}) > 1]
     # Where a group of settings has a name, the name says it all.
-    named = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
-    keys = [key for key in keys if key.endswith(".name") or key.rpartition(".")[0] not in named]
+    named = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+    keys = [key for key in keys if key.endswith(".name") or not key.startswith(named)]
     result: dict[str, list[int]] = {}
     for number, config in enumerate(flat):
         result.setdefault(", ".join(label(key, config.get(key)) for key in keys), []).append(number)

@@ -34,7 +34,8 @@ def test_a_sweep_becomes_a_table_over_seeds_beside_the_paper(record: ModuleType,
     for text, base in (("a == 1", 0.5), ("b == 1", 0.7)):
         for seed in (1, 2, 3):
             _result(tmp_path / "outputs" / "sweeps" / "portraits_logic" / f"{text}{seed}",
-                    {"query": {"text": text}, "seed": seed, "metrics": {"seed": seed}, "editing": {"name": "same"}},
+                    {"query": {"text": text}, "seed": seed, "metrics": {"seed": seed},
+                     "editing": {"name": text[0], "layers": {"smile": seed} if text[0] == "a" else None}},
                     {"acc": base + 0.1 * seed, "fd_judge": 2.0, "fd_judge/unconditional": 1.0, "branch/x": 0.25},
                     {"acc": 0.9, "fid": 20.5} if text == "a == 1" else None)
     folder = tmp_path / "experiments" / "portraits_logic"
@@ -46,8 +47,8 @@ def test_a_sweep_becomes_a_table_over_seeds_beside_the_paper(record: ModuleType,
     assert text.endswith("\n\nMore of them.\n")
     assert "old" not in text
     assert "| setting | ACC | *paper* | distance | *FID, paper* | distance of the generator alone | of these x |" in text
-    assert "| `a == 1` | 0.700 ± 0.100 | 0.9 | 2.000 ± 0.000 | 20.5 | 1.000 ± 0.000 | 0.250 ± 0.000 |" in text
-    assert "| `b == 1` | 0.900 ± 0.100 |  | 2.000 ± 0.000 |  |" in text
+    assert "| `a == 1`, editing a | 0.700 ± 0.100 | 0.9 | 2.000 ± 0.000 | 20.5 | 1.000 ± 0.000 | 0.250 ± 0.000 |" in text
+    assert "| `b == 1`, editing b | 0.900 ± 0.100 |  | 2.000 ± 0.000 |  |" in text
     assert {"samples_1.png", "samples_2.png", "results.json"} <= {path.name for path in folder.iterdir()}
     assert len(json.loads((folder / "results.json").read_text())) == 6
 
