@@ -158,7 +158,8 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
     lines = []
     for count, (setting, numbers) in enumerate(settings.items(), 1):
         name = "samples" if len(settings) == 1 else f"samples_{count}"
-        for kind in ("png", "gif"):
+        # Moving pictures are large: one an experiment.
+        for kind in ("png", "gif") if count == 1 else ("png",):
             if (source := folders[numbers[0]] / f"samples.{kind}").is_file():
                 shutil.copy(source, target / f"{name}.{kind}")
         if (target / f"{name}.png").is_file():

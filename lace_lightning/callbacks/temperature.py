@@ -84,7 +84,7 @@ class TemperatureStrips(LatentEvaluation):
         images, probabilities = (torch.stack([torch.cat([part[k] for part in level.shown]) for level in levels], 1) for k in (0, 1))
         captions = [[f"{value:.2f}" for value in row] for row in probabilities.tolist()]
         return labelled_grid(list(images), [""] * len(images), f"{self.query}: the judge's probability", max(1, 96 // images.shape[-1]),
-                             [f"τ = {level.tau:g}" for level in levels], captions)
+                             [f"tau {level.tau:g}" for level in levels], captions)
 
 
 class _Level:
