@@ -28,7 +28,7 @@ def main() -> None:
     if options.classifier:
         classifier = lace.load_classifier(options.classifier)
     else:
-        classifier = AttributeClassifier(PORTRAITS_SCHEMA, "w", "mlp", {"input_dim": generator.w_dim}, generator.digest).eval()
+        classifier = AttributeClassifier(PORTRAITS_SCHEMA, "w", "mlp", {"input_dim": generator.w_dim}).eval()
     z = generator.prior(options.count, seed=3)
 
     def edit(method: str) -> None:
