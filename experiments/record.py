@@ -31,7 +31,7 @@ QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits
          "portraits_temperature", "portraits_attributes")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"acc": "ACC", "holds": "query true", "prior/holds": "true for the generator alone", "des": "DES", "id": "ID",
-         "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64", "fid": "FID", "probability": "the judge's probability"}
+         "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64"}
 
 
 def main() -> None:
@@ -174,7 +174,8 @@ def machine() -> str:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return f"{torch.get_num_threads()} threads, {device}"
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''}, {device}"
 
 
 def insert(readme: Path, name: str, text: str) -> None:
