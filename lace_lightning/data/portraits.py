@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..pictures import from_bytes, to_bytes
 from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
-from ..seeds import uniform
+from ..seeds import normal, uniform
 from .batches import EpochBatches, TensorBatches
 
 # Where the seeds of the people that nobody trains on begin.
@@ -39,8 +39,7 @@ def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
     which, blur, noise, hidden, side, top, left, colour = *u[:, :7, None].unbind(1), u[:, 7:]
     images = from_bytes(pictures)
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    random = torch.Generator().manual_seed(int(seeds[0]))
-    speckle = torch.randn(images.shape, generator=random) * 0.15 * noise.square()
+    speckle = normal(seeds, images.shape[1:], DEGRADE_STREAM + 1) * 0.15 * noise.square()
     images = torch.where(which < share, torch.lerp(images, smooth, blur) + speckle, images)
     side = size * (0.2 + 0.25 * side)
     rows, columns = torch.arange(size)[:, None] + 0.5, torch.arange(size) + 0.5

@@ -69,7 +69,7 @@ def test_degraded_pictures_are_the_same_people_less_clear() -> None:
     changed = (worse != pictures).flatten(1).any(1)
     assert 0.65 < changed.float().mean() < 0.85
     assert torch.equal(degrade(pictures, seeds, 0.0), pictures)
-    assert torch.equal(degrade(pictures, seeds, 0.5), worse)
+    assert torch.equal(degrade(pictures[50:90], seeds[50:90], 0.5), worse[50:90])
     # A square hides less than a quarter of a picture; blur and noise leave the rest near what it was.
     far = ((worse.float() - pictures.float()).abs() > 100).any(1).flatten(1).float().mean(1)
     assert far.max() < 0.25
