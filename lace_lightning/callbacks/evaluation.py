@@ -91,6 +91,11 @@ class LatentEvaluation(pl.Callback):
     def _share(self, rank: int, world_size: int) -> int:
         return sum(min(self.batch_size, self.num_samples - f) for f in range(0, self.num_samples, self.batch_size)[rank::world_size])
 
+    def _unconditional_pictures(self, rank: int, world_size: int, device: torch.device) -> Iterator[Tensor]:
+        """Draw what the generator makes of the starting points themselves, uint8 batches."""
+        for first, count in self._batches(rank, world_size, "the generator alone"):
+            yield to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+
     def _unconditional(self, rank: int, world_size: int, device: torch.device) -> float:
         """Measure the generator alone on the same number of samples, once for all samplers."""
         space = self.feature_space
@@ -101,8 +106,7 @@ class LatentEvaluation(pl.Callback):
             return frechet_distance(load_statistics(path)[0], space.reference)
         statistics: FeatureStatistics = space.statistics().to(device)
         with torch.no_grad():
-            for first, count in self._batches(rank, world_size, "unconditional"):
-                images = to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+            for images in self._unconditional_pictures(rank, world_size, device):
                 statistics.update(space.features(images))
         result = statistics.compute()
         if path is not None and rank == 0:

@@ -20,7 +20,7 @@ from ..energies import Energy
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
-from ..pictures import to_bytes
+from ..pictures import from_bytes, to_bytes
 from ..query import Query
 from ..samplers import Sample, Sampler
 from ..schema import KINDS, Labels
@@ -109,12 +109,8 @@ class ConditionalSampling(LatentEvaluation):
         path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
         if path is not None and path.is_file():
             return Labels(self.judge.schema, load_tensors(path)[0]["values"])
-        parts = []
         with torch.no_grad():
-            for first, count in self._batches(0, 1, "the generator alone"):
-                images = to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
-                parts.append(self.judge.schema.decode(self._judge(images)[1]).to("cpu"))
-        labels = Labels.cat(parts)
+            labels = Labels.cat(self.judge.labels(from_bytes(images)).to("cpu") for images in self._unconditional_pictures(0, 1, device))
         if path is not None:
             save_tensors(path, {"values": labels.values}, {})
         return labels

@@ -37,26 +37,26 @@ class LatentMLP(nn.Module):
             shape = (self.num_networks, widths[index], widths[index + 1])
             self.register_parameter(f"weight{index}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
             self.register_parameter(f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound)))
-        # Networks with fewer outputs than the widest are padded; these are the columns that count.
-        columns = [network * max(networks) + column for network, size in enumerate(networks) for column in range(size)]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("columns", _padded_columns(networks), persistent=False)
 
     def part(self, heads: Sequence[int]) -> LatentMLP:
         """Return a copy with some of the heads alone; of separate networks the others are gone."""
         with torch.device("meta"):
             result = LatentMLP(self.input_dim, [self.head_sizes[head] for head in heads], self.hidden, self.mode)
-        starts = [sum(self.head_sizes[:head]) for head in heads]
-        kept = [start + column for head, start in zip(heads, starts, strict=True) for column in range(self.head_sizes[head])]
-        networks = list(heads) if self.mode == "separate" else [0]
-        columns = list(range(max(result.head_sizes))) if self.mode == "separate" else kept
+        sizes = result.head_sizes
+        if self.mode == "separate":
+            networks, columns, outputs = list(heads), list(range(max(sizes))), sizes
+        else:
+            starts = [sum(self.head_sizes[:head]) for head in heads]
+            networks, outputs = [0], [sum(sizes)]
+            columns = [start + column for start, size in zip(starts, sizes, strict=True) for column in range(size)]
         for index in range(self.num_hidden + 1):
             weight, bias = (getattr(self, f"{name}{index}").detach()[networks] for name in ("weight", "bias"))
             if index == self.num_hidden:
                 weight, bias = weight[..., columns], bias[..., columns]
             setattr(result, f"weight{index}", nn.Parameter(weight, requires_grad=False))
             setattr(result, f"bias{index}", nn.Parameter(bias, requires_grad=False))
-        order = [network * len(columns) + column for network, head in enumerate(heads) for column in range(self.head_sizes[head])]
-        result.columns = torch.tensor(order if self.mode == "separate" else list(range(len(kept))), device=self.columns.device)
+        result.columns = _padded_columns(outputs).to(self.columns.device)
         return result
 
     def _layer(self, index: int) -> Layer:
@@ -97,3 +97,8 @@ class LatentMLP(nn.Module):
             return inner(blocks @ weight.mT).sum(0).reshape(u.shape)
 
         return self._head(h), vjp
+
+
+def _padded_columns(outputs: Sequence[int]) -> Tensor:
+    """Return the columns that count where networks with fewer outputs are padded to the widest."""
+    return torch.tensor([network * max(outputs) + column for network, size in enumerate(outputs) for column in range(size)])
