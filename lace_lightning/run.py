@@ -116,10 +116,10 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if cfg.metrics.distance_codes not in ("same", "pairs"):
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
-    known = _known(cfg, schema)
+    given = _given_classifier(cfg, generator, schema)
+    known = given.schema if given else schema.part(cfg.classifier.attributes or schema.names)
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
-    given = _given_classifier(cfg, generator)
     pairs_generator = _pairs_generator(cfg, generator)
     cache = Cache(cfg.paths.cache)
     feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
@@ -128,7 +128,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     pairs = _pairs(cfg, pairs_generator, labeler, cache)
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
-    data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier)], lambda: _data(cfg, pairs))
+    data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier), list(cfg.task.holdout), cfg.seed],
+                 lambda: _data(cfg, pairs, known))
     module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
                             lambda: _classifier(cfg, generator, pairs, data, cache))
     if cfg.task.get("export") and _is_first():
@@ -216,19 +217,8 @@ def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: 
                              strips=cfg.task.strips, **settings)
 
 
-def _known(cfg: DictConfig, schema: Schema) -> Schema:
-    """Return what the latent classifier knows, or is going to: of `classifier.weights` or `classifier.attributes`, else everything."""
-    if cfg.classifier.get("weights") is None:
-        return schema if cfg.classifier.get("attributes") is None else schema.part(cfg.classifier.attributes)
-    known = AttributeClassifier.load(weight_path(cfg.classifier.weights)).schema
-    if not set(known.attributes) <= set(schema.attributes):
-        raise LaceError(f"The classifier '{cfg.classifier.weights}' knows {', '.join(known.names)}, and the labeler "
-                        f"{', '.join(schema.names)}: choose a labeler of its schema.")
-    return known
-
-
-def _given_classifier(cfg: DictConfig, generator: Generator) -> LatentClassifier | None:
-    """Return the classifier of `classifier.weights`, checked against generator and space; None when it is to be trained."""
+def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
+    """Return the classifier of `classifier.weights`, checked against generator, space and schema; None when it is to be trained."""
     if cfg.classifier.get("weights") is None:
         return None
     classifier = AttributeClassifier.load(weight_path(cfg.classifier.weights))
@@ -236,6 +226,9 @@ def _given_classifier(cfg: DictConfig, generator: Generator) -> LatentClassifier
     if classifier.space != cfg.classifier.space:
         raise LaceError(f"The classifier '{cfg.classifier.weights}' is for space {classifier.space}, and classifier.space is "
                         f"{cfg.classifier.space}: set classifier.space={classifier.space}.")
+    if not set(classifier.schema.attributes) <= set(schema.attributes):
+        raise LaceError(f"The classifier '{cfg.classifier.weights}' knows {', '.join(classifier.schema.names)}, and the labeler "
+                        f"{', '.join(schema.names)}: choose a labeler of its schema.")
     module = LatentClassifier(classifier.schema, classifier.space, classifier.network_name, classifier.arguments,
                               generator_digest=generator.digest_for(classifier.space))
     module.classifier = classifier
@@ -260,9 +253,9 @@ def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache
     return PairSet(folder)
 
 
-def _data(cfg: DictConfig, pairs: PairSet) -> LatentPairsDataModule:
+def _data(cfg: DictConfig, pairs: PairSet, known: Schema) -> LatentPairsDataModule:
     return LatentPairsDataModule(pairs, cfg.classifier.space, cfg.classifier.batch_size, cfg.classifier.soft_labels,
-                                 tuple(cfg.task.holdout), int(cfg.seed), _known(cfg, pairs.schema))
+                                 tuple(cfg.task.holdout), int(cfg.seed), known)
 
 
 def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
@@ -361,11 +354,11 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
     rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error", *(float(column[a.name]) for column in scores.values())]
             for a in schema]
-    print(f"\n{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {cfg.generator.name}")
-    print(text_table(["attribute", "", *scores], rows))
+    summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {cfg.generator.name}\n"
+               f"{text_table(['attribute', '', *scores], rows)}")
     grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{cfg.generator.name}, uncurated")
     _write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
-                                  "judge": judge.digest, "generator": generator.digest}, grid)
+                                  "judge": judge.digest, "generator": generator.digest}, grid, summary=summary)
     return metrics
 
 
@@ -466,8 +459,8 @@ def _write_inputs(cfg: DictConfig) -> None:
 
 @rank_zero_only
 def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapping[str, Any], grid: Any,
-                   frames: Sequence[Any] = ()) -> None:
-    """Write pictures first and metrics.json last: where it exists, the run is complete."""
+                   frames: Sequence[Any] = (), summary: str | None = None) -> None:
+    """Write pictures first and metrics.json last: where it exists, the run is complete; print `summary`, or the metrics."""
     out = Path(cfg.paths.output)
     if grid is not None:
         with atomic_path(out / "samples.png") as temporary:
@@ -486,7 +479,7 @@ def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapp
         if protocol.get("frechet"):
             print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))
     else:
-        print("\n" + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        print("\n" + (summary or ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())))
     print(f"results in {out}")
 
 
