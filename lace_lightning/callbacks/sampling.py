@@ -166,12 +166,9 @@ class ConditionalSampling(LatentEvaluation):
         """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous value."""
         images = torch.cat([part for part, _ in kept])
         title = f"{self.query.text}   {type(self.sampler).__name__}"
-        free = Labels.cat([part for _, part in kept if part is not None]) if self.query.free else None
+        free = Labels.cat(Labels.constant(self.query.schema, len(part)) if codes is None else codes for part, codes in kept)
         attributes = [self.query.schema[name] for name in self.query.free]
         discrete, values = ([a for a in attributes if a.kind == kind] for kind in KINDS)
-        if free is None:
-            shown = images[: 8 * self.pictures_per_class]
-            return labelled_grid(list(shown.split(self.pictures_per_class)), [""] * len(shown.split(self.pictures_per_class)), title)
         rows, labels, captions = [], [], []
         for combination in islice(product(*(range(a.num_classes) for a in discrete)), self.rows_of_grid):
             chosen = torch.ones(len(images), dtype=torch.bool)
