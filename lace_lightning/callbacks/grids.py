@@ -26,7 +26,7 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
     top = MARGIN + (int(getattr(font, "size", 13)) + MARGIN if title else 0)
-    heads = [_lines(text, cell_w, lambda line: probe.textlength(line, font=font)) for text in columns]
+    heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=font)) for text in columns]
     line_height = int(getattr(font, "size", 13)) + 3
     head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
     width_all = max(left + max(len(row) for row in rows) * cell_w, int(probe.textlength(title, font=font)) + MARGIN) + MARGIN
