@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from .batches import TensorBatches
 SPLIT_STREAM = 2**20
 
 
-def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int) -> str:
-    """Return the digest of everything that pairs depend on."""
-    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1})
+# (count, first) -> latents z (count, Dz) of rows first .. first + count - 1.
+Latents = Callable[[int, int], Tensor]
+
+
+def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, source: str | None = None) -> str:
+    """Return the digest of everything that pairs depend on; `source` is that of their latents, None for the prior."""
+    drawn = {} if source is None else {"source": source}
+    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn})
 
 
 class PairSet:
@@ -66,13 +72,14 @@ class PairSet:
 
 @torch.no_grad()
 def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: Labeler, count: int, seed: int = 0,
-               batch_size: int = 500, progress: bool = True) -> PairSet:
+               batch_size: int = 500, progress: bool = True, latents: Latents | None = None, source: str | None = None) -> PairSet:
     """Draw `count` latents, generate, label and store; go on where a killed run stopped.
 
-    Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Raises LaceError when the folder
-    holds pairs of something else.
+    Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or from
+    `latents`, whose digest is `source`. Raises LaceError when the folder holds pairs of something else.
     """
-    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed)
+    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, source)
+    device = next(generator.parameters(), torch.empty(0)).device
     shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
               "labels": (len(labeler.schema),), "images": generator.image_shape}
     meta: dict[str, Any] = {"key": key, "count": count, "seed": seed, "done": 0,
@@ -89,18 +96,19 @@ def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: La
             np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
         write_json(path / "meta.json", meta)
     if meta["done"] < count:
-        _fill(path, meta, generator, labeler, batch_size, progress)
+        draw = latents or (lambda rows, first: generator.prior(rows, seed, first, device))
+        _fill(path, meta, generator, labeler, draw, batch_size, progress, "latent/label pairs" if latents is None else "more pairs")
     return PairSet(path)
 
 
-def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, batch_size: int, progress: bool) -> None:
+def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, draw: Latents, batch_size: int,
+          progress: bool, title: str) -> None:
     maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet.NAMES}
-    device = next(generator.parameters(), torch.empty(0)).device
-    bar = tqdm(total=meta["count"], initial=meta["done"], desc="latent/label pairs", unit="", disable=not progress, mininterval=0.5)
+    bar = tqdm(total=meta["count"], initial=meta["done"], desc=title, unit="", disable=not progress, mininterval=0.5)
     while meta["done"] < meta["count"]:
         first = meta["done"]
         rows = min(batch_size, meta["count"] - first)
-        z = generator.prior(rows, meta["seed"], first, device)
+        z = draw(rows, first)
         w = generator.mapping(z)
         images = to_bytes(generator.synthesis(w))
         # The labeler sees the stored picture, rounding included.
@@ -119,28 +127,40 @@ class LatentPairsDataModule(pl.LightningDataModule):
     """Serve pairs (u, target) from memory; the split of a pair follows from its seed.
 
     u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B, L), of
-    all attributes or of `schema`, a part of them. `fractions` are the shares of validation and test.
+    all attributes or of `schema`, a part of them. `fractions` are the shares of validation and test; pairs of `more` are all
+    for training.
     """
 
     def __init__(self, pairs: PairSet, space: str = "w", batch_size: int = 512, soft: bool = False,
-                 fractions: tuple[float, float] = (0.02, 0.02), seed: int = 0, schema: Schema | None = None) -> None:
+                 fractions: tuple[float, float] = (0.02, 0.02), seed: int = 0, schema: Schema | None = None,
+                 more: PairSet | None = None) -> None:
         super().__init__()
-        self.pairs, self.space, self.batch_size, self.soft, self.seed = pairs, space, batch_size, soft, seed
+        self.pairs, self.more = pairs, more
+        self.space, self.batch_size, self.soft, self.seed = space, batch_size, soft, seed
         self.fractions, self.schema = tuple(fractions), schema or pairs.schema
         self.parts: dict[str, tuple[Tensor, ...]] = {}
+
+    @property
+    def keys(self) -> str:
+        """Return what the pairs depend on."""
+        return self.pairs.meta["key"] if self.more is None else f"{self.pairs.meta['key']}-{self.more.meta['key']}"
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        u = self.pairs.latents(self.space).clone()
-        whole = self.pairs.schema
-        columns = [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
-            whole.index(name) for name in self.schema.names]
-        target = self.pairs.array("logits" if self.soft else "labels")[:, columns].clone()
+        u, target = self._tensors(self.pairs)
         lot = uniform(sample_seeds(len(self.pairs), self.pairs.seed), (1,), stream=SPLIT_STREAM)[:, 0]
         val, test = self.fractions
         chosen = {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
         self.parts = {name: (u[rows], target[rows]) for name, rows in chosen.items()}
+        if self.more is not None:
+            self.parts["train"] = tuple(map(torch.cat, zip(self.parts["train"], self._tensors(self.more), strict=True)))
+
+    def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor]:
+        whole = pairs.schema
+        columns = [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
+            whole.index(name) for name in self.schema.names]
+        return pairs.latents(self.space).clone(), pairs.array("logits" if self.soft else "labels")[:, columns].clone()
 
     def _batches(self, part: str, seed: int | None) -> TensorBatches:
         if seed is None:

@@ -64,7 +64,7 @@ class Energy(nn.Module):
     def __invert__(self) -> Energy:
         return Not(self)
 
-    def __mul__(self, weight: float) -> Energy:
+    def __mul__(self, weight: float | Tensor) -> Energy:
         return Weighted(self, weight)
 
     __rmul__ = __mul__
@@ -148,29 +148,44 @@ class Not(Energy):
 
 
 class Weighted(Energy):
-    """weight · E: the posterior N(z)·p(c|w)^γ for weight γ."""
+    """weight · E: the posterior N(z)·p(c|w)^γ for weight γ, one for all samples or one for each (B,)."""
 
     inner: Energy
+    per_sample: Tensor | None
 
-    def __init__(self, inner: Energy, weight: float) -> None:
+    def __init__(self, inner: Energy, weight: float | Tensor) -> None:
         super().__init__()
-        self.inner, self.weight = inner, float(weight)
+        self.inner = inner
+        each = isinstance(weight, Tensor) and weight.ndim > 0
+        self.number = 1.0 if each else float(weight)
+        with torch.inference_mode(False):
+            self.register_buffer("per_sample", torch.as_tensor(weight).detach().clone() if each else None, persistent=False)
+
+    def _times(self, value: Tensor) -> Tensor:
+        if self.per_sample is None:
+            return self.number * value
+        return self.per_sample.to(value).view(-1, *[1] * (value.ndim - 1)) * value
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.weight * self.inner(u)
+        return self._times(self.inner(u))
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.inner.value_and_grad(u)
-        return self.weight * value, self.weight * gradient
+        return self._times(value), self._times(gradient)
+
+    @property
+    def weight(self) -> float | Tensor:
+        """Return γ: a number, or one for each sample (B,)."""
+        return self.number if self.per_sample is None else self.per_sample
 
     def rows(self, index: Tensor | slice) -> Energy:
-        return Weighted(self.inner.rows(index), self.weight)
+        return Weighted(self.inner.rows(index), self.weight if isinstance(self.weight, float) else self.weight[index])
 
     def tempered(self, temperature: float) -> Energy:
         return Weighted(self.inner.tempered(temperature), self.weight)
 
     def extra_repr(self) -> str:
-        return f"weight={self.weight:g}"
+        return f"weight={self.number:g}" if self.per_sample is None else f"{len(self.per_sample)} weights"
 
 
 class Pullback(Energy):
@@ -221,7 +236,7 @@ class Pullback(Energy):
     def __invert__(self) -> Energy:
         return Pullback(~self.inner, self.map)
 
-    def __mul__(self, weight: float) -> Energy:
+    def __mul__(self, weight: float | Tensor) -> Energy:
         return Pullback(weight * self.inner, self.map)
 
     __rmul__ = __mul__

@@ -172,3 +172,14 @@ def test_what_cannot_be_combined_is_said() -> None:
     with pytest.raises(LaceError, match="latents of 6 numbers"):
         classifier(torch.zeros(2, 7))
     assert isinstance(parse("a == 1", SCHEMA).root, Atom)
+
+
+def test_a_weight_of_each_sample() -> None:
+    energy, weights = Continuous(slice(0, 1), 0.5), torch.arange(len(LOGITS)).double()
+    weighted = weights * energy
+    torch.testing.assert_close(weighted(LOGITS), weights * energy(LOGITS))
+    value, gradient = weighted.value_and_grad(LOGITS)
+    torch.testing.assert_close(value, weights * energy(LOGITS))
+    torch.testing.assert_close(gradient, weights[:, None] * energy.value_and_grad(LOGITS)[1])
+    chosen = torch.tensor([2, 0])
+    torch.testing.assert_close(weighted.rows(chosen)(LOGITS[chosen]), weighted(LOGITS)[chosen])
