@@ -26,7 +26,8 @@ class EditOptions:
     `sequential` is the paper's: from z_{k-1}, E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z - z_{k-1}‖² + ‖w - w_{k-1}‖²)
     + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖², with μ = `proximity`, γ = `keep`, and weights of 1 unless `reweight`: then
     λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`.
-    `from_start` solves for all edits at once from the original z₀: their order does not matter, and nothing drifts.
+    `from_start` solves for all edits at once from the original z₀, held near that one (k-1 is 0 in the terms of μ and γ): their
+    order does not matter, and nothing drifts.
     `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`, starting at z₀ again.
     `weight` is the γ of p(c|w)^γ in all three: 1 is calibrated, 4 to 8 hold a doubtful classifier to its word.
     `layers` names the style layers that an edit of an attribute may change (subset selection); others keep their style.
@@ -101,7 +102,7 @@ class Editor:
         sample = self.sampler(energy, sample_from, seeds=seeds)
         z = energy.point(sample.z) if isinstance(energy, Near) else sample.z
         with torch.no_grad():
-            ws = self._styles(state.ws, self.generator.broadcast(self.generator.mapping(z)), query)
+            ws = self._styles(state, self.generator.broadcast(self.generator.mapping(z)), earlier, query)
         return Edited(z, ws, (*earlier, query), sample.evaluations, sample.seconds, state)
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
@@ -125,25 +126,29 @@ class Editor:
     def _energy(self, state: Edited, earlier: Sequence[Query], query: Query) -> tuple[Tensor, Energy]:
         """Return where to begin and what to descend."""
         o = self.options
-        if o.method == "sequential":
-            return state.z, self._sequential(state, earlier, query)
-        energy = self._to_z(_total([self._attribute_energy(q) for q in (*earlier, query)]))
-        z0 = _first(state).z
-        if o.method == "from_start":
-            return z0, energy
-        # The point z₀ itself is v = z₀·(1-ρ)/√(1-ρ²).
-        return z0 * ((1 - o.closeness) / (1 - o.closeness**2) ** 0.5), Near(energy, z0, o.closeness)
+        if o.method == "posterior":
+            z0 = _first(state).z
+            energy = self._to_z(_total([self._attribute_energy(q) for q in (*earlier, query)]))
+            # The point z₀ itself is v = z₀·(1-ρ)/√(1-ρ²).
+            return z0 * ((1 - o.closeness) / (1 - o.closeness**2) ** 0.5), Near(energy, z0, o.closeness)
+        origin = (state if o.method == "sequential" else _first(state)).z
+        return origin, self._held(origin, self._wanted(earlier, query), _attributes(query).union(*map(_attributes, earlier)))
 
-    def _sequential(self, state: Edited, earlier: Sequence[Query], query: Query) -> Energy:
-        o, schema = self.options, self.classifier.schema
+    def _wanted(self, earlier: Sequence[Query], query: Query) -> list[Energy]:
+        """Return the energies of all edits, the last one last, each with its weight."""
+        if not self.options.reweight:
+            return [self._attribute_energy(q) for q in (*earlier, query)]
+        o = self.options
         continuous = any(atom.attribute.kind == "continuous" for atom in atoms(query.root))
-        weight = (o.continuous_weight if continuous else o.discrete_weight) if o.reweight else 1.0
-        terms = [(o.previous_weight if o.reweight else 1.0) * self._attribute_energy(q) for q in earlier]
-        terms.append(weight * self._attribute_energy(query))
+        return [*(o.previous_weight * self._attribute_energy(q) for q in earlier),
+                (o.continuous_weight if continuous else o.discrete_weight) * self._attribute_energy(query)]
+
+    def _held(self, origin: Tensor, terms: Sequence[Energy], touched: set[str]) -> Energy:
+        """Return the energy of z: the terms, held near `origin` and near what it has of the attributes that are not touched."""
+        o, schema, terms = self.options, self.classifier.schema, list(terms)
         with torch.no_grad():
-            w = self.generator.mapping(state.z)
-            before = self.classifier(w if self.classifier.space == "w" else state.z)
-        touched = _attributes(query).union(*map(_attributes, earlier))
+            w = self.generator.mapping(origin)
+            before = self.classifier(w if self.classifier.space == "w" else origin)
         columns = [c for a in schema if a.name not in touched for c in range(schema.slices[a.name].start, schema.slices[a.name].stop)]
         if o.keep and columns:
             terms.append(Anchor(before, o.keep, columns).pullback(self.classifier))
@@ -151,14 +156,19 @@ class Editor:
             terms.append(Anchor(w, o.proximity))
         energy = self._to_z(_total(terms))
         if o.proximity:
-            energy = energy & Anchor(state.z, o.proximity)
+            energy = energy & Anchor(origin, o.proximity)
             if self.classifier.space == "z" and self.generator.has_w:
                 energy = energy & Anchor(w, o.proximity).pullback(self.generator.mapping)
         return energy
 
-    def _styles(self, before: Tensor, after: Tensor, query: Query) -> Tensor:
-        """Take the new style in the layers of the edited attributes, the old one elsewhere."""
-        names, layers = _attributes(query), self.options.layers or {}
+    def _styles(self, state: Edited, after: Tensor, earlier: Sequence[Query], query: Query) -> Tensor:
+        """Take the new style in the layers of the edited attributes, the old one elsewhere.
+
+        What is solved from the original latent changes the layers of all edits, on top of the original styles.
+        """
+        anew = self.options.method != "sequential"
+        names = _attributes(query).union(*map(_attributes, earlier)) if anew else _attributes(query)
+        before, layers = (_first(state) if anew else state).ws, self.options.layers or {}
         if not names & set(layers):
             return after.clone()
         chosen = sorted({layer for name in names for layer in layers.get(name, range(self.generator.num_ws))})

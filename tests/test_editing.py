@@ -76,7 +76,7 @@ def test_a_weight_goes_through_a_pullback() -> None:
 
 
 def test_from_the_start_is_the_flow_and_forgets_nothing() -> None:
-    tool = editor(method="from_start")
+    tool = editor(method="from_start", proximity=0.0, keep=0.0)
     begin = tool.begin(START)
     after = tool.apply(tool.apply(begin, "yaw == 0.9"), "age == 0.1")
     decay = math.exp(-LENGTH)
