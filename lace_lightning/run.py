@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from tqdm import tqdm
 
 from . import __version__
 from .artifacts import Cache, atomic_path, check_writable, digest, write_json
@@ -37,12 +38,13 @@ from .callbacks import (
     measure_reference,
 )
 from .classifiers import AttributeClassifier, IdentityEmbedding
-from .data import LatentPairsDataModule, PairSet, make_pairs, pairs_key
+from .data import ControlledLatents, LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
 from .generators import Generator, check
 from .labelers import Labeler
+from .metrics import LayerShares, layers_of
 from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
@@ -57,6 +59,8 @@ from .weights import weight_path
 
 T = TypeVar("T")
 _LOADED: dict[str, Any] = {}
+# Added to the seed of what must not begin at the same latents as something else.
+OTHER_SEEDS = 2**20
 
 
 def plain(node: Any) -> Any:
@@ -92,7 +96,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
     tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
              "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
-             "check_labelers": check_labelers, "draw_portraits": draw_portraits}
+             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -115,6 +119,9 @@ def control(cfg: DictConfig) -> dict[str, float]:
     schema = _schema(labeler, judge)
     if cfg.metrics.distance_codes not in ("same", "pairs"):
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
+    if cfg.task.more_pairs < 0 or (cfg.task.more_pairs and cfg.classifier.space == "x"):
+        raise LaceError(f"task.more_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
+                        f"{cfg.task.more_pairs} in space {cfg.classifier.space}: set task.more_pairs=0.")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
     given = _given_classifier(cfg, generator, schema)
     known = given.schema if given else schema.part(cfg.classifier.attributes or schema.names)
@@ -128,10 +135,11 @@ def control(cfg: DictConfig) -> dict[str, float]:
     pairs = _pairs(cfg, pairs_generator, labeler, cache)
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
-    data = reuse("data", [str(pairs.folder), len(pairs), plain(cfg.classifier), list(cfg.task.holdout), cfg.seed],
-                 lambda: _data(cfg, pairs, known))
-    module = given or reuse("classifier", [pairs.meta["key"], plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
-                            lambda: _classifier(cfg, generator, pairs, data, cache))
+    more = None if given else _more_pairs(cfg, pairs_generator, labeler, pairs, cache)
+    data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), plain(cfg.classifier), list(cfg.task.holdout),
+                          cfg.seed], lambda: _data(cfg, plain(cfg.classifier), cfg.seed, pairs, known, more))
+    module = given or reuse("classifier", [data.keys, plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
+                            lambda: _classifier(cfg, plain(cfg.classifier), generator, data, cache))
     if cfg.task.get("export") and _is_first():
         module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=pairs.meta["key"])
     loggers = _loggers(cfg)
@@ -242,25 +250,42 @@ def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
 
 
 def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache) -> PairSet:
-    """Make the pairs, or go on making them; with several processes the first makes them and the others wait."""
-    count, seed = int(cfg.task.num_pairs), int(cfg.task.pairs_seed)
-    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed))
+    """Make the pairs from the prior."""
+    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.num_pairs), int(cfg.task.pairs_seed))
+
+
+def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: PairSet, cache: Cache) -> PairSet | None:
+    """Make pairs where a first classifier (one network, all attributes) is steered to, from starting points of their own."""
+    if not cfg.task.more_pairs:
+        return None
+    node, seed = plain(cfg.classifier), int(cfg.task.pairs_seed)
+    node |= {"attributes": None, "arguments": {**node["arguments"], **({"mode": "single"} if "mode" in node["arguments"] else {})}}
+    data = _data(cfg, node, seed, pairs, pairs.schema)
+    first = reuse("classifier", [data.keys, node, seed, plain(cfg.trainer)], lambda: _classifier(cfg, node, generator, data, cache))
+    latents = ControlledLatents(generator, first.classifier, seed + OTHER_SEEDS)
+    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents, latents.digest)
+
+
+def _make_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache, count: int, seed: int,
+                latents: Latents | None = None, source: str | None = None) -> PairSet:
+    """Make pairs, or go on making them; with several processes the first makes them and the others wait."""
+    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, source))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
         device = _device(cfg)
-        return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size, cfg.callbacks.progress)
+        return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size,
+                          cfg.callbacks.progress, latents, source)
     while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
         time.sleep(0.5)
     return PairSet(folder)
 
 
-def _data(cfg: DictConfig, pairs: PairSet, known: Schema) -> LatentPairsDataModule:
-    return LatentPairsDataModule(pairs, cfg.classifier.space, cfg.classifier.batch_size, cfg.classifier.soft_labels,
-                                 tuple(cfg.task.holdout), int(cfg.seed), known)
+def _data(cfg: DictConfig, node: dict[str, Any], seed: int, pairs: PairSet, known: Schema,
+          more: PairSet | None = None) -> LatentPairsDataModule:
+    return LatentPairsDataModule(pairs, node["space"], node["batch_size"], node["soft_labels"], tuple(cfg.task.holdout), seed, known, more)
 
 
-def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
-    """Train the latent classifier, or take it from the cache; a killed training goes on at its last epoch."""
-    node = plain(cfg.classifier)
+def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
+    """Train the latent classifier of a configuration node, or take it from the cache; a killed training goes on at its last epoch."""
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
@@ -268,7 +293,7 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
     module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
                               **{key: node[key] for key in keys})
     epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
-    depends = {"pairs": pairs.meta["key"], "classifier": node, "seed": cfg.seed, "epochs": epochs,
+    depends = {"pairs": data.keys, "classifier": node, "seed": data.seed, "epochs": epochs,
                "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
     folder = cache.folder("classifiers", digest(depends))
     file = folder / "classifier.safetensors"
@@ -280,7 +305,7 @@ def _classifier(cfg: DictConfig, generator: Generator, pairs: PairSet, data: Lat
                            enable_model_summary=False, max_epochs=epochs)
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         if trainer.is_global_zero:
-            module.classifier.save(file, pairs=pairs.meta["key"])
+            module.classifier.save(file, pairs=data.keys)
             last.unlink(missing_ok=True)
         trainer.strategy.barrier()
     module.classifier = AttributeClassifier.load(file)
@@ -359,6 +384,38 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{cfg.generator.name}, uncurated")
     _write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
                                   "judge": judge.digest, "generator": generator.digest}, grid, summary=summary)
+    return metrics
+
+
+def style_layers(cfg: DictConfig) -> dict[str, float]:
+    """Measure which style layers carry each attribute of a generator, by the labeler, and print what to write into editing.layers."""
+    device, count, size = _device(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
+    labeler, generator = _labeler(cfg.labeler).to(device), _generator(cfg.generator).to(device)
+    if not generator.has_w or generator.num_ws == 1:
+        raise LaceError(f"Measuring style layers needs a generator that has them, and '{cfg.generator.name}' has one latent for the "
+                        "whole picture: choose another generator.")
+    measure = LayerShares(labeler.schema, generator.num_ws).to(device)
+    rows: list[torch.Tensor] = []
+    for first in tqdm(range(0, count, size), desc="style layers", disable=not cfg.callbacks.progress):
+        number = min(size, count - first)
+        with torch.no_grad():
+            # Two people a sample, from seeds of their own.
+            a, b = (generator.broadcast(generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device)))
+                    for offset in (0, OTHER_SEEDS))
+            states = [a, *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)), b]
+            pictures = [to_bytes(generator.synthesis(ws)) for ws in states]
+            logits = torch.stack([labeler(from_bytes(images)) for images in pictures])
+        measure.update(logits[0], logits[-1], logits[1:-1])
+        rows = rows or [images[: cfg.task.columns].cpu() for images in pictures]
+    shares = measure.compute().cpu()
+    schema, layers = labeler.schema, range(generator.num_ws)
+    metrics = {f"layer{i}/{a.name}": float(shares[i, k]) for i in layers for k, a in enumerate(schema)}
+    chosen = {a.name: layers_of(shares[:, k], cfg.task.threshold) for k, a in enumerate(schema)}
+    table = text_table(["attribute", *(f"layer {i}" for i in layers)], [[a.name, *shares[:, k].tolist()] for k, a in enumerate(schema)])
+    snippet = "\n".join(f"  {name}: {value}" for name, value in chosen.items())
+    grid = labelled_grid(rows, ["a", *(f"{i} of b" for i in layers), "b"], f"{cfg.generator.name}: one style layer of b in a")
+    _write_results(cfg, metrics, {"pairs": count, "labeler": labeler.digest, "generator": generator.digest, "layers": chosen}, grid,
+                   summary=f"Share of the difference between two people that comes with a style layer\n{table}\n\nlayers:\n{snippet}")
     return metrics
 
 

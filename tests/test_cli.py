@@ -25,14 +25,15 @@ from lace_lightning.portraits import PORTRAITS_SCHEMA
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
 TRAININGS = ["cifar10_labeler", "cifar10_judge", "cifar10_generator", "portraits_labeler", "portraits_judge", "portraits_generator",
              "portraits_identity"]
-OTHERS = [name for name in EXPERIMENTS if name.endswith(("_reference", "_sheet", "_check"))]
+OTHERS = [name for name in EXPERIMENTS if name.endswith(("_reference", "_sheet", "_check", "_layers"))]
 SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS)]
 # Few samples, quick settings: enough that everything runs.
 TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "cifar10_ld_grid": ["sampler.num_steps=2,3", "sampler.step_size=1e-2,1e-1", "sampler.noise_std=0"],
         "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
         "cifar10_pc": ["sampler.num_steps=25,30"], "cifar10_euler": ["sampler.step_size=0.1,0.2"],
-        "portraits_glasses": ["seed=1,2"], "portraits_gender_smile_age": ["seed=1"], "portraits_zero_shot": ["seed=1"],
+        "portraits_glasses": ["seed=1,2", "task.more_pairs=30"], "portraits_gender_smile_age": ["seed=1"],
+        "portraits_zero_shot": ["seed=1"],
         "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,from_start"], "portraits_edit_order": ["seed=1"],
         "portraits_logic": ["seed=1", "query.logic=exact"], "portraits_temperature": ["seed=1"],
         "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"]}
@@ -128,6 +129,19 @@ def test_labeler_and_judge_are_checked(name: str, tmp_path: Path, request, monke
         assert min(metrics["labeler/label"], metrics["judge/label"]) > 0.8
     assert all(0 <= value <= 1 for value in metrics.values())
     assert "agreement" in capsys.readouterr().out
+
+
+def test_style_layers_are_measured(tmp_path: Path, capsys) -> None:
+    cli.main(["+experiment=portraits_layers", "logger=csv", "metrics.num_samples=100", "metrics.batch_size=50", "hydra.run.dir=out"])
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    # Where someone looks is decided in the coarse layers, not by the colours of the last.
+    assert metrics["layer7/yaw"] < 0.05 < max(metrics[f"layer{i}/yaw"] for i in range(4))
+    assert "layers:\n  smile: [" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["+experiment=portraits_layers", "generator=module", "~generator.truncation",
+                  "generator.module._target_=torch.nn.Tanh", "generator.z_dim=3072",
+                  "generator.reshape=[3,32,32]", "generator.image_shape=[3,32,32]", "logger=csv", "hydra.run.dir=none"])
+    assert "needs a generator that has them" in capsys.readouterr().err
 
 
 def test_a_sheet_of_portraits_is_drawn(tmp_path: Path) -> None:

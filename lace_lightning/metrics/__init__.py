@@ -11,6 +11,7 @@ from .fid import (
     load_statistics,
     save_statistics,
 )
+from .layers import LayerShares, layers_of
 
-__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "frechet_distance", "inception_features",
-           "inception_weights", "load_statistics", "save_statistics"]
+__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "LayerShares", "frechet_distance",
+           "inception_features", "inception_weights", "layers_of", "load_statistics", "save_statistics"]

@@ -9,7 +9,9 @@ from lace_lightning.metrics import (
     ConditionalAccuracy,
     EditStrength,
     FeatureStatistics,
+    LayerShares,
     frechet_distance,
+    layers_of,
     load_statistics,
     save_statistics,
 )
@@ -103,3 +105,24 @@ def test_too_few_samples() -> None:
     one.update(torch.randn(1, 4))
     with pytest.raises(LaceError, match="at least 2"):
         frechet_distance(one.compute(), one.compute())
+
+
+def test_shares_of_layers_add_up_where_layers_do_not_interact() -> None:
+    """The value is 0.5, 0.25 and 0.25 of the three layers; the class hangs on the last one alone."""
+    weights, schema = torch.tensor([0.5, 0.25, 0.25]), Schema("s", (Attribute("age", "continuous"), Attribute("hat")))
+
+    def logits(layers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([layers @ weights, torch.zeros(len(layers)), layers[:, 2]], 1)
+
+    a, b = torch.randn(2, 4000, 3)
+    mixed = torch.stack([logits(torch.where(torch.arange(3) == i, b, a)) for i in range(3)])
+    metric = LayerShares(schema, 3)
+    for rows in (slice(1000), slice(1000, None)):
+        metric.update(logits(a[rows]), logits(b[rows]), mixed[:, rows])
+    shares = metric.compute()
+    # Of the variance: w_i²/Σw².
+    torch.testing.assert_close(shares[:, 0], torch.tensor([4, 1, 1]) / 6, atol=0.03, rtol=0)
+    torch.testing.assert_close(shares.sum(0), torch.ones(2))
+    torch.testing.assert_close(shares[:, 1], torch.tensor([0.0, 0.0, 1.0]))
+    assert [layers_of(shares[:, k], 0.5) for k in (0, 1)] == [[0], [2]]
+    assert layers_of(shares[:, 0], 0.9) == [0]
