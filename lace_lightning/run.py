@@ -163,6 +163,11 @@ def _generator(node: DictConfig) -> Generator:
     return generator
 
 
+def _name(node: DictConfig) -> str:
+    """Return what to call a generator: its name, or its class where the configuration gives none."""
+    return node.get("name") or node._target_.rsplit(".", 1)[-1]
+
+
 def _pairs_generator(cfg: DictConfig, generator: Generator) -> Generator:
     """Return the generator of the pairs: the same, unless `task.pairs_truncation` gives it another truncation."""
     truncation = cfg.task.get("pairs_truncation")
@@ -379,9 +384,9 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
     rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error", *(float(column[a.name]) for column in scores.values())]
             for a in schema]
-    summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {cfg.generator.name}\n"
+    summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {_name(cfg.generator)}\n"
                f"{text_table(['attribute', '', *scores], rows)}")
-    grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{cfg.generator.name}, uncurated")
+    grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{_name(cfg.generator)}, uncurated")
     _write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
                                   "judge": judge.digest, "generator": generator.digest}, grid, summary=summary)
     return metrics
@@ -392,7 +397,7 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
     device, count, size = _device(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
     labeler, generator = _labeler(cfg.labeler).to(device), _generator(cfg.generator).to(device)
     if not generator.has_w or generator.num_ws == 1:
-        raise LaceError(f"Measuring style layers needs a generator that has them, and '{cfg.generator.name}' has one latent for the "
+        raise LaceError(f"Measuring style layers needs a generator that has them, and {_name(cfg.generator)} has one latent for the "
                         "whole picture: choose another generator.")
     measure = LayerShares(labeler.schema, generator.num_ws).to(device)
     rows: list[torch.Tensor] = []
@@ -413,7 +418,7 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
     chosen = {a.name: layers_of(shares[:, k], cfg.task.threshold) for k, a in enumerate(schema)}
     table = text_table(["attribute", *(f"layer {i}" for i in layers)], [[a.name, *shares[:, k].tolist()] for k, a in enumerate(schema)])
     snippet = "\n".join(f"  {name}: {value}" for name, value in chosen.items())
-    grid = labelled_grid(rows, ["a", *(f"{i} of b" for i in layers), "b"], f"{cfg.generator.name}: one style layer of b in a")
+    grid = labelled_grid(rows, ["a", *(f"{i} of b" for i in layers), "b"], f"{_name(cfg.generator)}: one style layer of b in a")
     _write_results(cfg, metrics, {"pairs": count, "labeler": labeler.digest, "generator": generator.digest, "layers": chosen}, grid,
                    summary=f"Share of the difference between two people that comes with a style layer\n{table}\n\nlayers:\n{snippet}")
     return metrics
