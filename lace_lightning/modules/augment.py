@@ -39,6 +39,7 @@ class AdaptiveAugment(nn.Module):
     """Raise the augmentation probability while the discriminator is too sure of the real pictures.
 
     The signal is r = mean sign(D(real)) (StyleGAN2-ADA, section 3): p moves by ±batch/(1000·`kimg`) towards r = `target`.
+    A target of 1 leaves augmentation out: where no picture comes twice there is nothing to learn by heart.
     """
 
     probability: Tensor
@@ -51,7 +52,7 @@ class AdaptiveAugment(nn.Module):
         self.register_buffer("signal", torch.zeros([]))
 
     def forward(self, images: Tensor) -> Tensor:
-        return augment(images, self.probability)
+        return images if self.target >= 1 else augment(images, self.probability)
 
     @torch.no_grad()
     def adapt(self, real_logits: Tensor) -> None:

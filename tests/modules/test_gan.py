@@ -134,6 +134,13 @@ def test_augmentation_adapts_towards_its_target() -> None:
     assert float(adaptive.probability) < high
 
 
+def test_a_target_of_one_leaves_augmentation_out() -> None:
+    """Whatever a checkpoint of an earlier training says about the probability."""
+    x, off = torch.randn(16, 3, 8, 8), AdaptiveAugment(target=1.0)
+    off.probability.fill_(0.7)
+    assert torch.equal(off(x), x)
+
+
 def test_minibatch_deviation_by_hand() -> None:
     x = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 4, 4, 4)
     deviation = Discriminator([8, 8], group_size=2).minibatch_deviation(x)
