@@ -26,9 +26,9 @@ from lace_lightning.report import frechet_name, main_figures
 from lace_lightning.sweeps import SEED_KEYS, SEEN
 
 HERE = Path(__file__).parent
-QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits_sheet", "portraits_check", "portraits_glasses",
-         "portraits_gender_smile_age", "portraits_edit", "portraits_edit_order", "portraits_zero_shot", "portraits_logic",
-         "portraits_temperature", "portraits_attributes")
+QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits_sheet", "portraits_check", "portraits_layers",
+         "portraits_glasses", "portraits_gender_smile_age", "portraits_edit", "portraits_edit_order", "portraits_zero_shot",
+         "portraits_logic", "portraits_temperature", "portraits_attributes")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"acc": "ACC", "holds": "query true", "prior/holds": "true for the generator alone", "des": "DES", "id": "ID",
          "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64"}
@@ -111,7 +111,7 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
     metrics = [result["metrics"] for result in results]
     names = list(dict.fromkeys(name for m in metrics for name in m))
     if "acc" not in names:
-        return ["| figure | value |", "|---|---|", *(f"| {name} | {spread([m[name] for m in metrics if name in m])} |" for name in names)]
+        return matrix({name: spread([m[name] for m in metrics if name in m]) for name in names})
     frechet = frechet_name(names)
     columns = [*main_figures(names), *([f"{frechet}/unconditional"] if f"{frechet}/unconditional" in names else [])]
     columns += [name for name in names if name.startswith(("branch/", "prior/branch/")) or name.endswith("/probability")]
@@ -130,6 +130,15 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
     # A column that says the same as its neighbour, or nothing, is left out.
     keep = [c for c in range(len(head)) if any(row[c] for row in rows)]
     return ["| " + " | ".join(row[c] for c in keep) + " |" for row in ([head, ["---"] * len(head), *rows])]
+
+
+def matrix(figures: Mapping[str, str]) -> list[str]:
+    """Return a Markdown table of figures "a/b", a column each a and a row each b; of figures with other names, a row each."""
+    if not all(name.count("/") == 1 for name in figures):
+        return ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures.items())]
+    columns, rows = (list(dict.fromkeys(name.split("/")[side] for name in figures)) for side in (0, 1))
+    return ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|",
+            *(f"| {row} | " + " | ".join(figures.get(f"{column}/{row}", "") for column in columns) + " |" for row in rows)]
 
 
 def title(name: str, frechet: str | None) -> str:

@@ -65,3 +65,14 @@ def test_a_single_run_is_the_latest_and_a_new_readme_says_how(record: ModuleType
     (tmp_path / "experiments" / "cifar10_heun" / "README.md").write_text("no marks")
     with pytest.raises(SystemExit, match="must have the marks"):
         record.record("cifar10_heun", tmp_path / "outputs")
+
+
+def test_figures_of_two_names_become_rows_and_columns(record: ModuleType, tmp_path: Path) -> None:
+    for name, metrics, lines in (
+            ("portraits_check", {"labeler/smile": 1.0, "labeler/age": 0.9, "judge/age": 0.8},
+             ["| | labeler | judge |", "|---|---|---|", "| smile | 1.000 |  |", "| age | 0.900 | 0.800 |"]),
+            ("portraits_sheet", {"portraits": 140, "a/b": 0.5}, ["| figure | value |", "| portraits | 140.0 |", "| a/b | 0.500 |"])):
+        _result(tmp_path / "outputs" / name / "2026-01-01_00-00-00", {"seed": 0}, metrics)
+        record.record(name, tmp_path / "outputs")
+        text = (tmp_path / "experiments" / name / "README.md").read_text()
+        assert all(line in text for line in lines)
