@@ -294,7 +294,7 @@ def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, dat
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
-    keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay")
+    keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay", "continuous_weight")
     module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
                               **{key: node[key] for key in keys})
     epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))

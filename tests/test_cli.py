@@ -34,7 +34,7 @@ TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "cifar10_pc": ["sampler.num_steps=25,30"], "cifar10_euler": ["sampler.step_size=0.1,0.2"],
         "portraits_glasses": ["seed=1,2", "task.more_pairs=30"], "portraits_gender_smile_age": ["seed=1"],
         "portraits_zero_shot": ["seed=1"],
-        "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,from_start"], "portraits_edit_order": ["seed=1"],
+        "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,portraits_from_start"], "portraits_edit_order": ["seed=1"],
         "portraits_logic": ["seed=1", "query.logic=exact"], "portraits_temperature": ["seed=1"],
         "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"]}
 JOBS = {"cifar10_pc": 2, "cifar10_euler": 2, "cifar10_spaces": 3, "cifar10_ode_grid": 2, "cifar10_ld_grid": 4, "portraits_glasses": 2,

@@ -29,12 +29,12 @@ class ControlledLatents:
     """
 
     def __init__(self, generator: Generator, classifier: AttributeClassifier, seed: int = 0, sampler: Sampler | None = None,
-                 weight: float = 8.0, share: float = 0.3) -> None:
+                 weight: float = 4.0, share: float = 0.3) -> None:
         if classifier.space == "x":
             raise LaceError("Steering latents needs a classifier of latents (space w or z), received one of pictures (space x).")
         classifier.check_generator(generator.digest_for(classifier.space))
         self.generator, self.classifier, self.seed = generator, classifier, seed
-        self.sampler, self.weight, self.share = sampler or Heun(), weight, share
+        self.sampler, self.weight, self.share = sampler or Heun(0.1, 0.1), weight, share
 
     @property
     def digest(self) -> str:
