@@ -5,7 +5,7 @@ import torch
 
 from lace_lightning.modules.latent_classifier import LatentClassifier
 from lace_lightning.modules.losses import attribute_losses, attribute_scores
-from lace_lightning.schema import Attribute, Schema
+from lace_lightning.schema import Attribute, Labels, Schema
 
 SCHEMA = Schema("s", (Attribute("a"), Attribute("v", "continuous"), Attribute("b", "discrete", 3)))
 
@@ -25,6 +25,17 @@ def test_scores_by_hand() -> None:
     assert {name: float(score) for name, score in hard.items()} == pytest.approx({"a": 0.5, "v": 0.9, "b": 1.0})
     soft = attribute_scores(SCHEMA, logits, torch.tensor([[1.0, 0.0, 0.4, 0.0, 0.0, 1.0], [0.0, 3.0, 0.9, 2.0, 0.0, 0.0]]))
     assert {name: float(score) for name, score in soft.items()} == pytest.approx({"a": 0.5, "v": 0.9, "b": 1.0})
+
+
+def test_errors_of_continuous_attributes_can_count_as_energies_do() -> None:
+    """With 1/(2σ²) the loss is the energy of Eq. 4, the mean over the batch."""
+    schema = Schema("s", (Attribute("a", "discrete", 3), Attribute("v", "continuous")))
+    torch.manual_seed(0)
+    module = LatentClassifier(schema, "z", "mlp", {"input_dim": 4, "hidden": [5]}, continuous_weight=1 / (2 * 0.1**2))
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    u, labels = torch.randn(6, 4), torch.tensor([[0, 0.2], [1, 0.4], [2, 0.9], [0, 0.1], [1, 1.0], [2, 0.5]])
+    energy = module.classifier.energy("a == * and v == *", Labels(schema, labels), sigma=0.1)
+    torch.testing.assert_close(module.training_step((u, labels), 0), energy(u).mean())
 
 
 def test_warm_up_and_staircase() -> None:
