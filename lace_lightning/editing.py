@@ -97,13 +97,13 @@ class Editor:
     def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state after one more edit; `seeds` (B,) is for samplers that draw noise."""
         query = parse_edit(edit, self.classifier.schema)
-        earlier = tuple(e for e in state.edits if not _attributes(e) & _attributes(query))
-        sample_from, energy = self._energy(state, earlier, query)
+        edits = (*(earlier for earlier in state.edits if not _attributes(earlier) & _attributes(query)), query)
+        sample_from, energy = self._energy(state, edits)
         sample = self.sampler(energy, sample_from, seeds=seeds)
         z = energy.point(sample.z) if isinstance(energy, Near) else sample.z
         with torch.no_grad():
-            ws = self._styles(state, self.generator.broadcast(self.generator.mapping(z)), earlier, query)
-        return Edited(z, ws, (*earlier, query), sample.evaluations, sample.seconds, state)
+            ws = self._styles(state, self.generator.broadcast(self.generator.mapping(z)), edits)
+        return Edited(z, ws, edits, sample.evaluations, sample.seconds, state)
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the start."""
@@ -120,32 +120,31 @@ class Editor:
         return energy if self.options.weight == 1 else self.options.weight * energy
 
     def _to_z(self, energy: Energy) -> Energy:
-        to_space = self.generator.map_to(self.classifier.space)
-        return energy if to_space is None else energy.pullback(to_space)
+        return energy.pullback(self.generator.map_to(self.classifier.space))
 
-    def _energy(self, state: Edited, earlier: Sequence[Query], query: Query) -> tuple[Tensor, Energy]:
-        """Return where to begin and what to descend."""
+    def _energy(self, state: Edited, edits: Sequence[Query]) -> tuple[Tensor, Energy]:
+        """Return where to begin and what to descend, for edits of which the last is new."""
         o = self.options
         if o.method == "posterior":
             z0 = _first(state).z
-            energy = self._to_z(_total([self._attribute_energy(q) for q in (*earlier, query)]))
+            energy = self._to_z(_total([self._attribute_energy(edit) for edit in edits]))
             # The point z₀ itself is v = z₀·(1-ρ)/√(1-ρ²).
             return z0 * ((1 - o.closeness) / (1 - o.closeness**2) ** 0.5), Near(energy, z0, o.closeness)
         origin = (state if o.method == "sequential" else _first(state)).z
-        return origin, self._held(origin, self._wanted(earlier, query), _attributes(query).union(*map(_attributes, earlier)))
+        return origin, self._held(origin, self._wanted(edits), _attributes(*edits))
 
-    def _wanted(self, earlier: Sequence[Query], query: Query) -> list[Energy]:
-        """Return the energies of all edits, the last one last, each with its weight."""
-        if not self.options.reweight:
-            return [self._attribute_energy(q) for q in (*earlier, query)]
-        o = self.options
-        continuous = any(atom.attribute.kind == "continuous" for atom in atoms(query.root))
-        return [*(o.previous_weight * self._attribute_energy(q) for q in earlier),
-                (o.continuous_weight if continuous else o.discrete_weight) * self._attribute_energy(query)]
+    def _wanted(self, edits: Sequence[Query]) -> list[Energy]:
+        """Return the energies of the edits, each with its weight."""
+        o, energies = self.options, [self._attribute_energy(edit) for edit in edits]
+        if not o.reweight:
+            return energies
+        continuous = any(atom.attribute.kind == "continuous" for atom in atoms(edits[-1].root))
+        return [*(o.previous_weight * energy for energy in energies[:-1]),
+                (o.continuous_weight if continuous else o.discrete_weight) * energies[-1]]
 
-    def _held(self, origin: Tensor, terms: Sequence[Energy], touched: set[str]) -> Energy:
-        """Return the energy of z: the terms, held near `origin` and near what it has of the attributes that are not touched."""
-        o, schema, terms = self.options, self.classifier.schema, list(terms)
+    def _held(self, origin: Tensor, wanted: Sequence[Energy], touched: set[str]) -> Energy:
+        """Return the energy of z: what is wanted, held near `origin` and near what it has of the attributes that are not touched."""
+        o, schema, terms = self.options, self.classifier.schema, list(wanted)
         with torch.no_grad():
             w = self.generator.mapping(origin)
             before = self.classifier(w if self.classifier.space == "w" else origin)
@@ -161,14 +160,16 @@ class Editor:
                 energy = energy & Anchor(w, o.proximity).pullback(self.generator.mapping)
         return energy
 
-    def _styles(self, state: Edited, after: Tensor, earlier: Sequence[Query], query: Query) -> Tensor:
+    def _styles(self, state: Edited, after: Tensor, edits: Sequence[Query]) -> Tensor:
         """Take the new style in the layers of the edited attributes, the old one elsewhere.
 
         What is solved from the original latent changes the layers of all edits, on top of the original styles.
         """
-        anew = self.options.method != "sequential"
-        names = _attributes(query).union(*map(_attributes, earlier)) if anew else _attributes(query)
-        before, layers = (_first(state) if anew else state).ws, self.options.layers or {}
+        if self.options.method == "sequential":
+            before, names = state.ws, _attributes(edits[-1])
+        else:
+            before, names = _first(state).ws, _attributes(*edits)
+        layers = self.options.layers or {}
         if not names & set(layers):
             return after.clone()
         chosen = sorted({layer for name in names for layer in layers.get(name, range(self.generator.num_ws))})
@@ -190,15 +191,15 @@ def check_layers(options: EditOptions, generator: Generator, schema: Schema) -> 
     """Refuse (LaceError) style layers that the generator does not have, and layers of unknown attributes."""
     for name, layers in (options.layers or {}).items():
         _ = schema[name]
-        if not generator.has_w or generator.num_ws == 1:
+        if not generator.has_layers:
             raise LaceError(f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent for "
                             "the whole picture: leave layers empty.")
         if not layers or not all(0 <= layer < generator.num_ws for layer in layers):
             raise LaceError(f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}.")
 
 
-def _attributes(query: Query) -> set[str]:
-    return {atom.attribute.name for atom in atoms(query.root)}
+def _attributes(*queries: Query) -> set[str]:
+    return {atom.attribute.name for query in queries for atom in atoms(query.root)}
 
 
 def _first(state: Edited) -> Edited:

@@ -135,8 +135,7 @@ class ConditionalSampling(LatentEvaluation):
         o = self.options
         energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
         energy = energy if o.weight == 1 else o.weight * energy
-        to_space = self.generator.map_to(classifier.space)
-        return energy if to_space is None else energy.pullback(to_space)
+        return energy.pullback(self.generator.map_to(classifier.space))
 
     def _shown(self) -> int:
         """Return how many of the first samples the picture needs."""

@@ -48,9 +48,9 @@ class Energy(nn.Module):
         """Divide the logits of every discrete attribute by `temperature` before the softmax."""
         return self
 
-    def pullback(self, map: Map) -> Energy:
-        """Return u ↦ E(map(u))."""
-        return Pullback(self, map)
+    def pullback(self, map: Map | None) -> Energy:
+        """Return u ↦ E(map(u)); None is the identity."""
+        return self if map is None else Pullback(self, map)
 
     def __and__(self, other: Energy) -> Energy:
         return And(self, other)

@@ -36,6 +36,16 @@ class Generator(nn.Module):
         self.z_dim, self.w_dim, self.num_ws, self.has_w, self.max_batch = z_dim, w_dim, num_ws, has_w, max_batch
         self.image_shape: tuple[int, int, int] = tuple(int(n) for n in image_shape)  # type: ignore[assignment]
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether style layers can be chosen."""
+        return self.has_w and self.num_ws > 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters(), torch.empty(0)).device
+
     def render(self, ws: Tensor) -> Tensor:
         """Turn ws (B, L, Dw) into pictures (B, C, H, W)."""
         raise NotImplementedError
