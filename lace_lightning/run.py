@@ -136,12 +136,12 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
     more = None if given else _more_pairs(cfg, pairs_generator, labeler, pairs, cache)
-    data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), plain(cfg.classifier), list(cfg.task.holdout),
-                          cfg.seed], lambda: _data(cfg, plain(cfg.classifier), cfg.seed, pairs, known, more))
-    module = given or reuse("classifier", [data.keys, plain(cfg.classifier), cfg.seed, plain(cfg.trainer)],
-                            lambda: _classifier(cfg, plain(cfg.classifier), generator, data, cache))
+    node = plain(cfg.classifier)
+    data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
+                 lambda: _data(cfg, node, cfg.seed, pairs, known, more))
+    module = given or _classifier(cfg, node, generator, data, cache)
     if cfg.task.get("export") and _is_first():
-        module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=pairs.meta["key"])
+        module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=data.key)
     loggers = _loggers(cfg)
     try:
         trainer = _trainer(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
@@ -266,19 +266,19 @@ def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: 
     node, seed = plain(cfg.classifier), int(cfg.task.pairs_seed)
     node |= {"attributes": None, "arguments": {**node["arguments"], **({"mode": "single"} if "mode" in node["arguments"] else {})}}
     data = _data(cfg, node, seed, pairs, pairs.schema)
-    first = reuse("classifier", [data.keys, node, seed, plain(cfg.trainer)], lambda: _classifier(cfg, node, generator, data, cache))
-    latents = ControlledLatents(generator, first.classifier, seed + OTHER_SEEDS)
-    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents, latents.digest)
+    first = _classifier(cfg, node, generator, data, cache).classifier
+    latents = ControlledLatents(generator, first, seed + OTHER_SEEDS)
+    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents)
 
 
 def _make_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache, count: int, seed: int,
-                latents: Latents | None = None, source: str | None = None) -> PairSet:
+                latents: Latents | None = None) -> PairSet:
     """Make pairs, or go on making them; with several processes the first makes them and the others wait."""
-    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, source))
+    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
         device = _device(cfg)
         return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size,
-                          cfg.callbacks.progress, latents, source)
+                          cfg.callbacks.progress, latents)
     while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
         time.sleep(0.5)
     return PairSet(folder)
@@ -290,17 +290,23 @@ def _data(cfg: DictConfig, node: dict[str, Any], seed: int, pairs: PairSet, know
 
 
 def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
-    """Train the latent classifier of a configuration node, or take it from the cache; a killed training goes on at its last epoch."""
+    """Train the latent classifier of a configuration node, or take it from this process or the cache."""
+    epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
+    depends = {"pairs": data.key, "classifier": node, "seed": data.seed, "epochs": epochs,
+               "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
+    folder = cache.folder("classifiers", digest(depends))
+    return reuse("classifier", str(folder), lambda: _trained(cfg, node, generator, data, folder, epochs))
+
+
+def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, folder: Path,
+             epochs: int) -> LatentClassifier:
+    """Train unless `folder` has the classifier; a killed training goes on at its last epoch."""
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
     keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay", "continuous_weight")
     module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
                               **{key: node[key] for key in keys})
-    epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
-    depends = {"pairs": data.keys, "classifier": node, "seed": data.seed, "epochs": epochs,
-               "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
-    folder = cache.folder("classifiers", digest(depends))
     file = folder / "classifier.safetensors"
     if not file.is_file():
         last = folder / "last.ckpt"
@@ -310,7 +316,7 @@ def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, dat
                            enable_model_summary=False, max_epochs=epochs)
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         if trainer.is_global_zero:
-            module.classifier.save(file, pairs=data.keys)
+            module.classifier.save(file, pairs=data.key)
             last.unlink(missing_ok=True)
         trainer.strategy.barrier()
     module.classifier = AttributeClassifier.load(file)
@@ -396,7 +402,7 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
     """Measure which style layers carry each attribute of a generator, by the labeler, and print what to write into editing.layers."""
     device, count, size = _device(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
     labeler, generator = _labeler(cfg.labeler).to(device), _generator(cfg.generator).to(device)
-    if not generator.has_w or generator.num_ws == 1:
+    if not generator.has_layers:
         raise LaceError(f"Measuring style layers needs a generator that has them, and {_name(cfg.generator)} has one latent for the "
                         "whole picture: choose another generator.")
     measure = LayerShares(labeler.schema, generator.num_ws).to(device)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..artifacts import digest
 from ..classifiers import AttributeClassifier
-from ..energies import Energy, build
+from ..energies import And, Energy, build
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..query import parse
@@ -24,7 +23,7 @@ class ControlledLatents:
 
     Each sample wants each attribute with probability `share`, at least one, with values drawn uniformly and independently, and
     follows the flow of `weight`·E from the prior. A classifier that never saw such latents is wrong about many of them; labelled
-    and added to the pairs (`make_pairs(..., latents=this, source=this.digest)`) they correct it where it is used.
+    and added to the pairs (`make_pairs(..., latents=this)`) they correct it where it is used.
     Sample i depends on seed i alone. Raises LaceError for a classifier of pictures and for one of another generator.
     """
 
@@ -54,19 +53,13 @@ class ControlledLatents:
 
     def energy(self, wishes: Labels) -> Energy:
         """Return the energy of z: the sum of what each sample wants."""
-        terms = []
-        for index, attribute in enumerate(wishes.schema):
-            free = Labels(wishes.schema, wishes.values, torch.ones_like(wishes.known))
-            term = build(parse(f"{attribute.name} == *", wishes.schema), free)
-            terms.append(self.weight * wishes.known[:, index].float() * term)
-        total = terms[0]
-        for term in terms[1:]:
-            total = total & term
-        to_space, energy = self.generator.map_to(self.classifier.space), total.pullback(self.classifier)
-        return energy if to_space is None else energy.pullback(to_space)
+        schema, values = wishes.schema, Labels(wishes.schema, wishes.values)
+        terms = [self.weight * wishes.known[:, index].float() * build(parse(f"{attribute.name} == *", schema), values)
+                 for index, attribute in enumerate(schema)]
+        return And(*terms).pullback(self.classifier).pullback(self.generator.map_to(self.classifier.space))
 
     def __call__(self, count: int, first: int) -> Tensor:
-        device = next(self.generator.parameters(), torch.empty(0)).device
+        device = self.generator.device
         self.classifier.to(device)
         z = self.generator.prior(count, self.seed, first, device)
         energy = self.energy(self.wishes(count, first)).to(device)

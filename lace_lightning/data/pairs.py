@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,13 +26,21 @@ from .batches import TensorBatches
 SPLIT_STREAM = 2**20
 
 
-# (count, first) -> latents z (count, Dz) of rows first .. first + count - 1.
-Latents = Callable[[int, int], Tensor]
+
+class Latents(Protocol):
+    """Where the latents of pairs come from: (count, first) -> z (count, Dz) of rows first .. first + count - 1."""
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of what they depend on beside generator and seed."""
+        ...
+
+    def __call__(self, count: int, first: int) -> Tensor: ...
 
 
-def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, source: str | None = None) -> str:
-    """Return the digest of everything that pairs depend on; `source` is that of their latents, None for the prior."""
-    drawn = {} if source is None else {"source": source}
+def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None) -> str:
+    """Return the digest of everything that pairs depend on; `latents` is None for the prior."""
+    drawn = {} if latents is None else {"source": latents.digest}
     return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn})
 
 
@@ -72,14 +80,13 @@ class PairSet:
 
 @torch.no_grad()
 def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: Labeler, count: int, seed: int = 0,
-               batch_size: int = 500, progress: bool = True, latents: Latents | None = None, source: str | None = None) -> PairSet:
+               batch_size: int = 500, progress: bool = True, latents: Latents | None = None) -> PairSet:
     """Draw `count` latents, generate, label and store; go on where a killed run stopped.
 
     Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or from
-    `latents`, whose digest is `source`. Raises LaceError when the folder holds pairs of something else.
+    `latents`. Raises LaceError when the folder holds pairs of something else.
     """
-    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, source)
-    device = next(generator.parameters(), torch.empty(0)).device
+    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, latents)
     shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
               "labels": (len(labeler.schema),), "images": generator.image_shape}
     meta: dict[str, Any] = {"key": key, "count": count, "seed": seed, "done": 0,
@@ -96,12 +103,12 @@ def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: La
             np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
         write_json(path / "meta.json", meta)
     if meta["done"] < count:
-        draw = latents or (lambda rows, first: generator.prior(rows, seed, first, device))
+        draw = latents or (lambda rows, first: generator.prior(rows, seed, first, generator.device))
         _fill(path, meta, generator, labeler, draw, batch_size, progress, "latent/label pairs" if latents is None else "more pairs")
     return PairSet(path)
 
 
-def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, draw: Latents, batch_size: int,
+def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, draw: Callable[[int, int], Tensor], batch_size: int,
           progress: bool, title: str) -> None:
     maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet.NAMES}
     bar = tqdm(total=meta["count"], initial=meta["done"], desc=title, unit="", disable=not progress, mininterval=0.5)
@@ -141,7 +148,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
         self.parts: dict[str, tuple[Tensor, ...]] = {}
 
     @property
-    def keys(self) -> str:
+    def key(self) -> str:
         """Return what the pairs depend on."""
         return self.pairs.meta["key"] if self.more is None else f"{self.pairs.meta['key']}-{self.more.meta['key']}"
 

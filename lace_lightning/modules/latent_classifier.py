@@ -23,6 +23,8 @@ class LatentClassifier(pl.LightningModule):
     Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels.
     """
 
+    weights: Tensor
+
     def __init__(self, schema: Mapping[str, Any] | Schema, space: str = "w", network: str = "mlp",
                  arguments: Mapping[str, Any] | None = None, learning_rate: float = 1e-4, warmup_steps: int = 1000,
                  decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
@@ -35,14 +37,14 @@ class LatentClassifier(pl.LightningModule):
             "weight_decay": weight_decay, "continuous_weight": continuous_weight, "generator_digest": generator_digest})
         self.schema = Schema.from_config(config)
         self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
-        self.weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
+        weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
         return self.classifier(from_bytes(u))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        losses = attribute_losses(self.schema, self(batch[0]), batch[1])
-        loss = (losses * losses.new_tensor(self.weights)).sum()
+        loss = (self.weights * attribute_losses(self.schema, self(batch[0]), batch[1])).sum()
         if batch_index % 50 == 0:
             self.log("train/loss", loss.detach(), prog_bar=True)
         return loss

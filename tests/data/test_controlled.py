@@ -67,7 +67,7 @@ def test_pairs_of_controlled_latents_are_for_training_alone(tiny_generator, tiny
     torch.manual_seed(0)
     classifier = AttributeClassifier(tiny_labeler.schema, "w", arguments={"input_dim": 12, "hidden": [8]}).eval().requires_grad_(False)
     latents = ControlledLatents(tiny_generator, classifier, seed=9)
-    more = make_pairs(tmp_path / "more", tiny_generator, tiny_labeler, 12, 9, 5, False, latents, latents.digest)
+    more = make_pairs(tmp_path / "more", tiny_generator, tiny_labeler, 12, 9, 5, False, latents)
     torch.testing.assert_close(more.array("z"), latents(12, 0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(more.array("w"), tiny_generator.mapping(more.array("z")))
     with pytest.raises(LaceError, match="use another folder"):
