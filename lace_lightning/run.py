@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
 from . import __version__
@@ -266,7 +267,10 @@ def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: 
     node, seed = plain(cfg.classifier), int(cfg.task.pairs_seed)
     node |= {"attributes": None, "arguments": {**node["arguments"], **({"mode": "single"} if "mode" in node["arguments"] else {})}}
     data = _data(cfg, node, seed, pairs, pairs.schema)
-    first = _classifier(cfg, node, generator, data, cache).classifier
+    # It begins from its own seed, and what is trained after it begins the same whether it was trained or found.
+    with isolate_rng():
+        torch.manual_seed(seed)
+        first = _classifier(cfg, node, generator, data, cache).classifier
     latents = ControlledLatents(generator, first, seed + OTHER_SEEDS)
     return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
 from lace_lightning.errors import LaceError
@@ -129,6 +130,19 @@ def test_labeler_and_judge_are_checked(name: str, tmp_path: Path, request, monke
         assert min(metrics["labeler/label"], metrics["judge/label"]) > 0.8
     assert all(0 <= value <= 1 for value in metrics.values())
     assert "agreement" in capsys.readouterr().out
+
+
+def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, monkeypatch) -> None:
+    """More pairs are steered by a first classifier, which lies in the cache or is trained in the same process."""
+    states = []
+    for cache, seeds in (("found", (1, 2)), ("trained", (2,))):
+        monkeypatch.setenv("LACE_CACHE", str(tmp_path / cache))
+        for seed in seeds:
+            monkeypatch.setattr("lace_lightning.run._LOADED", {})
+            cli.main(["+experiment=portraits_glasses", "debug=fast", "task.more_pairs=30", f"seed={seed}", "sampler=heun", "logger=csv",
+                      "hydra.mode=RUN", "task.export=classifier", f"hydra.run.dir={cache}{seed}"])
+        states.append(load_file(tmp_path / f"{cache}2" / "classifier.safetensors"))
+    assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
 
 
 def test_style_layers_are_measured(tmp_path: Path, capsys) -> None:
