@@ -15,6 +15,8 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+# Where the streams of uniform values begin: beyond those of normals.
+UNIFORM_STREAM = 2**40
 
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
@@ -77,14 +79,14 @@ def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
 def normal(
     seeds: Tensor,
     shape: Sequence[int],
-    stream: int = 0,
+    stream: int | Tensor = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normals with shape (B, *shape); row i is a function of `seeds[i]` and `stream` only.
 
-    `seeds` is int64 (B,), all 64 bits count. `stream` (>= 0) separates uses of one seed: 0 is the prior of z, samplers use
-    1 and up. Raises LaceError when `seeds` is no int64 vector.
+    `seeds` is int64 (B,), all 64 bits count. `stream` (>= 0, one for all or (B,)) separates uses of one seed: 0 is the prior of
+    z, samplers use 1 and up. Raises LaceError when `seeds` is no int64 vector.
     """
     values = _box_muller(_rows(seeds, shape, stream, device), dtype)
     return values[:, : math.prod(shape)].reshape(-1, *shape)
@@ -93,7 +95,7 @@ def normal(
 def uniform(
     seeds: Tensor,
     shape: Sequence[int],
-    stream: int = 0,
+    stream: int | Tensor = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -128,6 +130,28 @@ class Noise:
         self.seeds, self.stream, self.ahead = seeds, stream, max(1, ahead)
         self._first = 0
         self._steps: Tensor | None = None
+
+    def rows(self, index: Tensor | slice) -> Noise:
+        """Return the noise of these samples of the batch."""
+        return Noise(self.seeds[index.to(self.seeds.device) if isinstance(index, Tensor) else index], self.stream, self.ahead)
+
+    def shifted(self, streams: int) -> Noise:
+        """Return noise of the same samples that has nothing to do with this one, as long as fewer steps than `streams` are drawn."""
+        return Noise(self.seeds, self.stream + streams, self.ahead)
+
+    def uniform(self, k: int, count: int, device: torch.device | str | None = None) -> Tensor:
+        """Uniform values in [0, 1), (B, count), for step k >= 0; independent of its normals."""
+        return uniform(self.seeds, (count,), self.stream + UNIFORM_STREAM + k, device)
+
+    def attempts(self, first: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normals (B·count, D) and uniforms (B·count,) of attempts first .. first + count - 1, those of a sample together.
+
+        `like` (B, D) says shape and device.
+        """
+        seeds = self.seeds.repeat_interleave(count)
+        streams = (self.stream + torch.arange(first, first + count, device=seeds.device)).repeat(len(self.seeds))
+        draws = normal(seeds, like.shape[1:], streams, like.device, like.dtype)
+        return draws, uniform(seeds, (1,), streams + UNIFORM_STREAM, like.device)[:, 0]
 
     def __call__(self, k: int, like: Tensor) -> Tensor:
         """Normals for step k >= 0 with the shape, the device and the dtype of `like` (B, *shape)."""

@@ -68,10 +68,10 @@ class AttributeClassifier(nn.Module):
         return digest({"config": self._config(), "state": dict(self.network.state_dict())})
 
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1,
-               temperature: float = 1.0, paper_temperature: bool = False) -> Energy:
+               temperature: float = 1.0, paper_temperature: bool = False, weight: float = 1.0, hard: bool = False) -> Energy:
         """Return the energy of a query on u (B, D); see `lace_lightning.energies.build` for the options."""
         query = parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
-        return build(query, free, logic, sigma, temperature, paper_temperature).pullback(self)
+        return build(query, free, logic, sigma, temperature, paper_temperature, weight, hard).pullback(self)
 
     def check_generator(self, generator_digest: str) -> None:
         """Refuse (LaceError) a generator other than the one it was trained on."""

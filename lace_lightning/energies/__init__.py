@@ -4,7 +4,27 @@ from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
 from .from_query import build
 from .logic import Cases, PaperNot, PaperOr
+from .region import WALL, Region
 from .terms import Continuous, Discrete, HalfLine, Prior
 
-__all__ = ["Anchor", "And", "Cases", "Continuous", "Discrete", "Energy", "HalfLine", "Near", "Not", "Or", "PaperNot", "PaperOr",
-           "Prior", "Pullback", "Weighted", "build", "linearize"]
+__all__ = [
+           "WALL",
+           "Anchor",
+           "And",
+           "Cases",
+           "Continuous",
+           "Discrete",
+           "Energy",
+           "HalfLine",
+           "Near",
+           "Not",
+           "Or",
+           "PaperNot",
+           "PaperOr",
+           "Prior",
+           "Pullback",
+           "Region",
+           "Weighted",
+           "build",
+           "linearize",
+]

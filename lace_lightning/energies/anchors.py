@@ -80,5 +80,22 @@ class Near(Energy):
     def tempered(self, temperature: float) -> Energy:
         return Near(self.inner.tempered(temperature), self.centre, self.rho)
 
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, rows = self.inner.curvature(self.point(u))
+        return value, self._scale * gradient, self._scale * rows
+
+    @property
+    def is_probability(self) -> bool:
+        return self.inner.is_probability
+
+    @property
+    def guide(self) -> Energy:
+        guide = self.inner.guide
+        return self if guide is self.inner else Near(guide, self.centre, self.rho)
+
+    @property
+    def power(self) -> float:
+        return self.inner.power
+
     def extra_repr(self) -> str:
         return f"rho={self.rho:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,6 +48,26 @@ class Energy(nn.Module):
     def tempered(self, temperature: float) -> Energy:
         """Divide the logits of every discrete attribute by `temperature` before the softmax."""
         return self
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return E (B,), ∂E/∂u (B, D) and rows G (B, K, D) with ∂²E/∂u² ≈ GᵀG (Gauss-Newton), none where it is not known."""
+        value, gradient = self.value_and_grad(u)
+        return value, gradient, gradient.new_zeros(len(gradient), 0, gradient.shape[1])
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether exp(-E) is at most 1, as that of an event is: what rejection needs."""
+        return True
+
+    @property
+    def guide(self) -> Energy:
+        """The energy whose gradient shows the way: this one, except where it is a region with walls."""
+        return self
+
+    @property
+    def power(self) -> float:
+        """γ, where the energy is -γ·log p of an event; NaN where samples have several."""
+        return 1.0
 
     def pullback(self, map: Map | None) -> Energy:
         """Return u ↦ E(map(u)); None is the identity."""
@@ -101,6 +122,24 @@ class And(Energy):
 
     def tempered(self, temperature: float) -> Energy:
         return And(*(part.tempered(temperature) for part in self.parts))  # type: ignore[operator]
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, gradients, rows = zip(*(part.curvature(u) for part in self.parts), strict=True)  # type: ignore[operator]
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0), torch.cat(rows, 1)
+
+    @property
+    def is_probability(self) -> bool:
+        return all(part.is_probability for part in self.parts)
+
+    @property
+    def guide(self) -> Energy:
+        guides = [part.guide for part in self.parts]
+        return self if all(guide is part for guide, part in zip(guides, self.parts, strict=True)) else And(*guides)  # type: ignore[arg-type]
+
+    @property
+    def power(self) -> float:
+        powers = {float(part.power) for part in self.parts}  # type: ignore[arg-type]
+        return powers.pop() if len(powers) == 1 else math.nan
 
 
 class Or(Energy):
@@ -184,6 +223,28 @@ class Weighted(Energy):
     def tempered(self, temperature: float) -> Energy:
         return Weighted(self.inner.tempered(temperature), self.weight)
 
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, rows = self.inner.curvature(u)
+        return self._times(value), self._times(gradient), self._times_root(rows)
+
+    def _times_root(self, rows: Tensor) -> Tensor:
+        if self.per_sample is None:
+            return max(self.number, 0.0) ** 0.5 * rows
+        return self.per_sample.to(rows).clamp(min=0).sqrt()[:, None, None] * rows
+
+    @property
+    def is_probability(self) -> bool:
+        return self.inner.is_probability and bool((torch.as_tensor(self.weight) >= 0).all())
+
+    @property
+    def guide(self) -> Energy:
+        guide = self.inner.guide
+        return self if guide is self.inner else Weighted(guide, self.weight)
+
+    @property
+    def power(self) -> float:
+        return self.number * self.inner.power if self.per_sample is None else math.nan
+
     def extra_repr(self) -> str:
         return f"weight={self.number:g}" if self.per_sample is None else f"{len(self.per_sample)} weights"
 
@@ -216,6 +277,26 @@ class Pullback(Energy):
         y, vjp = linearize(self.map, u)
         value, gradient = self.inner.value_and_grad(y)
         return value, vjp(gradient)
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, vjp = linearize(self.map, u)
+        value, gradient, rows = self.inner.curvature(y)
+        pulled = [vjp(rows[:, k].reshape(y.shape)) for k in range(rows.shape[1])]
+        empty = u.new_zeros(len(u), 0, u.shape[1])
+        return value, vjp(gradient), torch.stack(pulled, 1) if pulled else empty
+
+    @property
+    def is_probability(self) -> bool:
+        return self.inner.is_probability
+
+    @property
+    def guide(self) -> Energy:
+        guide = self.inner.guide
+        return self if guide is self.inner else Pullback(guide, self.map)
+
+    @property
+    def power(self) -> float:
+        return self.inner.power
 
     def rows(self, index: Tensor | slice) -> Energy:
         return Pullback(self.inner.rows(index), self.map)
@@ -255,6 +336,6 @@ def linearize(map: Map, u: Tensor) -> tuple[Tensor, Vjp]:
 
     def vjp(gradient: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
-            return torch.autograd.grad(y, x, gradient.clone())[0]
+            return torch.autograd.grad(y, x, gradient.clone(), retain_graph=True)[0]
 
     return y.detach(), vjp

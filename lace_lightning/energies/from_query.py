@@ -12,14 +12,17 @@ from ..query import Not as NotNode
 from ..schema import Labels
 from .base import Energy, Not, Or
 from .logic import Cases, PaperNot, PaperOr
+from .region import Region
 from .terms import Continuous, Discrete, HalfLine
 
 LOGICS = ("exact", "paper")
 
 
 def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1, temperature: float = 1.0,
-          paper_temperature: bool = False) -> Energy:
+          paper_temperature: bool = False, weight: float = 1.0, hard: bool = False) -> Energy:
     """Return E(logits) of a query: logits (B, num_logits) -> (B,).
+
+    `weight` is the γ of the target p^γ; `hard` puts walls around where every decision is right, and p^γ shows the way there.
 
     `free` (B rows) gives the values of free attributes; `logic` is the exact algebra or the paper's OR and NOT; `sigma` is
     the error of continuous attributes; `temperature` divides logits. Atoms of different attributes are independent given the
@@ -34,7 +37,9 @@ def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma:
         raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
                         "an attribute has one value at a time.")
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
-    return builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
+    energy = builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
+    energy = energy if weight == 1 else weight * energy
+    return Region(energy, query, free) if hard else energy
 
 
 @dataclass

@@ -62,6 +62,8 @@ class PaperOr(Energy):
     def forward(self, u: Tensor) -> Tensor:
         return -torch.logaddexp(math.log(20) - self.left(u), -self.right(u))
 
+    is_probability = False
+
     def rows(self, index: Tensor | slice) -> Energy:
         return PaperOr(self.left.rows(index), self.right.rows(index))
 
@@ -79,6 +81,8 @@ class PaperNot(Energy):
     def forward(self, u: Tensor) -> Tensor:
         energy = self.inner(u)
         return -(0.1 / energy.detach().abs()).clamp(max=1) * energy
+
+    is_probability = False
 
     def rows(self, index: Tensor | slice) -> Energy:
         return PaperNot(self.inner.rows(index))

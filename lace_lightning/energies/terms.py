@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,6 +86,23 @@ class Discrete(Term):
         # logsumexp is what log_softmax took away, the same in every column.
         return f[:, 0] - log_p[:, 0] - (f * chosen).sum(1), gradient
 
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # diag(p) - ppᵀ = Σ_c p_c (e_c - p)(e_c - p)ᵀ, of which two classes need one term.
+        value, gradient = self.value_and_grad(u)
+        f, _ = self._split(u.detach())
+        p = (f / self.temperature).softmax(1)
+        classes = f.shape[1]
+        rows = u.new_zeros(len(u), 1 if classes == 2 else classes, u.shape[1])
+        if classes == 2:
+            rows[:, 0, self.columns] = p.prod(1, keepdim=True).sqrt() * torch.tensor([1.0, -1.0]).to(p) / self.temperature
+        else:
+            rows[:, :, self.columns] = p.sqrt()[:, :, None] * (torch.eye(classes).to(p) - p[:, None]) / self.temperature
+        return value, gradient, rows
+
+    @property
+    def is_probability(self) -> bool:
+        return not self.paper_temperature or self.temperature == 1
+
     def _with_target(self, target: Tensor) -> Energy:
         return Discrete(self.columns, target, self.temperature, self.paper_temperature)
 
@@ -112,6 +131,12 @@ class Continuous(Term):
         gradient[:, self.columns.start] = error / self.sigma**2
         return error.square() / (2 * self.sigma**2), gradient
 
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient = self.value_and_grad(u)
+        rows = u.new_zeros(len(u), 1, u.shape[1])
+        rows[:, 0, self.columns.start] = 1 / self.sigma
+        return value, gradient, rows
+
     def _with_target(self, target: Tensor) -> Energy:
         return Continuous(self.columns, target, self.sigma)
 
@@ -127,6 +152,16 @@ class HalfLine(Term):
         x = (self.target.to(u) - u[:, self.columns.start]) / self.sigma
         x = -x if self.above else x
         return torch.special.log_ndtr(x), torch.special.log_ndtr(-x)
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # With x = ±(τ - f)/σ and m = φ(x)/Φ(x) the second derivative of -log Φ(x) in f is m(x + m)/σ².
+        value, gradient = self.value_and_grad(u)
+        x = (self.target.to(u) - u.detach()[:, self.columns.start]) / self.sigma
+        x = -x if self.above else x
+        m = torch.exp(-x.square() / 2 - torch.special.log_ndtr(x)) / math.sqrt(2 * math.pi)
+        rows = u.new_zeros(len(u), 1, u.shape[1])
+        rows[:, 0, self.columns.start] = (m * (x + m)).clamp(min=0).sqrt() / self.sigma
+        return value, gradient, rows
 
     def _with_target(self, target: Tensor) -> Energy:
         return HalfLine(self.columns, target, self.above, self.sigma)

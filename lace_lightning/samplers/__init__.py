@@ -1,10 +1,21 @@
 """Samplers: from an attribute energy and starting points to latents with the attributes."""
 
+from .annealed import Annealed
+from .auto import Auto
 from .base import Sample, Sampler
+from .chains import Chain
+from .checked import Checked
 from .euler import Euler
+from .evidence import effective_sample_size, log_probability
+from .gauss_newton import GaussNewton
 from .heun import Heun
+from .hmc import HamiltonianMC
 from .langevin import Langevin
 from .ode import ODE
+from .pcn import CrankNicolson
 from .predictor_corrector import PredictorCorrector
+from .rejection import Rejection
+from .slice import EllipticalSlice
 
-__all__ = ["ODE", "Euler", "Heun", "Langevin", "PredictorCorrector", "Sample", "Sampler"]
+__all__ = ["ODE", "Annealed", "Auto", "Chain", "Checked", "CrankNicolson", "EllipticalSlice", "Euler", "GaussNewton", "HamiltonianMC",
+           "Heun", "Langevin", "PredictorCorrector", "Rejection", "Sample", "Sampler", "effective_sample_size", "log_probability"]

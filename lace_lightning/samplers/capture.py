@@ -1,4 +1,4 @@
-"""∇E as one captured CUDA graph: one launch an evaluation instead of some forty."""
+"""E and ∇E as one captured CUDA graph: one launch an evaluation instead of some forty."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from ..energies import Energy
 
-Gradient = Callable[[Tensor], Tensor]
+Evaluation = Callable[[Tensor], tuple[Tensor, Tensor]]
 WARM_UP = 3
 
 
-def gradient_of(energy: Energy, z: Tensor) -> Gradient:
-    """Return z ↦ ∂E/∂z for batches like `z` (B, D): captured on a GPU, as it is elsewhere or where capturing fails."""
+def evaluation_of(energy: Energy, z: Tensor) -> Evaluation:
+    """Return z ↦ (E, ∂E/∂z) for batches like `z` (B, D): captured on a GPU, as it is elsewhere or where capturing fails."""
     if not z.is_cuda:
-        return lambda u: energy.value_and_grad(u)[1]
+        return energy.value_and_grad
     try:
         return _capture(energy, z)
     except RuntimeError as error:
         warnings.warn(f"The field could not be captured as a CUDA graph and runs step by step ({str(error).splitlines()[0]}).",
                       stacklevel=2)
-        return lambda u: energy.value_and_grad(u)[1]
+        return energy.value_and_grad
 
 
-def _capture(energy: Energy, z: Tensor) -> Gradient:
+def _capture(energy: Energy, z: Tensor) -> Evaluation:
     """Record one evaluation on fixed memory and replay it; warmed up on a side stream, as graphs require."""
     memory = z.detach().clone()
     side = torch.cuda.Stream(z.device)
@@ -37,12 +37,12 @@ def _capture(energy: Energy, z: Tensor) -> Gradient:
     torch.cuda.current_stream(z.device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = energy.value_and_grad(memory)[1]
+        value, gradient = energy.value_and_grad(memory)
 
-    def gradient(u: Tensor) -> Tensor:
+    def evaluation(u: Tensor) -> tuple[Tensor, Tensor]:
         memory.copy_(u)
         graph.replay()
         # The next replay writes over the result.
-        return result.clone()
+        return value.clone(), gradient.clone()
 
-    return gradient
+    return evaluation

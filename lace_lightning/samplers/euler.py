@@ -24,11 +24,12 @@ class Euler(Sampler):
     order = 1
 
     def __init__(self, step_size: float = 0.01, grid: str = "t", num_steps: int = 16, beta_min: float = 0.1,
-                 beta_max: float = 20.0) -> None:
+                 beta_max: float = 20.0, corrector: Sampler | None = None) -> None:
         if grid not in GRIDS:
             raise LaceError(f"The grid of Euler must be one of {', '.join(GRIDS)}, received '{grid}'.")
         positive(step_size=step_size, num_steps=num_steps)
         self.step_size, self.grid, self.num_steps, self.beta_min, self.beta_max = step_size, grid, num_steps, beta_min, beta_max
+        self.corrector = corrector
 
     def lengths(self) -> list[tuple[float, float]]:
         """Return (time shown in messages, ∫ds of the step) of every step."""

@@ -20,10 +20,10 @@ class Heun(Sampler):
     order = 2
 
     def __init__(self, atol: float = 0.05, rtol: float = 0.05, first_step: float = 0.1, max_growth: float = 8.0,
-                 max_steps: int = 10_000, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+                 max_steps: int = 10_000, beta_min: float = 0.1, beta_max: float = 20.0, corrector: Sampler | None = None) -> None:
         positive(atol=atol, rtol=rtol, first_step=first_step, max_steps=max_steps, max_growth=max_growth - 1)
         self.atol, self.rtol, self.first_step, self.max_growth, self.max_steps = atol, rtol, first_step, max_growth, max_steps
-        self.beta_min, self.beta_max = beta_min, beta_max
+        self.beta_min, self.beta_max, self.corrector = beta_min, beta_max, corrector
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         length = VP(self.beta_min, self.beta_max).length()

@@ -26,7 +26,7 @@ class ODE(Sampler):
 
     def __init__(self, method: str = "dopri5", atol: float = 1e-3, rtol: float = 1e-3, step_size: float = 0.01,
                  time: str = "t", end: float = 0.0, beta_min: float = 0.1, beta_max: float = 20.0,
-                 max_evaluations: int = 100_000) -> None:
+                 max_evaluations: int = 100_000, corrector: Sampler | None = None) -> None:
         if method not in SOLVERS:
             raise LaceError(f"The ODE methods are {', '.join(SOLVERS)}, received '{method}'.{suggest(method, SOLVERS)}")
         if time not in ("t", "s"):
@@ -35,7 +35,7 @@ class ODE(Sampler):
             raise LaceError(f"The end time must lie in [0, 1), received {end}.")
         positive(atol=atol, rtol=rtol, step_size=step_size, max_evaluations=max_evaluations)
         self.method, self.atol, self.rtol, self.step_size, self.time, self.end = method, atol, rtol, step_size, time, end
-        self.beta_min, self.beta_max, self.max_evaluations = beta_min, beta_max, max_evaluations
+        self.beta_min, self.beta_max, self.max_evaluations, self.corrector = beta_min, beta_max, max_evaluations, corrector
         self.order = ORDERS.get(method)
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:

@@ -1,0 +1,100 @@
+"""Annealed ∞-HMC: independent chains from the prior to the target, which also estimate how probable it is."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..energies import Energy
+from ..errors import LaceError
+from ..seeds import Noise
+from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .chains import Draws, State
+from .evidence import effective_sample_size
+from .hmc import HamiltonianMC
+from .slice import EllipticalSlice
+
+
+class Annealed(Sampler):
+    """One ∞-HMC move on N(0, I)·exp(-λ_i E) for each i < k, λ_i = min(1, ((i + 1)/(ramp·k))³), then slice moves on the target.
+
+    z must begin at the prior. The chains are independent, nothing is resampled; their weights Σ(λ_{i+1} - λ_i)·(-E) estimate the
+    normaliser of the target without bias (annealed importance sampling: Neal, 2001), and at λ = 1/γ the probability of the query.
+    k·`num_leapfrogs` + 1 gradients; `step_sizes` has one angle a stage, without them a pilot finds them. In a hard region the path is
+    the guide's, and the wall goes up where λ reaches 1.
+    Diagnostics: `acceptance` (mean), `acceptance_end` (last stage), `log_weights` and `event_log_weights` (B,), `step_sizes`.
+    """
+
+    needs_noise = True
+
+    def __init__(self, num_stages: int = 10, num_leapfrogs: int = 4, num_slice_moves: int = 3, ramp: float = 0.6,
+                 step_sizes: Sequence[float] | None = None) -> None:
+        positive(num_stages=num_stages, num_leapfrogs=num_leapfrogs, ramp=ramp)
+        if ramp > 1 or num_slice_moves < 0:
+            raise LaceError(f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and {num_slice_moves}.")
+        if step_sizes is not None and len(step_sizes) != num_stages:
+            raise LaceError(f"An annealed chain of {num_stages} stages needs as many step sizes, received {len(step_sizes)}: leave them "
+                            "out, and a pilot finds them.")
+        self.num_stages, self.num_leapfrogs, self.num_slice_moves, self.ramp = num_stages, num_leapfrogs, num_slice_moves, ramp
+        self.step_sizes = None if step_sizes is None else [float(size) for size in step_sizes]
+
+    def scales(self) -> list[float]:
+        """Return λ_i of every stage."""
+        return [min(1.0, ((i + 1) / (self.ramp * self.num_stages)) ** 3) for i in range(self.num_stages)]
+
+    @property
+    def is_ready(self) -> bool:
+        return self.step_sizes is not None
+
+    def prepare(self, energy: Energy, z: torch.Tensor, noise: Noise) -> Sampler:
+        kernel = HamiltonianMC(1, self.num_leapfrogs)
+        soft, draws, slices = Field(energy.guide, self, len(z)), Draws(noise), EllipticalSlice(1)
+        field, state = soft, slices.state(soft, z)
+        sizes: list[float] = []
+        for scale in self.scales():
+            if scale == 1 and field.energy is not energy:
+                field = soft.on(energy)
+                state = slices.state(field, state.z)
+            for _ in range(2):
+                state, _ = slices.move(field, state, scale, draws)
+            nearby = [size for size in kernel.candidates if not sizes or sizes[-1] / 4 < size < sizes[-1] * 1.5]
+            tuned, state = kernel.tuned(field, state, scale, draws, tuple(nearby), trials=2)
+            sizes.append(float(tuned.step_size or kernel.candidates[-1]))
+        result = copy.copy(self)
+        result.step_sizes = sizes
+        return result
+
+    def run(self, field: Field, z: torch.Tensor, noise: NoiseSource, record: Record) -> Run:
+        assert self.step_sizes is not None
+        kernel, draws, current = HamiltonianMC(1, self.num_leapfrogs), Draws(noise), field.on(field.energy.guide)
+        state = State(z, *current.evaluate(z))
+        weights, last, event, acceptance = torch.zeros_like(state.value, dtype=torch.float64), 0.0, None, []
+        query_at = 1 / field.energy.power if field.energy.power > 0 else math.nan
+        for i, scale in enumerate(self.scales()):
+            field.time = current.time = f"stage {i + 1} of {self.num_stages}"
+            if last < query_at <= scale + 1e-9:
+                event = weights - (query_at - last) * state.value.double()
+            if scale > last:
+                weights = weights - (scale - last) * state.value.double()
+            if scale == 1 and current is not field:
+                walled = field.value(state.z)
+                weights = weights + state.value.double() - walled.double()
+                state, current = State(state.z, walled, state.gradient), field
+            last, kernel.step_size = scale, self.step_sizes[i]
+            state, accepted = kernel.move(current, state, scale, draws)
+            acceptance.append(float(accepted.mean()))
+            record(state.z)
+        slices = EllipticalSlice(1)
+        for _ in range(self.num_slice_moves):
+            state, _ = slices.move(current, state, 1.0, draws)
+            record(state.z)
+        diagnostics: dict[str, Any] = {
+            "acceptance": sum(acceptance) / len(acceptance), "acceptance_end": acceptance[-1], "step_sizes": self.step_sizes,
+            "log_weights": weights, "weights_ess": effective_sample_size(weights)}
+        if event is not None:
+            diagnostics["event_log_weights"] = event
+        return state.z, diagnostics

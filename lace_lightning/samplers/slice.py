@@ -1,0 +1,47 @@
+"""Elliptical slice sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .base import Field, positive
+from .chains import Chain, Draws, State
+
+
+class EllipticalSlice(Chain):
+    """z ← z cos θ + ν sin θ with ν ~ N(0, I) and θ drawn from a bracket that shrinks until E(z') < E(z) - log u.
+
+    Exact for N(0, I)·exp(-E), without step size and without gradients (Murray, Adams and MacKay, AISTATS 2010). A move costs one
+    energy for every θ that is tried; after `max_shrinks` of them the sample stays, which keeps detailed balance.
+    """
+
+    def __init__(self, num_steps: int = 50, max_shrinks: int = 30) -> None:
+        positive(num_steps=num_steps, max_shrinks=max_shrinks)
+        self.num_steps, self.max_shrinks = num_steps, max_shrinks
+
+    def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:
+        z, nu = state.z.clone(), draws.normal(state.z)
+        u = draws.uniform(2 + self.max_shrinks, z)
+        level = -scale * state.value + u[:, 0].clamp(min=1e-30).log()
+        high = 2 * math.pi * u[:, 1]
+        theta, low, value = high, high - 2 * math.pi, state.value.clone()
+        active = torch.arange(len(z), device=z.device)
+        for shrink in range(self.max_shrinks):
+            whole = len(active) == len(z)
+            start, direction = (state.z, nu) if whole else (state.z[active], nu[active])
+            proposal = start * theta.cos()[:, None] + direction * theta.sin()[:, None]
+            energy = field.value(proposal, None if whole else active)
+            good = -scale * energy > level
+            z[active[good]], value[active[good]] = proposal[good], energy[good]
+            left = ~good
+            active, level, theta = active[left], level[left], theta[left]
+            if not len(active):
+                break
+            low, high = torch.where(theta < 0, theta, low[left]), torch.where(theta < 0, high[left], theta)
+            theta = low + (high - low) * u[active, 2 + shrink]
+        moved = torch.ones(len(z), dtype=z.dtype, device=z.device)
+        moved[active] = 0
+        return State(z, value), moved
