@@ -7,6 +7,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# What a sampler has to tell, in the order of the table.
+DIAGNOSTICS = (("acc/classifier", "ACC by the classifier itself"), ("confidence", "classifier's p(c|w), mean"),
+               ("predicted", "  of exact samples"), ("spread", "spread of latents"), ("spread/reference", "  of exact samples"),
+               ("posterior_distance", "distance to exact samples"), ("posterior_distance/floor", "  of exact samples to each other"),
+               ("log_p", "log P of the query"), ("log_p/error", "  standard error"), ("ess", "effective samples, share"),
+               ("acceptance", "acceptance"), ("corrector_acceptance", "acceptance of the corrector"),
+               ("attempts", "attempts per sample"), ("checks", "pictures checked per sample"))
+
 
 def shown(value: Any) -> str:
     """Return a number with four significant digits, anything else as text, nothing as a dash."""
@@ -34,7 +42,8 @@ def frechet_name(names: Iterable[str]) -> str | None:
 def main_figures(names: Sequence[str]) -> list[str]:
     """Return the names of the figures that a table of many runs shows, of those that there are."""
     parts = [name for name in names if name.startswith("acc/") and name.count("/") == 1]
-    wanted = ["acc", *(parts if len(parts) > 1 else []), "holds", "prior/holds", "des", "id", frechet_name(names) or "", "evaluations",
+    wanted = ["acc", *(parts if len(parts) > 1 else []), "holds", "prior/holds", "des", "id", frechet_name(names) or "",
+              "acc/classifier", "posterior_distance", "posterior_distance/floor", "log_p", "checks", "evaluations", "forward",
               "seconds/sampling_per_64"]
     return [name for name in wanted if name in names]
 
@@ -65,7 +74,9 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
         rows.append(("FID" if frechet == "fid" else f"Fréchet distance ({frechet})", metrics[frechet],
                      None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}"))
         rows.append(("  of the generator alone", metrics.get(f"{frechet}/unconditional"), paper.get("fid/unconditional")))
+    rows += [(label, metrics.get(name), None) for name, label in DIAGNOSTICS]
     rows += [("evaluations per sample", metrics.get("evaluations"), None),
+             ("  of the energy alone", metrics.get("forward") or None, None),
              ("sampling, seconds per 64", metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
               paper.get("seconds")),
              ("synthesis, seconds per 64", metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")), None)]

@@ -199,8 +199,8 @@ def _query(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
     query = parse(cfg.query.text, schema)
     options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
     free = Labels.constant(schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
-    build(query, free, options.logic, options.sigma, options.temperature, options.paper_temperature).value_and_grad(
-        torch.zeros(1, schema.num_logits))
+    energy = build(query, free, options.logic, options.sigma, options.temperature, options.paper_temperature, options.gamma, options.hard)
+    energy.value_and_grad(torch.zeros(1, schema.num_logits))
     return query, options
 
 
@@ -220,7 +220,7 @@ def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: 
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
     settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
     if cfg.task.name == "control":
-        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, **settings)
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler(cfg.labeler), **settings)
     settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
@@ -547,6 +547,8 @@ def _write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapp
             "lace_lightning": __version__, "torch": torch.__version__, "lightning": pl.__version__, "python": platform.python_version()}})
     if "acc" in metrics or "holds" in metrics:
         print(f"\n{cfg.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
+        if protocol.get("reason"):
+            print(f"chosen: {protocol['reason']}")
         print(results_table(metrics, paper))
         if protocol.get("frechet"):
             print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))

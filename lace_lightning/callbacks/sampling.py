@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics as stats
 from dataclasses import dataclass
 from itertools import islice, product
@@ -17,27 +18,58 @@ from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..classifiers import AttributeClassifier
 from ..data.conditions import free_labels, wanted_labels
 from ..energies import Energy
+from ..errors import LaceError, suggest
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
 from ..pictures import from_bytes, to_bytes
 from ..query import Query
-from ..samplers import Sample, Sampler
+from ..samplers import Checked, Sample, Sampler
 from ..schema import KINDS, Labels
+from .diagnosis import Diagnosis, PictureCheck, PosteriorDistance
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .quality import FeatureSpace
 
+TARGETS = ("calibrated", "controlled", "hard")
+CONTROLLED = 6.0
+
 
 @dataclass(frozen=True)
 class EnergyOptions:
-    """How a query becomes an energy: logic, σ of continuous attributes, temperature of discrete ones, weight γ."""
+    """How a query becomes an energy: logic, σ of continuous attributes, temperature of discrete ones, and the target.
+
+    `target` is `calibrated`, N(z)·p(c|w); `controlled`, N(z)·p(c|w)^γ; `hard`, N(z)·1[all decisions right]; or None for what `weight`,
+    the γ, says: calibrated without one. Controlled, and the way into the hard region, have γ = 6 where no weight is given.
+    Raises LaceError for another target, and for a weight beside `calibrated`.
+    """
 
     logic: str = "exact"
     sigma: float = 0.1
     temperature: float = 1.0
     paper_temperature: bool = False
-    weight: float = 1.0
+    target: str | None = None
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in (None, *TARGETS):
+            raise LaceError(f"query.target must be one of {', '.join(TARGETS)}, received '{self.target}'."
+                            f"{suggest(str(self.target), TARGETS)}")
+        if self.target == "calibrated" and self.weight not in (None, 1):
+            raise LaceError(f"The calibrated target has weight 1, and query.weight is {self.weight}: set query.weight=null, or "
+                            "query.target=controlled.")
+        if self.target == "hard" and self.logic != "exact":
+            raise LaceError(f"The hard target needs exact logic, received query.logic={self.logic}: set query.logic=exact.")
+
+    @property
+    def gamma(self) -> float:
+        """Return γ of p(c|w)^γ."""
+        return self.weight if self.weight is not None else CONTROLLED if self.target in ("controlled", "hard") else 1.0
+
+    @property
+    def hard(self) -> bool:
+        """Return whether the target has walls."""
+        return self.target == "hard"
 
 
 class ConditionalSampling(LatentEvaluation):
@@ -47,7 +79,8 @@ class ConditionalSampling(LatentEvaluation):
     attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
     `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in `pairs`.
     `prior/holds` is how often the query holds for the same starting points alone; for a disjunction, both have the shares of its
-    sides.
+    sides. Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are also
+    measured against so many exact sets. A sampler that checks (`hybrid`) asks the `labeler`.
     """
 
     pairs: Labels | None = None
@@ -56,10 +89,14 @@ class ConditionalSampling(LatentEvaluation):
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, num_samples: int = 10_000,
                  batch_size: int = 500, seed: int = 1, pictures_per_class: int = 10, timing_repeats: int = 3, timing_batch: int = 64,
-                 distance_codes: str = "same", progress: bool = True) -> None:
+                 distance_codes: str = "same", progress: bool = True, labeler: Labeler | None = None, posterior_sets: int = 0) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
         self.query, self.options, self.distance_codes = query, options, distance_codes
         self.pictures_per_class, self.timing_repeats, self.timing_batch = pictures_per_class, timing_repeats, timing_batch
+        self.labeler, self.posterior_sets = labeler, posterior_sets
+        self.frozen: Sampler | None = None
+        if isinstance(sampler, Checked) and labeler is None:
+            raise LaceError("A sampler that checks its pictures needs a labeler: give ConditionalSampling(labeler=...).")
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
         part = classifier.part(self.query.attributes)
@@ -68,8 +105,16 @@ class ConditionalSampling(LatentEvaluation):
         own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
+        self.freeze(part, device)
+        diagnosis = Diagnosis(self.query, part, self.generator, device)
+        distance = self._posterior(part, device) if self.posterior_sets > 1 else None
         for first, count in self._batches(rank, world_size, "sampling"):
             sample, images, free = self.draw(part, first, count, device)
+            codes = None if free is None else free.to(device)
+            diagnosis.update(self.generator.prior(count, self.seed, first, device), sample, codes,
+                             self.energy(part, codes, event=True), self.energy(part, codes))
+            if distance is not None:
+                distance.update(sample.z, codes)
             features, logits = self._judge(images)
             judged = self.query.schema.decode(logits)
             accuracy.update(judged, wanted_labels(self.query, count, free), self.query.holds(judged, free))
@@ -91,8 +136,37 @@ class ConditionalSampling(LatentEvaluation):
         if self.feature_space and quality is not None:
             metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
             metrics[f"{self.feature_space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+        metrics |= diagnosis.compute()
+        protocol = self._protocol(classifier, device)
+        if distance is not None:
+            figures, protocol["posterior"] = self._distances(distance, part, device)
+            metrics |= figures
         metrics |= self._timing(part, device, cost, share)
-        return Evaluation(metrics, self._protocol(classifier, device), self._grid(kept) if kept else None)
+        return Evaluation(metrics, protocol, self._grid(kept) if kept else None)
+
+    def freeze(self, part: AttributeClassifier, device: torch.device) -> None:
+        """Let a pilot measure what the sampler needs, once for all batches and the same in every process."""
+        count = min(self.batch_size, self.num_samples)
+        free = free_labels(self.query, count, self.seed)
+        energy = self.energy(part, None if free is None else free.to(device))
+        self.frozen = self.sampler.calibrated(energy, self.generator.prior(count, self.seed, 0, device))
+
+    def _posterior(self, part: AttributeClassifier, device: torch.device) -> PosteriorDistance:
+        space = part.space if part.space != "x" else "z"
+        return PosteriorDistance(self.query, self.generator.map_to(space) or (lambda z: z),
+                                 self.generator.w_dim if space == "w" else self.generator.z_dim, self.posterior_sets, device)
+
+    def _distances(self, distance: PosteriorDistance, part: AttributeClassifier, device: torch.device) -> tuple[dict[str, float], str]:
+        starts = range(0, self.num_samples, self.batch_size)
+        batches = [(first, min(self.batch_size, self.num_samples - first)) for first in starts]
+
+        def free_of(first: int, count: int) -> Labels | None:
+            free = free_labels(self.query, count, self.seed, first)
+            return None if free is None else free.to(device)
+
+        key = {"classifier": part.digest, "generator": self.generator.digest, "query": self.query.text, "options": vars(self.options),
+               "batches": batches, "seed": self.seed, "sets": self.posterior_sets, "format": 1}
+        return distance.compute(batches, self.seed, self.generator, lambda free: self.energy(part, free), free_of, self.cache, key)
 
     def _prior(self, device: torch.device) -> dict[str, float]:
         """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
@@ -121,20 +195,26 @@ class ConditionalSampling(LatentEvaluation):
         free = free_labels(self.query, count, self.seed, first, codes)
         energy = self.energy(classifier, None if free is None else free.to(device))
         z = self.generator.prior(count, self.seed, first, device)
-        sample = self.sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
+        sampler, check = self.frozen or self.sampler, None
+        if isinstance(sampler, Checked):
+            assert self.labeler is not None
+            check = PictureCheck(self.generator, self.labeler.to(device), self.query, free, count)
+            sampler = copy.copy(sampler)
+            sampler.check = check
+        sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
         start = perf_counter()
         with torch.no_grad():
-            images = to_bytes(self.generator(sample.z))
+            images = check.images if check is not None else to_bytes(self.generator(sample.z))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.synthesis_seconds = perf_counter() - start
         return sample, images, free
 
-    def energy(self, classifier: AttributeClassifier, free: Labels | None) -> Energy:
-        """Return the attribute energy on z."""
+    def energy(self, classifier: AttributeClassifier, free: Labels | None, event: bool = False) -> Energy:
+        """Return the energy of the target on z, or that of the event itself, -log p(c|w)."""
         o = self.options
-        energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature)
-        energy = energy if o.weight == 1 else o.weight * energy
+        energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature,
+                                   1.0 if event else o.gamma, o.hard and not event)
         return energy.pullback(self.generator.map_to(classifier.space))
 
     def _shown(self) -> int:
@@ -158,8 +238,13 @@ class ConditionalSampling(LatentEvaluation):
         return result
 
     def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
-        return {"query": self.query.text, "energy": vars(self.options),
-                "distance_codes": self.distance_codes, **self._common_protocol(classifier, device)}
+        protocol = {"query": self.query.text, "energy": {**vars(self.options), "gamma": self.options.gamma},
+                    "distance_codes": self.distance_codes, **self._common_protocol(classifier, device)}
+        if self.frozen is not None and self.frozen is not self.sampler:
+            protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
+            if self.frozen.reason:
+                protocol["reason"] = self.frozen.reason
+        return protocol
 
     def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
         """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous value."""

@@ -2,6 +2,7 @@
 
 from .accuracy import ConditionalAccuracy
 from .branches import BranchShares
+from .diagnosis import SamplerDiagnosis
 from .editing import EditStrength
 from .fid import (
     FeatureStatistics,
@@ -13,5 +14,6 @@ from .fid import (
 )
 from .layers import LayerShares, layers_of
 
-__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "LayerShares", "frechet_distance",
+__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "LayerShares",
+           "SamplerDiagnosis", "frechet_distance",
            "inception_features", "inception_weights", "layers_of", "load_statistics", "save_statistics"]

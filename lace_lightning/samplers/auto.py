@@ -43,7 +43,7 @@ class Auto(Sampler):
                          "corrector")
         log_p, error = estimate(energy, z, noise)
         if log_p > -math.log(self.max_attempts) and error < 0.5:
-            return _with(Rejection(int(20 * self.max_attempts)).prepare(energy, z, noise),
+            return _with(Rejection(int(self.max_attempts)).prepare(energy, z, noise),
                          f"P is {math.exp(log_p):.2g}, about {math.exp(-log_p):.0f} forward passes a sample: rejection, which is exact")
         rare = log_p < math.log(self.rare) or error > 0.5
         annealed = Annealed(self.many_stages if rare else self.few_stages).prepare(energy, z, noise)

@@ -19,14 +19,16 @@ from .evidence import log_probability
 # Prior samples from which a pilot estimates how often an attempt succeeds.
 PILOT_ATTEMPTS = 64
 ROWS = 4096
+UNLUCKY = 40
 
 
 class Rejection(Sampler):
     """Draw z ~ N(0, I) until one is accepted with probability min(1, e^{-E(z)}/`floor`): exact for N(0, I)·e^{-E} where floor = 1.
 
     The first attempt is the starting point, the others come from the sample's seed. A sample costs 1/P forward passes on average;
-    raises LaceError with the estimate of P where that is more than `max_attempts`, and for energies below 0, which are no
-    probabilities. A floor below 1 accepts everything that is at least so probable: a sieve in front of a check that decides.
+    raises LaceError with the estimate of P where that is more than `max_attempts` (or, for a sample of bad luck, `UNLUCKY` times as
+    many), and for energies below 0, which are no probabilities. A floor below 1 accepts everything that is at least so
+    probable: a sieve in front of a check that decides.
     Diagnostics: `attempts` per sample, `acceptance`, `log_weights` and `event_log_weights` (B,) of `counts` (B,) attempts.
     """
 
@@ -64,11 +66,11 @@ class Rejection(Sampler):
         events, counts, first = sums.clone(), torch.zeros_like(sums), 0
         walled = field.energy.guide is not field.energy
         while len(active):
-            if first >= self.max_attempts:
+            if first >= UNLUCKY * self.max_attempts:
                 shown = math.exp(log_probability(sums, counts)[0])
-                raise LaceError(f"Rejection must succeed within {self.max_attempts} attempts a sample and did not for {len(active)} of "
+                raise LaceError(f"Rejection must succeed within {first} attempts a sample and did not for {len(active)} of "
                                 f"{len(z)}; P is about {shown:.2g}: choose sampler=annealed, or raise sampler.max_attempts.")
-            count = max(1, min(ROWS // len(active), 16, self.max_attempts - first))
+            count = max(1, min(ROWS // len(active), 16))
             proposals, u = source.rows(active).attempts(first, count, z[active])
             if first == 0:
                 proposals[::count] = z

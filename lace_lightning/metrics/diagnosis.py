@@ -1,0 +1,101 @@
+"""What a run says about its sampler, beside what the pictures say."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+# Below so many effective starting points a group's spread under the target is not told from them.
+ENOUGH = 10
+
+
+class SamplerDiagnosis(Metric):
+    """log P(c), effective sample size, confidence and spread, from weights of the sampler and of the starting points.
+
+    `compute()` -> {"log_p": log of the query's probability, "log_p/error", "ess": what a sample's weight is worth on average,
+    "confidence": mean p(c|u) of the samples, "predicted": the same for exact samples, known from the starting points alone,
+    "spread": tr Cov(u) of the samples, averaged over `groups`, "spread/reference": the same for exact samples}. What cannot be told is
+    left out. Only sums are kept, so that results of processes add up.
+    """
+
+    full_state_update = False
+    weights: Tensor
+    event: Tensor
+    start: Tensor
+    sums: Tensor
+    samples: Tensor
+    exact: Tensor
+
+    def __init__(self, dim: int, groups: int = 1) -> None:
+        super().__init__()
+        self.dim, self.groups = dim, groups
+        for name, shape in (("weights", (3,)), ("event", (5,)), ("start", (4,)), ("sums", (2,)), ("samples", (groups, dim + 2)),
+                            ("exact", (groups, dim + 3))):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, u: Tensor, log_p: Tensor, group: Tensor, log_weights: Tensor | None = None,
+               event_log_weights: Tensor | None = None, counts: Tensor | None = None) -> None:
+        """Add samples: latents u (B, D), log p(c|u) (B,), group (B,), and the sampler's weights (B,) of `counts` draws each."""
+        self.sums += torch.stack([log_p.double().exp().sum(), torch.tensor(float(len(u)), dtype=torch.float64, device=u.device)])
+        self.samples += self._moments(u, torch.ones_like(log_p, dtype=torch.float64), group)
+        if log_weights is not None and counts is None:
+            w = log_weights.double().exp()
+            self.weights += torch.stack([w.sum(), w.square().sum(), torch.tensor(float(len(w))).to(w)])
+        if event_log_weights is not None:
+            w = event_log_weights.double().exp()
+            n = torch.ones_like(w) if counts is None else counts.double()
+            self.event += torch.stack([w.sum(), n.sum(), w.square().sum(), (w * n).sum(), n.square().sum()])
+
+    def update_start(self, u: Tensor, log_p: Tensor, log_target: Tensor, group: Tensor) -> None:
+        """Add starting points: latents u (B, D) from the prior, log p(c|u) and the log of the target's factor on the prior."""
+        p, w = log_p.double().exp(), log_target.double().exp()
+        self.start += torch.stack([p.sum(), p.square().sum(), w.sum(), (w * p).sum()])
+        moments = self._moments(u, w, group)
+        squares = torch.zeros(self.groups, 1, dtype=torch.float64, device=u.device).index_add_(0, group, w.square()[:, None])
+        self.exact += torch.cat([moments, squares], 1)
+
+    def _moments(self, u: Tensor, w: Tensor, group: Tensor) -> Tensor:
+        u = u.double()
+        rows = torch.cat([w[:, None] * u, (w * u.square().sum(1))[:, None], w[:, None]], 1)
+        return torch.zeros(self.groups, self.dim + 2, dtype=torch.float64, device=u.device).index_add_(0, group, rows)
+
+    def _spread(self, moments: Tensor, effective: Tensor) -> float | None:
+        total = moments[:, self.dim + 1]
+        used = effective > 1
+        if not bool(used.any()):
+            return None
+        mean = moments[:, : self.dim] / total.clamp(min=1e-300)[:, None]
+        variance = (moments[:, self.dim] / total.clamp(min=1e-300) - mean.square().sum(1)) * effective / (effective - 1)
+        return float(variance[used].mean())
+
+    def compute(self) -> dict[str, float]:
+        result: dict[str, float] = {}
+        n = float(self.sums[1])
+        if n == 0:
+            return result
+        start_p, start_square, target, target_p = self.start.tolist()
+        w, m, w2, wm, m2 = self.event.tolist()
+        if m and w > 0:
+            p = w / m
+            result["log_p"] = math.log(p)
+            result["log_p/error"] = math.sqrt(max(0.0, w2 - 2 * p * wm + p * p * m2)) / (p * m)
+        elif start_p > 0 and (start_p * start_p / max(start_square, 1e-300)) > ENOUGH:
+            p = start_p / n
+            result["log_p"], result["log_p/error"] = math.log(p), math.sqrt(max(0.0, start_square - n * p * p)) / (p * n)
+        if self.weights[2] > 0:
+            result["ess"] = float(self.weights[0] ** 2 / self.weights[1].clamp(min=1e-300) / self.weights[2])
+        result["confidence"] = float(self.sums[0]) / n
+        effective = self.exact[:, self.dim + 1].square() / self.exact[:, self.dim + 2].clamp(min=1e-300)
+        enough = bool((effective[self.samples[:, self.dim + 1] > 0] > ENOUGH).all())
+        if target > 0 and enough:
+            result["predicted"] = target_p / target
+        spread = self._spread(self.samples, self.samples[:, self.dim + 1])
+        if spread is not None:
+            result["spread"] = spread
+            reference = self._spread(self.exact, effective) if enough else None
+            if reference is not None:
+                result["spread/reference"] = reference
+        return result
