@@ -17,6 +17,8 @@ from .base import Field, NoiseSource, Record, Run, Sampler
 
 # Slice moves that bring a pilot to where a chain will be.
 SETTLING = 10
+# Between walls a proposal is in or out, and short ones do not help.
+WALLED_ACCEPTANCE = 0.3
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Chain(Sampler):
     uses_gradient = False
     # Step sizes that a pilot tries, from the largest; none where the kernel has no step size.
     candidates: tuple[float, ...] = ()
+    wanted_acceptance = 0.5
     num_steps: int
     step_size: float | None = None
 
@@ -102,22 +105,21 @@ class Chain(Sampler):
 
     def tuned(self, field: Field, state: State, scale: float, draws: Draws, candidates: tuple[float, ...],
               trials: int = 3) -> tuple[Chain, State]:
-        """Return a copy with the step size that moves furthest, and the state after the trials.
+        """Return a copy with the largest step size whose mean acceptance is `wanted_acceptance`, and the state after the trials.
 
-        Measured is the expected squared jump, the mean of acceptance · ‖z' - z‖² over samples and trials.
+        Acceptance and not distance: long trajectories of stiff energies jump far from side to side without getting anywhere.
         """
-        best: tuple[float, Chain] = (-1.0, self)
-        for size in candidates:
-            trial = copy.copy(self)
-            trial.step_size = size
-            jump = 0.0
+        walled = field.energy.guide is not field.energy
+        wanted = min(self.wanted_acceptance, WALLED_ACCEPTANCE) if walled else self.wanted_acceptance
+        trial = copy.copy(self)
+        for trial.step_size in candidates:
+            acceptance = 0.0
             for _ in range(trials):
-                after, _ = trial.move(field, state, scale, draws)
-                jump += float((after.z - state.z).square().sum(1).mean())
-                state = after
-            if jump > best[0]:
-                best = (jump, trial)
-        return best[1], state
+                state, accepted = trial.move(field, state, scale, draws)
+                acceptance += float(accepted.mean()) / trials
+            if acceptance >= wanted:
+                break
+        return trial, state
 
 
 def probability(log_ratio: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Checked(Sampler):
 
     def __init__(self, sampler: Sampler | None = None, max_rounds: int = 100, check: Check | None = None) -> None:
         positive(max_rounds=max_rounds)
-        self.sampler, self.max_rounds, self.check = sampler or Rejection(floor=0.1), max_rounds, check
+        self.sampler, self.max_rounds, self.check = sampler or Rejection(floor=0.2), max_rounds, check
 
     @property
     def is_ready(self) -> bool:

@@ -24,7 +24,8 @@ class HamiltonianMC(Chain):
     """
 
     uses_gradient = True
-    candidates = tuple(math.pi / 8 * 2 ** (-k / 2) for k in range(12))
+    wanted_acceptance = 0.75
+    candidates = tuple(math.pi / 8 * 2 ** (-k / 2) for k in range(14))
 
     def __init__(self, num_steps: int = 10, num_leapfrogs: int = 4, step_size: float | None = None) -> None:
         positive(num_steps=num_steps, num_leapfrogs=num_leapfrogs, **({} if step_size is None else {"step_size": step_size}))

@@ -17,7 +17,8 @@ class CrankNicolson(Chain):
     angle h in (0, π/2]; without one a pilot finds it.
     """
 
-    candidates = tuple(math.pi / 2 * 2 ** (-k / 2) for k in range(12))
+    wanted_acceptance = 0.3
+    candidates = tuple(math.pi / 2 * 2 ** (-k / 2) for k in range(16))
 
     def __init__(self, num_steps: int = 200, step_size: float | None = None) -> None:
         positive(num_steps=num_steps, **({} if step_size is None else {"step_size": step_size}))
