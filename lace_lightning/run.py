@@ -150,7 +150,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
         figures = trainer.test(module, data, verbose=False)[0]
     finally:
         _finish(loggers)
-    metrics = {**{name: float(value) for name, value in figures.items() if name.startswith("classifier/")}, **callback.evaluation.metrics}
+    metrics = {**{name: float(value) for name, value in figures.items() if name.startswith(("classifier/", "calibration/"))},
+               **callback.evaluation.metrics}
     _write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
@@ -319,6 +320,8 @@ def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: 
         trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
                            enable_model_summary=False, max_epochs=epochs)
         trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        if node["calibrate"]:
+            module.calibrate(data.val_dataloader())
         if trainer.is_global_zero:
             module.classifier.save(file, pairs=data.key)
             last.unlink(missing_ok=True)
