@@ -328,14 +328,14 @@ def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: 
     module = new()
     file = folder / "classifier.safetensors"
     if not file.is_file():
-        trainer = None
+        loggers, trainer = _loggers(cfg, only_csv=True), None
         if fresh is None or not (folder / "fresh" / "last.ckpt").is_file():
-            trainer = _fit_pairs(cfg, module, data, folder, epochs)
+            trainer = _fit_pairs(cfg, module, data, loggers, folder, epochs)
         if fresh is not None:
             first, module = module.classifier, new(
                 learning_rate=node["fresh_learning_rate"], warmup_steps=0, decay=0.7, decay_epochs=1)
             module.classifier = first
-            trainer = _fit_pairs(cfg, module, fresh, folder / "fresh", fresh.epochs)
+            trainer = _fit_pairs(cfg, module, fresh, loggers, folder / "fresh", fresh.epochs)
         assert trainer is not None
         if node["calibrate"]:
             module.calibrate(data.val_dataloader())
@@ -348,11 +348,13 @@ def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: 
     return module
 
 
-def _fit_pairs(cfg: DictConfig, module: LatentClassifier, data: pl.LightningDataModule, folder: Path, epochs: int) -> pl.Trainer:
+def _fit_pairs(cfg: DictConfig, module: LatentClassifier, data: pl.LightningDataModule, loggers: list[Logger], folder: Path,
+               epochs: int) -> pl.Trainer:
     """Train, from the last checkpoint in `folder` if there is one."""
     last = folder / "last.ckpt"
-    checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=max(1, epochs // 10))
-    loggers = _loggers(cfg, only_csv=True)
+    # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates, less often.
+    checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=max(1, epochs // 10), save_on_train_epoch_end=True,
+                                 enable_version_counter=False)
     trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
                        enable_model_summary=False, max_epochs=epochs)
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
