@@ -39,7 +39,7 @@ from .callbacks import (
     measure_reference,
 )
 from .classifiers import AttributeClassifier, IdentityEmbedding
-from .data import ControlledLatents, LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
+from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
@@ -123,6 +123,11 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if cfg.task.more_pairs < 0 or (cfg.task.more_pairs and cfg.classifier.space == "x"):
         raise LaceError(f"task.more_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
                         f"{cfg.task.more_pairs} in space {cfg.classifier.space}: set task.more_pairs=0.")
+    if cfg.classifier.fresh_pairs < 0 or (cfg.classifier.fresh_pairs and cfg.classifier.space == "x"):
+        raise LaceError(f"classifier.fresh_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
+                        f"{cfg.classifier.fresh_pairs} in space {cfg.classifier.space}: set classifier.fresh_pairs=0.")
+    if cfg.classifier.calibrate and not cfg.task.holdout[0]:
+        raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
     given = _given_classifier(cfg, generator, schema)
     known = given.schema if given else schema.part(cfg.classifier.attributes or schema.names)
@@ -140,7 +145,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     node = plain(cfg.classifier)
     data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
                  lambda: _data(cfg, node, cfg.seed, pairs, known, more))
-    module = given or _classifier(cfg, node, generator, data, cache)
+    module = given or _classifier(cfg, node, generator, data, cache, lambda: FreshPairsDataModule(
+        data, pairs_generator, labeler, int(node["fresh_pairs"]), float(node["fresh_share"])))
     if cfg.task.get("export") and _is_first():
         module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=data.key)
     loggers = _loggers(cfg)
@@ -150,7 +156,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
         figures = trainer.test(module, data, verbose=False)[0]
     finally:
         _finish(loggers)
-    metrics = {**{name: float(value) for name, value in figures.items() if name.startswith("classifier/")}, **callback.evaluation.metrics}
+    metrics = {**{name: float(value) for name, value in figures.items() if name.startswith(("classifier/", "calibration/"))},
+               **callback.evaluation.metrics}
     _write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
@@ -265,6 +272,8 @@ def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: 
     if not cfg.task.more_pairs:
         return None
     node, seed = plain(cfg.classifier), int(cfg.task.pairs_seed)
+    # It shows the way, and needs neither to be right to the last percent nor calibrated.
+    node |= {"fresh_pairs": 0, "calibrate": False}
     node |= {"attributes": None, "arguments": {**node["arguments"], **({"mode": "single"} if "mode" in node["arguments"] else {})}}
     data = _data(cfg, node, seed, pairs, pairs.schema)
     # It begins from its own seed, and what is trained after it begins the same whether it was trained or found.
@@ -293,38 +302,63 @@ def _data(cfg: DictConfig, node: dict[str, Any], seed: int, pairs: PairSet, know
     return LatentPairsDataModule(pairs, node["space"], node["batch_size"], node["soft_labels"], tuple(cfg.task.holdout), seed, known, more)
 
 
-def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, cache: Cache) -> LatentClassifier:
+def _classifier(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, cache: Cache,
+                fresh: Callable[[], FreshPairsDataModule] | None = None) -> LatentClassifier:
     """Train the latent classifier of a configuration node, or take it from this process or the cache."""
     epochs = min(int(cfg.trainer.max_epochs), node["max_epochs"] or int(cfg.trainer.max_epochs))
     depends = {"pairs": data.key, "classifier": node, "seed": data.seed, "epochs": epochs,
                "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout)}
     folder = cache.folder("classifiers", digest(depends))
-    return reuse("classifier", str(folder), lambda: _trained(cfg, node, generator, data, folder, epochs))
+    return reuse("classifier", str(folder), lambda: _trained(
+        cfg, node, generator, data, folder, epochs, fresh() if fresh and node["fresh_pairs"] else None))
 
 
-def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, folder: Path,
-             epochs: int) -> LatentClassifier:
-    """Train unless `folder` has the classifier; a killed training goes on at its last epoch."""
+def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: LatentPairsDataModule, folder: Path, epochs: int,
+             fresh: FreshPairsDataModule | None) -> LatentClassifier:
+    """Train unless `folder` has the classifier, on the pairs, then on fresh ones; a killed training goes on at its last epoch."""
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
     keys = ("space", "network", "learning_rate", "warmup_steps", "decay", "decay_epochs", "weight_decay", "continuous_weight")
-    module = LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
-                              **{key: node[key] for key in keys})
+
+    def new(**settings: Any) -> LatentClassifier:
+        return LatentClassifier(data.schema, arguments=arguments, generator_digest=generator.digest_for(node["space"]),
+                                **{**{key: node[key] for key in keys}, **settings})
+
+    module = new()
     file = folder / "classifier.safetensors"
     if not file.is_file():
-        last = folder / "last.ckpt"
-        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=max(1, epochs // 10))
-        loggers = _loggers(cfg, only_csv=True)
-        trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
-                           enable_model_summary=False, max_epochs=epochs)
-        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        loggers, trainer = _loggers(cfg, only_csv=True), None
+        if fresh is None or not (folder / "fresh" / "last.ckpt").is_file():
+            trainer = _fit_pairs(cfg, module, data, loggers, folder, epochs)
+        if fresh is not None:
+            first, module = module.classifier, new(
+                learning_rate=node["fresh_learning_rate"], warmup_steps=0, decay=0.7, decay_epochs=1)
+            module.classifier = first
+            trainer = _fit_pairs(cfg, module, fresh, loggers, folder / "fresh", fresh.epochs)
+        assert trainer is not None
+        if node["calibrate"]:
+            module.calibrate(data.val_dataloader())
         if trainer.is_global_zero:
             module.classifier.save(file, pairs=data.key)
-            last.unlink(missing_ok=True)
+            for last in folder.rglob("last.ckpt"):
+                last.unlink()
         trainer.strategy.barrier()
     module.classifier = AttributeClassifier.load(file)
     return module
+
+
+def _fit_pairs(cfg: DictConfig, module: LatentClassifier, data: pl.LightningDataModule, loggers: list[Logger], folder: Path,
+               epochs: int) -> pl.Trainer:
+    """Train, from the last checkpoint in `folder` if there is one."""
+    last = folder / "last.ckpt"
+    # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates, less often.
+    checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=max(1, epochs // 10), save_on_train_epoch_end=True,
+                                 enable_version_counter=False)
+    trainer = _trainer(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
+                       enable_model_summary=False, max_epochs=epochs)
+    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    return trainer
 
 
 # ------------------------------------------------------------------------------------------------ training of image networks

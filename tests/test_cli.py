@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
+from lace_lightning.classifiers import load_classifier
 from lace_lightning.errors import LaceError
 from lace_lightning.portraits import PORTRAITS_SCHEMA
 
@@ -82,7 +83,6 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, monkeypatch, capsys) -> None:
-    from lace_lightning.classifiers import load_classifier
     from lace_lightning.classifiers.embedding import IdentityEmbedding
     from lace_lightning.generators import check, load_generator
 
@@ -142,6 +142,63 @@ def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, m
             cli.main(["+experiment=portraits_glasses", "debug=fast", "task.more_pairs=30", f"seed={seed}", "sampler=heun", "logger=csv",
                       "hydra.mode=RUN", "task.export=classifier", f"hydra.run.dir={cache}{seed}"])
         states.append(load_file(tmp_path / f"{cache}2" / "classifier.safetensors"))
+    assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
+
+
+def test_a_killed_training_on_pairs_goes_on_at_its_last_epoch(tmp_path: Path, monkeypatch) -> None:
+    from lace_lightning.modules.latent_classifier import LatentClassifier
+
+    command = ["+experiment=cifar10_heun", "debug=fast", "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=out"]
+    original, epochs = LatentClassifier.training_step, []
+
+    def dying(self, batch, index: int):
+        epochs.append(self.current_epoch)
+        if len(epochs) > 1 and epochs[-2:] == [2, 3]:
+            raise LaceError("killed")
+        return original(self, batch, index)
+
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lace_lightning.run._LOADED", {})
+    monkeypatch.setattr(LatentClassifier, "training_step", dying)
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert sorted(set(epochs)) == [0, 1, 2, 3]
+    epochs.clear()
+    cli.main(command)
+    assert sorted(set(epochs)) == [3, 4]
+    assert not list((tmp_path / "cache").rglob("*.ckpt"))
+
+
+def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(tmp_path: Path, monkeypatch) -> None:
+    from lace_lightning.data import FreshBatches
+
+    command = ["+experiment=cifar10_heun", "debug=fast", "classifier=distilled", "classifier.fresh_pairs=40", "task.holdout=[0.2,0.2]",
+               "logger=csv", "task.export=classifier"]
+    original, made, states = FreshBatches.pairs, [], []
+
+    def dying(self, first: int):
+        made.append(first)
+        if len(made) == 14:
+            raise LaceError("killed")
+        return original(self, first)
+
+    monkeypatch.setattr(FreshBatches, "pairs", dying)
+    for name in ("whole", "killed"):
+        monkeypatch.setenv("LACE_CACHE", str(tmp_path / name))
+        monkeypatch.setattr("lace_lightning.run._LOADED", {})
+        if name == "killed":
+            with pytest.raises(SystemExit):
+                cli.main([*command, f"hydra.run.dir=out/{name}"])
+            monkeypatch.setattr("lace_lightning.run._LOADED", {})
+        cli.main([*command, f"hydra.run.dir=out/{name}"])
+        states.append(load_file(tmp_path / "out" / name / "classifier.safetensors"))
+        metrics = results(tmp_path / "out" / name)[0]["metrics"]
+        assert 0 <= metrics["classifier/ece/label"] <= 1
+        assert metrics["classifier/nll/label"] > 0
+        assert 0.1 <= metrics["calibration/temperature/label"] <= 10
+        saved = load_classifier(tmp_path / "out" / name / "classifier.safetensors").metadata
+        assert saved["calibration"]["temperature"]["label"] == pytest.approx(metrics["calibration/temperature/label"])
+    assert made == [*range(0, 40, 4), *range(0, 16, 4), *range(12, 40, 4)]
     assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
 
 
@@ -325,6 +382,9 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
     (["+experiment=portraits_edit", "seed=1", "editing=sequential", "edits=label == ship"], "has the attributes smile"),
     (["+experiment=portraits_temperature", "seed=1", "query=beard == *"], "leaves beard free"),
     (["+experiment=portraits_temperature", "seed=1", "query=beard == 1", "task.temperatures=[1,0]"], "above 0"),
+    (["+experiment=cifar10_ode", "classifier=pixel", "classifier.fresh_pairs=10"], "received 10 in space x: set classifier.fresh_pairs=0"),
+    (["+experiment=cifar10_ode", "classifier.fresh_pairs=10", "classifier.fresh_share=0"], "share of fresh pairs in a batch"),
+    (["+experiment=cifar10_ode", "classifier.calibrate=true", "task.holdout=[0,0.02]"], "task.holdout leaves none"),
     (["+experiment=cifar10_ode", "hydra.run.dir=/proc/nowhere"], "/proc"),
     (["+experiment=cifar10_labeler", "dataset.module.root=/nowhere"], "do not exist"),
 ])

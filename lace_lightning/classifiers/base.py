@@ -33,7 +33,8 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
 class AttributeClassifier(nn.Module):
     """u ↦ logits (B, schema.num_logits), u in `space`: z, w, or x (pictures (B, C, H, W) in [-1, 1]).
 
-    `generator` is the digest of the generator whose latents it was trained on (None for pictures of the world).
+    `generator` is the digest of the generator whose latents it was trained on (None for pictures of the world), `metadata` what
+    its file says beside that.
     """
 
     def __init__(self, schema: Schema, space: str, network: str = "mlp", arguments: Mapping[str, Any] | None = None,
@@ -43,12 +44,20 @@ class AttributeClassifier(nn.Module):
             raise LaceError(f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}'.")
         self.schema, self.space, self.generator = schema, space, generator
         self.network_name, self.arguments = network, dict(arguments or {})
+        self.metadata: dict[str, Any] = {}
         self.network = build_classifier_network(network, schema, self.arguments)
         if hasattr(self.network, "linearize"):
             self.linearize = self.network.linearize
 
     def forward(self, u: Tensor) -> Tensor:
         return self.network(u)
+
+    def scale_logits(self, factors: Mapping[str, float]) -> None:
+        """Multiply the logits of these attributes from now on, in the weights. Raises LaceError where the last layer is not linear."""
+        columns = torch.ones(self.schema.num_logits)
+        for name, factor in factors.items():
+            columns[self.schema.slices[self.schema[name].name]] = factor
+        self.network.scale_outputs(columns)  # type: ignore[operator]
 
     def part(self, names: Sequence[str]) -> AttributeClassifier:
         """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it has no parts."""
@@ -84,8 +93,8 @@ class AttributeClassifier(nn.Module):
                 "arguments": self.arguments, "generator": self.generator}
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights and configuration as safetensors, atomically."""
-        save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": metadata}, dtype)
+        """Write weights, configuration and metadata as safetensors, atomically."""
+        save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": {**self.metadata, **metadata}}, dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttributeClassifier:
@@ -96,4 +105,5 @@ class AttributeClassifier(nn.Module):
         result = cls(Schema.from_config(config["schema"]), config["space"], config["network"], config["arguments"],
                      config["generator"])
         result.network.load_state_dict(tensors)
+        result.metadata = config.get("metadata") or {}
         return result.eval().requires_grad_(False)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import LaceError, suggest
+
 
 class ConvNorm(nn.Sequential):
     """3x3 convolution, batch normalisation, activation."""
@@ -33,6 +35,16 @@ class ImageNetwork(nn.Module):
 
     def prepare(self, images: Tensor) -> None:
         """Adapt fixed parts to pictures (N, 3, R, R) before training; nothing to do for most networks."""
+
+    @torch.no_grad()
+    def scale_outputs(self, factors: Tensor) -> None:
+        """Multiply the logits by `factors` (L,) from now on, in the weights of the head. Raises LaceError where it is not linear."""
+        if not isinstance(self.head, nn.Linear):
+            raise LaceError(f"Scaling the logits of an image network needs a head that is a linear layer, and that of "
+                            f"{type(self).__name__} is {type(self.head).__name__}: set classifier.calibrate=false.")
+        self.head.weight.mul_(factors.to(self.head.weight)[:, None])
+        if self.head.bias is not None:
+            self.head.bias.mul_(factors.to(self.head.bias))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -182,8 +194,6 @@ NETWORKS: dict[str, type[ImageNetwork]] = {"resnet9": ResNet9, "wide_resnet": Wi
 
 def build_network(name: str, **arguments: object) -> ImageNetwork:
     """Return a new image network by name. Raises LaceError for an unknown name."""
-    from ..errors import LaceError, suggest
-
     if name not in NETWORKS:
         raise LaceError(f"The image networks are {', '.join(NETWORKS)}, and '{name}' was asked for.{suggest(name, NETWORKS)}")
     return NETWORKS[name](**arguments)  # type: ignore[arg-type]

@@ -59,6 +59,15 @@ class LatentMLP(nn.Module):
         result.columns = _padded_columns(outputs).to(self.columns.device)
         return result
 
+    @torch.no_grad()
+    def scale_outputs(self, factors: Tensor) -> None:
+        """Multiply the logits by `factors` (ΣL_i,) from now on, in the weights of the last layer."""
+        weight, bias = getattr(self, f"weight{self.num_hidden}"), getattr(self, f"bias{self.num_hidden}")
+        padded = torch.ones_like(bias).flatten()
+        padded[self.columns] = factors.to(padded)
+        weight.mul_(padded.view_as(bias)[:, None])
+        bias.mul_(padded.view_as(bias))
+
     def _layer(self, index: int) -> Layer:
         weight, bias = getattr(self, f"weight{index}"), getattr(self, f"bias{index}")
         return (weight[0], bias[0]) if self.num_networks == 1 else (weight, bias)

@@ -163,11 +163,16 @@ class LatentPairsDataModule(pl.LightningDataModule):
         if self.more is not None:
             self.parts["train"] = tuple(map(torch.cat, zip(self.parts["train"], self._tensors(self.more), strict=True)))
 
-    def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor]:
-        whole = pairs.schema
-        columns = [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
+    @property
+    def columns(self) -> list[int]:
+        """Where the attributes are in the labeler's logits, or in its decisions."""
+        whole = self.pairs.schema
+        return [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
             whole.index(name) for name in self.schema.names]
-        return pairs.latents(self.space).clone(), pairs.array("logits" if self.soft else "labels")[:, columns].clone()
+
+    def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor]:
+        target = pairs.array("logits" if self.soft else "labels")[:, self.columns]
+        return pairs.latents(self.space).clone(), target.clone()
 
     def _batches(self, part: str, seed: int | None) -> TensorBatches:
         if seed is None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassCalibrationError
 
 from ..classifiers import AttributeClassifier
+from ..errors import LaceError
 from ..pictures import from_bytes
 from ..schema import Schema
+from .calibration import fit_calibration
 from .losses import attribute_losses, attribute_scores
 
 
@@ -21,6 +25,8 @@ class LatentClassifier(pl.LightningModule):
     The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for both kinds.
     Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs` epochs (staircase).
     Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels.
+    The test also measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
+    attributes, the root mean square error of continuous ones.
     """
 
     weights: Tensor
@@ -39,6 +45,8 @@ class LatentClassifier(pl.LightningModule):
         self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
         weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.measures = nn.ModuleList(MulticlassCalibrationError(attribute.num_classes, n_bins=15) if attribute.kind == "discrete"
+                                      else MeanSquaredError(squared=False) for attribute in self.schema)
 
     def forward(self, u: Tensor) -> Tensor:
         return self.classifier(from_bytes(u))
@@ -49,18 +57,54 @@ class LatentClassifier(pl.LightningModule):
             self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+    def _decided(self, target: Tensor) -> Tensor:
+        return self.schema.decode(target).values if target.shape[1] != len(self.schema) else target
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """Give every discrete attribute the temperature that makes the labels of `batches` likeliest, within the classifier's weights.
+
+        Temperatures, and the errors of continuous attributes, go into the metadata of the classifier. Raises LaceError for a network
+        whose last layer is not linear, and for no pairs.
+        """
+        self.eval()
+        parts = [(self(u.to(self.device)), self._decided(target.to(self.device))) for u, target in batches]
+        if not parts:
+            raise LaceError("Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
+                            "classifier.calibrate=false.")
+        logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        fitted = fit_calibration(self.schema, logits, labels)
+        self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
+        self.classifier.metadata["calibration"] = fitted
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         u, target = batch
         logits = self(u)
         scores = {f"{stage}/accuracy/{name}": score for name, score in attribute_scores(self.schema, logits, target).items()}
         scores[f"{stage}/loss"] = attribute_losses(self.schema, logits, target).sum()
         self.log_dict(scores, batch_size=len(u), sync_dist=True)
+        return logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "classifier")
+        logits, labels = self._evaluate(batch, "classifier"), self._decided(batch[1])
+        losses = attribute_losses(self.schema, logits, labels)
+        for index, attribute in enumerate(self.schema):
+            measure = cast(Metric, self.measures[index])
+            columns, wanted = logits[:, self.schema.slices[attribute.name]], labels[:, index]
+            if attribute.kind == "discrete":
+                measure.update(columns.softmax(1), wanted.long())
+                self.log(f"classifier/nll/{attribute.name}", losses[index], batch_size=len(logits), sync_dist=True)
+            else:
+                measure.update(columns[:, 0], wanted)
+            self.log(f"classifier/{'ece' if attribute.kind == 'discrete' else 'sigma'}/{attribute.name}", measure)
+
+    def on_test_epoch_end(self) -> None:
+        for what, values in self.classifier.metadata.get("calibration", {}).items():
+            for name, value in values.items():
+                self.log(f"calibration/{what}/{name}", value)
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
