@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # What a sampler has to tell, in the order of the table.
-DIAGNOSTICS = (("acc/classifier", "ACC by the classifier itself"), ("confidence", "classifier's p(c|w), mean"),
+DIAGNOSTICS = (("own/acc", "ACC by the classifier itself"), ("own/holds", "query true by the classifier itself"),
+               ("confidence", "classifier's p(c|w), mean"),
                ("predicted", "  of exact samples"), ("spread", "spread of latents"), ("spread/reference", "  of exact samples"),
                ("posterior_distance", "distance to exact samples"), ("posterior_distance/floor", "  of exact samples to each other"),
                ("log_p", "log P of the query"), ("log_p/error", "  standard error"), ("ess", "effective samples, share"),
@@ -43,7 +44,7 @@ def main_figures(names: Sequence[str]) -> list[str]:
     """Return the names of the figures that a table of many runs shows, of those that there are."""
     parts = [name for name in names if name.startswith("acc/") and name.count("/") == 1]
     wanted = ["acc", *(parts if len(parts) > 1 else []), "holds", "prior/holds", "des", "id", frechet_name(names) or "",
-              "acc/classifier", "posterior_distance", "posterior_distance/floor", "log_p", "checks", "evaluations", "forward",
+              "own/acc", "posterior_distance", "posterior_distance/floor", "log_p", "checks", "evaluations", "forward",
               "seconds/sampling_per_64"]
     return [name for name in wanted if name in names]
 

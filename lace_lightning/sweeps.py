@@ -14,6 +14,7 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from .artifacts import atomic_path, read_json
 from .report import frechet_name, main_figures, text_table, to_csv
@@ -63,6 +64,7 @@ class SweepReport(Callback):
         # A second of grace for file systems with coarse clocks.
         text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
         draw_together(folder, [folder.parent / name for name in config.sweep.beside])
+        draw_side_by_side(folder, list(config.sweep.side_by_side), self.start - 1)
         print(f"\n{text}", file=sys.stdout, flush=True)
 
 
@@ -183,6 +185,29 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, folder / "together.png")
+
+
+def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) -> None:
+    """Put the pictures of these methods next to each other, a row for every query: the same condition, the same starting points."""
+    found: dict[str, dict[str, Path]] = {}
+    for record in collect(folder, since):
+        path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
+        if method in methods and path.is_file():
+            found.setdefault(str(record["config"].query.text), {}).setdefault(method, path)
+    rows = [[Image.open(paths[method]) for method in methods if method in paths] for paths in found.values() if len(paths) > 1]
+    if not rows:
+        return
+    width = max(sum(image.width for image in row) for row in rows)
+    canvas = Image.new("RGB", (width, sum(max(image.height for image in row) for row in rows)), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for image in row:
+            canvas.paste(image, (left, top))
+            left += image.width
+        top += max(image.height for image in row)
+    with atomic_path(folder / "side_by_side.png") as temporary:
+        canvas.save(temporary, format="png")
 
 
 def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], frechet: str, path: Path, title: str) -> None:

@@ -96,7 +96,7 @@ class Diagnosis:
         """Return the figures by name."""
         result = self.metric.compute()
         own = self.accuracy.compute() if self.classifier.space != "x" else {}
-        result |= {f"{name}/classifier": own[name] for name in ("acc", "holds") if name in own}
+        result |= {f"own/{name}": own[name] for name in ("acc", "holds") if name in own}
         return result | {name: value / max(self.count, 1) for name, value in self.told.items()}
 
 
