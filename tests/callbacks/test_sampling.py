@@ -12,12 +12,13 @@ from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, Feature
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data.conditions import free_labels, wanted_labels
 from lace_lightning.editing import EditOptions
+from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator
 from lace_lightning.labelers import Labeler
 from lace_lightning.metrics import FeatureStatistics, frechet_distance
 from lace_lightning.pictures import from_bytes, to_bytes
 from lace_lightning.query import parse
-from lace_lightning.samplers import Heun, Langevin
+from lace_lightning.samplers import Annealed, Auto, Checked, EllipticalSlice, HamiltonianMC, Heun, Langevin, Rejection
 from lace_lightning.schema import Attribute, Labels, Schema
 
 SCHEMA = Schema("s", (Attribute("side", "discrete", 2, ("dark", "light")), Attribute("age", "continuous")))
@@ -189,3 +190,55 @@ def test_grid_is_laid_out_in_rows() -> None:
     plain = np.asarray(labelled_grid(rows[:1], [""]))
     assert headed.shape[0] > plain.shape[0] + 40
     assert (headed[-60:] == plain[-60:]).all()
+
+
+def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
+    """p = σ(8 z_0) beside a labeler that decides z_0 > 0: what passes the check is a half normal, at about 1 / P(pass) checks."""
+    callback, classifier = build("side == *", sampler=Checked(Rejection(floor=0.2)), num_samples=400, batch_size=130,
+                                 cache=Cache(tmp_path), labeler=Reader(), posterior_sets=2)
+    figures = callback.evaluate(classifier).metrics
+    assert figures["acc"] == 1
+    p = torch.sigmoid(8 * torch.linspace(-5, 5, 20001, dtype=torch.float64))
+    density = (-torch.linspace(-5, 5, 20001, dtype=torch.float64).square() / 2).exp()
+    sieve = (p / 0.2).clamp(max=1)
+    want = float((density * sieve).sum() / (density * sieve)[10001:].sum())
+    assert figures["checks"] == pytest.approx(want, abs=0.05)
+    assert figures["own/acc"] == 1
+    assert figures["log_p"] == pytest.approx(np.log(0.5), abs=0.1)
+    # In three dimensions, 200 samples a class: as near to the posterior as exact samples are to each other, within noise.
+    assert abs(figures["posterior_distance"] - figures["posterior_distance/floor"]) < 0.1
+    # The flow is further away, and overconfident.
+    flow, _ = build("side == *", num_samples=400, batch_size=130, cache=Cache(tmp_path), posterior_sets=2)
+    other = flow.evaluate(classifier).metrics
+    assert other["posterior_distance"] > figures["posterior_distance"] + 0.05
+    assert other["confidence"] > other["predicted"] + 0.02
+    assert other["spread"] < other["spread/reference"] - 0.1
+    with pytest.raises(LaceError, match="needs a labeler"):
+        build("side == *", sampler=Checked())
+
+
+@pytest.mark.parametrize("sampler", [Annealed(6), Auto(), HamiltonianMC(4), Heun(corrector=EllipticalSlice(2))], ids=repr)
+def test_pilots_do_not_depend_on_batches(sampler) -> None:
+    results = []
+    for batch_size in (64, 16):
+        callback, classifier = build("side == light", sampler=sampler, num_samples=64, batch_size=batch_size)
+        callback.freeze(classifier, torch.device("cpu"))
+        results.append(torch.cat([callback.draw(classifier, first, batch_size, torch.device("cpu"))[0].z
+                                  for first in range(0, 64, batch_size)]))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-4, rtol=1e-4)
+
+
+def test_targets() -> None:
+    assert (EnergyOptions().gamma, EnergyOptions(weight=4.0).gamma, EnergyOptions(target="controlled").gamma) == (1, 4, 6)
+    assert EnergyOptions(target="hard", weight=8.0).gamma == 8
+    assert EnergyOptions(target="hard").hard
+    for options, words in (({"target": "soft"}, "must be one of"), ({"target": "calibrated", "weight": 2.0}, "weight 1"),
+                           ({"target": "hard", "logic": "paper"}, "exact logic")):
+        with pytest.raises(LaceError, match=words):
+            EnergyOptions(**options)
+    callback, classifier = build("side == light", sampler=EllipticalSlice(30), num_samples=100)
+    callback.options = EnergyOptions(target="hard")
+    callback.freeze(classifier, torch.device("cpu"))
+    sample, _, _ = callback.draw(classifier, 0, 100, torch.device("cpu"))
+    assert bool((sample.z[:, 0] > 0).all())
