@@ -57,8 +57,10 @@ def describe(group: str) -> list[tuple[str, str]]:
 def overview() -> str:
     """Return what there is: experiments, samplers, generators and the other groups, one line each."""
     parts = [USAGE]
-    for title, group in (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Generators (generator=...)", "generator"),
-                         ("Classifiers (classifier=...)", "classifier"), ("Tasks", "task"), ("Loggers (logger=...)", "logger")):
+    groups = (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Correctors of flows (corrector=...)", "corrector"),
+              ("Methods: sampler, corrector and target (+method=...)", "method"), ("Generators (generator=...)", "generator"),
+              ("Classifiers (classifier=...)", "classifier"), ("Tasks", "task"), ("Loggers (logger=...)", "logger"))
+    for title, group in groups:
         entries = describe(group)
         width = max(len(name) for name, _ in entries)
         parts.append("\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in entries)]) + "\n")

@@ -438,9 +438,10 @@ def test_debug_goes_last() -> None:
 def test_overview_names_everything(capsys) -> None:
     cli.main([])
     text = capsys.readouterr().out
-    for name in (*EXPERIMENTS, "heun", "langevin", "ModuleGenerator"[:6]):
+    for name in (*EXPERIMENTS, "heun", "langevin", "annealed_checked", "hmc", "ModuleGenerator"[:6]):
         assert name.lower() in text.lower()
-    assert all(description for group in ("experiment", "sampler", "generator") for _, description in cli.describe(group))
+    groups = ("experiment", "sampler", "corrector", "method", "generator")
+    assert all(description for group in groups for _, description in cli.describe(group))
 
 
 def test_shell_completion_is_there() -> None:

@@ -13,7 +13,7 @@ from lace_lightning.editing import Edited, EditOptions, Editor, parse_edit
 from lace_lightning.energies import Anchor, Continuous, Near, Pullback
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator
-from lace_lightning.samplers import ODE, Heun, Langevin
+from lace_lightning.samplers import ODE, Annealed, EllipticalSlice, HamiltonianMC, Heun, Langevin
 from lace_lightning.schema import Attribute, Schema
 from lace_lightning.seeds import normal
 
@@ -159,6 +159,16 @@ def test_the_posterior_near_the_start() -> None:
     assert z[:, 0].var().item() == pytest.approx(0.0095 / 0.8, rel=0.1)
     assert z[:, 1].mean().item() == pytest.approx(0.63, abs=0.03)
     assert z[:, 1].var().item() == pytest.approx(0.19, rel=0.08)
+
+
+@pytest.mark.parametrize("sampler", [EllipticalSlice(60), HamiltonianMC(20), Annealed(20)], ids=repr)
+def test_exact_samplers_draw_that_posterior(sampler) -> None:
+    z0 = torch.tensor([[-0.5, 0.7, 0.0, 0.0]]).expand(4000, 4)
+    tool = editor(sampler, method="posterior", sigma=0.1, closeness=0.9)
+    z = tool.apply(tool.begin(z0), "yaw == 1", torch.arange(4000)).z
+    for column, mean, variance in ((0, 0.9275, 0.0095), (1, 0.63, 0.19)):
+        assert abs(float(z[:, column].mean()) - mean) < 3 * math.sqrt(variance / 4000)
+        assert float(z[:, column].var()) == pytest.approx(variance, rel=3 * math.sqrt(2 / 4000))
 
 
 def test_subset_selection_changes_the_chosen_layers_alone() -> None:

@@ -95,6 +95,7 @@ class Chain(Sampler):
         return state.z, diagnostics
 
     def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Chain:
+        # Itself a chain, the one that needs no pilot.
         from .slice import EllipticalSlice
 
         field, draws = Field(energy, self, len(z)), Draws(noise)
