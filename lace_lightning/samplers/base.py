@@ -188,9 +188,10 @@ class Sampler:
 
     def settings(self) -> dict[str, Any]:
         """Return the plain constructor arguments."""
-        kinds, hidden = (bool, int, float, str, type(None), Sampler), ("order", "pilot_seconds", "reason")
-        return {key: value for key, value in vars(self).items() if key not in hidden and not key.startswith("_")
-                and not (key == "corrector" and value is None) and isinstance(value, kinds)}
+        kinds, hidden = (bool, int, float, str, type(None), Sampler, list), ("order", "pilot_seconds", "reason", "check")
+        shown = {key: value for key, value in vars(self).items() if isinstance(value, kinds) and key not in hidden}
+        return {key: [round(x, 4) for x in value] if isinstance(value, list) else value for key, value in shown.items()
+                if not key.startswith("_") and not (key == "corrector" and value is None)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings().items())})"

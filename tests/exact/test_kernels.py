@@ -97,10 +97,12 @@ def test_half_space(sampler: Sampler) -> None:
     within(z[:, 2], 0, 1)
 
 
-@pytest.mark.parametrize(("tau", "p", "mean", "variance"), [(3.0902, 1e-3, 3.36706, 0.06780), (4.7534, 1e-6, 4.94831, 0.03553)])
+@pytest.mark.parametrize(("tau", "p", "mean", "variance"), [
+    (1.2816, 0.1, 1.75502, 0.16913), (2.3263, 0.01, 2.66517, 0.09685), (3.0902, 1e-3, 3.36706, 0.06780), (3.7190, 1e-4, 3.95846, 0.05209),
+    (4.7534, 1e-6, 4.94831, 0.03553)])
 def test_rare_half_space(tau: float, p: float, mean: float, variance: float) -> None:
     """Annealed chains arrive, are right, and know how rare it is."""
-    sample = Annealed(40)(half_space(tau), start(3), SEEDS)
+    sample = Annealed(40, num_slice_moves=10)(half_space(tau), start(3), SEEDS)
     assert sample.evaluations == 161
     within(sample.z[:, 0], mean, variance)
     log_p, error = log_probability(sample.diagnostics["log_weights"])
@@ -108,8 +110,9 @@ def test_rare_half_space(tau: float, p: float, mean: float, variance: float) -> 
     assert abs(log_p - math.log(p)) < 3 * error
 
 
-@pytest.mark.parametrize(("k", "tau", "p", "mean", "variance"), [(8, 1.2816, 0.105633, 1.685790, 0.214376),
-                                                                 (8, 3.0902, 0.00129974, 3.202528, 0.128910)])
+@pytest.mark.parametrize(("k", "tau", "p", "mean", "variance"), [
+    (8, 1.2816, 0.105633, 1.685790, 0.214376), (8, 3.0902, 0.00129974, 3.202528, 0.128910), (2, 0, 0.5, 0.605706, 0.633121),
+    (1, 0, 0.5, 0.413242, 0.829231)])
 def test_annealing_estimates_the_probability(k: float, tau: float, p: float, mean: float, variance: float) -> None:
     for weight in (1.0, 6.0):
         sample = Annealed(40)(weight * logit(k, tau), start(3), SEEDS)
