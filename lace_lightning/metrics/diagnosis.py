@@ -32,7 +32,7 @@ class SamplerDiagnosis(Metric):
     def __init__(self, dim: int, groups: int = 1) -> None:
         super().__init__()
         self.dim, self.groups = dim, groups
-        for name, shape in (("weights", (3,)), ("event", (5,)), ("start", (4,)), ("sums", (2,)), ("samples", (groups, dim + 2)),
+        for name, shape in (("weights", (3,)), ("event", (5,)), ("start", (groups, 4)), ("sums", (2,)), ("samples", (groups, dim + 2)),
                             ("exact", (groups, dim + 3))):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -52,7 +52,7 @@ class SamplerDiagnosis(Metric):
     def update_start(self, u: Tensor, log_p: Tensor, log_target: Tensor, group: Tensor) -> None:
         """Add starting points: latents u (B, D) from the prior, log p(c|u) and the log of the target's factor on the prior."""
         p, w = log_p.double().exp(), log_target.double().exp()
-        self.start += torch.stack([p.sum(), p.square().sum(), w.sum(), (w * p).sum()])
+        self.start += torch.zeros_like(self.start).index_add_(0, group, torch.stack([p, p.square(), w, w * p], 1))
         moments = self._moments(u, w, group)
         squares = torch.zeros(self.groups, 1, dtype=torch.float64, device=u.device).index_add_(0, group, w.square()[:, None])
         self.exact += torch.cat([moments, squares], 1)
@@ -76,7 +76,7 @@ class SamplerDiagnosis(Metric):
         n = float(self.sums[1])
         if n == 0:
             return result
-        start_p, start_square, target, target_p = self.start.tolist()
+        start_p, start_square = self.start[:, :2].sum(0).tolist()
         w, m, w2, wm, m2 = self.event.tolist()
         if m and w > 0:
             p = w / m
@@ -89,9 +89,11 @@ class SamplerDiagnosis(Metric):
             result["ess"] = float(self.weights[0] ** 2 / self.weights[1].clamp(min=1e-300) / self.weights[2])
         result["confidence"] = float(self.sums[0]) / n
         effective = self.exact[:, self.dim + 1].square() / self.exact[:, self.dim + 2].clamp(min=1e-300)
-        enough = bool((effective[self.samples[:, self.dim + 1] > 0] > ENOUGH).all())
-        if target > 0 and enough:
-            result["predicted"] = target_p / target
+        used = self.samples[:, self.dim + 1] > 0
+        enough = bool((effective[used] > ENOUGH).all())
+        if enough:
+            # Group by group, as samples are drawn: classes differ in how probable they are.
+            result["predicted"] = float((self.start[used, 3] / self.start[used, 2]).mean())
         spread = self._spread(self.samples, self.samples[:, self.dim + 1])
         if spread is not None:
             result["spread"] = spread

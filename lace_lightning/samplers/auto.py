@@ -29,7 +29,7 @@ class Auto(Sampler):
 
     needs_noise = True
 
-    def __init__(self, max_attempts: float = 30, rare: float = 1e-3, few_stages: int = 10, many_stages: int = 40) -> None:
+    def __init__(self, max_attempts: float = 30, rare: float = 1e-2, few_stages: int = 10, many_stages: int = 40) -> None:
         positive(max_attempts=max_attempts, rare=rare, few_stages=few_stages, many_stages=many_stages)
         self.max_attempts, self.rare, self.few_stages, self.many_stages = max_attempts, rare, few_stages, many_stages
 

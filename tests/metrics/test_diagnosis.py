@@ -42,6 +42,16 @@ def test_exact_samples_are_as_confident_and_as_wide_as_predicted() -> None:
     assert figures["ess"] == pytest.approx(1)
 
 
+def test_predictions_are_made_group_by_group() -> None:
+    """One class has p = 0.2 everywhere, the other 0.4: as many samples of each, whatever their probabilities."""
+    group, u = torch.arange(100) % 2, normal(torch.arange(100), (2,))
+    log_p = torch.tensor([0.2, 0.4]).log()[group]
+    diagnosis = SamplerDiagnosis(2, groups=2)
+    diagnosis.update(u, log_p, group)
+    diagnosis.update_start(u, log_p, log_p, group)
+    assert diagnosis.compute()["predicted"] == pytest.approx(0.3)
+
+
 def test_groups_have_spreads_of_their_own_and_what_is_not_known_is_left_out() -> None:
     group = torch.arange(2000) % 2
     u = normal(torch.arange(2000), (4,)) + 10 * group[:, None]
