@@ -6,5 +6,6 @@ from .heun import Heun
 from .langevin import Langevin
 from .ode import ODE
 from .predictor_corrector import PredictorCorrector
+from .runge_kutta import RungeKutta, sample_settings
 
-__all__ = ["ODE", "Euler", "Heun", "Langevin", "PredictorCorrector", "Sample", "Sampler"]
+__all__ = ["ODE", "Euler", "Heun", "Langevin", "PredictorCorrector", "RungeKutta", "Sample", "Sampler", "sample_settings"]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lace_lightning.generators.stylegan2_layers import Kept, SynthesisLayer
+from lace_lightning.generators.stylegan2_layers import SynthesisLayer
+from lace_lightning.kept import Kept
 
 
 def one_kernel_a_sample(layer: SynthesisLayer, x: Tensor, w: Tensor) -> Tensor:
