@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..schedules import VP
 from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .chunks import in_chunks
 
 GRIDS = ("t", "cubic")
 
@@ -41,6 +42,7 @@ class Euler(Sampler):
         return [(t, schedule.half_beta(t) * (t - after)) for t, after in itertools.pairwise(times)]
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
+        field.energy = in_chunks(field.energy, len(z))
         for field.time, length in self.lengths():
             z = z.add_(field(z), alpha=-length)
             record(z)

@@ -10,6 +10,7 @@ from torchdiffeq._impl.odeint import SOLVERS
 from ..errors import LaceError, suggest
 from ..schedules import VP
 from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .chunks import in_chunks
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
 ORDERS = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2, "euler": 1, "midpoint": 2, "heun2": 2,
@@ -39,6 +40,7 @@ class ODE(Sampler):
         self.order = ORDERS.get(method)
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
+        field.energy = in_chunks(field.energy, len(z))
         schedule = VP(self.beta_min, self.beta_max)
         times = []
 
