@@ -81,11 +81,12 @@ class RungeKutta(Sampler):
         with fields_in(compute_dtype(self.precision, z.device)):
             for first in range(0, count, size):
                 part = torch.arange(first, min(first + size, count), device=z.device)
-                solver = _Solver(self, field, z, part, tolerances)
-                evaluations[part] += 1
+                solver = _Solver(self, field, z, evaluations, part, tolerances)
                 while len(solver.active):
-                    solver.step(evaluations)
-                    record(z)
+                    solver.step()
+                    if record is not _ignore:
+                        solver.write()
+                        record(z)
                 steps, rejected = max(steps, solver.steps), rejected + solver.rejected
         return z, {"steps": steps, "rejected": rejected, "per_sample": evaluations}
 
@@ -102,14 +103,15 @@ class RungeKutta(Sampler):
 class _Solver:
     """The state of one run on the rows `part` of z: slopes, lengths, steps, and which samples are on their way."""
 
-    def __init__(self, sampler: RungeKutta, field: Field, z: Tensor, part: Tensor, tolerances: Sequence[float | Tensor]) -> None:
-        self.sampler, self.field, self.z, self.tableau = sampler, field, z, METHODS[sampler.method]
+    def __init__(self, sampler: RungeKutta, field: Field, z: Tensor, evaluations: Tensor, part: Tensor,
+                 tolerances: Sequence[float | Tensor]) -> None:
+        self.sampler, self.field, self.z, self.evaluations, self.tableau = sampler, field, z, evaluations, METHODS[sampler.method]
         self.length = VP(sampler.beta_min, sampler.beta_max).length()
         self.steps = self.rejected = 0
         # What follows is (A, ·) for the samples on their way; it shrinks when samples arrive.
         self.active, self.tolerances = part, [t if isinstance(t, float) else t[part] for t in tolerances]
         self.energy = None if len(part) == len(z) else field.energy.rows(part)
-        self.state = z[part]
+        self.state, self.spent = z[part], torch.ones(len(part), device=z.device)
         self.slope = self._slope(self.state)
         self.s = torch.zeros(len(part), 1, device=z.device, dtype=torch.float64)
         self.h = self._first_steps()
@@ -129,8 +131,12 @@ class _Solver:
         speed = self.slope.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)
         return (self.sampler.first_step * size / speed).clamp(1e-4 * self.length, self.length).double()
 
-    def step(self, evaluations: Tensor) -> None:
-        """Try one step of every sample on its way; write those that moved into z and count evaluations (B,)."""
+    def write(self) -> None:
+        """Write the samples on their way, and their evaluations, where they belong."""
+        self.z[self.active], self.evaluations[self.active] = self.state, self.spent
+
+    def step(self) -> None:
+        """Try one step of every sample on its way; those that arrive are written and leave."""
         sampler, tableau = self.sampler, self.tableau
         self.steps += 1
         step = torch.minimum(self.h, self.length - self.s)
@@ -144,12 +150,11 @@ class _Solver:
         error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
         # NaN compares false: such a step is rejected and shrinks.
         good = error <= 1
-        growth = (0.9 / error.clamp(min=1e-12) ** (1 / (tableau.lower + 1))).clamp(0.2, sampler.max_growth).nan_to_num(0.2)
-        self.h = step * growth.double()
+        growth = (0.9 * error.clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(0.2, sampler.max_growth).nan_to_num(0.2)
+        self.h = step * growth
         self.state = torch.where(good, after, self.state)
         self.s = torch.where(good, self.s + step, self.s)
-        self.z[self.active] = self.state
-        evaluations[self.active] += len(tableau.stages)
+        self.spent += len(tableau.stages)
         going = (self.s < self.length - 1e-9)[:, 0]
         moved = good[:, 0] & going
         self.rejected += int((~good).sum())
@@ -159,24 +164,27 @@ class _Solver:
             self._keep(going)
             moved = moved[going]
         if not tableau.first_same_as_last and len(self.active):
-            self._new_slopes(moved, evaluations)
+            self._new_slopes(moved)
 
     def _keep(self, going: Tensor) -> None:
-        self.active, self.state, self.slope, self.s, self.h = (
-            t[going] for t in (self.active, self.state, self.slope, self.s, self.h))
+        self.write()
+        self.active, self.state, self.slope, self.s, self.h, self.spent = (
+            t[going] for t in (self.active, self.state, self.slope, self.s, self.h, self.spent))
         self.tolerances = [t if isinstance(t, float) else t[going] for t in self.tolerances]
-        self.energy = self.field.energy.rows(self.active)
+        if len(self.active):
+            self.energy = self.field.energy.rows(self.active)
 
-    def _new_slopes(self, moved: Tensor, evaluations: Tensor) -> None:
-        evaluations[self.active[moved]] += 1
+    def _new_slopes(self, moved: Tensor) -> None:
+        self.spent += moved
         if bool(moved.all()):
             self.slope = self._slope(self.state)
         elif bool(moved.any()):
             self.slope = self.slope.index_put((moved,), self._slope(self.state[moved], self.field.energy.rows(self.active[moved])))
 
     def _check(self, step: Tensor) -> None:
-        self.field.time = f"length {float(self.s.min()):.4g} of {self.length:.4g}"
         if self.steps > self.sampler.max_steps or not bool((step > 1e-9 * self.length).all()):
+            self.write()
+            self.field.time = f"length {float(self.s.min()):.4g} of {self.length:.4g}"
             raise LaceError(f"The step must stay above {1e-9 * self.length:.1g} and the steps below {self.sampler.max_steps}, and they "
                             f"did not ({self.field.where(self.z)}): loosen atol and rtol, or raise sigma.")
 
