@@ -42,7 +42,7 @@ def main() -> None:
         "plain": (lambda: [plain_ode(field, z, atol, rtol) for atol, rtol in GRID], plain_generator),
         "one by one, ode": (lambda: [ODE(atol=atol, rtol=rtol)(energy, z).z for atol, rtol in GRID], generator),
     }
-    for method in ("dopri5", "heun"):
+    for method in ("dopri5", "bosh3"):
         settings = [RungeKutta(method, atol, rtol) for atol, rtol in GRID]
         ways[f"one by one, {method} a sample"] = (lambda s=settings: [one(energy, z).z for one in s], generator)
         ways[f"one pass, {method} a sample"] = (lambda s=settings: [one.z for one in sample_settings(s, energy, z)], generator)

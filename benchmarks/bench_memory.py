@@ -40,7 +40,7 @@ def measure(name: str, count: int, dim: int, threads: int, results: mp.Queue) ->
     schema = Schema("ten", (Attribute("label", "discrete", 10),))
     classifier: nn.Module = AttributeClassifier(schema, "w", "mlp", {"input_dim": dim}).eval().requires_grad_(False)
     energy = classifier.energy("label == *", free=Labels.constant(schema, count, label=(torch.arange(count) % 10).float()))
-    energy = energy.pullback(generator.mapping)
+    energy = 30 * energy.pullback(generator.mapping)  # so that flows take several steps
     z, seeds = torch.randn(count, dim), torch.arange(count)
     for sampler in SAMPLERS.values():
         if sampler is not None:

@@ -51,7 +51,8 @@ class RungeKutta(Sampler):
     Methods: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)), "dopri5" (Dormand-Prince, 5(4)). A step is
     accepted where the root mean square of its error/(atol + rtol·|z|) is at most 1. Samples do not see each other: a result
     does not change with the batch, which is cut into parts of `chunk` to bound memory. `atol` and `rtol` are numbers, or tensors
-    (B,) with one for each sample. `precision` is that of the hidden layers of the gradient where it is known in closed form.
+    (B,) with one for each sample. `precision` is that of the hidden layers of the gradient where it is known in closed form and
+    at least 128 samples are on their way (in bfloat16 a sample depends on that number by rounding).
     """
 
     def __init__(self, method: str = "bosh3", atol: float | Tensor = 0.05, rtol: float | Tensor = 0.05, first_step: float = 0.1,
