@@ -35,7 +35,11 @@ experiments: $(VENV)/installed  ## run the quick experiments again and write exp
 
 bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_sampling.py
-	$(RUN) benchmarks/bench_training.py --epochs 10
+	$(RUN) benchmarks/bench_synthesis.py
+	$(RUN) benchmarks/bench_training.py
+	$(RUN) benchmarks/bench_pairs.py
+	$(RUN) benchmarks/bench_grid.py
+	$(RUN) benchmarks/bench_memory.py
 	$(RUN) benchmarks/bench_portraits.py
 	$(RUN) benchmarks/bench_editing.py
 

@@ -1,6 +1,6 @@
-"""Samplers and synthesis beside a plain implementation (torchdiffeq adjoint, autograd through everything).
+"""Field and samplers beside a plain implementation (torchdiffeq adjoint, autograd through everything), with the ACC of both.
 
-Run: python benchmarks/bench_sampling.py [--samples 64] [--rounds 5]
+Run: python benchmarks/bench_sampling.py [--samples 64 4096] [--rounds 5] [--judge 2000]
 """
 
 from __future__ import annotations
@@ -9,52 +9,106 @@ import argparse
 
 import torch
 from common import machine, side_by_side, table
-from torch import Tensor, nn
-from torchdiffeq import odeint_adjoint
+from plain import PlainField, PlainGenerator, networks_of, plain_langevin, plain_ode, plain_predictor_corrector
+from torch import Tensor
 
 import lace_lightning as lace
 from lace_lightning import samplers, seeds
-from lace_lightning.generators.stylegan2 import read_stylegan2
-from lace_lightning.generators.stylegan2_networks import StyleGAN2Network
+from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.generators import Generator
+from lace_lightning.labelers import Labeler
+from lace_lightning.portraits import PORTRAITS_SCHEMA
 
-BETA_MIN, BETA_MAX = 0.1, 20.0
-
-
-class PlainField(nn.Module):
-    """The field of LACE-ODE (Eq. 7) the obvious way: a fresh graph at each call, through the mapping as trained and the classifier."""
-
-    def __init__(self, generator: nn.Module, classifier: nn.Module, target: Tensor) -> None:
-        super().__init__()
-        self.generator, self.classifier, self.target = generator, classifier, target
-        self.evaluations = 0
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        logits = self.classifier(self.generator.mapping(z))  # equalised learning rates are multiplied in at every call
-        return logits.log_softmax(1).gather(1, self.target[:, None])[:, 0]
-
-    def forward(self, t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
-        self.evaluations += 1
-        z = state[0]
-        with torch.enable_grad():
-            z = z.requires_grad_(True)
-            gradient = torch.autograd.grad(self.log_prob(z).sum(), z)[0]
-        return (-0.5 * (BETA_MIN + t * (BETA_MAX - BETA_MIN)) * gradient,)
+FLOWS = {
+    "ode (dopri5, 1e-3)": samplers.ODE(),
+    "heun": samplers.Heun(),
+    "heun 0.1": samplers.Heun(0.1, 0.1),
+    "heun 0.1, bfloat16": samplers.Heun(0.1, 0.1, precision="bfloat16"),
+    "heun 0.1, first 0.2, bfloat16": samplers.Heun(0.1, 0.1, first_step=0.2, precision="bfloat16"),
+    "bosh3": samplers.RungeKutta("bosh3"),
+    "euler 1e-2": samplers.Euler(),
+}
 
 
-def plain_ode(field: PlainField, z: Tensor) -> Tensor:
-    """Integrate from t = 1 to 0 with dopri5 behind the adjoint wrapper."""
-    times = torch.tensor([1.0, 0.0], device=z.device)
-    (path,) = odeint_adjoint(field, (z.clone(),), times, atol=1e-3, rtol=1e-3, method="dopri5")
-    return path[-1].detach()
+class OneClass:
+    """The ten classes of CIFAR-10, in turn."""
+
+    name = "CIFAR-10, label == *"
+
+    def __init__(self, device: str) -> None:
+        self.generator: Generator = lace.load_generator("cifar10").to(device)
+        self.plain = PlainGenerator("cifar10_generator").to(device)
+        self.classifier = lace.load_classifier("cifar10").to(device)
+
+    def both(self, count: int) -> tuple[lace.energies.Energy, PlainField, Tensor]:
+        """Return the energy, the plain field, and starting points."""
+        z = self.generator.prior(count, seed=0, device=self.generator.device)
+        self.target = (torch.arange(count) % 10).to(z.device)
+        labels = lace.Labels.constant(self.classifier.schema, count, label=self.target.float())
+        energy = self.classifier.energy("label == *", free=labels).pullback(self.generator.mapping)
+        return energy, PlainField(self.plain, [(networks_of(self.classifier)[0], 0, 10, self.target)]), z
 
 
-def plain_langevin(field: PlainField, z: Tensor, num_steps: int = 100) -> Tensor:
-    """LACE-LD (Eq. 2) with the prior inside the graph."""
-    for _ in range(num_steps):
-        z = z.detach().requires_grad_(True)
-        objective = field.log_prob(z) - 0.5 * z.square().sum(1)
-        z = z + 0.01 * torch.autograd.grad(objective.sum(), z)[0] + 0.01 * torch.randn_like(z)
-    return z.detach()
+class FourAttributes(OneClass):
+    """Four attributes of portraits, each with a network of its own (random weights: the cost is the same)."""
+
+    name = "portraits, four attributes with separate networks"
+
+    def __init__(self, device: str) -> None:
+        self.generator = lace.load_generator("portraits_generator").to(device)
+        self.plain = PlainGenerator("portraits_generator").to(device)
+        self.schema = PORTRAITS_SCHEMA.part(["gender", "smile", "glasses", "age"])
+        torch.manual_seed(0)
+        self.classifier = AttributeClassifier(self.schema, "w", "mlp", {"input_dim": self.generator.w_dim, "mode": "separate"}).to(
+            device).eval().requires_grad_(False)
+
+    def both(self, count: int) -> tuple[lace.energies.Energy, PlainField, Tensor]:
+        z = self.generator.prior(count, seed=0, device=self.generator.device)
+        values = {"gender": 1.0, "smile": 1.0, "glasses": 1.0, "age": 0.7}
+        energy = self.classifier.energy(" and ".join(f"{name} == {value:g}" for name, value in values.items()))
+        conditions = [(network, 0, attribute.num_logits if attribute.kind == "discrete" else 0,
+                       torch.full((count,), values[attribute.name], device=z.device))
+                      for network, attribute in zip(networks_of(self.classifier), self.schema, strict=True)]
+        return energy.pullback(self.generator.mapping), PlainField(self.plain, conditions), z
+
+
+def compare(what: OneClass, count: int, rounds: int) -> None:
+    """Print the tables of one batch size."""
+    energy, plain, z = what.both(count)
+    identity = torch.arange(count)
+    title = f"{what.name}: %s, {count} samples"
+    table(title % "one field evaluation", side_by_side({"plain field": lambda: plain.gradient(z),
+                                                       "field": lambda: energy.value_and_grad(z)}, rounds), "plain field")
+    print(f"  largest difference {float((plain.gradient(z) + energy.value_and_grad(z)[1]).abs().max()):.2g}")
+    rounds = min(rounds, 3) if count > 256 else rounds
+    variants = {"plain ode": lambda: plain_ode(plain, z), **{name: (lambda s=s: s(energy, z)) for name, s in FLOWS.items()}}
+    table(title % "flows", side_by_side(variants, rounds), "plain ode")
+    difference = (plain_ode(plain, z) - samplers.ODE()(energy, z).z).abs()
+    print(f"  largest and median difference of plain ode and ode {float(difference.max()):.2g}, {float(difference.median()):.2g}")
+    for name, ours, theirs in (("euler", samplers.Euler(), lambda: plain_ode(plain, z, method="euler")),
+                               ("ld", samplers.Langevin(), lambda: plain_langevin(plain, z)),
+                               ("pc", samplers.PredictorCorrector(), lambda: plain_predictor_corrector(plain, z))):
+        variants = {f"plain {name}": theirs, name: lambda s=ours: s(energy, z, seeds=identity)}
+        table(title % name, side_by_side(variants, rounds), f"plain {name}")
+        if name == "euler":
+            print(f"  largest difference {float((theirs() - ours(energy, z).z).abs().max()):.2g}")
+
+
+def accuracy(what: OneClass, count: int) -> None:
+    """Print ACC of the plain solution and of every flow on the same starting points."""
+    energy, plain, z = what.both(count)
+    judge = Labeler("cifar10_judge").to(z.device)
+
+    def acc(latents: Tensor) -> float:
+        with torch.inference_mode():
+            return float((judge(what.generator(latents)).argmax(1) == what.target).float().mean())
+
+    print(f"\n{what.name}: ACC of {count} samples, evaluations")
+    plain.evaluations = 0
+    print(f"  {'plain ode':<30}  {acc(plain_ode(plain, z)):.4f}  {plain.evaluations:7.1f}")
+    for name, sampler in FLOWS.items():
+        sample = sampler(energy, z)
+        print(f"  {name:<30}  {acc(sample.z):.4f}  {sample.evaluations:7.1f}")
 
 
 def main() -> None:
@@ -62,46 +116,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[64, 4096])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--judge", type=int, default=2000, help="samples that ACC is measured on; 0 measures none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = lace.load_generator("cifar10").to(device)
-    classifier = lace.load_classifier("cifar10").to(device)
-    state, settings = read_stylegan2("cifar10_generator")
-    trained = StyleGAN2Network(**settings["network"]).to(device).eval().requires_grad_(False)
-    trained.load_state_dict(state)
     print(machine())
+    one, several = OneClass(device), FourAttributes(device)
     for count in options.samples:
-        z = generator.prior(count, seed=0).to(device)
-        target = (torch.arange(count) % 10).to(device)
-        labels = lace.Labels(classifier.schema, target[:, None].float(), torch.ones_like(target, dtype=torch.bool)[:, None])
-        energy = classifier.energy("label == *", free=labels).pullback(generator.mapping)
-        plain = PlainField(trained, classifier, target)
-        identity = torch.arange(count)
-        ours = {
-            "ode (dopri5, 1e-3)": samplers.ODE(),
-            "heun": samplers.Heun(),
-            "euler 1e-2": samplers.Euler(),
-            "ld": samplers.Langevin(),
-            "pc N=100": samplers.PredictorCorrector(),
-        }
-        variants = {
-            "plain field": lambda plain=plain, z=z: plain(torch.tensor(0.5), (z.clone(),)),
-            "field": lambda energy=energy, z=z: energy.value_and_grad(z),
-        }
-        table(f"One field evaluation, {count} samples", side_by_side(variants, options.rounds), "plain field")
-        variants = {"plain ode": lambda plain=plain, z=z: plain_ode(plain, z),
-                    "plain ld": lambda plain=plain, z=z: plain_langevin(plain, z)}
-        for name, sampler in ours.items():
-            variants[name] = lambda s=sampler, e=energy, z=z, i=identity: s(e, z, seeds=i)
-        if count <= 256:
-            with torch.no_grad():
-                w = generator.mapping(z)
-            variants["synthesis of the same pictures"] = lambda w=w: generator.synthesis(w)
-        table(f"Sampling {count} samples", side_by_side(variants, options.rounds), "plain ode")
-    noise = {"torch.randn": lambda: torch.randn(4096, generator.z_dim),
-             "per-sample seeds": lambda: seeds.normal(torch.arange(4096), (generator.z_dim,))}
+        for what in (one, several) if count <= 256 else (one,):
+            compare(what, count, options.rounds)
+    if options.judge:
+        accuracy(one, options.judge)
+    noise = {"torch.randn": lambda: torch.randn(4096, one.generator.z_dim),
+             "per-sample seeds": lambda: seeds.normal(torch.arange(4096), (one.generator.z_dim,))}
     table("Noise, 4096 rows", side_by_side(noise, options.rounds), "torch.randn")
 
 

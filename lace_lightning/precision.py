@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 
 from .errors import LaceError, suggest
@@ -25,3 +29,21 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+_FIELD_DTYPE: ContextVar[torch.dtype] = ContextVar("field_dtype", default=torch.float32)
+
+
+@contextmanager
+def fields_in(dtype: torch.dtype) -> Iterator[None]:
+    """Compute the hidden layers of closed-form gradients in `dtype` inside this context."""
+    token = _FIELD_DTYPE.set(dtype)
+    try:
+        yield
+    finally:
+        _FIELD_DTYPE.reset(token)
+
+
+def lowered(dtype: torch.dtype) -> torch.dtype:
+    """Return in what the hidden layers of networks of `dtype` are computed: only float32 is lowered."""
+    return _FIELD_DTYPE.get() if dtype == torch.float32 else dtype

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError
+from ..kept import Kept
 from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
 
 MODES = ("single", "separate")
@@ -38,6 +39,7 @@ class LatentMLP(nn.Module):
             self.register_parameter(f"weight{index}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
             self.register_parameter(f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound)))
         self.register_buffer("columns", _padded_columns(networks), persistent=False)
+        self.kept = Kept()
 
     def part(self, heads: Sequence[int]) -> LatentMLP:
         """Return a copy with some of the heads alone; of separate networks the others are gone."""
@@ -94,7 +96,8 @@ class LatentMLP(nn.Module):
     @torch.no_grad()
     def linearize(self, u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the logits and the function g ↦ gᵀ·∂logits/∂u in closed form, detached."""
-        h, inner = linearized_leaky_mlp(self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()])
+        h, inner = linearized_leaky_mlp(self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()],
+                                        kept=self.kept)
         weight = self._layer(self.num_hidden)[0].detach()
 
         def vjp(gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..artifacts import digest, load_tensors, save_tensors
 from ..errors import LaceError
+from ..kept import Kept
 from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
 from ..precision import check_precision, compute_dtype
 from ..weights import weight_path
@@ -33,7 +34,7 @@ class TruncatedMapping(nn.Module):
         if network.c_dim > 0 and condition is None:
             raise LaceError(f"The generator is conditional on {network.c_dim} numbers and received none: set condition to a "
                             "class number or to a list of that length.")
-        self.truncation, self.num_layers = float(truncation), network.num_layers
+        self.truncation, self.num_layers, self.kept = float(truncation), network.num_layers, Kept()
         self.register_buffer("w_avg", network.w_avg.detach().clone(), persistent=False)
         embedded = None if condition is None else normalize(network.embed(condition[None].float())).detach()
         self.register_buffer("embedded", embedded, persistent=False)
@@ -59,7 +60,7 @@ class TruncatedMapping(nn.Module):
         """Return w and the function g ↦ gᵀ·∂w/∂z in closed form, detached."""
         z = z.detach()
         scale = torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        w, inner = linearized_leaky_mlp(self._inputs(z * scale), self._layers())
+        w, inner = linearized_leaky_mlp(self._inputs(z * scale), self._layers(), kept=self.kept)
 
         def vjp(gradient: Tensor) -> Tensor:
             gradient = inner(gradient * self.truncation)[:, : z.shape[1]]

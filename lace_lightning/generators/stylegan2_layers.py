@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kept import Kept
+
 SQRT_2 = math.sqrt(2.0)
 
 
@@ -26,18 +28,6 @@ def upsample(images: Tensor, taps: Tensor) -> Tensor:
     channels = images.shape[1]
     kernel = (taps * 4).to(images.dtype).expand(channels, 1, 4, 4)
     return F.conv_transpose2d(images, kernel, stride=2, padding=1, groups=channels)
-
-
-def upsampling_kernel(weight: Tensor, taps: Tensor) -> Tensor:
-    """Fold zero insertion, 3x3 true convolution and low-pass filter into one 3x3 kernel with four output phases.
-
-    `weight` is (O, I, 3, 3); the result is (4O, I, 3, 3), to be followed by a pixel shuffle. Every output pixel of the
-    combined 6x6 kernel on a zero-inserted picture touches only 3x3 input pixels, which ones depends on its parity.
-    """
-    out_channels, in_channels = weight.shape[:2]
-    kernel = F.conv2d(weight.reshape(-1, 1, 3, 3), (taps * 4)[None, None].to(weight.dtype), padding=3)
-    kernel = kernel.flip((-2, -1)).reshape(out_channels, in_channels, 3, 2, 3, 2).flip((3, 5))
-    return kernel.permute(0, 3, 5, 1, 2, 4).reshape(4 * out_channels, in_channels, 3, 3)
 
 
 class FullyConnected(nn.Module):
@@ -57,27 +47,20 @@ class FullyConnected(nn.Module):
         return F.leaky_relu(y, 0.2) * SQRT_2 if self.activation == "lrelu" else y
 
 
-def modulated_convolution(x: Tensor, weight: Tensor, style: Tensor, taps: Tensor, up: bool = False,
-                          demodulate: bool = True, gain: float = 1.0) -> Tensor:
-    """Convolve x (B, I, H, W) with `weight` (O, I, k, k) scaled per sample by `style` (B, I).
+def convolve_up(x: Tensor, kernel: Tensor, fir: Tensor) -> Tensor:
+    """Upsample x (B, I, H, W) to (B, O, 2H, 2W): zero insertion with a true convolution by `kernel` (I, O, 3, 3), then low-pass.
 
-    y_o = gain · d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The sample's scale moves from the
-    kernel to the input and the demodulation to the output, so that one kernel serves the whole batch (no grouped convolution).
+    `fir` (O, 1, 4, 4) is the filter with gain 4. Filtering afterwards costs a quarter of folding the filter into the kernel.
     """
-    dtype = x.dtype
-    kernel = upsampling_kernel(weight, taps) if up else weight
-    y = F.conv2d(x * style[:, :, None, None].to(dtype), kernel.to(dtype, memory_format=torch.channels_last),
-                 padding=weight.shape[-1] // 2)
-    if up:
-        y = F.pixel_shuffle(y, 2)
-    if demodulate:
-        scale = torch.rsqrt(style.float().square() @ weight.float().square().sum((2, 3)).T + 1e-8) * gain
-        y = y * scale[:, :, None, None].to(dtype)
-    return y
+    return F.conv2d(F.conv_transpose2d(x, kernel, stride=2), fir, padding=1, groups=len(fir))
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, sqrt(2)·leaky-ReLU(0.2), clamp: (B, I, H, W) -> (B, O, R, R)."""
+    """Modulated 3x3 convolution, noise, bias, sqrt(2)·leaky-ReLU(0.2), clamp: (B, I, H, W) -> (B, O, R, R).
+
+    y_o = d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The sample's scale s moves from the kernel to the
+    input and the demodulation d to the output, so that one kernel serves the whole batch (no grouped convolution).
+    """
 
     resample_filter: Tensor
     noise_const: Tensor
@@ -92,20 +75,41 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("resample_filter", fir_filter())
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.kept = Kept()
+
+    def _kernel(self, dtype: torch.dtype) -> Tensor:
+        turn = self.up  # a transposed convolution wants (I, O, 3, 3)
+        return self.kept(("kernel", dtype), self.weight, lambda weight: (weight.transpose(0, 1) if turn else weight).to(
+            dtype, memory_format=torch.channels_last))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if not self.up:
+            return F.conv2d(x, self._kernel(x.dtype), padding=1)
+        channels = len(self.bias)
+        fir = self.kept(("fir", x.dtype), self.resample_filter, lambda taps: (taps * 4).to(x.dtype).repeat(channels, 1, 1, 1))
+        return convolve_up(x, self._kernel(x.dtype), fir)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1.0) -> Tensor:
         # leaky-ReLU is positively homogeneous: the gain goes to its (small) factors instead of to the whole feature map.
         gain = gain * SQRT_2
-        x = modulated_convolution(x, self.weight, self.affine(w), self.resample_filter, up=self.up, gain=gain)
-        offset = (self.bias * gain)[:, None, None]
+        style = self.affine(w)
+        power = self.kept("power", self.weight, lambda weight: weight.float().square().sum((2, 3)).T.contiguous())
+        scale = torch.rsqrt(style.float().square() @ power + 1e-8) * gain
+        x = self._convolve(x * style[:, :, None, None].to(x.dtype))
+        offset = (self.bias * gain).expand(1, 1, -1)
         if noise_mode == "const":
-            offset = offset + self.noise_const * self.noise_strength * gain
-        elif noise_mode == "random":
+            # Channels last, as the features are.
+            offset = offset + (self.noise_const * self.noise_strength * gain)[:, :, None]
+        x = torch.addcmul(offset.permute(2, 0, 1).to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+        if noise_mode == "random":
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
             x = x + noise * (self.noise_strength * gain).to(x.dtype)
-        x = F.leaky_relu(x + offset.to(x.dtype), 0.2)
-        limit = None if self.conv_clamp is None else self.conv_clamp * gain / SQRT_2
-        return x if limit is None else x.clamp(-limit, limit)
+        # In place where no graph needs what was there: a pass over memory less.
+        x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
+        if self.conv_clamp is None:
+            return x
+        limit = self.conv_clamp * gain / SQRT_2
+        return x.clamp(-limit, limit) if x.requires_grad else x.clamp_(-limit, limit)
 
 
 class ToRGB(nn.Module):
@@ -121,8 +125,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w) * self.weight_gain
-        x = modulated_convolution(x, self.weight, style, torch.empty(0), demodulate=False)
-        x = x + self.bias.to(x.dtype)[:, None, None]
+        x = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight.to(x.dtype), self.bias.to(x.dtype))
         return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
 
 

@@ -15,7 +15,9 @@ from .ode import ODE
 from .pcn import CrankNicolson
 from .predictor_corrector import PredictorCorrector
 from .rejection import Rejection
+from .runge_kutta import RungeKutta, sample_settings
 from .slice import EllipticalSlice
 
 __all__ = ["ODE", "Annealed", "Auto", "Chain", "Checked", "CrankNicolson", "EllipticalSlice", "Euler", "GaussNewton", "HamiltonianMC",
-           "Heun", "Langevin", "PredictorCorrector", "Rejection", "Sample", "Sampler", "effective_sample_size", "log_probability"]
+           "Heun", "Langevin", "PredictorCorrector", "Rejection", "RungeKutta", "Sample", "Sampler", "effective_sample_size",
+           "log_probability", "sample_settings"]
