@@ -50,15 +50,16 @@ def groups_of(query: Query, free: Labels | None, count: int, device: torch.devic
 class PictureCheck:
     """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at each row."""
 
-    def __init__(self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int) -> None:
-        self.generator, self.labeler, self.query, self.free = generator, labeler, query, free
+    def __init__(self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int,
+                 tolerance: float = 0.1) -> None:
+        self.generator, self.labeler, self.query, self.free, self.tolerance = generator, labeler, query, free, tolerance
         self.images = torch.zeros(count, *generator.image_shape, dtype=torch.uint8, device=generator.device)
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         images = to_bytes(self.generator(z))
         self.images[rows] = images
         free = None if self.free is None else self.free.to(rows.device)[rows]
-        return self.query.holds(self.labeler.labels(from_bytes(images)), free)
+        return self.query.holds(self.labeler.labels(from_bytes(images)), free, self.tolerance)
 
 
 class Diagnosis:

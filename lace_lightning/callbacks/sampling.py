@@ -198,7 +198,7 @@ class ConditionalSampling(LatentEvaluation):
         sampler, check = self.frozen or self.sampler, None
         if isinstance(sampler, Checked):
             assert self.labeler is not None
-            check = PictureCheck(self.generator, self.labeler.to(device), self.query, free, count)
+            check = PictureCheck(self.generator, self.labeler.to(device), self.query, free, count, sampler.tolerance)
             sampler = copy.copy(sampler)
             sampler.check = check
         sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))

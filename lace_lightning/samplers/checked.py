@@ -27,15 +27,16 @@ class Checked(Sampler):
 
     With a rejection sampler whose floor is low in front, what passes is distributed as the generator's own pictures that pass: the
     classifier only saves drawing pictures without hope. `check` is given by who can draw pictures (the task: the labeler looks at
-    them). Raises LaceError with the share that passed where `max_rounds` are not enough.
+    them, and takes a continuous attribute for right within `tolerance`; below the 0.1 that figures allow, another judge agrees more
+    often). Raises LaceError with the share that passed where `max_rounds` are not enough.
     Diagnostics: those of the first round, and `checks` per sample, `pass_rate`.
     """
 
     needs_noise = True
 
-    def __init__(self, sampler: Sampler | None = None, max_rounds: int = 100, check: Check | None = None) -> None:
-        positive(max_rounds=max_rounds)
-        self.sampler, self.max_rounds, self.check = sampler or Rejection(floor=0.2), max_rounds, check
+    def __init__(self, sampler: Sampler | None = None, max_rounds: int = 100, check: Check | None = None, tolerance: float = 0.1) -> None:
+        positive(max_rounds=max_rounds, tolerance=tolerance)
+        self.sampler, self.max_rounds, self.check, self.tolerance = sampler or Rejection(floor=0.2), max_rounds, check, tolerance
 
     @property
     def is_ready(self) -> bool:
