@@ -27,6 +27,19 @@ FLOWS = {
     "heun 0.1, first 0.2, bfloat16": samplers.Heun(0.1, 0.1, first_step=0.2, precision="bfloat16"),
     "bosh3": samplers.RungeKutta("bosh3"),
     "euler 1e-2": samplers.Euler(),
+    "euler, cubic, 16": samplers.Euler(grid="cubic", num_steps=16),
+    "euler, cubic, 10": samplers.Euler(grid="cubic", num_steps=10),
+    "euler, cubic, 10, bfloat16": samplers.Euler(grid="cubic", num_steps=10, precision="bfloat16"),
+    "gauss_newton": samplers.GaussNewton(),
+}
+EXACT = {
+    "rejection": samplers.Rejection(),
+    "heun + slice": samplers.Heun(corrector=samplers.EllipticalSlice(20)),
+    "heun + hmc": samplers.Heun(corrector=samplers.HamiltonianMC(5)),
+    "hmc": samplers.HamiltonianMC(),
+    "annealed, 10 stages": samplers.Annealed(),
+    "slice": samplers.EllipticalSlice(),
+    "pcn": samplers.CrankNicolson(),
 }
 
 
@@ -34,6 +47,7 @@ class OneClass:
     """The ten classes of CIFAR-10, in turn."""
 
     name = "CIFAR-10, label == *"
+    trained = True
 
     def __init__(self, device: str) -> None:
         self.generator: Generator = lace.load_generator("cifar10").to(device)
@@ -53,6 +67,7 @@ class FourAttributes(OneClass):
     """Four attributes of portraits, each with a network of its own (random weights: the cost is the same)."""
 
     name = "portraits, four attributes with separate networks"
+    trained = False
 
     def __init__(self, device: str) -> None:
         self.generator = lace.load_generator("portraits_generator").to(device)
@@ -85,6 +100,11 @@ def compare(what: OneClass, count: int, rounds: int) -> None:
     table(title % "flows", side_by_side(variants, rounds), "plain ode")
     difference = (plain_ode(plain, z) - samplers.ODE()(energy, z).z).abs()
     print(f"  largest and median difference of plain ode and ode {float(difference.max()):.2g}, {float(difference.median()):.2g}")
+    if what.trained:
+        frozen = {name: sampler.calibrated(energy, z) for name, sampler in EXACT.items()}
+        variants = {"plain ode": lambda: plain_ode(plain, z), **{
+            name: (lambda s=s: s(energy, z, seeds=identity)) for name, s in frozen.items()}}
+        table(title % "exact samplers, steps calibrated before", side_by_side(variants, rounds), "plain ode")
     for name, ours, theirs in (("euler", samplers.Euler(), lambda: plain_ode(plain, z, method="euler")),
                                ("ld", samplers.Langevin(), lambda: plain_langevin(plain, z)),
                                ("pc", samplers.PredictorCorrector(), lambda: plain_predictor_corrector(plain, z))):

@@ -49,7 +49,7 @@ class Auto(Sampler):
         annealed = Annealed(self.many_stages if rare else self.few_stages).prepare(energy, z, noise)
         # The pilot is annealed once more with its steps frozen: its weights tell P, its last moves whether chains arrive.
         _, told = annealed.run(Field(energy, annealed, len(z)), z, noise.shifted(2**30), lambda state: None)
-        log_p = log_probability(told.get("event_log_weights", told["log_weights"]))[0]
+        log_p = log_probability(told["event_log_weights" if "event_log_weights" in told else "log_weights"])[0]
         if told["acceptance_end"] < STUCK:
             return _with(self._flow(energy, z, noise), f"P is about {math.exp(log_p):.1g}, and chains accept only "
                          f"{told['acceptance_end']:.0%} of their moves at the target: the flow with a corrector")

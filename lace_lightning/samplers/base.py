@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..errors import LaceError
+from ..precision import compute_dtype, fields_in
 from ..seeds import Noise, normal
 from .capture import Evaluation, evaluation_of
 
@@ -118,6 +119,8 @@ class Sampler:
     order: int | None = None
     needs_noise = False
     corrector: Sampler | None = None
+    # Of the hidden layers of closed-form gradients; a corrector, which must be exact, computes in float32.
+    precision: str = "float32"
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         """Return the final z and diagnostics; call `record(z)` after every step."""
@@ -174,7 +177,8 @@ class Sampler:
             z = z_init.detach().clone()
             field = Field(energy, self, len(z))
             start = time.perf_counter()
-            z, diagnostics = self.run(field, z, source, record)
+            with fields_in(compute_dtype(self.precision, z.device)):
+                z, diagnostics = self.run(field, z, source, record)
             if self.corrector is not None:
                 z, more = self.corrector.run(field, z, source, record)
                 diagnostics |= {f"corrector_{name}": value for name, value in more.items()}
@@ -191,7 +195,7 @@ class Sampler:
         kinds, hidden = (bool, int, float, str, type(None), Sampler, list), ("order", "pilot_seconds", "reason", "check")
         shown = {key: value for key, value in vars(self).items() if isinstance(value, kinds) and key not in hidden}
         return {key: [round(x, 4) for x in value] if isinstance(value, list) else value for key, value in shown.items()
-                if not key.startswith("_") and not (key == "corrector" and value is None)}
+                if not key.startswith("_") and (key, value) not in (("corrector", None), ("precision", "float32"))}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings().items())})"

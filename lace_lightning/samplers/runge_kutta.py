@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..errors import LaceError, suggest
-from ..precision import check_precision, compute_dtype, fields_in
+from ..precision import check_precision
 from ..schedules import VP
 from .base import Field, NoiseSource, Record, Run, Sample, Sampler, _ignore, positive
 
@@ -70,8 +70,7 @@ class RungeKutta(Sampler):
 
     def settings(self) -> dict[str, Any]:
         """Return the plain constructor arguments that decide a result: the parts of a batch do not."""
-        left_out = {"chunk"} | ({"precision"} if self.precision == "float32" else set())
-        return {key: value for key, value in super().settings().items() if key not in left_out}
+        return {key: value for key, value in super().settings().items() if key != "chunk"}
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         count = len(z)
@@ -80,16 +79,15 @@ class RungeKutta(Sampler):
         size = self.chunk if record is _ignore else count
         steps = rejected = 0
         evaluations = torch.zeros(count, device=z.device)
-        with fields_in(compute_dtype(self.precision, z.device)):
-            for first in range(0, count, size):
-                part = torch.arange(first, min(first + size, count), device=z.device)
-                solver = _Solver(self, field, z, evaluations, part, tolerances)
-                while len(solver.active):
-                    solver.step()
-                    if record is not _ignore:
-                        solver.write()
-                        record(z)
-                steps, rejected = max(steps, solver.steps), rejected + solver.rejected
+        for first in range(0, count, size):
+            part = torch.arange(first, min(first + size, count), device=z.device)
+            solver = _Solver(self, field, z, evaluations, part, tolerances)
+            while len(solver.active):
+                solver.step()
+                if record is not _ignore:
+                    solver.write()
+                    record(z)
+            steps, rejected = max(steps, solver.steps), rejected + solver.rejected
         return z, {"steps": steps, "rejected": rejected, "per_sample": evaluations}
 
     def _tolerance(self, name: str, value: float | Tensor, z: Tensor) -> float | Tensor:
