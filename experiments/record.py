@@ -31,7 +31,10 @@ QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits
          "portraits_logic", "portraits_temperature", "portraits_attributes")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"acc": "ACC", "holds": "query true", "prior/holds": "true for the generator alone", "des": "DES", "id": "ID",
-         "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64"}
+         "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64", "own/acc": "ACC, classifier",
+         "own/holds": "query true, classifier", "posterior_distance": "distance to exact", "posterior_distance/floor": "floor",
+         "log_p": "log P", "log_p/error": "± log P",
+         "ess": "ESS share", "checks": "pictures checked", "forward": "forward passes"}
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
     settings = grouped([OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True) for folder in folders])
     target = HERE / name
     target.mkdir(exist_ok=True)
-    for old in (path for pattern in ("samples*", "*.csv", "acc_against_fid.png") for path in target.glob(pattern)):
+    for old in (path for pattern in ("samples*", "*.csv", "acc_against_fid.png", "side_by_side.png") for path in target.glob(pattern)):
         old.unlink()
     lines = [f"Run on {results[0]['date']}, {machine()}.", "", *table(settings, results), "", *pictures(settings, folders, target)]
     for extra, text in (("results.csv", "Every run"), ("seeds.csv", "Every figure over the seeds")):
@@ -71,9 +74,9 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
 
 
 def jobs(name: str, outputs: Path, since: float) -> list[Path]:
-    """Return the folders of an experiment's results: all jobs of its sweep, or its latest run."""
-    sweep = sorted(path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json")
-                   if not since or (path.parent / SEEN).stat().st_mtime >= since)
+    """Return the folders of an experiment's results: all jobs of its sweep in its order, or its latest run."""
+    seen = {path.parent: (path.parent / SEEN).stat().st_mtime for path in (outputs / "sweeps" / name).glob("*/metrics.json")}
+    sweep = sorted((folder for folder, when in seen.items() if when >= since), key=lambda folder: (seen[folder], folder))
     return sweep or sorted(path.parent for path in (outputs / name).glob("*/metrics.json"))[-1:]
 
 
@@ -87,6 +90,10 @@ def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
     # Where a group of settings has a name, the name says it all.
     named = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
     keys = [key for key in keys if key.endswith(".name") or not key.startswith(named)]
+    # So it is with a method, beside what is varied for one and the same.
+    if "method" in keys:
+        same = [[config for config in flat if config["method"] == method] for method in dict.fromkeys(c["method"] for c in flat)]
+        keys = [key for key in keys if key == "method" or any(len({str(c.get(key)) for c in group}) > 1 for group in same)]
     result: dict[str, list[int]] = {}
     for number, config in enumerate(flat):
         result.setdefault(", ".join(label(key, config.get(key)) for key in keys), []).append(number)
@@ -103,7 +110,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 def label(key: str, value: Any) -> str:
     """Return a setting in a word or two."""
     name = key.removesuffix(".name").rpartition(".")[-1]
-    return f"`{value}`" if key == "query.text" or key.endswith("._target_") else f"{name} {value}"
+    return f"`{value}`" if key in ("query.text", "method") or key.endswith("._target_") else f"{name} {value}"
 
 
 def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any]]) -> list[str]:
@@ -114,7 +121,13 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
         return matrix({name: spread([m[name] for m in metrics if name in m]) for name in names})
     frechet = frechet_name(names)
     columns = [*main_figures(names), *([f"{frechet}/unconditional"] if f"{frechet}/unconditional" in names else [])]
+    # Diagnoses that only a comparison with exact samples makes worth a column.
+    wanted = ("predicted", "confidence", "log_p/error", "ess") if "posterior_distance" in names else ()
+    columns += [name for name in wanted if name in names]
     columns += [name for name in names if name.startswith(("branch/", "prior/branch/")) or name.endswith("/probability")]
+    if "posterior_distance" in names:
+        # Queries have attributes of their own: only what all have is worth a column.
+        columns = [name for name in columns if not name.startswith("acc/") or all(name in m for m in metrics)]
     in_paper = {name for result in results for name in result["paper"]}
     paper = {name: {frechet: "fid", f"{frechet}/unconditional": "fid/unconditional"}.get(name, name) for name in columns}
     head, rows = ["setting"] if len(settings) > 1 else [], []
@@ -128,7 +141,8 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
                 row.append(f"{results[numbers[0]]['paper'].get(paper[name], '')}")
         rows.append(row)
     # A column that says the same as its neighbour, or nothing, is left out.
-    keep = [c for c in range(len(head)) if any(row[c] for row in rows)]
+    keep = [c for c in range(len(head)) if any(row[c].strip("0.") for row in rows)
+            and (c == 0 or head[c].startswith("*") or any(row[c] != row[c - 1] for row in rows))]
     return ["| " + " | ".join(row[c] for c in keep) + " |" for row in ([head, ["---"] * len(head), *rows])]
 
 
@@ -164,6 +178,10 @@ def spread(values: Sequence[float]) -> str:
 
 def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], target: Path) -> list[str]:
     """Copy the picture of the first run of every setting, and return the lines that show them."""
+    # Where methods stand side by side, that picture says it all.
+    if (beside := folders[0].parent / "side_by_side.png").is_file():
+        shutil.copy(beside, target / beside.name)
+        return [f"![Side by side]({beside.name})", ""]
     lines = []
     for count, (setting, numbers) in enumerate(settings.items(), 1):
         name = "samples" if len(settings) == 1 else f"samples_{count}"

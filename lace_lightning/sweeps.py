@@ -194,18 +194,16 @@ def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) 
         path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
         if method in methods and path.is_file():
             found.setdefault(str(record["config"].query.text), {}).setdefault(method, path)
-    rows = [[Image.open(paths[method]) for method in methods if method in paths] for paths in found.values() if len(paths) > 1]
+    rows = [{method: Image.open(paths[method]) for method in methods if method in paths} for paths in found.values() if len(paths) > 1]
     if not rows:
         return
-    width = max(sum(image.width for image in row) for row in rows)
-    canvas = Image.new("RGB", (width, sum(max(image.height for image in row) for row in rows)), "white")
-    top = 0
-    for row in rows:
-        left = 0
-        for image in row:
-            canvas.paste(image, (left, top))
-            left += image.width
-        top += max(image.height for image in row)
+    widths = [max((row[method].width for row in rows if method in row), default=0) for method in methods]
+    heights = [max(image.height for image in row.values()) for row in rows]
+    canvas = Image.new("RGB", (sum(widths), sum(heights)), "white")
+    for number, row in enumerate(rows):
+        for column, method in enumerate(methods):
+            if method in row:
+                canvas.paste(row[method], (sum(widths[:column]), sum(heights[:number])))
     with atomic_path(folder / "side_by_side.png") as temporary:
         canvas.save(temporary, format="png")
 

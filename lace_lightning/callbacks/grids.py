@@ -13,7 +13,7 @@ GAP, MARGIN = 2, 8
 
 def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None,
                   columns: Sequence[str] = (), captions: Sequence[Sequence[str]] = ()) -> Image.Image:
-    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title.
+    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is long).
 
     Small pictures are enlarged by whole pixels to about 64. `columns` are written above the columns, broken into lines;
     `captions`, one for each picture of each row, below the pictures.
@@ -25,15 +25,17 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
     cell_h += 15 if captions else 0
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
-    top = MARGIN + (int(getattr(font, "size", 13)) + MARGIN if title else 0)
+    line_height, grid = int(getattr(font, "size", 13)) + 3, left + max(len(row) for row in rows) * cell_w
+    titles = _lines(title, max(grid, 300) - MARGIN, lambda line: probe.textlength(line, font=font))
+    top = MARGIN + (len(titles) * line_height + MARGIN - 3 if title else 0)
     heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=font)) for text in columns]
-    line_height = int(getattr(font, "size", 13)) + 3
     head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
-    width_all = max(left + max(len(row) for row in rows) * cell_w, int(probe.textlength(title, font=font)) + MARGIN) + MARGIN
+    width_all = max(grid, *(int(probe.textlength(line, font=font)) + MARGIN for line in titles), 0) + MARGIN
     size = (width_all, top + len(rows) * cell_h + MARGIN)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    for number, line in enumerate(titles):
+        draw.text((MARGIN, MARGIN + number * line_height), line, fill="black", font=font)
     for c, lines in enumerate(heads):
         for number, line in enumerate(lines):
             draw.text((left + c * cell_w + cell_w // 2, head_top + number * line_height), line, fill="black", font=font, anchor="ma")
