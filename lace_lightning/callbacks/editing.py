@@ -136,9 +136,9 @@ class SequentialEditing(LatentEvaluation):
                 frames.append(labelled_grid(list(images.cpu().split(4)), [""] * -(-len(images) // 4), title,
                                             scale=max(1, 96 // images.shape[-1])))
             frames.extend([frames[-1]] * (self.frames_per_edit - 1))
-        # A long title makes its frames wider.
-        width = max((frame.width for frame in frames), default=0)
-        return [ImageOps.pad(frame, (width, frame.height), color="white", centering=(0, 0)) for frame in frames]
+        # A long title makes its frames larger; the pictures stay where they are.
+        width, height = (max((getattr(frame, side) for frame in frames), default=0) for side in ("width", "height"))
+        return [ImageOps.expand(frame, (0, height - frame.height, width - frame.width, 0), "white") for frame in frames]
 
     def _strips(self, rows: list[Tensor]) -> Image.Image | None:
         if not rows:
