@@ -75,7 +75,8 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
 
 def jobs(name: str, outputs: Path, since: float) -> list[Path]:
     """Return the folders of an experiment's results: all jobs of its sweep in its order, or its latest run."""
-    seen = {path.parent: (path.parent / SEEN).stat().st_mtime for path in (outputs / "sweeps" / name).glob("*/metrics.json")}
+    folders = [path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json")]
+    seen = {folder: (folder / SEEN).stat().st_mtime if (folder / SEEN).is_file() else 0.0 for folder in folders}
     sweep = sorted((folder for folder, when in seen.items() if when >= since), key=lambda folder: (seen[folder], folder))
     return sweep or sorted(path.parent for path in (outputs / name).glob("*/metrics.json"))[-1:]
 

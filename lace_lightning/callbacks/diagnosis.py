@@ -137,7 +137,6 @@ class PosteriorDistance:
     def compute(self, batches: list[tuple[int, int]], seed: int, generator: Generator, energy: MakeEnergy,
                 free_of: Callable[[int, int], Labels | None], cache: Cache | None, key: Any) -> tuple[dict[str, float], str]:
         """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
-        sampler: Sampler | None = None
         measured, how = [], ""
         for number in range(self.sets):
             path = None if cache is None else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
@@ -147,10 +146,8 @@ class PosteriorDistance:
                 drawn, how = tensors["z"].to(self.device), config["sampler"]
             else:
                 run = POSTERIOR_SEED + self.sets * seed + number
-                sampler = sampler or exact_sampler(energy(free_of(*batches[0])), generator.prior(batches[0][1], run, 0, self.device))
-                how = type(sampler).__name__
-                drawn = torch.cat([sampler(energy(free_of(first, count)), generator.prior(count, run, first, self.device),
-                                           seeds=sample_seeds(count, run, first).to(self.device)).z for first, count in batches])
+                drawn, how = draw_exactly([(energy(free_of(first, count)), generator.prior(count, run, first, self.device),
+                                            sample_seeds(count, run, first).to(self.device)) for first, count in batches])
                 if path is not None:
                     save_tensors(path, {"z": drawn.cpu()}, {"sampler": how})
             for (first, count), z in zip(batches, drawn.split([count for _, count in batches]), strict=True):
@@ -169,9 +166,13 @@ class PosteriorDistance:
         return sum(frechet_distance(x, y) for x, y in used) / max(len(used), 1)
 
 
-def exact_sampler(energy: Energy, like: Tensor) -> Sampler:
-    """Return what draws exact samples of a target: rejection, or slow annealing with many slice moves behind it."""
+def draw_exactly(batches: list[tuple[Energy, Tensor, Tensor]]) -> tuple[Tensor, str]:
+    """Return exact samples of (target, starting points, seeds), and by what: rejection, or slow annealing where a target is too rare."""
+    def by(sampler: Sampler) -> tuple[Tensor, str]:
+        frozen = sampler.calibrated(*batches[0][:2])
+        return torch.cat([frozen(energy, z, seeds=seeds).z for energy, z, seeds in batches]), type(sampler).__name__
+
     try:
-        return Rejection(ATTEMPTS).calibrated(energy, like)
+        return by(Rejection(ATTEMPTS))
     except LaceError:
-        return Annealed(120, num_slice_moves=30).calibrated(energy, like)
+        return by(Annealed(120, num_slice_moves=30))
