@@ -38,7 +38,7 @@ TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "portraits_zero_shot": ["seed=1"],
         "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,portraits_from_start"], "portraits_edit_order": ["seed=1"],
         "portraits_logic": ["seed=1", "query.logic=exact"], "portraits_temperature": ["seed=1"],
-        "cifar10_exact": ["method=lace_cubic,heun_slice,annealed_hard,hybrid"],
+        "cifar10_exact": ["method=lace_cubic,heun_slice,annealed_hard,hybrid", "metrics.posterior_sets=2"],
         "portraits_rare": ["method=lace_gauss_newton,annealed_hard,auto", "query.text=glasses == 1 and smile == 0"],
         "portraits_stiff": ["method=lace_cubic,lace_gauss_newton"],
         "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"]}
