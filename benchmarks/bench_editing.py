@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import machine, side_by_side
+from common import begin, side_by_side
 
 import lace_lightning as lace
 from lace_lightning.classifiers import AttributeClassifier
@@ -21,9 +21,7 @@ def main() -> None:
     parser.add_argument("--classifier", help="a trained latent classifier (task.export); without it one with random weights")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     generator = lace.load_generator("portraits_generator", truncation=0.5)
     if options.classifier:
         classifier = lace.load_classifier(options.classifier)
@@ -38,7 +36,6 @@ def main() -> None:
             state = editor.apply(state, query)
             generator.synthesis(state.ws)
 
-    print(machine())
     with torch.inference_mode():
         seconds = side_by_side({method: lambda method=method: edit(method) for method in ("sequential", "from_start", "posterior")},
                                options.rounds)

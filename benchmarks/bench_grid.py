@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from common import machine
+from common import begin
 from plain import PlainField, PlainGenerator, networks_of, plain_ode
 from torch import Tensor
 
@@ -27,9 +27,7 @@ def main() -> None:
     """Print the table; every way runs once (it is long) on the same starting points."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, plain_generator = lace.load_generator("cifar10").to(device), PlainGenerator("cifar10_generator").to(device)
     classifier, judge = lace.load_classifier("cifar10").to(device), Labeler("cifar10_judge").to(device)
@@ -46,7 +44,6 @@ def main() -> None:
         settings = [RungeKutta(method, atol, rtol) for atol, rtol in GRID]
         ways[f"one by one, {method} a sample"] = (lambda s=settings: [one(energy, z).z for one in s], generator)
         ways[f"one pass, {method} a sample"] = (lambda s=settings: [one.z for one in sample_settings(s, energy, z)], generator)
-    print(machine())
     print(f"\n{len(GRID)} settings, {options.count} samples each: seconds of sampling and of pictures, how many times faster, mean ACC")
     base = None
     for name, (sample, draw) in ways.items():

@@ -11,7 +11,7 @@ import resource
 import time
 
 import torch
-from common import machine
+from common import begin
 from torch import nn
 
 from lace_lightning import samplers
@@ -57,9 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--dim", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    print(machine())
+    options = begin(parser)
     context = mp.get_context("spawn")
     for dim in options.dim:
         print(f"\n{options.count} latents of {dim}: {options.count * dim * 4 / 2**20:.0f} MiB; peak before, what sampling adds, seconds")

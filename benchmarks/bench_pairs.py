@@ -9,7 +9,7 @@ import argparse
 import tempfile
 
 import torch
-from common import machine, side_by_side, table
+from common import begin, side_by_side, table
 from plain import PlainGenerator, plain_pairs
 
 import lace_lightning as lace
@@ -22,11 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     plain, labeler = PlainGenerator("cifar10_generator"), Labeler("cifar10_labeler")
-    print(machine())
 
     def ours(precision: str) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import machine, side_by_side
+from common import begin, side_by_side
 
 from lace_lightning.portraits import render, sample_attributes, sample_identity
 
@@ -18,13 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     people = torch.arange(options.count)
     labels, identity = sample_attributes(people).to(device), sample_identity(people).to(device)
-    print(machine())
     seconds = side_by_side({f"{size}x{size}": lambda size=size: render(labels, identity, size) for size in (32, 64, 128)}, options.rounds)
     print("\nPortraits per second")
     for name, value in seconds.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import machine, side_by_side, table
+from common import begin, side_by_side, table
 from plain import PlainField, PlainGenerator, networks_of, plain_langevin, plain_ode, plain_predictor_corrector
 from torch import Tensor
 
@@ -137,11 +137,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[64, 4096])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--judge", type=int, default=2000, help="samples that ACC is measured on; 0 measures none")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(machine())
     one, several = OneClass(device), FourAttributes(device)
     for count in options.samples:
         for what in (one, several) if count <= 256 else (one,):

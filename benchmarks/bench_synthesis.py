@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import machine, side_by_side, table
+from common import begin, side_by_side, table
 from plain import PlainGenerator
 
 import lace_lightning as lace
@@ -20,11 +20,8 @@ def main() -> None:
     parser.add_argument("--generators", nargs="+", default=["cifar10_generator", "portraits_generator"])
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(machine())
     for name in options.generators:
         plain = PlainGenerator(name).to(device)
         ours = {precision: lace.load_generator(name, precision=precision).to(device) for precision in ("float32", "bfloat16", "auto")}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
-from common import machine, side_by_side, table
+from common import begin, side_by_side, table
 from plain import plain_training
 from torch import Tensor, nn
 
@@ -64,12 +64,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = begin(parser)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    print(machine())
     for schema in (SCHEMA, PORTRAITS_SCHEMA):
         x = torch.randn(options.pairs, 128)
         y = torch.stack([torch.randint(a.num_classes, (options.pairs,)).float() if a.kind == "discrete" else torch.rand(options.pairs)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+
+
+def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, with --threads; use so many threads, and say on what machine."""
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(machine())
+    return options
 
 
 def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
