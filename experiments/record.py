@@ -122,13 +122,13 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
         return matrix({name: spread([m[name] for m in metrics if name in m]) for name in names})
     frechet = frechet_name(names)
     columns = [*main_figures(names), *([f"{frechet}/unconditional"] if f"{frechet}/unconditional" in names else [])]
-    # Diagnoses that only a comparison with exact samples makes worth a column.
-    wanted = ("predicted", "confidence", "log_p/error", "ess") if "posterior_distance" in names else ()
-    columns += [name for name in wanted if name in names]
-    columns += [name for name in names if name.startswith(("branch/", "prior/branch/")) or name.endswith("/probability")]
     if "posterior_distance" in names:
-        # Queries have attributes of their own: only what all have is worth a column.
+        # Diagnoses that only a comparison with exact samples makes worth a column; of what queries' own attributes say, what all have.
         columns = [name for name in columns if not name.startswith("acc/") or all(name in m for m in metrics)]
+        columns += [name for name in ("predicted", "confidence", "log_p/error", "ess") if name in names]
+    columns += [name for name in names if name.startswith(("branch/", "prior/branch/")) or name.endswith("/probability")]
+    # Most samplers never ask for the energy alone.
+    columns = [name for name in columns if name != "forward" or any(m.get(name) for m in metrics)]
     in_paper = {name for result in results for name in result["paper"]}
     paper = {name: {frechet: "fid", f"{frechet}/unconditional": "fid/unconditional"}.get(name, name) for name in columns}
     head, rows = ["setting"] if len(settings) > 1 else [], []
@@ -142,7 +142,7 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
                 row.append(f"{results[numbers[0]]['paper'].get(paper[name], '')}")
         rows.append(row)
     # A column that says the same as its neighbour, or nothing, is left out.
-    keep = [c for c in range(len(head)) if any(row[c].strip("0.") for row in rows)
+    keep = [c for c in range(len(head)) if any(row[c] for row in rows)
             and (c == 0 or head[c].startswith("*") or any(row[c] != row[c - 1] for row in rows))]
     return ["| " + " | ".join(row[c] for c in keep) + " |" for row in ([head, ["---"] * len(head), *rows])]
 

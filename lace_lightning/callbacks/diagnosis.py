@@ -51,7 +51,7 @@ class PictureCheck:
     """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at each row."""
 
     def __init__(self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int,
-                 tolerance: float = 0.1) -> None:
+                 tolerance: float) -> None:
         self.generator, self.labeler, self.query, self.free, self.tolerance = generator, labeler, query, free, tolerance
         self.images = torch.zeros(count, *generator.image_shape, dtype=torch.uint8, device=generator.device)
 
