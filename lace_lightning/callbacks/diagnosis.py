@@ -137,6 +137,7 @@ class PosteriorDistance:
     def compute(self, batches: list[tuple[int, int]], seed: int, generator: Generator, energy: MakeEnergy,
                 free_of: Callable[[int, int], Labels | None], cache: Cache | None, key: Any) -> tuple[dict[str, float], str]:
         """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
+        sampler: Sampler | None = None
         measured, how = [], ""
         for number in range(self.sets):
             path = None if cache is None else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
@@ -146,8 +147,9 @@ class PosteriorDistance:
                 drawn, how = tensors["z"].to(self.device), config["sampler"]
             else:
                 run = POSTERIOR_SEED + self.sets * seed + number
-                drawn, how = draw_exactly([(energy(free_of(first, count)), generator.prior(count, run, first, self.device),
-                                            sample_seeds(count, run, first).to(self.device)) for first, count in batches])
+                drawn, sampler = draw_exactly([(energy(free_of(first, count)), generator.prior(count, run, first, self.device),
+                                                sample_seeds(count, run, first).to(self.device)) for first, count in batches], sampler)
+                how = type(sampler).__name__
                 if path is not None:
                     save_tensors(path, {"z": drawn.cpu()}, {"sampler": how})
             for (first, count), z in zip(batches, drawn.split([count for _, count in batches]), strict=True):
@@ -166,13 +168,16 @@ class PosteriorDistance:
         return sum(frechet_distance(x, y) for x, y in used) / max(len(used), 1)
 
 
-def draw_exactly(batches: list[tuple[Energy, Tensor, Tensor]]) -> tuple[Tensor, str]:
-    """Return exact samples of (target, starting points, seeds), and by what: rejection, or slow annealing where a target is too rare."""
-    def by(sampler: Sampler) -> tuple[Tensor, str]:
+def draw_exactly(batches: list[tuple[Energy, Tensor, Tensor]], sampler: Sampler | None = None) -> tuple[Tensor, Sampler]:
+    """Return exact samples of (target, starting points, seeds), and what drew them, ready for more (the next call's `sampler`).
+
+    That is rejection, or slow annealing with many slice moves behind it where a target is too rare.
+    """
+    def by(sampler: Sampler) -> tuple[Tensor, Sampler]:
         frozen = sampler.calibrated(*batches[0][:2])
-        return torch.cat([frozen(energy, z, seeds=seeds).z for energy, z, seeds in batches]), type(sampler).__name__
+        return torch.cat([frozen(energy, z, seeds=seeds).z for energy, z, seeds in batches]), frozen
 
     try:
-        return by(Rejection(ATTEMPTS))
+        return by(sampler or Rejection(ATTEMPTS))
     except LaceError:
         return by(Annealed(120, num_slice_moves=30))
