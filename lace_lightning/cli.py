@@ -33,6 +33,8 @@ lace_lightning: control a frozen image generator by attribute.
   python -m lace_lightning +experiment=<name> --cfg job           show its configuration
   debug=fast                                                      shrink any experiment to seconds
   LACE_TRACEBACK=1                                                show tracebacks of errors
+
+  lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]   a generator of another program, read as data, with a card
 """
 
 
@@ -149,9 +151,35 @@ def job(cfg: DictConfig) -> float | None:
         return None
 
 
+def convert(arguments: Sequence[str]) -> None:
+    """`convert IN OUT.safetensors [WHICH]`: write the generator of another program's file as ours."""
+    from .generators import convert as convert_file
+
+    if not 2 <= len(arguments) <= 3:
+        raise LaceError(f"convert needs IN and OUT.safetensors, and received {len(arguments)} arguments: write for example "
+                        "lace-lightning convert network.pkl network.safetensors.")
+    card = convert_file(*arguments)
+    print(f"{card['what']}, {card['parameters'] / 1e6:.1f} M parameters, from {card['layout']}")
+    for assumption in card["assumed"]:
+        print(f"assumed: {assumption}")
+    print(f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 {card['sha256']}")
+
+
+# What is no run: the first word of a command line that Hydra never sees.
+COMMANDS = {"convert": convert}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `python -m lace_lightning` and of `lace-lightning`; exits with a status other than 0 after an error."""
-    arguments = normalize(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        try:
+            COMMANDS[given[0]](given[1:])
+        except (LaceError, OSError) as error:
+            _fail(error)
+            raise SystemExit(1) from None
+        return
+    arguments = normalize(given)
     if not arguments or any(argument in ("--help", "-h") for argument in arguments):
         print(overview())
         return

@@ -136,10 +136,9 @@ def read_stylegan2(weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], 
 
 
 def save_stylegan2(network: StyleGAN2Network, config: Mapping[str, Any], path: str | os.PathLike[str],
-                   options: Mapping[str, Any] | None = None) -> None:
-    """Write a network built with `StyleGAN2Network(**config)` in half precision; `options` are defaults for use."""
-    save_tensors(path, network.state_dict(), {"kind": "stylegan2", "network": config, "options": dict(options or {})},
-                 torch.float16)
+                   options: Mapping[str, Any] | None = None, dtype: torch.dtype | None = torch.float16) -> None:
+    """Write a network built with `StyleGAN2Network(**config)` in `dtype` (None: as it is); `options` are defaults for use."""
+    save_tensors(path, network.state_dict(), {"kind": "stylegan2", "network": config, "options": dict(options or {})}, dtype)
 
 
 def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:

@@ -1,0 +1,194 @@
+"""Generators out of other programs' files: NVIDIA's pickles (PyTorch and TensorFlow), rosinality's checkpoints, plain state dicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..artifacts import file_sha256, load_tensors, write_json
+from ..errors import LaceError
+from ..unpickle import Record, safe_unpickle, tensors_of
+from .layouts import from_rosinality, from_tensorflow, stylegan2_config
+from .stylegan2 import StyleGAN2Generator, save_stylegan2
+from .stylegan2_networks import StyleGAN2Network
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A StyleGAN2 network read from a file: constructor arguments, state dict, which layout the file had, and what had to be assumed."""
+
+    layout: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    assumed: list[str] = field(default_factory=list)
+
+    def network(self) -> StyleGAN2Network:
+        """Build the network. Raises LaceError where tensors are missing, left over, or of another shape."""
+        with torch.device("meta"):
+            network = StyleGAN2Network(**self.config)
+        wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        received = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        if wanted != received:
+            name = next(name for name in (*wanted, *received) if wanted.get(name) != received.get(name))
+            raise LaceError(f"The network in the file must be a StyleGAN2 generator, and its tensor '{name}' is "
+                            f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of StyleGAN2, "
+                            "StyleGAN2-ADA or StyleGAN3's repository.")
+        network.load_state_dict(self.state, assign=True)
+        return network.requires_grad_(False).eval()
+
+
+def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Checkpoint:
+    """Read a generator out of a file by what is in it, whatever its name ends in; nothing in it is run.
+
+    `which` names the network of several (`G_ema`, `G`, `g_ema`, `g`); the moving average is taken unless it says otherwise. Raises
+    LaceError for a file that holds none.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _from_state(_read_safetensors(path), which, path)
+    data = safe_unpickle(path)
+    if isinstance(data, (list, tuple)) and len(data) == 3 and all(isinstance(part, Record) for part in data):
+        data = dict(zip(("G", "D", "G_ema"), data, strict=True))
+    if isinstance(data, Record):
+        data = {"G_ema": data}
+    if not isinstance(data, Mapping):
+        raise LaceError(f"The file '{path}' must hold a generator and holds a {type(data).__name__}: give the file of a trained "
+                        "network.")
+    records = {str(name): value for name, value in data.items() if isinstance(value, Record) and value.name != "Namespace"}
+    if records:
+        chosen = _choose(records, which, ("G_ema", "Gs", "G"), path)
+        return _from_tensorflow_record(chosen) if chosen.name == "tensorflow.Network" else _from_record(chosen, path)
+    return _from_state(data, which, path)
+
+
+def _choose(found: Mapping[str, Any], which: str | None, usual: tuple[str, ...], path: Path) -> Any:
+    for name in (which,) if which is not None else usual:
+        if name in found:
+            return found[name]
+    raise LaceError(f"The file '{path}' must hold {which or ' or '.join(usual)} and holds {', '.join(list(found)[:8]) or 'no network'}: "
+                    "name another.")
+
+
+def _from_record(record: Record, path: Path) -> Checkpoint:
+    """Read a network of StyleGAN2-ADA's or StyleGAN3's repository."""
+    state = dict(tensors_of(record))
+    if any(name.startswith("synthesis.input.") for name in state):
+        return _stylegan3(record, state, path)
+    if "synthesis.b4.const" not in state:
+        raise LaceError(f"The file '{path}' must hold a StyleGAN2 generator and holds a network of class '{record.name[:60]}': give its "
+                        "generator (G_ema).")
+    own = record.state if isinstance(record.state, dict) else {}
+    arguments = own.get("_init_kwargs")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    return Checkpoint("stylegan2-ada-pytorch", stylegan2_config(state, arguments, _attribute(record)), state)
+
+
+def _attribute(record: Record) -> Callable[[str, str], Any]:
+    """Return (path of a submodule, attribute) -> what the file says of it, None where it says nothing."""
+    def attribute(path: str, name: str) -> Any:
+        current: Any = record
+        for part in filter(None, path.split(".")):
+            modules = current.state.get("_modules") if isinstance(current, Record) and isinstance(current.state, dict) else None
+            current = modules.get(part) if isinstance(modules, dict) else None
+        value = current.state.get(name) if isinstance(current, Record) and isinstance(current.state, dict) else None
+        return value if isinstance(value, (int, float, str)) else None
+    return attribute
+
+
+def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoint:
+    raise LaceError(f"The file '{path}' holds a StyleGAN3 generator, and this version reads StyleGAN2: give a StyleGAN2 network.")
+
+
+def _from_tensorflow_record(record: Record) -> Checkpoint:
+    variables: dict[str, Tensor] = {}
+
+    def collect(network: Any, prefix: str, depth: int) -> None:
+        own = network.state if isinstance(network, Record) and isinstance(network.state, dict) else {}
+        pairs, parts = own.get("variables"), own.get("components")
+        for pair in pairs if isinstance(pairs, (list, tuple)) else ():
+            name, value = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
+            if isinstance(name, str) and isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                variables[prefix + name] = torch.from_numpy(value.astype(np.float32))
+        for name, part in parts.items() if isinstance(parts, dict) and depth < 4 else ():
+            collect(part, f"{prefix}{name}/", depth + 1)
+
+    collect(record, "", 0)
+    state = from_tensorflow(variables)
+    return Checkpoint("stylegan2-tensorflow", stylegan2_config(state, {}), state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(str(path)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LaceError(f"The file '{path}' must be a safetensors file and could not be read ({error}): get it again.") from error
+
+
+def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Checkpoint:
+    """Read rosinality's checkpoint, or a plain state dict of either layout, alone or under a name."""
+    parts = {str(name): value for name, value in data.items() if isinstance(value, Mapping)}
+    average = data.get("latent_avg")
+    if not any(isinstance(value, Tensor) for name, value in data.items() if name != "latent_avg"):
+        data = _choose(parts, which, ("g_ema", "G_ema", "state_dict", "generator", "g", "G"), path)
+    state = {str(name).removeprefix("module."): value for name, value in data.items() if isinstance(value, Tensor)}
+    for prefix in ("generator.", "G_ema."):
+        if any(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if "synthesis.b4.const" in state:
+        assumed = ["leaky-ReLU mapping with learning rate multiplier 0.01", "no clamping of features", "architecture by its tensors"]
+        return Checkpoint("state dict", stylegan2_config(state, {}), state, assumed)
+    if "input.input" in state and "conv1.conv.weight" in state:
+        ours, assumed = from_rosinality(state, average if isinstance(average, Tensor) else None)
+        return Checkpoint("rosinality", stylegan2_config(ours, {}), ours, assumed)
+    raise LaceError(f"The file '{path}' must hold a StyleGAN2 generator (synthesis.b4.const, or input.input of rosinality's layout) and "
+                    f"has tensors like {', '.join(list(state)[:3]) or 'none'}: wrap another network with generator=module.")
+
+
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], which: str | None = None) -> dict[str, Any]:
+    """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return the card.
+
+    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. Raises LaceError where
+    `source` holds no generator and where `target` is not to end in .safetensors.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix != ".safetensors":
+        raise LaceError(f"The converted file must end in .safetensors, received '{target}': rename it.")
+    checkpoint = read_generator(source, which)
+    network = checkpoint.network()
+    save_stylegan2(network, checkpoint.config, target, dtype=None)
+    card = {"what": f"StyleGAN2 generator, {network.synthesis.img_resolution}x{network.synthesis.img_resolution}, z {network.z_dim}, "
+                    f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),
+            "source": source.name, "source_sha256": file_sha256(source), "layout": checkpoint.layout, "assumed": checkpoint.assumed,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()), "licence": "that of the source",
+            "bytes": target.stat().st_size, "sha256": file_sha256(target)}
+    write_json(target.with_suffix(".json"), card)
+    return card
+
+
+def is_foreign(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is another program's: no safetensors, or one without this program's configuration."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return path.is_file() and path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
+    if not path.is_file():
+        return False
+    try:
+        load_tensors(path)
+    except LaceError:
+        return True
+    return False
+
+
+def load_foreign(path: str | os.PathLike[str], which: str | None = None, **options: Any) -> StyleGAN2Generator:
+    """Load a generator from another program's file; `options` go to `StyleGAN2Generator`."""
+    return StyleGAN2Generator(read_generator(path, which).network(), **options)
