@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import LaceError
 from ..generators import sample_seeds
 from ..query import And, Atom, Query
 from ..schema import Labels
@@ -18,11 +19,17 @@ def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: 
 
     Classes are balanced: sample i gets class i mod m, further discrete attributes go on like the digits of a number.
     Continuous values are uniform in [0, 1] by the sample's seed. With a `table` of labels sample i gets the values of row i
-    (mod its length) instead, which come together as they do there.
+    (mod its length) instead, which come together as they do there; rows where one of them is not known are passed over.
+    Raises LaceError for a table without a row in which all are known.
     """
     if not query.free:
         return None
     if table is not None:
+        known = table.known[:, [table.schema.index(name) for name in query.free]].all(1)
+        if not known.any():
+            raise LaceError(f"Free attributes take their values from labels, and none of {len(table)} rows knows "
+                            f"{' and '.join(query.free)} together: set task.distance_codes=same, or lower labeler.confidence.")
+        table = table[known]
         rows = torch.arange(first, first + count) % len(table)
         return Labels.constant(query.schema, count, **{name: table.column(name)[rows] for name in query.free})
     number = torch.arange(first, first + count)

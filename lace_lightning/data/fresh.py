@@ -32,24 +32,26 @@ class FreshBatches(EpochBatches):
         super().__init__(count, batch_size, seed, rank, world_size)
         self.generator, self.labeler, self.data, self.num_stored = generator, labeler, data, num_stored
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         batches = len(self) * self.world_size
         stored = self.data.parts["train"]
         order = torch.Generator().manual_seed(self.data.seed * 100_003 + self.epoch)
         rows = torch.randint(len(stored[0]), (batches, self.num_stored), generator=order)
         for number in range(self.rank, batches, self.world_size):
-            u, target = self.pairs((self.epoch * batches + number) * self.batch_size)
-            yield torch.cat([u, stored[0][rows[number]].to(u)]), torch.cat([target, stored[1][rows[number]].to(target)])
+            fresh = self.pairs((self.epoch * batches + number) * self.batch_size)
+            yield tuple(torch.cat([new, old[rows[number]].to(new)]) for new, old in zip(fresh, stored, strict=True))
 
     @torch.no_grad()
-    def pairs(self, first: int) -> tuple[Tensor, Tensor]:
+    def pairs(self, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the fresh pairs of the batch that begins at sample `first` of the stream."""
         z = self.generator.prior(self.batch_size, self.seed or 0, first, self.generator.device)
         w = self.generator.mapping(z)
         # The labeler sees pictures of 8 bits, as it does where they are stored.
         logits = self.labeler(from_bytes(to_bytes(self.generator.synthesis(w))))
-        target = logits if self.data.soft else self.labeler.schema.decode(logits).values
-        return {"z": z, "w": w}[self.data.space], target[:, self.data.columns]
+        labels = self.labeler.decide(logits)
+        target = logits.nan_to_num(0.0) if self.data.soft else labels.values
+        known = labels.known[:, [self.labeler.schema.index(name) for name in self.data.schema.names]]
+        return {"z": z, "w": w}[self.data.space], target[:, self.data.columns], known
 
 
 class FreshPairsDataModule(pl.LightningDataModule):

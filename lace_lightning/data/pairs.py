@@ -47,7 +47,7 @@ def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, lat
 class PairSet:
     """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K), images (N, C, H, W) uint8.
 
-    `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions.
+    `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions, NaN on disk where the labeler abstained.
     """
 
     NAMES = ("z", "w", "logits", "labels", "images")
@@ -70,8 +70,10 @@ class PairSet:
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
 
     def labels(self) -> Labels:
-        """Return the hard labels."""
-        return Labels(self.schema, self.array("labels"))
+        """Return the hard labels; what the labeler abstained from is not known."""
+        values = self.array("labels")
+        unknown = values.isnan()
+        return Labels(self.schema, values.nan_to_num(0.0), ~unknown) if unknown.any() else Labels(self.schema, values)
 
     def latents(self, space: str) -> Tensor:
         """Return what a classifier of `space` sees: z, w, or pictures in [-1, 1] as uint8."""
@@ -120,7 +122,9 @@ def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Label
         images = to_bytes(generator.synthesis(w))
         # The labeler sees the stored picture, rounding included.
         logits = labeler(from_bytes(images))
-        values = {"z": z, "w": w, "logits": logits, "labels": labeler.schema.decode(logits).values, "images": images}
+        decided = labeler.decide(logits)
+        labels = decided.values.masked_fill(~decided.known, torch.nan)
+        values = {"z": z, "w": w, "logits": logits, "labels": labels, "images": images}
         for name, value in values.items():
             maps[name][first : first + rows] = value.cpu().numpy()
             maps[name].flush()
@@ -131,11 +135,12 @@ def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Label
 
 
 class LatentPairsDataModule(pl.LightningDataModule):
-    """Serve pairs (u, target) from memory; the split of a pair follows from its seed.
+    """Serve pairs (u, target, known) from memory; the split of a pair follows from its seed.
 
     u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B, L), of
-    all attributes or of `schema`, a part of them. `fractions` are the shares of validation and test; pairs of `more` are all
-    for training.
+    all attributes or of `schema`, a part of them; `known` (B, K) bool says which attributes the labeler decided.
+    `fractions` are the shares of validation and test; pairs of `more` are all for training.
+    Raises LaceError for an attribute that the labeler never decided.
     """
 
     def __init__(self, pairs: PairSet, space: str = "w", batch_size: int = 512, soft: bool = False,
@@ -155,13 +160,18 @@ class LatentPairsDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        u, target = self._tensors(self.pairs)
+        tensors = self._tensors(self.pairs)
         lot = uniform(sample_seeds(len(self.pairs), self.pairs.seed), (1,), stream=SPLIT_STREAM)[:, 0]
         val, test = self.fractions
         chosen = {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
-        self.parts = {name: (u[rows], target[rows]) for name, rows in chosen.items()}
+        self.parts = {name: tuple(tensor[rows] for tensor in tensors) for name, rows in chosen.items()}
         if self.more is not None:
             self.parts["train"] = tuple(map(torch.cat, zip(self.parts["train"], self._tensors(self.more), strict=True)))
+        known = self.parts["train"][2]
+        for index, name in enumerate(self.schema.names):
+            if len(known) and not known[:, index].any():
+                raise LaceError(f"Training needs labels of every attribute, and the labeler decided '{name}' for none of {len(known)} "
+                                "pictures: lower labeler.confidence or leave it out of classifier.attributes.")
 
     @property
     def columns(self) -> list[int]:
@@ -170,9 +180,10 @@ class LatentPairsDataModule(pl.LightningDataModule):
         return [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]] if self.soft else [
             whole.index(name) for name in self.schema.names]
 
-    def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor]:
+    def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor, Tensor]:
         target = pairs.array("logits" if self.soft else "labels")[:, self.columns]
-        return pairs.latents(self.space).clone(), target.clone()
+        known = pairs.labels().known[:, [pairs.schema.index(name) for name in self.schema.names]]
+        return pairs.latents(self.space).clone(), target.nan_to_num(0.0), known
 
     def _batches(self, part: str, seed: int | None) -> TensorBatches:
         if seed is None:

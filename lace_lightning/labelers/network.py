@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..artifacts import digest
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import ImageNetwork
 from ..errors import LaceError
@@ -19,28 +20,53 @@ from ..schema import Labels, Schema
 from ..weights import weight_path
 
 
+class ImageClassifier(nn.Module):
+    """An image network with the outputs of a schema that is no file of this program's; `source` says what it was made from.
+
+    `source` holds plain values and goes into the digest together with the weights.
+    """
+
+    space = "x"
+
+    def __init__(self, schema: Schema, network: ImageNetwork, source: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.schema, self.network, self.source = schema, network, dict(source)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of schema, source and weights."""
+        return digest({"schema": self.schema.to_config(), "source": self.source, "state": dict(self.network.state_dict())})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
 class Labeler(nn.Module):
     """Pictures (B, C, H, W) in [-1, 1] -> logits (B, schema.num_logits), labels, and penultimate features (B, F).
 
     `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`: 1 is the
     picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is that of the
-    convolutions, "auto" the fastest that the device has natively.
-    Raises LaceError for weights that are no image classifier, and for another number of views.
+    convolutions, "auto" the fastest that the device has natively. Below `confidence`, the largest probability of a discrete
+    attribute, its label is unknown.
+    Raises LaceError for weights that are no image classifier, for another number of views, and for a confidence outside [0, 1].
     """
 
-    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], views: int = 1, precision: str = "auto",
-                 max_batch: int = 100, name: str | None = None) -> None:
+    def __init__(self, classifier: AttributeClassifier | ImageClassifier | str | os.PathLike[str], views: int = 1,
+                 precision: str = "auto", max_batch: int = 100, name: str | None = None, confidence: float = 0.0) -> None:
         super().__init__()
-        self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
-        if not isinstance(classifier, AttributeClassifier):
+        self.name = name or (str(classifier) if not isinstance(classifier, nn.Module) else "classifier")
+        if not isinstance(classifier, nn.Module):
             classifier = AttributeClassifier.load(weight_path(classifier))
         if classifier.space != "x":
             raise LaceError(f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
                             f"{classifier.space}: give an image classifier.")
         if views not in (1, 2, 4):
             raise LaceError(f"A labeler looks at 1, 2 or 4 views of a picture, received {views}.")
+        if not 0 <= confidence <= 1:
+            raise LaceError(f"The confidence of a labeler must lie in [0, 1], received {confidence}: 0 decides every label.")
         self.classifier = classifier.eval().requires_grad_(False)
         self.views, self.precision, self.max_batch = views, check_precision(precision), max_batch
+        self.confidence = float(confidence)
 
     @property
     def schema(self) -> Schema:
@@ -48,8 +74,8 @@ class Labeler(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what decides its answers (weights and views; not the number format)."""
-        return f"{self.classifier.digest}-{self.views}"
+        """16 hexadecimal digits of what decides its answers (weights, views and confidence; not the number format)."""
+        return f"{self.classifier.digest}-{self.views}" + (f"-{self.confidence:g}" if self.confidence else "")
 
     @property
     def num_features(self) -> int:
@@ -89,6 +115,16 @@ class Labeler(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.features_and_logits(images)[1]
 
+    def decide(self, logits: Tensor) -> Labels:
+        """Return the labels that logits (B, L) stand for, unknown where it is not confident and where a logit is NaN."""
+        labels = self.schema.decode(logits)
+        known = [~logits[:, columns].isnan().any(1) for columns in self.schema.slices.values()]
+        if self.confidence:
+            known = [sure if attribute.kind == "continuous" else
+                     sure & (logits[:, self.schema.slices[attribute.name]].float().softmax(1).amax(1) >= self.confidence)
+                     for sure, attribute in zip(known, self.schema, strict=True)]
+        return Labels(self.schema, labels.values.nan_to_num(0.0), torch.stack(known, dim=1))
+
     def labels(self, images: Tensor) -> Labels:
-        """Return the decided labels of pictures."""
-        return self.schema.decode(self(images))
+        """Return the decided labels of pictures, with the mask of those that it is confident about."""
+        return self.decide(self(images))

@@ -29,14 +29,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def fit_calibration(schema: Schema, logits: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+def fit_calibration(schema: Schema, logits: Tensor, labels: Tensor, known: Tensor | None = None) -> dict[str, dict[str, float]]:
     """Return {"temperature": one a discrete attribute, "sigma": root mean square error of each continuous one}.
 
-    `logits` is (N, L), `labels` (N, K) decided labels.
+    `logits` is (N, L), `labels` (N, K) decided labels; rows count where an attribute is `known` (N, K) bool, and one that none
+    knows is left as it is.
     """
     temperature, sigma = {}, {}
     for index, attribute in enumerate(schema):
         columns, wanted = logits[:, schema.slices[attribute.name]], labels[:, index]
+        if known is not None:
+            columns, wanted = columns[known[:, index]], wanted[known[:, index]]
+        if not len(wanted):
+            continue
         if attribute.kind == "discrete":
             temperature[attribute.name] = fit_temperature(columns, wanted)
         else:

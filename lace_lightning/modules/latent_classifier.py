@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -18,13 +18,21 @@ from ..schema import Schema
 from .calibration import fit_calibration
 from .losses import attribute_losses, attribute_scores
 
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+
+
+def _parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return u, target and which attributes are known, None for all."""
+    return batch[0], batch[1], batch[2] if len(batch) > 2 else None
+
 
 class LatentClassifier(pl.LightningModule):
     """Train p(c|u), u in z, w or x: cross-entropy for discrete attributes, squared error for continuous ones.
 
     The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for both kinds.
     Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs` epochs (staircase).
-    Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels.
+    Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels; a third entry (B, K) bool
+    says which attributes are known, and the others count nowhere.
     The test also measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
     attributes, the root mean square error of continuous ones.
     """
@@ -51,8 +59,9 @@ class LatentClassifier(pl.LightningModule):
     def forward(self, u: Tensor) -> Tensor:
         return self.classifier(from_bytes(u))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = (self.weights * attribute_losses(self.schema, self(batch[0]), batch[1])).sum()
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        u, target, known = _parts(batch)
+        loss = (self.weights * attribute_losses(self.schema, self(u), target, known=known)).sum()
         if batch_index % 50 == 0:
             self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -68,35 +77,47 @@ class LatentClassifier(pl.LightningModule):
         whose last layer is not linear, and for no pairs.
         """
         self.eval()
-        parts = [(self(u.to(self.device)), self._decided(target.to(self.device))) for u, target in batches]
+        parts = []
+        for u, target, known in map(_parts, batches):
+            sure = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
+            parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
         if not parts:
             raise LaceError("Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
                             "classifier.calibrate=false.")
-        logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-        fitted = fit_calibration(self.schema, logits, labels)
+        logits, labels, sure = (torch.cat(column) for column in zip(*parts, strict=True))
+        fitted = fit_calibration(self.schema, logits, labels, sure)
         self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
         self.classifier.metadata["calibration"] = fitted
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
-        u, target = batch
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        # Where nothing is known there is no mean, and where little is, it weighs little.
+        if count:
+            self.log(name, value, batch_size=count, sync_dist=True)
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        u, target, known = _parts(batch)
         logits = self(u)
-        scores = {f"{stage}/accuracy/{name}": score for name, score in attribute_scores(self.schema, logits, target).items()}
-        scores[f"{stage}/loss"] = attribute_losses(self.schema, logits, target).sum()
-        self.log_dict(scores, batch_size=len(u), sync_dist=True)
+        for index, (name, score) in enumerate(attribute_scores(self.schema, logits, target, known).items()):
+            self._log_mean(f"{stage}/accuracy/{name}", score, len(u) if known is None else int(known[:, index].sum()))
+        self.log(f"{stage}/loss", attribute_losses(self.schema, logits, target, known=known).sum(), batch_size=len(u), sync_dist=True)
         return logits
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        logits, labels = self._evaluate(batch, "classifier"), self._decided(batch[1])
-        losses = attribute_losses(self.schema, logits, labels)
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        logits, labels, known = self._evaluate(batch, "classifier"), self._decided(batch[1]), _parts(batch)[2]
+        losses = attribute_losses(self.schema, logits, labels, known=known)
         for index, attribute in enumerate(self.schema):
             measure = cast(Metric, self.measures[index])
             columns, wanted = logits[:, self.schema.slices[attribute.name]], labels[:, index]
+            if known is not None:
+                columns, wanted = columns[known[:, index]], wanted[known[:, index]]
+            if not len(wanted):
+                continue
             if attribute.kind == "discrete":
                 measure.update(columns.softmax(1), wanted.long())
-                self.log(f"classifier/nll/{attribute.name}", losses[index], batch_size=len(logits), sync_dist=True)
+                self._log_mean(f"classifier/nll/{attribute.name}", losses[index], len(wanted))
             else:
                 measure.update(columns[:, 0], wanted)
             self.log(f"classifier/{'ece' if attribute.kind == 'discrete' else 'sigma'}/{attribute.name}", measure)

@@ -9,10 +9,12 @@ from torch import Tensor
 from ..schema import Schema
 
 
-def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoothing: float = 0.0,
+                     known: Tensor | None = None) -> Tensor:
     """Return the loss of every attribute (K,): cross-entropy for discrete ones, squared error for continuous ones.
 
-    `logits` is (B, L); `target` is labels (B, K), or logits of a labeler (B, L), which are soft labels.
+    `logits` is (B, L); `target` is labels (B, K), or logits of a labeler (B, L), which are soft labels. Means are over the rows
+    where an attribute is `known` (B, K) bool, all without it; the loss of one that no row knows is 0.
     """
     soft = target.shape[1] != len(schema)
     result = []
@@ -20,16 +22,28 @@ def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoot
         columns = schema.slices[attribute.name]
         wanted = target[:, columns] if soft else target[:, index]
         if attribute.kind == "continuous":
-            result.append(F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float()))
+            losses = F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float(), reduction="none")
         else:
-            result.append(F.cross_entropy(logits[:, columns], wanted.softmax(1) if soft else wanted.long(),
-                                          label_smoothing=label_smoothing))
+            losses = F.cross_entropy(logits[:, columns], wanted.softmax(1) if soft else wanted.long(),
+                                     label_smoothing=label_smoothing, reduction="none")
+        result.append(_mean(losses, known, index))
     return torch.stack(result)
 
 
-def attribute_scores(schema: Schema, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Return for every attribute the share of right decisions, or the mean of 1 - |ĉ - c| where it is continuous."""
+def _mean(values: Tensor, known: Tensor | None, index: int) -> Tensor:
+    """Return the mean of `values` (B,) over the rows that know attribute `index`; 0 where none does."""
+    if known is None:
+        return values.mean()
+    rows = known[:, index]
+    return torch.where(rows, values, 0.0).sum() / rows.sum().clamp(min=1)
+
+
+def attribute_scores(schema: Schema, logits: Tensor, target: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
+    """Return for every attribute the share of right decisions, or the mean of 1 - |ĉ - c| where it is continuous.
+
+    Only rows where an attribute is `known` (B, K) bool count.
+    """
     truth = schema.decode(target).values if target.shape[1] != len(schema) else target
     error = (schema.decode(logits).values - truth).abs()
-    return {attribute.name: (error[:, index] < 0.5).float().mean() if attribute.kind == "discrete" else 1 - error[:, index].mean()
+    return {attribute.name: _mean((error[:, index] < 0.5).float() if attribute.kind == "discrete" else 1 - error[:, index], known, index)
             for index, attribute in enumerate(schema)}

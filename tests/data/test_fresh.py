@@ -13,7 +13,7 @@ from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator
 from lace_lightning.modules.latent_classifier import LatentClassifier
 from lace_lightning.run import OTHER_SEEDS
-from lace_lightning.schema import Attribute, Schema
+from lace_lightning.schema import Attribute, Labels, Schema
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def read(batches: FreshBatches, epochs: range) -> list[tuple[torch.Tensor, torch
 
 
 def joined(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    u, target = (torch.cat(column) for column in zip(*batches, strict=True))
+    u, target = (torch.cat(column) for column in list(zip(*batches, strict=True))[:2])
     return u, target
 
 
@@ -107,6 +107,9 @@ class Linear(nn.Module):
     digest = "linear"
     matrix = torch.tensor([[2.0, 0, 0, -1], [0, 2, 0, 1], [0, 0, -2, 0]])
 
+    def decide(self, logits: torch.Tensor) -> Labels:
+        return self.schema.decode(logits)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1) @ self.matrix.T
 
@@ -137,11 +140,11 @@ def test_batches_are_topped_up_with_pairs_that_are_stored(stored, tiny_generator
     fresh.setup()
     batches, rows = fresh.train_dataloader(), {tuple(row.tolist()) for row in data.parts["train"][0]}
     parts = read(batches, range(2))
-    assert all(len(u) == len(target) == 16 for u, target in parts)
-    assert all(tuple(row.tolist()) in rows for u, _ in parts for row in u[4:])
+    assert all(len(u) == len(target) == 16 for u, target, _ in parts)
+    assert all(tuple(row.tolist()) in rows for u, *_ in parts for row in u[4:])
     # Decided labels where those of the stored pairs are decided.
-    torch.testing.assert_close(torch.cat([u[:4] for u, _ in parts]), tiny_generator.mapping(tiny_generator.prior(40, 3 + FRESH_SEEDS)))
-    assert all(target.shape == (16, 1) for _, target in parts)
+    torch.testing.assert_close(torch.cat([u[:4] for u, *_ in parts]), tiny_generator.mapping(tiny_generator.prior(40, 3 + FRESH_SEEDS)))
+    assert all(target.shape == (16, 1) for _, target, _ in parts)
     # One that goes on at an epoch has what it would have had, beside other pairs than the epoch before.
     resumed = read(fresh.train_dataloader(), range(1, 2))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(resumed, parts[len(batches):], strict=True))
