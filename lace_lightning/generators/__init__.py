@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..artifacts import load_config
+from ..weights import weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check, sample_seeds
 from .stylegan2 import StyleGAN2Generator
 from .stylegan2_networks import StyleGAN2Network
+from .stylegan3 import StyleGAN3Generator
+from .stylegan3_networks import StyleGAN3Network
 
-__all__ = ["Generator", "ModuleGenerator", "StyleGAN2Generator", "StyleGAN2Network", "check", "load_generator", "sample_seeds"]
+__all__ = ["Generator", "ModuleGenerator", "StyleGAN2Generator", "StyleGAN2Network", "StyleGAN3Generator", "StyleGAN3Network",
+           "check", "load_generator", "sample_seeds"]
 
 SHIPPED = {"cifar10": "cifar10_generator"}
 
 
 def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-    """Load a generator by name ("cifar10") or from a file of this program's; `options` go to `StyleGAN2Generator`."""
-    return StyleGAN2Generator.from_weights(SHIPPED.get(str(name), name), **options)
+    """Load a generator by name ("cifar10") or from a file of this program's, StyleGAN2 or StyleGAN3 as the file says.
+
+    `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`.
+    """
+    weights = SHIPPED.get(str(name), name)
+    kind = load_config(weight_path(weights)).get("kind")
+    return (StyleGAN3Generator if kind == "stylegan3" else StyleGAN2Generator).from_weights(weights, **options)

@@ -43,15 +43,16 @@ class AliasFreeSynthesis(nn.Module):
             before = max(after - 1, 0)
             self.layer_names.append(f"L{after}_{sizes[after]}_{widths[after]}")
             self.add_module(self.layer_names[-1], AliasFreeLayer(
-                w_dim, *((values[before], values[after]) for values in (widths, sizes, rates, cutoffs, halves)),
-                to_rgb=after == num_layers, critical=after >= num_layers - num_critical, **layer))
+                w_dim, (widths[before], widths[after]), (sizes[before], sizes[after]), (rates[before], rates[after]),
+                (cutoffs[before], cutoffs[after]), (halves[before], halves[after]), to_rgb=after == num_layers,
+                critical=after >= num_layers - num_critical, **layer))
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         """Render ws (B, L, Dw). `noise_mode` is that of StyleGAN2 and changes nothing: these networks have no noise."""
         x = self.input(ws[:, 0]).to(dtype)
         for index, name in enumerate(self.layer_names, start=1):
             x = getattr(self, name)(x, ws[:, index])
-        return x.float() * self.output_scale
+        return x.to(torch.promote_types(x.dtype, torch.float32)) * self.output_scale
 
 
 class StyleGAN3Network(nn.Module):
