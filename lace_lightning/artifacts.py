@@ -150,16 +150,27 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], co
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote; half precision comes back as float32. Raises LaceError for a damaged file."""
+    with _opened(path) as (stream, config):
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    half = (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in half else tensor for name, tensor in tensors.items()}, config
+
+
+def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read only the configuration that `save_tensors` wrote. Raises LaceError for a damaged file."""
+    with _opened(path) as (_, config):
+        return config
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise LaceError(f"The weights '{path}' were required and do not exist: check the path.")
     try:
         with safe_open(str(path), framework="pt") as stream:
-            config = json.loads((stream.metadata() or {})["lace"])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            yield stream, json.loads((stream.metadata() or {})["lace"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise LaceError(f"The weights '{path}' must be a safetensors file written by this program and could not be read "
                         f"({error}): get the file again.") from error
-    half = (torch.float16, torch.bfloat16)
-    return {name: tensor.float() if tensor.dtype in half else tensor for name, tensor in tensors.items()}, config

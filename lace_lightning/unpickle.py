@@ -409,9 +409,9 @@ _CALLS: dict[_Name, Callable[..., Any]] = {
     _Name("torch.storage", "_load_from_bytes"): _storage_from_bytes, _Name("torch", "Size"): _torch_size, _Name("torch", "device"): _text,
 }
 # Names that stand for themselves and cannot be called.
-_VALUES = {_Name("numpy", "ndarray"), _Name("builtins", "object"), _Name("builtins", "int"), _Name("builtins", "long"),
-           _Name("builtins", "float"), _Name("builtins", "str"), _Name("builtins", "bool"), _Name("torch", "Tensor"), _Name("torch.nn.parameter", "Parameter"),
-           _Name("torch.storage", "TypedStorage"), *(_Name("torch", name) for name in _TORCH_DTYPES)}
+_VALUES = {_Name("numpy", "ndarray"), *(_Name("builtins", name) for name in ("object", "int", "long", "float", "str", "bool")),
+           _Name("torch", "Tensor"), _Name("torch.nn.parameter", "Parameter"), _Name("torch.storage", "TypedStorage"),
+           *(_Name("torch", name) for name in _TORCH_DTYPES)}
 
 
 # ------------------------------------------------------------------------------------------------ opcodes

@@ -59,8 +59,12 @@ class _Persistent:
 
 
 def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> _Persistent:
-    """Return one of NVIDIA's networks with these tensors: modules in modules, parameters and buffers apart."""
-    clamp = config["synthesis_kwargs"].get("conv_clamp")
+    """Return one of NVIDIA's networks with these tensors: modules in modules, parameters and buffers apart.
+
+    `config` has the arguments of a StyleGAN2 (with `synthesis_kwargs`), or those of a StyleGAN3 as they are stored.
+    """
+    stylegan3 = "synthesis_kwargs" not in config
+    clamp = None if stylegan3 else config["synthesis_kwargs"].get("conv_clamp")
 
     def module(prefix: str, kind: str, **attributes: Any) -> _Persistent:
         own = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
@@ -70,7 +74,7 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
         leaves = {key: value.clone() for key, value in own.items() if "." not in key}
         if kind.startswith("conv"):
             attributes["conv_clamp"] = clamp
-        if kind.startswith("fc"):
+        if kind.startswith("fc") and not stylegan3:
             attributes["weight_gain"] = config["mapping_kwargs"].get("lr_multiplier", 0.01) / np.sqrt(leaves["weight"].shape[1])
         return _Persistent(theirs, kind, {
             "training": False, "_parameters": OrderedDict((k, torch.nn.Parameter(v)) for k, v in leaves.items() if k not in buffers),
@@ -78,6 +82,8 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
             "_backward_hooks": OrderedDict(), "_modules": children, **attributes})
 
     arguments = {key: config[key] for key in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")}
+    if stylegan3:
+        return module("", "Generator", _init_args=(), _init_kwargs=theirs["EasyDict"](config))
     return module("", "Generator", _init_args=(), _init_kwargs=theirs["EasyDict"](
         **arguments, mapping_kwargs=theirs["EasyDict"](num_layers=config["mapping_kwargs"]["num_layers"]),
         synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4)), **arguments)

@@ -18,30 +18,47 @@ from ..unpickle import Record, safe_unpickle, tensors_of
 from .layouts import from_rosinality, from_tensorflow, stylegan2_config
 from .stylegan2 import StyleGAN2Generator, save_stylegan2
 from .stylegan2_networks import StyleGAN2Network
+from .stylegan3 import StyleGAN3Generator, save_stylegan3
+from .stylegan3_networks import StyleGAN3Network, stylegan3_config
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A StyleGAN2 network read from a file: constructor arguments, state dict, which layout the file had, and what had to be assumed."""
+    """A network read from a file: constructor arguments, state dict, which layout the file had, what had to be assumed, and its kind."""
 
     layout: str
     config: dict[str, Any]
     state: dict[str, Tensor]
     assumed: list[str] = field(default_factory=list)
+    kind: str = "stylegan2"
 
-    def network(self) -> StyleGAN2Network:
-        """Build the network. Raises LaceError where tensors are missing, left over, or of another shape."""
-        with torch.device("meta"):
-            network = StyleGAN2Network(**self.config)
+    def network(self) -> StyleGAN2Network | StyleGAN3Network:
+        """Build the network, frozen. Raises LaceError where tensors are missing, left over, or of another shape."""
+        network: StyleGAN2Network | StyleGAN3Network
+        if self.kind == "stylegan3":
+            try:
+                network = StyleGAN3Network(**self.config)  # it computes filters, which have to be somewhere
+            except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
+                raise LaceError("The settings of the StyleGAN3 generator in the file do not make a network "
+                                f"({' '.join(str(error).split())[:80]}): get the file again.") from None
+        else:
+            with torch.device("meta"):
+                network = StyleGAN2Network(**self.config)
         wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         received = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         if wanted != received:
             name = next(name for name in (*wanted, *received) if wanted.get(name) != received.get(name))
-            raise LaceError(f"The network in the file must be a StyleGAN2 generator, and its tensor '{name}' is "
+            raise LaceError(f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
                             f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of StyleGAN2, "
                             "StyleGAN2-ADA or StyleGAN3's repository.")
         network.load_state_dict(self.state, assign=True)
         return network.requires_grad_(False).eval()
+
+    def generator(self, **options: Any) -> StyleGAN2Generator:
+        """Build the network and wrap it for use; `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`."""
+        network = self.network()
+        return (StyleGAN3Generator(network, **options) if isinstance(network, StyleGAN3Network)
+                else StyleGAN2Generator(network, **options))
 
 
 def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Checkpoint:
@@ -103,7 +120,31 @@ def _attribute(record: Record) -> Callable[[str, str], Any]:
 
 
 def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoint:
-    raise LaceError(f"The file '{path}' holds a StyleGAN3 generator, and this version reads StyleGAN2: give a StyleGAN2 network.")
+    own = record.state if isinstance(record.state, dict) else {}
+    given = own.get("_init_kwargs")
+    if not isinstance(given, dict):
+        raise LaceError(f"The file '{path}' must say how its StyleGAN3 generator was made (_init_kwargs), and does not: get it again.")
+    try:
+        config = stylegan3_config(given)
+        _check_sizes(config, state)
+        return Checkpoint("stylegan3", config, state, kind="stylegan3")
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, LaceError):
+            raise
+        raise LaceError(f"The settings of the StyleGAN3 generator in '{path}' cannot be understood ({' '.join(str(error).split())[:80]}): "
+                        "get the file again.") from None
+
+
+def _check_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse (ValueError) settings that would build more than what the file has tensors for."""
+    largest = max(max(tensor.shape, default=1) for tensor in state.values())
+    synthesis, mapping = config["synthesis_kwargs"], config["mapping_kwargs"]
+    limits = {"img_resolution": 4096, "img_channels": 64, "z_dim": largest, "w_dim": largest, "c_dim": largest,
+              "channel_max": max(largest, 512), "num_layers": len(state), "filter_size": 32, "lrelu_upsampling": 8, "conv_kernel": 7,
+              "margin_size": 64, "num_critical": len(state), "layer_features": largest, "embed_features": largest}
+    for name, value in (*config.items(), *synthesis.items(), *mapping.items()):
+        if name in limits and value is not None and not 0 <= value <= limits[name]:
+            raise ValueError(f"{name} is {value}")
 
 
 def _from_tensorflow_record(record: Record) -> Checkpoint:
@@ -165,8 +206,12 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], whic
         raise LaceError(f"The converted file must end in .safetensors, received '{target}': rename it.")
     checkpoint = read_generator(source, which)
     network = checkpoint.network()
-    save_stylegan2(network, checkpoint.config, target, dtype=None)
-    card = {"what": f"StyleGAN2 generator, {network.synthesis.img_resolution}x{network.synthesis.img_resolution}, z {network.z_dim}, "
+    if isinstance(network, StyleGAN3Network):
+        save_stylegan3(network, checkpoint.config, target)
+    else:
+        save_stylegan2(network, checkpoint.config, target, dtype=None)
+    size = network.synthesis.img_resolution
+    card = {"what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
                     f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),
             "source": source.name, "source_sha256": file_sha256(source), "layout": checkpoint.layout, "assumed": checkpoint.assumed,
             "parameters": sum(parameter.numel() for parameter in network.parameters()), "licence": "that of the source",
@@ -187,8 +232,3 @@ def is_foreign(path: str | os.PathLike[str]) -> bool:
     except LaceError:
         return True
     return False
-
-
-def load_foreign(path: str | os.PathLike[str], which: str | None = None, **options: Any) -> StyleGAN2Generator:
-    """Load a generator from another program's file; `options` go to `StyleGAN2Generator`."""
-    return StyleGAN2Generator(read_generator(path, which).network(), **options)

@@ -18,6 +18,7 @@ from ..weights import weight_path
 from .base import Generator
 from .stylegan2_layers import SQRT_2
 from .stylegan2_networks import MappingNetwork, StyleGAN2Network, normalize
+from .stylegan3_networks import StyleGAN3Network
 
 
 class TruncatedMapping(nn.Module):
@@ -79,9 +80,9 @@ class StyleGAN2Generator(Generator):
     computes it natively, float32 elsewhere and wherever gradients run through the pictures.
     """
 
-    def __init__(self, network: StyleGAN2Network, truncation: float = 1.0, truncation_cutoff: int | None = None,
-                 condition: int | Sequence[float] | None = None, noise: str = "const", precision: str = "float32",
-                 max_batch: int = 64) -> None:
+    def __init__(self, network: StyleGAN2Network | StyleGAN3Network, truncation: float = 1.0,
+                 truncation_cutoff: int | None = None, condition: int | Sequence[float] | None = None, noise: str = "const",
+                 precision: str = "float32", max_batch: int = 64) -> None:
         resolution = network.synthesis.img_resolution
         super().__init__(network.z_dim, network.w_dim, (network.synthesis.img_channels, resolution, resolution), network.num_ws,
                          max_batch=max_batch)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -77,6 +78,24 @@ def test_the_tensorflow_layout(tmp_path: Path, architecture: str) -> None:
     checkpoint = read_generator(tmp_path / "n.pkl")
     assert checkpoint.layout == "stylegan2-tensorflow"
     same(network, checkpoint.network())
+
+
+@pytest.mark.parametrize("name", ["t", "r"])
+def test_stylegan3_out_of_a_pickle_and_converted(tmp_path: Path, name: str) -> None:
+    with np.load(Path(__file__).parent / "data" / f"stylegan3_{name}.npz", allow_pickle=False) as file:
+        arguments = json.loads(str(file["init_json"]))
+        recorded = {key: torch.from_numpy(file[key]) for key in file.files if key != "init_json"}
+    state = {key[6:]: value for key, value in recorded.items() if key.startswith("param/")}
+    (tmp_path / "n.pkl").write_bytes(nvidia_pickle(state, arguments))
+    card = convert(tmp_path / "n.pkl", tmp_path / "n.safetensors")
+    assert card["layout"] == "stylegan3"
+    condition = 0 if arguments["c_dim"] else None
+    for file in ("n.pkl", "n.safetensors"):
+        generator = load_generator(tmp_path / file, condition=condition)
+        network = generator.network
+        w = network.mapping(recorded["z"], recorded.get("c"))
+        torch.testing.assert_close(network.synthesis(network.broadcast(w)), recorded["image"], atol=1e-4, rtol=0)
+        check(generator)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

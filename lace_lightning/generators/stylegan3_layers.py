@@ -1,0 +1,237 @@
+"""The layers of StyleGAN3: Fourier features and alias-free modulated convolutions, in plain torch.
+
+The mathematics is that of "Alias-Free Generative Adversarial Networks" (Karras et al., NeurIPS 2021); parameter names and
+numerical results are those of its published networks, so that their state dicts load here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kept import Kept
+from .stylegan2_layers import SQRT_2, FullyConnected
+
+
+def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
+    """Return a Kaiser-windowed low-pass filter of sum 1: (taps,), or (taps, taps) and radially symmetric; None for one tap.
+
+    `cutoff`, the full `width` of the transition band and the sampling `rate` are in cycles per picture. The ideal filter is
+    sinc in one dimension and jinc, r ↦ c·J₁(2πcr)/r, in two (appendix C of the paper).
+    """
+    if taps == 1:
+        return None
+    position = (torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2) / rate
+    window = torch.from_numpy(np.kaiser(taps, _kaiser_beta(taps, width / (rate / 2))))
+    if radial:
+        radius = torch.hypot(position[:, None], position[None])
+        ideal = torch.where(radius > 0, torch.special.bessel_j1(2 * math.pi * cutoff * radius) / (math.pi * radius), cutoff)
+        window = torch.outer(window, window)
+    else:
+        ideal = torch.special.sinc(2 * cutoff * position)
+    ideal = ideal * window
+    return (ideal / ideal.sum()).float()
+
+
+def _kaiser_beta(taps: int, width: float) -> float:
+    """Kaiser's rule for the window's shape; `width` of the transition relative to half the sampling rate."""
+    attenuation = 2.285 * (taps - 1) * math.pi * width + 7.95
+    if attenuation > 50:
+        return 0.1102 * (attenuation - 8.7)
+    return 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21) if attenuation > 21 else 0.0
+
+
+def phases(factor: int, padding: int) -> list[tuple[int, int]]:
+    """Return, for each phase p of a zero-inserting upsampling, its first tap k and the offset of its first pixel.
+
+    With z[factor·m] = x[m] and zeros elsewhere, y[i] = Σ_k taps[k]·z[i + k - padding] becomes
+    y[factor·q + p] = Σ_t taps[first_p + factor·t]·x[q + t + offset_p]: no zero is ever multiplied.
+    """
+    firsts = [(padding - p) % factor for p in range(factor)]
+    return [(first, (p + first - padding) // factor) for p, first in enumerate(firsts)]
+
+
+class Resampler:
+    """Upsample, apply a pointwise function, downsample, with low-pass filters: (B, C, N, N) -> (B, C, M, M), channels last.
+
+    `padding` counts the zeros before the upsampled picture (negative: cropped). Every filter is a depthwise convolution along
+    one axis over pixels that exist: zeros are not inserted and nothing is computed that is dropped later. (A radial filter is
+    one convolution along both axes.) The inner picture is large, so samples pass one by one above `budget` numbers.
+    """
+
+    budget = 2**24
+
+    def __init__(self, up: int, down: int, padding: int, out_size: int, down_taps: int) -> None:
+        self.up, self.down, self.phases = up, down, phases(up, padding)
+        self.inner_size = (out_size - 1) * down + down_taps
+        self.kept = Kept()
+
+    def __call__(self, x: Tensor, up_filter: Tensor | None, down_filter: Tensor | None,
+                 activate: Callable[[Tensor], Tensor]) -> Tensor:
+        large = x.shape[0] * x.shape[1] * self.inner_size**2 > self.budget
+        parts = x.split(1) if large else (x,)
+        results = [self._downsample(activate(self._upsample(part, up_filter)), down_filter) for part in parts]
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _filter(self, x: Tensor, taps: Tensor, axis: int, first: int = 0, step: int = 1, gain: int = 1, stride: int = 1) -> Tensor:
+        """Convolve each channel with every `step`-th tap of the turned filter; axis 2 or 3, or 0 for both."""
+
+        def make(taps: Tensor) -> Tensor:
+            turned = taps.flip(tuple(range(taps.ndim)))[first::step] * gain
+            kernel = turned if axis == 0 else turned[:, None] if axis == 2 else turned[None]
+            return kernel.to(x.dtype).repeat(x.shape[1], 1, 1, 1)
+
+        kernel = self.kept((axis, first, step, gain, x.shape[1], x.dtype), taps, make)
+        strides = {0: (stride, stride), 2: (stride, 1), 3: (1, stride)}[axis]
+        return F.conv2d(x, kernel, stride=strides, groups=x.shape[1])
+
+    def _upsample(self, x: Tensor, taps: Tensor | None) -> Tensor:
+        if taps is None:
+            return x
+        length, count = -(-self.inner_size // self.up), len(taps) // self.up
+        offsets = [offset for _, offset in self.phases]
+        for axis in (2, 3):
+            low, high = max(0, -min(offsets)), max(0, max(offsets) + length + count - 1 - x.shape[axis])
+            x = F.pad(x, (0, 0, low, high) if axis == 2 else (low, high))
+            # The gain makes up for the zeros.
+            parts = [self._filter(x.narrow(axis, low + offset, length + count - 1), taps, axis, first, self.up, self.up)
+                     for first, offset in self.phases]
+            # Interleaved in the order of memory: sample, row, column, channel.
+            x = torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=axis).flatten(axis - 1, axis).permute(0, 3, 1, 2)
+            x = x.narrow(axis, 0, self.inner_size)
+        return x
+
+    def _downsample(self, x: Tensor, taps: Tensor | None) -> Tensor:
+        if taps is None:
+            return x[:, :, :: self.down, :: self.down]
+        if taps.ndim == 2:
+            return self._filter(x, taps, 0, stride=self.down)
+        return self._filter(self._filter(x, taps, 2, stride=self.down), taps, 3, stride=self.down)
+
+
+class FourierInput(nn.Module):
+    """The continuous picture that synthesis begins with: w (B, Dw) -> (B, C, size, size), float32.
+
+    Channel features are sin(2π(f·x + φ)) at positions x in [-size, size]/2·rate, moved by a rotation and a translation that w
+    decides and by the inverse of the user's `transform` (3, 3), which acts on the finished picture; then a C×C map.
+    Frequencies that the transform drives towards the Nyquist limit fade out.
+    """
+
+    transform: Tensor
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, w_dim: int, channels: int, size: int, rate: float, bandwidth: float) -> None:
+        super().__init__()
+        self.size, self.rate, self.bandwidth = size, rate, bandwidth
+        direction = torch.randn(channels, 2)
+        radius = direction.norm(dim=1, keepdim=True)
+        # exp(-r²/2) of a normal vector in the plane is a uniform number; its root is the radius in a uniform disc.
+        self.register_buffer("freqs", direction / radius * torch.exp(-radius.square() / 4) * bandwidth)
+        self.register_buffer("phases", torch.rand(channels) - 0.5)
+        self.register_buffer("transform", torch.eye(3))
+        self.weight = nn.Parameter(torch.randn(channels, channels))
+        self.affine = FullyConnected(w_dim, 4)
+        with torch.no_grad():
+            self.affine.weight.zero_()
+            self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+    def _motion(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the matrices (B, 2, 2) and shifts (B, 2) that take positions of the picture to those of the features."""
+        pose = self.affine(w)
+        cos, sin, right, down = (pose / pose[:, :2].norm(dim=1, keepdim=True)).unbind(1)
+        rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+        shift = self.transform[:2, 2] - torch.stack([right, down], dim=1)
+        return rotation @ self.transform[:2, :2], torch.einsum("bij,bj->bi", rotation, shift)
+
+    def forward(self, w: Tensor) -> Tensor:
+        matrix, shift = self._motion(w)
+        freqs = self.freqs @ matrix
+        phases = self.phases + shift @ self.freqs.T
+        fade = (1 - (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)).clamp(0, 1)
+        place = (torch.arange(self.size, device=w.device) - (self.size - 1) / 2) / self.rate
+        # Angles (B, rows, columns, C).
+        angles = (place[:, None] * freqs[:, None, :, 1])[:, :, None] + (place[:, None] * freqs[:, None, :, 0] + phases[:, None])[:, None]
+        features = torch.sin(2 * math.pi * angles) * fade[:, None, None]
+        return (features @ (self.weight.T / math.sqrt(len(self.weight)))).permute(0, 3, 1, 2)
+
+
+class AliasFreeLayer(nn.Module):
+    """Modulated convolution, then bias and √2·leaky-ReLU(0.2) at a higher sampling rate: (B, I, N, N) -> (B, O, M, M).
+
+    y_o = d_o · (w_o * (s ⊙ x)) with weights and style of unit scale; s acts on the input and d on the output, so that one
+    kernel serves the whole batch. `to_rgb` is the last layer: a 1×1 convolution without demodulation, non-linearity, filters.
+    Rates, cutoffs and half-widths are (before, after) the layer, in cycles per picture.
+    """
+
+    magnitude_ema: Tensor
+    up_filter: Tensor | None
+    down_filter: Tensor | None
+
+    def __init__(self, w_dim: int, channels: tuple[int, int], sizes: tuple[int, int], rates: tuple[int, int],
+                 cutoffs: tuple[float, float], half_widths: tuple[float, float], to_rgb: bool = False, critical: bool = False,
+                 conv_kernel: int = 3, filter_size: int = 6, lrelu_upsampling: int = 2, use_radial_filters: bool = False,
+                 conv_clamp: float | None = 256.0) -> None:
+        super().__init__()
+        self.to_rgb, self.conv_clamp = to_rgb, conv_clamp
+        self.size = 1 if to_rgb else conv_kernel
+        self.affine = FullyConnected(w_dim, channels[0], bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(channels[1], channels[0], self.size, self.size))
+        self.bias = nn.Parameter(torch.zeros(channels[1]))
+        self.register_buffer("magnitude_ema", torch.ones([]))
+        inner = max(rates) * (1 if to_rgb else lrelu_upsampling)
+        up, down = inner // rates[0], inner // rates[1]
+        up_taps = 1 if to_rgb or up == 1 else filter_size * up
+        down_taps = 1 if to_rgb or down == 1 else filter_size * down
+        self.register_buffer("up_filter", lowpass_filter(up_taps, cutoffs[0], 2 * half_widths[0], inner))
+        self.register_buffer("down_filter", lowpass_filter(down_taps, cutoffs[1], 2 * half_widths[1], inner,
+                                                           use_radial_filters and not critical))
+        # Pixels are areas: both grids have one centre, whatever their rates (appendix C.3).
+        padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
+        self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
+        self.kept = Kept()
+
+    def _kernel(self, dtype: torch.dtype) -> Tensor:
+        def make(weight: Tensor) -> Tensor:
+            weight = weight if self.to_rgb else _unit(weight, (1, 2, 3))
+            return weight.to(dtype, memory_format=torch.channels_last)
+
+        return self.kept(("kernel", dtype), self.weight, make)
+
+    def _scales(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the factors of input channels (B, I) and of output channels (B, O)."""
+        style = self.affine(w)
+        if self.to_rgb:
+            return style / math.sqrt(style.shape[1]) * self.magnitude_ema.rsqrt(), None
+        style = _unit(style, (1,))
+        power = self.kept("power", self.weight, lambda weight: _unit(weight, (1, 2, 3)).square().sum((2, 3)).T.contiguous())
+        return style * self.magnitude_ema.rsqrt(), torch.rsqrt(style.square() @ power + 1e-8) * SQRT_2
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if not self.to_rgb:
+            x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
+        if self.conv_clamp is None:
+            return x
+        limit = self.conv_clamp
+        return x.clamp(-limit, limit) if x.requires_grad else x.clamp_(-limit, limit)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        before, after = self._scales(w)
+        x = x * before[:, :, None, None].to(x.dtype)
+        x = F.conv2d(x.contiguous(memory_format=torch.channels_last), self._kernel(x.dtype), padding=self.size - 1)
+        if after is None:
+            x = x + self.bias[:, None, None].to(x.dtype)
+        else:
+            # leaky-ReLU is positively homogeneous: its gain goes to the small factors.
+            x = torch.addcmul((self.bias * SQRT_2)[:, None, None].to(x.dtype), x, after[:, :, None, None].to(x.dtype))
+        return self.resample(x, self.up_filter, self.down_filter, self._activate)
+
+
+def _unit(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Scale x to unit mean square over `dims`."""
+    return x * x.square().mean(dims, keepdim=True).rsqrt()
