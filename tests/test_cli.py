@@ -455,3 +455,30 @@ def test_folders_of_jobs_are_stable() -> None:
     assert a == sweeps.job_folder(["sampler.rtol=0.2", "+experiment=x", "sampler.atol=0.1"])
     assert a.startswith("atol=0.1_rtol=0.2-")
     assert a != sweeps.job_folder(["+experiment=x", "sampler.atol=0.1", "sampler.rtol=0.3"])
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "stylegan3"])
+def test_a_published_pickle_is_a_generator_like_any_other(kind: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    from lace_lightning.generators import StyleGAN2Network
+
+    from .foreign_files import nvidia_pickle
+
+    torch.manual_seed(0)
+    if kind == "stylegan2":
+        config = {"z_dim": 8, "w_dim": 8, "c_dim": 0, "img_resolution": 32, "img_channels": 3, "mapping_kwargs": {"num_layers": 2},
+                  "synthesis_kwargs": {"channels": {4: 8, 8: 8, 16: 8, 32: 8}}}
+        state = StyleGAN2Network(**config).state_dict()
+    else:
+        with np.load(Path(__file__).parent / "generators" / "data" / "stylegan3_t.npz", allow_pickle=False) as file:
+            config = json.loads(str(file["init_json"]))
+            state = {key[6:]: torch.from_numpy(file[key]) for key in file.files if key.startswith("param/")}
+    (tmp_path / "n.pkl").write_bytes(nvidia_pickle(state, config))
+    cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", f"generator={kind}", "generator.name=n.pkl"])
+    cli.main(["convert", "n.pkl", "n.safetensors"])
+    cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", f"generator={kind}", "generator.name=n.safetensors",
+              "hydra.run.dir=outputs/converted"])
+    first, second = (result["metrics"] for result in results(tmp_path / "outputs"))
+    assert first["acc"] == second["acc"]
+    assert first["fd_judge"] == pytest.approx(second["fd_judge"])
