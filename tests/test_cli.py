@@ -20,7 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
+from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import load_classifier
+from lace_lightning.data.pairs import PairSet
 from lace_lightning.errors import LaceError
 from lace_lightning.portraits import PORTRAITS_SCHEMA
 
@@ -482,3 +484,12 @@ def test_a_published_pickle_is_a_generator_like_any_other(kind: str, tmp_path: P
     first, second = (result["metrics"] for result in results(tmp_path / "outputs"))
     assert first["acc"] == second["acc"]
     assert first["fd_judge"] == pytest.approx(second["fd_judge"])
+
+
+def test_a_labeler_may_abstain_in_an_experiment(tmp_path: Path) -> None:
+    for confidence in (0, 0.8):
+        cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", f"labeler.confidence={confidence}", "hydra.run.dir=out"])
+    known = {PairSet(path.parent).labels().known.float().mean().item() for path in Path(os.environ["LACE_CACHE"]).rglob("pairs/*/meta.json")
+             if read_json(path)["schema"]["name"] == "cifar10"}
+    assert max(known) == 1
+    assert min(known) < 1

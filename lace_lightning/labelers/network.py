@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..artifacts import digest
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import ImageNetwork
 from ..errors import LaceError
 from ..precision import check_precision, compute_dtype
 from ..schema import Labels, Schema
 from ..weights import weight_path
-
-
-class ImageClassifier(nn.Module):
-    """An image network with the outputs of a schema that is no file of this program's; `source` says what it was made from.
-
-    `source` holds plain values and goes into the digest together with the weights.
-    """
-
-    space = "x"
-
-    def __init__(self, schema: Schema, network: ImageNetwork, source: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.schema, self.network, self.source = schema, network, dict(source)
-
-    @cached_property
-    def digest(self) -> str:
-        """16 hexadecimal digits of schema, source and weights."""
-        return digest({"schema": self.schema.to_config(), "source": self.source, "state": dict(self.network.state_dict())})
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
 
 
 class Labeler(nn.Module):
@@ -51,11 +29,11 @@ class Labeler(nn.Module):
     Raises LaceError for weights that are no image classifier, for another number of views, and for a confidence outside [0, 1].
     """
 
-    def __init__(self, classifier: AttributeClassifier | ImageClassifier | str | os.PathLike[str], views: int = 1,
+    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], views: int = 1,
                  precision: str = "auto", max_batch: int = 100, name: str | None = None, confidence: float = 0.0) -> None:
         super().__init__()
-        self.name = name or (str(classifier) if not isinstance(classifier, nn.Module) else "classifier")
-        if not isinstance(classifier, nn.Module):
+        self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
+        if not isinstance(classifier, AttributeClassifier):
             classifier = AttributeClassifier.load(weight_path(classifier))
         if classifier.space != "x":
             raise LaceError(f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "

@@ -36,7 +36,7 @@ class Reader(Labeler):
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.name, self.num_seen = "reader", 0
+        self.name, self.num_seen, self.confidence = "reader", 0, 0.0
 
     schema = SCHEMA
     digest = "reader"
