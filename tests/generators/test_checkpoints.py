@@ -96,6 +96,8 @@ def test_stylegan3_out_of_a_pickle_and_converted(tmp_path: Path, name: str) -> N
         w = network.mapping(recorded["z"], recorded.get("c"))
         torch.testing.assert_close(network.synthesis(network.broadcast(w)), recorded["image"], atol=1e-4, rtol=0)
         check(generator)
+        z = generator.prior(2)
+        assert torch.equal(load_generator(tmp_path / file, condition=condition, precision="auto")(z), generator(z))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
