@@ -19,7 +19,8 @@ from .stylegan3_networks import StyleGAN3Network
 class StyleGAN3Generator(StyleGAN2Generator):
     """A trained StyleGAN3 network (configuration T or R) for use; options as of `StyleGAN2Generator`, without noise.
 
-    `precision` "auto" is float32: bfloat16 moves the pictures of alias-free networks. `max_batch` None is as many pictures at a time as have 2¹⁸ pixels together (four of 256×256).
+    `precision` "auto" is float32: bfloat16 moves the pictures of alias-free networks.
+    `max_batch` None is as many pictures at a time as have 2¹⁸ pixels together (four of 256×256).
     """
 
     def __init__(self, network: StyleGAN3Network, truncation: float = 1.0, truncation_cutoff: int | None = None,

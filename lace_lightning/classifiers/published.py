@@ -1,0 +1,173 @@
+"""The networks whose CIFAR-10 weights are commonly published: DenseNet-BC and WideResNet, by the names that those files use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import LaceError
+from ..unpickle import safe_unpickle
+from .images import ImageNetwork
+
+# Of CIFAR-10's train split in [0, 1]: what published weights expect their pictures to be normalised by.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+class Normalized(ImageNetwork):
+    """A network on pictures that are normalised inside: ((x + 1) / 2 - mean) / std for x in [-1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+    fc: nn.Linear
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        """The last linear layer, which published files call `fc`."""
+        return self.fc
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.feature_maps(images)[-1].mean((2, 3))
+
+
+class Bottleneck(nn.Module):
+    """BN-ReLU-1x1, BN-ReLU-3x3, and what came in beside what came out."""
+
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, 4 * growth, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(4 * growth), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))], dim=1)
+
+
+class Transition(nn.Module):
+    """BN-ReLU-1x1 to half the channels, half the size."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, in_channels // 2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.conv1(F.relu(self.bn1(x))), 2)
+
+
+class DenseNetBC(Normalized):
+    """DenseNet-BC ("Densely Connected Convolutional Networks", CVPR 2017): `depth` 190 with `growth` 40, or 100 with 12.
+
+    Parameter names are those of bearpaw's pytorch-classification.
+    """
+
+    dense1: nn.Module
+    dense2: nn.Module
+    dense3: nn.Module
+    trans1: nn.Module
+    trans2: nn.Module
+
+    def __init__(self, num_logits: int = 10, depth: int = 190, growth: int = 40, mean: Sequence[float] = CIFAR10_MEAN,
+                 std: Sequence[float] = CIFAR10_STD) -> None:
+        super().__init__(mean, std)
+        if depth < 10 or (depth - 4) % 6:
+            raise LaceError(f"The depth of a DenseNet-BC must be 6n + 4, received {depth}: take 100 or 190.")
+        channels = 2 * growth
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        for stage in (1, 2, 3):
+            blocks = []
+            for _ in range((depth - 4) // 6):
+                blocks.append(Bottleneck(channels, growth))
+                channels += growth
+            setattr(self, f"dense{stage}", nn.Sequential(*blocks))
+            if stage < 3:
+                setattr(self, f"trans{stage}", Transition(channels))
+                channels //= 2
+        self.bn, self.fc, self.num_features = nn.BatchNorm2d(channels), nn.Linear(channels, num_logits), channels
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        fine = self.dense1(self.conv1(self.normalize(images)))
+        middle = self.dense2(self.trans1(fine))
+        return [fine, middle, F.relu(self.bn(self.dense3(self.trans2(middle))))]
+
+
+class WideBlock(nn.Module):
+    """Pre-activation block; where the width changes, the shortcut begins behind the activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.convShortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        shortcut = x if self.convShortcut is None else self.convShortcut(y)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
+
+
+class WideBlocks(nn.Module):
+    """Blocks of one width, under the name `layer`."""
+
+    def __init__(self, in_channels: int, out_channels: int, count: int, stride: int) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(*(WideBlock(out_channels if index else in_channels, out_channels, 1 if index else stride)
+                                     for index in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNetCIFAR(Normalized):
+    """WideResNet ("Wide Residual Networks", BMVC 2016), WRN-28-10 unless told otherwise.
+
+    Parameter names are those of xternalz's WideResNet-pytorch.
+    """
+
+    block1: nn.Module
+    block2: nn.Module
+    block3: nn.Module
+
+    def __init__(self, num_logits: int = 10, depth: int = 28, widen: int = 10, mean: Sequence[float] = CIFAR10_MEAN,
+                 std: Sequence[float] = CIFAR10_STD) -> None:
+        super().__init__(mean, std)
+        if depth < 10 or (depth - 4) % 6:
+            raise LaceError(f"The depth of a WideResNet must be 6n + 4, received {depth}: take 28.")
+        self.conv1, channels = nn.Conv2d(3, 16, 3, padding=1, bias=False), 16
+        for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
+            setattr(self, f"block{stage}", WideBlocks(channels, width, (depth - 4) // 6, 1 if stage == 1 else 2))
+            channels = width
+        self.bn1, self.fc, self.num_features = nn.BatchNorm2d(channels), nn.Linear(channels, num_logits), channels
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        fine = self.block1(self.conv1(self.normalize(images)))
+        middle = self.block2(fine)
+        return [fine, middle, F.relu(self.bn1(self.block3(middle)))]
+
+
+def load_published(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load the state dict of a published file, alone or under `state_dict` or `net`, with or without `module.`; nothing in it is run.
+
+    Raises LaceError for a file that is none, or of another network.
+    """
+    data = safe_unpickle(path)
+    for name in ("state_dict", "net", "model"):
+        if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
+            data = data[name]
+    state = {str(key).removeprefix("module."): value for key, value in data.items() if isinstance(value, Tensor)} if isinstance(
+        data, Mapping) else {}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise LaceError(f"The weights '{path}' must be those of a {type(network).__name__} and are not ({reason[:160]}): check depth and "
+                        "width.") from None
