@@ -493,3 +493,13 @@ def test_a_labeler_may_abstain_in_an_experiment(tmp_path: Path) -> None:
              if read_json(path)["schema"]["name"] == "cifar10"}
     assert max(known) == 1
     assert min(known) < 1
+
+
+def test_published_weights_label_pairs(tmp_path: Path) -> None:
+    from lace_lightning.classifiers.published import WideResNetCIFAR
+
+    torch.manual_seed(0)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in WideResNetCIFAR(depth=10, widen=1).state_dict().items()}}, tmp_path / "w.pth")
+    cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", "labeler=published", "labeler.network=wide_resnet_cifar",
+              "labeler.weights=w.pth", "+labeler.arguments.depth=10", "+labeler.arguments.widen=1", "hydra.run.dir=out"])
+    assert results(tmp_path / "out")[0]["metrics"]["evaluations"] > 0
