@@ -46,6 +46,11 @@ class Record:
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
+    @property
+    def attributes(self) -> dict[Any, Any]:
+        """The state where it is a table of attributes, an empty one elsewhere."""
+        return self.state if isinstance(self.state, dict) else {}
+
 
 @dataclass(frozen=True)
 class _Name:
@@ -653,7 +658,7 @@ def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-    state = record.state if isinstance(record.state, dict) else {}
+    state = record.attributes
     if depth > 16:
         raise LaceError("The network in the file contains itself: get the file again.")
     for kind in ("_parameters", "_buffers"):

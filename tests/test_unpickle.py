@@ -175,10 +175,10 @@ MUTATIONS = int(os.environ.get("LACE_MUTATIONS", 500))
 
 @pytest.mark.parametrize("name", ["nvidia4", "nvidia0", "tensorflow", "zip", "legacy"])
 def test_mutated_files_give_a_network_or_one_sentence(tmp_path: Path, files, name: str) -> None:
-    """Bits flipped, bytes changed, cut, repeated, spliced; every import, call of a shell, and new file would be an execution."""
+    """Bits flipped, bytes changed, cut, repeated, spliced; every process, connection and new file would be an execution."""
     data, lot = files[name], random.Random(name)
     path, events = tmp_path / "file.pkl", []
-    watched = ("os.system", "subprocess.Popen", "exec", "import", "os.exec", "os.posix_spawn", "socket.connect", "compile")
+    watched = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect")
     watching = True
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
@@ -198,7 +198,7 @@ def test_mutated_files_give_a_network_or_one_sentence(tmp_path: Path, files, nam
             assert "\n" not in str(error)  # noqa: PT017
         slowest = max(slowest, time.perf_counter() - start)
     watching = False
-    assert not [event for event in events if event[0] not in ("import", "compile", "exec")], events[:3]
+    assert not events, events[:3]
     assert slowest < 10
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pkl"]
 

@@ -17,6 +17,13 @@ from .images import ImageNetwork
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
+def _blocks(depth: int) -> int:
+    """Return the blocks of each of three stages, of two layers each. Raises LaceError for a depth that has none."""
+    if depth < 10 or (depth - 4) % 6:
+        raise LaceError(f"The depth of these networks must be 6n + 4, received {depth}: take 28, 100 or 190.")
+    return (depth - 4) // 6
+
+
 class Normalized(ImageNetwork):
     """A network on pictures that are normalised inside: ((x + 1) / 2 - mean) / std for x in [-1, 1]."""
 
@@ -79,13 +86,11 @@ class DenseNetBC(Normalized):
     def __init__(self, num_logits: int = 10, depth: int = 190, growth: int = 40, mean: Sequence[float] = CIFAR10_MEAN,
                  std: Sequence[float] = CIFAR10_STD) -> None:
         super().__init__(mean, std)
-        if depth < 10 or (depth - 4) % 6:
-            raise LaceError(f"The depth of a DenseNet-BC must be 6n + 4, received {depth}: take 100 or 190.")
-        channels = 2 * growth
+        channels, blocks_a_stage = 2 * growth, _blocks(depth)
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         for stage in (1, 2, 3):
             blocks = []
-            for _ in range((depth - 4) // 6):
+            for _ in range(blocks_a_stage):
                 blocks.append(Bottleneck(channels, growth))
                 channels += growth
             setattr(self, f"dense{stage}", nn.Sequential(*blocks))
@@ -140,11 +145,9 @@ class WideResNetCIFAR(Normalized):
     def __init__(self, num_logits: int = 10, depth: int = 28, widen: int = 10, mean: Sequence[float] = CIFAR10_MEAN,
                  std: Sequence[float] = CIFAR10_STD) -> None:
         super().__init__(mean, std)
-        if depth < 10 or (depth - 4) % 6:
-            raise LaceError(f"The depth of a WideResNet must be 6n + 4, received {depth}: take 28.")
         self.conv1, channels = nn.Conv2d(3, 16, 3, padding=1, bias=False), 16
         for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
-            setattr(self, f"block{stage}", WideBlocks(channels, width, (depth - 4) // 6, 1 if stage == 1 else 2))
+            setattr(self, f"block{stage}", WideBlocks(channels, width, _blocks(depth), 1 if stage == 1 else 2))
             channels = width
         self.bn1, self.fc, self.num_features = nn.BatchNorm2d(channels), nn.Linear(channels, num_logits), channels
 

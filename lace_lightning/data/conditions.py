@@ -28,7 +28,7 @@ def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: 
         known = table.known[:, [table.schema.index(name) for name in query.free]].all(1)
         if not known.any():
             raise LaceError(f"Free attributes take their values from labels, and none of {len(table)} rows knows "
-                            f"{' and '.join(query.free)} together: set task.distance_codes=same, or lower labeler.confidence.")
+                            f"{' and '.join(query.free)} together: set metrics.distance_codes=same, or lower labeler.confidence.")
         table = table[known]
         rows = torch.arange(first, first + count) % len(table)
         return Labels.constant(query.schema, count, **{name: table.column(name)[rows] for name in query.free})

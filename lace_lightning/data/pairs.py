@@ -72,8 +72,7 @@ class PairSet:
     def labels(self) -> Labels:
         """Return the hard labels; what the labeler abstained from is not known."""
         values = self.array("labels")
-        unknown = values.isnan()
-        return Labels(self.schema, values.nan_to_num(0.0), ~unknown) if unknown.any() else Labels(self.schema, values)
+        return Labels(self.schema, values.nan_to_num(0.0), ~values.isnan())
 
     def latents(self, space: str) -> Tensor:
         """Return what a classifier of `space` sees: z, w, or pictures in [-1, 1] as uint8."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifacts import file_sha256, load_tensors, write_json
+from ..artifacts import file_sha256, load_config, write_json
 from ..errors import LaceError
 from ..unpickle import Record, safe_unpickle, tensors_of
 from .layouts import from_rosinality, from_tensorflow, stylegan2_config
@@ -101,8 +101,7 @@ def _from_record(record: Record, path: Path) -> Checkpoint:
     if "synthesis.b4.const" not in state:
         raise LaceError(f"The file '{path}' must hold a StyleGAN2 generator and holds a network of class '{record.name[:60]}': give its "
                         "generator (G_ema).")
-    own = record.state if isinstance(record.state, dict) else {}
-    arguments = own.get("_init_kwargs")
+    arguments = record.attributes.get("_init_kwargs")
     arguments = arguments if isinstance(arguments, dict) else {}
     return Checkpoint("stylegan2-ada-pytorch", stylegan2_config(state, arguments, _attribute(record)), state)
 
@@ -112,16 +111,15 @@ def _attribute(record: Record) -> Callable[[str, str], Any]:
     def attribute(path: str, name: str) -> Any:
         current: Any = record
         for part in filter(None, path.split(".")):
-            modules = current.state.get("_modules") if isinstance(current, Record) and isinstance(current.state, dict) else None
+            modules = current.attributes.get("_modules") if isinstance(current, Record) else None
             current = modules.get(part) if isinstance(modules, dict) else None
-        value = current.state.get(name) if isinstance(current, Record) and isinstance(current.state, dict) else None
+        value = current.attributes.get(name) if isinstance(current, Record) else None
         return value if isinstance(value, (int, float, str)) else None
     return attribute
 
 
 def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoint:
-    own = record.state if isinstance(record.state, dict) else {}
-    given = own.get("_init_kwargs")
+    given = record.attributes.get("_init_kwargs")
     if not isinstance(given, dict):
         raise LaceError(f"The file '{path}' must say how its StyleGAN3 generator was made (_init_kwargs), and does not: get it again.")
     try:
@@ -151,7 +149,7 @@ def _from_tensorflow_record(record: Record) -> Checkpoint:
     variables: dict[str, Tensor] = {}
 
     def collect(network: Any, prefix: str, depth: int) -> None:
-        own = network.state if isinstance(network, Record) and isinstance(network.state, dict) else {}
+        own = network.attributes if isinstance(network, Record) else {}
         pairs, parts = own.get("variables"), own.get("components")
         for pair in pairs if isinstance(pairs, (list, tuple)) else ():
             name, value = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (None, None)
@@ -228,7 +226,7 @@ def is_foreign(path: str | os.PathLike[str]) -> bool:
     if not path.is_file():
         return False
     try:
-        load_tensors(path)
+        load_config(path)
     except LaceError:
         return True
     return False
