@@ -13,7 +13,7 @@ from torchdiffeq import odeint_adjoint
 
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.classifiers.latent import LatentMLP
-from lace_lightning.generators.stylegan2 import read_stylegan2
+from lace_lightning.generators.stylegan2 import read_network
 from lace_lightning.generators.stylegan2_networks import StyleGAN2Network, SynthesisBlock
 from lace_lightning.labelers import Labeler
 
@@ -52,7 +52,7 @@ class PlainGenerator(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        state, settings = read_stylegan2(name)
+        state, settings = read_network(name)
         self.network = StyleGAN2Network(**settings["network"]).eval().requires_grad_(False)
         self.network.load_state_dict(state)
 

@@ -16,9 +16,9 @@ from ..artifacts import file_sha256, load_config, write_json
 from ..errors import LaceError
 from ..unpickle import Record, safe_unpickle, tensors_of
 from .layouts import from_rosinality, from_tensorflow, stylegan2_config
-from .stylegan2 import StyleGAN2Generator, save_stylegan2
-from .stylegan2_networks import StyleGAN2Network
-from .stylegan3 import StyleGAN3Generator, save_stylegan3
+from .stylegan2 import StyleGAN2Generator, save_network
+from .stylegan2_networks import StyleGAN2Network, StyleNetwork
+from .stylegan3 import StyleGAN3Generator
 from .stylegan3_networks import StyleGAN3Network, stylegan3_config
 
 
@@ -32,9 +32,9 @@ class Checkpoint:
     assumed: list[str] = field(default_factory=list)
     kind: str = "stylegan2"
 
-    def network(self) -> StyleGAN2Network | StyleGAN3Network:
+    def network(self) -> StyleNetwork:
         """Build the network, frozen. Raises LaceError where tensors are missing, left over, or of another shape."""
-        network: StyleGAN2Network | StyleGAN3Network
+        network: StyleNetwork
         if self.kind == "stylegan3":
             try:
                 network = StyleGAN3Network(**self.config)  # it computes filters, which have to be somewhere
@@ -204,10 +204,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], whic
         raise LaceError(f"The converted file must end in .safetensors, received '{target}': rename it.")
     checkpoint = read_generator(source, which)
     network = checkpoint.network()
-    if isinstance(network, StyleGAN3Network):
-        save_stylegan3(network, checkpoint.config, target)
-    else:
-        save_stylegan2(network, checkpoint.config, target, dtype=None)
+    save_network(network, checkpoint.config, target)
     size = network.synthesis.img_resolution
     card = {"what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
                     f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),

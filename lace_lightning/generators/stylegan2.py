@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from ..precision import check_precision, compute_dtype
 from ..weights import weight_path
 from .base import Generator
 from .stylegan2_layers import SQRT_2
-from .stylegan2_networks import MappingNetwork, StyleGAN2Network, normalize
-from .stylegan3_networks import StyleGAN3Network
+from .stylegan2_networks import MappingNetwork, StyleGAN2Network, StyleNetwork, normalize
 
 
 class TruncatedMapping(nn.Module):
@@ -80,7 +79,9 @@ class StyleGAN2Generator(Generator):
     computes it natively, float32 elsewhere and wherever gradients run through the pictures.
     """
 
-    def __init__(self, network: StyleGAN2Network | StyleGAN3Network, truncation: float = 1.0,
+    network_class: ClassVar[type[StyleNetwork]] = StyleGAN2Network
+
+    def __init__(self, network: StyleNetwork, truncation: float = 1.0,
                  truncation_cutoff: int | None = None, condition: int | Sequence[float] | None = None, noise: str = "const",
                  precision: str = "float32", max_batch: int = 64) -> None:
         resolution = network.synthesis.img_resolution
@@ -121,25 +122,28 @@ class StyleGAN2Generator(Generator):
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-        """Load shipped weights by name, or a file that `save` wrote. Raises LaceError for missing or damaged weights."""
-        tensors, config = read_stylegan2(weights)
-        network = StyleGAN2Network(**config["network"])
+        """Load shipped weights by name, or a file that `save_network` wrote. Raises LaceError for missing or damaged weights."""
+        tensors, config = read_network(weights, cls.network_class.kind)
+        network = cls.network_class(**config["network"])
         network.load_state_dict(tensors)
         return cls(network, **{**config.get("options", {}), **options})
 
 
-def read_stylegan2(weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of a network and its configuration. Raises LaceError for missing or damaged weights."""
+def read_network(weights: str | os.PathLike[str], kind: str = StyleGAN2Network.kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of a network and its configuration. Raises LaceError for missing or damaged weights, and another kind."""
     tensors, config = load_tensors(weight_path(weights))
-    if config.get("kind") != "stylegan2":
-        raise LaceError(f"The weights '{weights}' must be a StyleGAN2 generator and are of kind '{config.get('kind')}'.")
+    if config.get("kind") != kind:
+        raise LaceError(f"The weights '{weights}' must be a {kind.replace('stylegan', 'StyleGAN')} generator and are of kind '{config.get('kind')}'.")
     return tensors, config
 
 
-def save_stylegan2(network: StyleGAN2Network, config: Mapping[str, Any], path: str | os.PathLike[str],
-                   options: Mapping[str, Any] | None = None, dtype: torch.dtype | None = torch.float16) -> None:
-    """Write a network built with `StyleGAN2Network(**config)` in `dtype` (None: as it is); `options` are defaults for use."""
-    save_tensors(path, network.state_dict(), {"kind": "stylegan2", "network": config, "options": dict(options or {})}, dtype)
+def save_network(network: StyleNetwork, config: Mapping[str, Any], path: str | os.PathLike[str],
+                 options: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None) -> None:
+    """Write a network built with `type(network)(**config)` in `dtype` (None: as it is); `options` are defaults for use.
+
+    Half precision is not for StyleGAN3: the frequencies of its Fourier features lose so many digits that pictures move.
+    """
+    save_tensors(path, network.state_dict(), {"kind": network.kind, "network": config, "options": dict(options or {})}, dtype)
 
 
 def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +121,31 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-class StyleGAN2Network(nn.Module):
+class StyleNetwork(nn.Module):
+    """A mapping and a synthesis network together, as they are trained and stored; `kind` is what their files are marked with."""
+
+    kind: ClassVar[str]
+    z_dim: int
+    w_dim: int
+    c_dim: int
+    num_ws: int
+    mapping: MappingNetwork
+    # ws (B, L, Dw), noise mode, dtype -> pictures; with `img_resolution` and `img_channels`.
+    synthesis: Any
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """Give every layer the same w: (B, Dw) -> (B, L, Dw)."""
+        return w[:, None].expand(-1, self.num_ws, -1)
+
+    def forward(self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const",
+                dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)
+
+
+class StyleGAN2Network(StyleNetwork):
     """Mapping and synthesis together, as they are trained and stored (state dict keys `mapping.*`, `synthesis.*`)."""
+
+    kind = "stylegan2"
 
     def __init__(self, z_dim: int = 512, w_dim: int = 512, c_dim: int = 0, img_resolution: int = 32, img_channels: int = 3,
                  mapping_kwargs: MappingType | None = None, synthesis_kwargs: MappingType | None = None) -> None:
@@ -133,11 +157,3 @@ class StyleGAN2Network(nn.Module):
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, **{k: v for k, v in (mapping_kwargs or {}).items()
                                                                if k not in {"activation", "w_avg_beta"}})
         self.num_ws = self.synthesis.num_ws
-
-    def broadcast(self, w: Tensor) -> Tensor:
-        """Give every layer the same w: (B, Dw) -> (B, L, Dw)."""
-        return w[:, None].expand(-1, self.num_ws, -1)
-
-    def forward(self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const",
-                dtype: torch.dtype = torch.float32) -> Tensor:
-        return self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)

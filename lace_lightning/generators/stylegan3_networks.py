@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError
-from .stylegan2_networks import MappingNetwork
+from .stylegan2_networks import MappingNetwork, StyleNetwork
 from .stylegan3_layers import AliasFreeLayer, FourierInput
 
 # Concern training alone, or the processor on which the original ran.
@@ -55,12 +55,14 @@ class AliasFreeSynthesis(nn.Module):
         return x.to(torch.promote_types(x.dtype, torch.float32)) * self.output_scale
 
 
-class StyleGAN3Network(nn.Module):
+class StyleGAN3Network(StyleNetwork):
     """Mapping and synthesis together, as they are stored (state dict keys `mapping.*`, `synthesis.*`).
 
     Configuration T is the default; R has `synthesis_kwargs` conv_kernel 1, use_radial_filters True and twice the channels.
     Raises LaceError for settings that no published network has.
     """
+
+    kind = "stylegan3"
 
     def __init__(self, z_dim: int = 512, w_dim: int = 512, c_dim: int = 0, img_resolution: int = 256, img_channels: int = 3,
                  mapping_kwargs: MappingType | None = None, synthesis_kwargs: MappingType | None = None) -> None:
@@ -75,14 +77,6 @@ class StyleGAN3Network(nn.Module):
             raise LaceError(f"A StyleGAN3 network must have the settings of the published ones and was given another ({error}): "
                             "remove it from synthesis_kwargs or mapping_kwargs.") from error
         self.num_ws = self.synthesis.num_ws
-
-    def broadcast(self, w: Tensor) -> Tensor:
-        """Give every layer the same w: (B, Dw) -> (B, L, Dw)."""
-        return w[:, None].expand(-1, self.num_ws, -1)
-
-    def forward(self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const",
-                dtype: torch.dtype = torch.float32) -> Tensor:
-        return self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)
 
 
 def stylegan3_config(init_kwargs: MappingType[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LaceError
-from ..generators.stylegan2 import read_stylegan2, save_stylegan2
+from ..generators.stylegan2 import read_network, save_network
 from ..generators.stylegan2_networks import StyleGAN2Network
 from ..pictures import from_bytes
 from .augment import AdaptiveAugment
@@ -65,7 +65,7 @@ class GANTraining(pl.LightningModule):
         self.features_dtype = torch.bfloat16 if bf16 else torch.float32
 
     def _begin_from(self, start: str) -> None:
-        state, _ = read_stylegan2(start)
+        state, _ = read_network(start)
         try:
             self.generator.load_state_dict(state)
         except RuntimeError as error:
@@ -187,7 +187,7 @@ class GANTraining(pl.LightningModule):
 
     def export(self, path: str | os.PathLike[str], precision: str = "auto") -> None:
         """Write the moving average as a generator (half precision), readable by `load_generator`."""
-        save_stylegan2(self.average, self.hparams["generator"], path, {"precision": precision})
+        save_network(self.average, self.hparams["generator"], path, {"precision": precision}, torch.float16)
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator, StyleGAN2Generator, check, load_generator, sample_seeds
-from lace_lightning.generators.stylegan2 import save_stylegan2
+from lace_lightning.generators.stylegan2 import save_network
 from lace_lightning.generators.stylegan2_networks import StyleGAN2Network
 
 from .test_stylegan2_networks import FILES, load
@@ -39,7 +39,7 @@ def test_truncation_equals_the_reference(shared_dir: Path, name: str) -> None:
 def test_save_and_load(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = StyleGAN2Network(**CONFIG).half().float()
-    save_stylegan2(network, CONFIG, tmp_path / "g.safetensors", {"truncation": 0.8})
+    save_network(network, CONFIG, tmp_path / "g.safetensors", {"truncation": 0.8}, torch.float16)
     first, again = StyleGAN2Generator(network, truncation=0.8), load_generator(tmp_path / "g.safetensors")
     z = first.prior(5, seed=3)
     torch.testing.assert_close(first(z), again(z), atol=0, rtol=0)

@@ -11,7 +11,7 @@ import torch
 
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import StyleGAN2Generator, StyleGAN3Generator, check, load_generator
-from lace_lightning.generators.stylegan3 import save_stylegan3
+from lace_lightning.generators.stylegan2 import save_network
 from lace_lightning.generators.stylegan3_networks import StyleGAN3Network, stylegan3_config
 
 DATA = Path(__file__).parent / "data"
@@ -71,7 +71,7 @@ def test_closed_form_gradient_of_the_mapping_is_the_automatic_one(name: str, con
 
 def test_a_saved_generator_loads_by_what_the_file_says(tmp_path: Path) -> None:
     network, recorded, config = load("t")
-    save_stylegan3(network, config, tmp_path / "g.safetensors", {"truncation": 0.8})
+    save_network(network, config, tmp_path / "g.safetensors", {"truncation": 0.8})
     first, again = StyleGAN3Generator(network, truncation=0.8), load_generator(tmp_path / "g.safetensors")
     assert isinstance(again, StyleGAN3Generator)
     assert first.digest == again.digest
