@@ -133,7 +133,8 @@ def read_network(weights: str | os.PathLike[str], kind: str = StyleGAN2Network.k
     """Return the state of a network and its configuration. Raises LaceError for missing or damaged weights, and another kind."""
     tensors, config = load_tensors(weight_path(weights))
     if config.get("kind") != kind:
-        raise LaceError(f"The weights '{weights}' must be a {kind.replace('stylegan', 'StyleGAN')} generator and are of kind '{config.get('kind')}'.")
+        raise LaceError(f"The weights '{weights}' must be a {kind.replace('stylegan', 'StyleGAN')} generator and are of kind "
+                        f"'{config.get('kind')}'.")
     return tensors, config
 
 
