@@ -39,7 +39,7 @@ from .callbacks import (
     measure_reference,
 )
 from .classifiers import AttributeClassifier, IdentityEmbedding
-from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
+from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, given_pairs, make_pairs, pairs_key
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
@@ -116,7 +116,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     """Train (or reuse) the latent classifier, sample by attribute, measure."""
     sampler = build_node(cfg.sampler)
     generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
-    labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
+    labeler, judge = _labeler_or_none(cfg), _labeler(cfg.judge)
     schema = _schema(labeler, judge)
     if cfg.metrics.distance_codes not in ("same", "pairs"):
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
@@ -130,23 +130,25 @@ def control(cfg: DictConfig) -> dict[str, float]:
         raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
     given = _given_classifier(cfg, generator, schema)
-    known = given.schema if given else schema.part(cfg.classifier.attributes or schema.names)
+    cache = Cache(cfg.paths.cache)
+    given_labels = _given_pairs(cfg, generator, schema, cache)
+    labelled = schema if given_labels is None else given_labels.schema
+    known = given.schema if given else labelled.part(cfg.classifier.attributes or labelled.names)
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
     pairs_generator = _pairs_generator(cfg, generator)
-    cache = Cache(cfg.paths.cache)
     feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
     callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
-    pairs = _pairs(cfg, pairs_generator, labeler, cache)
+    pairs = given_labels or _pairs(cfg, pairs_generator, cache)
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
-    more = None if given else _more_pairs(cfg, pairs_generator, labeler, pairs, cache)
+    more = None if given else _more_pairs(cfg, pairs_generator, pairs, cache)
     node = plain(cfg.classifier)
     data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
                  lambda: _data(cfg, node, cfg.seed, pairs, known, more))
     module = given or _classifier(cfg, node, generator, data, cache, lambda: FreshPairsDataModule(
-        data, pairs_generator, labeler, int(node["fresh_pairs"]), float(node["fresh_share"])))
+        data, pairs_generator, _labeler(cfg.labeler), int(node["fresh_pairs"]), float(node["fresh_share"])))
     if cfg.task.get("export") and _is_first():
         module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=data.key)
     loggers = _loggers(cfg)
@@ -192,7 +194,36 @@ def _labeler(node: DictConfig) -> Labeler:
     return reuse("labeler", plain(node), lambda: build_node(node))
 
 
-def _schema(labeler: Labeler, judge: Labeler) -> Schema:
+def _labeler_or_none(cfg: DictConfig) -> Labeler | None:
+    """Return the labeler; None for labeler=none, where pairs are given."""
+    if cfg.labeler.get("_target_") is not None:
+        return _labeler(cfg.labeler)
+    if cfg.task.pairs_from is None:
+        raise LaceError("Pairs need a labeler, and labeler=none: choose a labeler, or set task.pairs_from to pairs that have labels.")
+    return None
+
+
+def _given_pairs(cfg: DictConfig, generator: Generator, schema: Schema, cache: Cache) -> PairSet | None:
+    """Return the pairs of `task.pairs_from`, checked against what the run wants of them; None where it makes its own."""
+    if cfg.task.pairs_from is None:
+        return None
+    for setting, wanted in (("task.more_pairs", 0), ("classifier.fresh_pairs", 0), ("classifier.soft_labels", False)):
+        if OmegaConf.select(cfg, setting) != wanted:
+            raise LaceError(f"Given pairs come without pictures and without a labeler that could make more, and {setting} is "
+                            f"{OmegaConf.select(cfg, setting)}: set {setting}={str(wanted).lower()}, or task.pairs_from=null.")
+    pairs = given_pairs(cfg.task.pairs_from, generator, cache, int(cfg.task.pairs_seed))
+    if cfg.classifier.space not in pairs.arrays:
+        raise LaceError(f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {cfg.classifier.space}: set "
+                        "classifier.space=w.")
+    if not set(pairs.schema.attributes) <= set(schema.attributes):
+        raise LaceError(f"The judge must know every attribute of the given pairs, {', '.join(pairs.schema.names)}, and knows "
+                        f"{', '.join(schema.names)}: choose a judge of their schema.")
+    return pairs
+
+
+def _schema(labeler: Labeler | None, judge: Labeler) -> Schema:
+    if labeler is None:
+        return judge.schema
     if labeler.schema != judge.schema:
         raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
                         f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
@@ -227,7 +258,7 @@ def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: 
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
     settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
     if cfg.task.name == "control":
-        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler(cfg.labeler), **settings)
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler_or_none(cfg), **settings)
     settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
@@ -262,12 +293,12 @@ def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
     return data.train_pictures if data.at_hand else None
 
 
-def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache) -> PairSet:
+def _pairs(cfg: DictConfig, generator: Generator, cache: Cache) -> PairSet:
     """Make the pairs from the prior."""
-    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.num_pairs), int(cfg.task.pairs_seed))
+    return _make_pairs(cfg, generator, cache, int(cfg.task.num_pairs), int(cfg.task.pairs_seed))
 
 
-def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: PairSet, cache: Cache) -> PairSet | None:
+def _more_pairs(cfg: DictConfig, generator: Generator, pairs: PairSet, cache: Cache) -> PairSet | None:
     """Make pairs where a first classifier (one network, all attributes) is steered to, from starting points of their own."""
     if not cfg.task.more_pairs:
         return None
@@ -281,12 +312,12 @@ def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: 
         torch.manual_seed(seed)
         first = _classifier(cfg, node, generator, data, cache).classifier
     latents = ControlledLatents(generator, first, seed + OTHER_SEEDS)
-    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents)
+    return _make_pairs(cfg, generator, cache, int(cfg.task.more_pairs), latents.seed, latents)
 
 
-def _make_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache, count: int, seed: int,
-                latents: Latents | None = None) -> PairSet:
+def _make_pairs(cfg: DictConfig, generator: Generator, cache: Cache, count: int, seed: int, latents: Latents | None = None) -> PairSet:
     """Make pairs, or go on making them; with several processes the first makes them and the others wait."""
+    labeler = _labeler(cfg.labeler)
     folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
         device = _device(cfg)

@@ -48,6 +48,7 @@ class PairSet:
     """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K), images (N, C, H, W) uint8.
 
     `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions, NaN on disk where the labeler abstained.
+    Pairs that others made have fewer `arrays`; w and labels are always there.
     """
 
     NAMES = ("z", "w", "logits", "labels", "images")
@@ -57,6 +58,7 @@ class PairSet:
         self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
         self.schema = Schema.from_config(self.meta["schema"])
         self.seed, self.done = int(self.meta["seed"]), int(self.meta["done"])
+        self.arrays: tuple[str, ...] = tuple(self.meta.get("arrays", self.NAMES))
 
     def __len__(self) -> int:
         return self.done
@@ -66,7 +68,11 @@ class PairSet:
         return self.done == self.meta["count"]
 
     def array(self, name: str) -> Tensor:
-        """Return the written rows of one of z, w, logits, labels, images, memory-mapped."""
+        """Return the written rows of one of z, w, logits, labels, images, memory-mapped. Raises LaceError for what these pairs lack."""
+        if name not in self.arrays:
+            what = {"z": "classifier.space=w", "images": "classifier.space=w", "logits": "classifier.soft_labels=false"}
+            raise LaceError(f"The pairs in '{self.folder}' have {', '.join(self.arrays)}, and {name} was asked for: set "
+                            f"{what.get(name, 'another name')}.")
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
 
     def labels(self) -> Labels:
