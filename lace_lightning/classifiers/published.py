@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +163,15 @@ def load_published(network: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises LaceError for a file that is none, or of another network.
     """
-    data = safe_unpickle(path)
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        try:
+            data: Any = load_file(str(path))
+        except Exception as error:
+            raise LaceError(f"The weights '{path}' must be safetensors and could not be read ({error}): get the file again.") from None
+    else:
+        data = safe_unpickle(path)
     for name in ("state_dict", "net", "model"):
         if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
             data = data[name]

@@ -26,9 +26,9 @@ def latents() -> np.ndarray:
 
 @pytest.fixture
 def generator() -> ModuleGenerator:
-    module = torch.nn.ModuleDict({"mapping": torch.nn.Linear(4, W), "synthesis": torch.nn.Sequential(torch.nn.Linear(W, 12), torch.nn.Tanh(),
-                                                                                                    torch.nn.Unflatten(1, (3, 2, 2)))})
-    module.mapping, module.synthesis = module["mapping"], module["synthesis"]
+    module = torch.nn.Module()
+    module.mapping = torch.nn.Linear(4, W)
+    module.synthesis = torch.nn.Sequential(torch.nn.Linear(W, 12), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 2, 2)))
     return ModuleGenerator(module, 4, (3, 2, 2), W, "mapping", "synthesis")
 
 
@@ -139,7 +139,8 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, c
 
 @pytest.mark.parametrize(("text", "message"), [
     ("hat\n1\n", "must begin with the columns sample"), ("sample,hat\n", "and 0 rows"), ("", "could not be read"),
-    ("sample,hat\n1,1\n2\n", "Row 3 of"), ("sample,hat\n1,1\n1,0\n", "sample 1 has several"), ("sample,hat\n1,1\n2,1\n", "at least two different"),
+    ("sample,hat\n1,1\n2\n", "Row 3 of"), ("sample,hat\n1,1\n1,0\n", "sample 1 has several"),
+    ("sample,hat\n1,1\n2,1\n", "at least two different"),
     ("sample,hat\ncat.png,1\n2,0\n", "received 'cat.png'"), ("sample,hat\n1,1.5\n2,0\n", "must lie in"),
 ])
 def test_a_wrong_csv_is_refused_in_one_sentence(tmp_path, generator, text, message) -> None:
