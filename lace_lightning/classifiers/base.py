@@ -14,12 +14,8 @@ from ..energies import Energy, build
 from ..errors import LaceError, suggest
 from ..query import Query, parse
 from ..schema import Labels, Schema
-from .images import NETWORKS as IMAGE_NETWORKS
 from .latent import LatentMLP
-from .published import DenseNetBC, WideResNetCIFAR
-
-# Here and not in images.py, which they are made of.
-IMAGE_NETWORKS |= {"densenet_bc": DenseNetBC, "wide_resnet_cifar": WideResNetCIFAR}
+from .networks import IMAGE_NETWORKS
 
 SPACES = ("z", "w", "x")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..artifacts import digest, load_tensors, save_tensors
 from ..errors import LaceError
-from .images import build_network
+from .networks import build_network
 
 
 class IdentityEmbedding(nn.Module):
