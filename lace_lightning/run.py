@@ -24,28 +24,31 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
 from . import __version__
-from .artifacts import Cache, atomic_path, check_writable, digest, write_json
+from .artifacts import Cache, atomic_path, check_writable, digest, file_sha256, write_json
 from .callbacks import (
     ConditionalSampling,
     EnergyOptions,
     FeatureSpace,
     LatentEvaluation,
+    RealPictures,
     SequentialEditing,
     TemperatureStrips,
     TrainingPictures,
     build_feature_space,
     generator_grid,
+    inception_extractor,
+    judge_extractor,
     labelled_grid,
     measure_reference,
 )
-from .classifiers import AttributeClassifier, IdentityEmbedding
+from .classifiers import AttributeClassifier, load_embedding
 from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, given_pairs, make_pairs, pairs_key
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
 from .generators import Generator, check
 from .labelers import Labeler
-from .metrics import LayerShares, layers_of
+from .metrics import GivenStatistics, LayerShares, layers_of, read_statistics
 from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
@@ -137,8 +140,10 @@ def control(cfg: DictConfig) -> dict[str, float]:
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
     pairs_generator = _pairs_generator(cfg, generator)
-    feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
-        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
+    theirs = _given_statistics(cfg)
+    feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, str(cache.root)],
+                          lambda: build_feature_space(cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg)),
+                                                      theirs))
     callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
     pairs = given_labels or _pairs(cfg, pairs_generator, cache)
     if isinstance(callback, ConditionalSampling):
@@ -256,17 +261,16 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference")} | plain(cfg.callbacks)
     if cfg.task.name == "control":
         return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler_or_none(cfg), **settings)
     settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
                                  strips=cfg.task.strips, **settings)
-    identity = cfg.task.get("identity")
-    embedding = None if identity is None else IdentityEmbedding.load(weight_path(identity)).to(_device(cfg))
-    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding and embedding.distance,
-                             strips=cfg.task.strips, **settings)
+    embedding = load_embedding(plain(cfg.task.identity), _device(cfg))
+    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding.distance if embedding else None,
+                             strips=cfg.task.strips, identity_protocol=embedding.protocol if embedding else None, **settings)
 
 
 def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
@@ -287,10 +291,19 @@ def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> 
     return module
 
 
-def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
+def _pictures(cfg: DictConfig) -> RealPictures | None:
     """Return what loads or draws the train pictures; None where they cannot be had."""
     data = build_node(cfg.dataset.module)
-    return data.train_pictures if data.at_hand else None
+    return data if data.at_hand else None
+
+
+def _given_statistics(cfg: DictConfig) -> GivenStatistics | None:
+    """Return the statistics of `metrics.reference`, read once while the file stays the same."""
+    path = cfg.metrics.get("reference")
+    if path is None:
+        return None
+    content = file_sha256(path) if Path(path).is_file() else None
+    return reuse("statistics", [str(path), content], lambda: read_statistics(path))
 
 
 def _pairs(cfg: DictConfig, generator: Generator, cache: Cache) -> PairSet:
@@ -430,13 +443,17 @@ def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], N
 
 
 def reference(cfg: DictConfig) -> dict[str, float]:
-    """Measure the judge's features over the real pictures: what Fréchet distances are measured against."""
-    judge, data = _labeler(cfg.judge).to(_device(cfg)), build_node(cfg.dataset.module)
+    """Measure features over the real pictures, Inception's where metrics.fid says so, else the judge's: what Fréchet distances are
+    measured against."""
+    data, device = build_node(cfg.dataset.module), str(_device(cfg))
     data.setup("fit")
-    pictures = {split: images for split, (images, _) in data.splits.items()}
+    # What has no labels has no splits.
+    pictures = {split: images for split, (images, _) in getattr(data, "splits", {}).items()} or {"train": data.train_pictures()}
+    inception = cfg.metrics.fid == "inception"
+    extractor = inception_extractor(device) if inception else judge_extractor(_labeler(cfg.judge), cfg.dataset.name, device)
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
-    metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
-    _write_results(cfg, metrics, {"weights": file.name}, None)
+    metrics = measure_reference(extractor, pictures, cfg.dataset.name, file, data.source, Cache(cfg.paths.cache))
+    _write_results(cfg, metrics, {"weights": file.name, "network": extractor.network}, None)
     return metrics
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,9 +42,11 @@ class SequentialEditing(LatentEvaluation):
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, edits: Sequence[Query], options: EditOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
-                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True) -> None:
+                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True,
+                 identity_protocol: Mapping[str, Any] | None = None) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
         self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
+        self.identity_protocol = dict(identity_protocol or {})
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
         editor = Editor(self.generator, classifier, self.sampler, self.options)
@@ -107,18 +109,19 @@ class SequentialEditing(LatentEvaluation):
             if self.identity is not None:
                 figures["id"] = float(step.distance.compute())
             if space is not None and step.quality is not None:
-                figures[space.key] = frechet_distance(step.quality.compute(), space.reference)
+                figures[space.name(self.num_samples)] = frechet_distance(step.quality.compute(), space.reference)
             result |= {f"edit{number}/{name}": value for name, value in figures.items()}
         last = f"edit{len(steps)}/"
         final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
         final |= {name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps) for name in ("des", "evaluations")}
         if space is not None:
-            final[f"{space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+            final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(rank, world_size, device)
         final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
         return {**final, **steps[-1].accuracy.compute(), **result}
 
     def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
         return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
+                **({"identity": self.identity_protocol} if self.identity_protocol else {}),
                 "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(classifier, device)}
 
     @property

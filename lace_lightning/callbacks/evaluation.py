@@ -117,7 +117,7 @@ class LatentEvaluation(pl.Callback):
         return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": repr(self.sampler),
                 "space": classifier.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
                 "classifier": classifier.digest, "generator": self.generator.digest,
-                "frechet": None if self.feature_space is None else self.feature_space.protocol,
+                "frechet": None if self.feature_space is None else {**self.feature_space.protocol, "samples": self.num_samples},
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"}
 
     def _show(self, trainer: pl.Trainer) -> None:

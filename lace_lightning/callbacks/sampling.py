@@ -134,8 +134,9 @@ class ConditionalSampling(LatentEvaluation):
         metrics = {**accuracy.compute(), **branches.compute(), **self._prior(device)}
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
         if self.feature_space and quality is not None:
-            metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
-            metrics[f"{self.feature_space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+            name = self.feature_space.name(self.num_samples)
+            metrics[name] = frechet_distance(quality.compute(), self.feature_space.reference)
+            metrics[f"{name}/unconditional"] = self._unconditional(rank, world_size, device)
         metrics |= diagnosis.compute()
         protocol = self._protocol(classifier, device)
         if distance is not None:

@@ -103,6 +103,11 @@ class PortraitsDataModule(pl.LightningDataModule):
         """Whether pictures can be had: always."""
         return True
 
+    @property
+    def source(self) -> dict[str, int]:
+        """What the train pictures depend on."""
+        return {"first": self.first, "count": self.count, "resolution": self.resolution}
+
     def train_pictures(self) -> Tensor:
         """Return the pictures (count, 3, R, R) uint8 of the first epoch."""
         return self.splits["train"][0]
