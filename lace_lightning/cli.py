@@ -35,6 +35,8 @@ lace_lightning: control a frozen image generator by attribute.
   LACE_TRACEBACK=1                                                show tracebacks of errors
 
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]   a generator of another program, read as data, with a card
+  lace-lightning models                                           networks: what is shipped, what others published, what is here
+  lace-lightning download NAME [--sha256 HEX | --trust-first]     a published generator, checked, for generator=NAME
 """
 
 
@@ -165,8 +167,50 @@ def convert(arguments: Sequence[str]) -> None:
     print(f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 {card['sha256']}")
 
 
+def models(arguments: Sequence[str]) -> None:
+    """`models`: list the networks that are shipped and those that others published, and say which are here."""
+    from .catalogue import NETWORKS, downloads_folder
+    from .weights import card, weight_names
+
+    if arguments:
+        raise LaceError(f"models needs nothing, and received '{arguments[0]}': leave it out.")
+    rows = [("name", "size", "", "licence", "what")]
+    for name in weight_names():
+        entry = card(name)
+        rows.append((name, _size(entry["bytes"]), "shipped", entry["licence"].split(" (")[0], entry["what"]))
+    for network in NETWORKS:
+        state = "not here" if not network.path.is_file() else "here" if network.record.is_file() else "not checked"
+        rows.append((network.name, _size(network.bytes) or network.size or "?", state, network.licence, network.what))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    print(f"\nlace-lightning download NAME brings one that is not here to {downloads_folder()}; generator=NAME uses it.")
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def download(arguments: Sequence[str]) -> None:
+    """`download NAME [--sha256 HEX | --trust-first]`: bring a published network here, or check one that was put here by hand."""
+    from .artifacts import file_sha256
+    from .catalogue import published, published_path
+
+    match list(arguments):
+        case [name]:
+            path = published_path(name)
+        case [name, "--trust-first"] | ["--trust-first", name]:
+            path = published_path(name, trust_first=True)
+        case [name, "--sha256", sha256] | ["--sha256", sha256, name]:
+            path = published_path(name, sha256)
+        case _:
+            raise LaceError(f"download needs NAME and at most one of --sha256 HEX and --trust-first, and received "
+                            f"'{' '.join(arguments)}': write for example lace-lightning download stylegan2_ffhq.")
+    print(f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 {file_sha256(path)}")
+
+
 # What is no run: the first word of a command line that Hydra never sees.
-COMMANDS = {"convert": convert}
+COMMANDS = {"convert": convert, "models": models, "download": download}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
