@@ -94,9 +94,18 @@ def nvidia_pickle(state: Mapping[str, Tensor], config: Mapping[str, Any], protoc
     with their_modules() as theirs:
         average = nvidia_network(theirs, state, config)
         other = nvidia_network(theirs, {key: value * 2 for key, value in state.items()}, config)
-        critic = _Persistent(theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(3)))})
-        return pickle.dumps({"training_set_kwargs": theirs["EasyDict"](path="x"), "G": other, "D": critic, "G_ema": average,
+        return pickle.dumps({"training_set_kwargs": theirs["EasyDict"](path="x"), "G": other, "D": _critic(theirs), "G_ema": average,
                              "augment_pipe": _Persistent(theirs, "AugmentPipe", {"_buffers": OrderedDict(p=torch.zeros([]))})}, protocol)
+
+
+def discriminator_pickle(alone: bool = False) -> bytes:
+    """Return a snapshot without a generator: the discriminator by its name, or alone."""
+    with their_modules() as theirs:
+        return pickle.dumps(_critic(theirs) if alone else {"D": _critic(theirs)})
+
+
+def _critic(theirs: Mapping[str, Any]) -> _Persistent:
+    return _Persistent(theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(3)))})
 
 
 def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..artifacts import file_sha256, load_config, write_json
 from ..errors import LaceError
+from ..progress import waiting
 from ..unpickle import Record, tensors_of
 from ..unpickle.state import WRAPPERS, read_data, state_of
 from .layouts import from_rosinality, from_tensorflow, stylegan2_config
@@ -189,15 +190,17 @@ def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Check
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], which: str | None = None) -> dict[str, Any]:
     """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return the card.
 
-    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. Raises LaceError where
-    `source` holds no generator and where `target` is not to end in .safetensors.
+    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. What takes longer than a
+    second shows progress on a terminal. Raises LaceError where `source` holds no generator and where `target` is not to end in
+    .safetensors.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
         raise LaceError(f"The converted file must end in .safetensors, received '{target}': rename it.")
     checkpoint = read_generator(source, which)
     network = checkpoint.network()
-    save_network(network, checkpoint.config, target)
+    with waiting(f"writing {target.name}"):
+        save_network(network, checkpoint.config, target)
     size = network.synthesis.img_resolution
     card = {"what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
                     f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),
