@@ -9,8 +9,9 @@ from .base import AttributeClassifier
 from .embedding import IdentityEmbedding
 from .images import ResNet9, WideResNet
 from .latent import LatentMLP
+from .mobilenet import MobileNet
 
-__all__ = ["AttributeClassifier", "IdentityEmbedding", "LatentMLP", "ResNet9", "WideResNet", "load_classifier"]
+__all__ = ["AttributeClassifier", "IdentityEmbedding", "LatentMLP", "MobileNet", "ResNet9", "WideResNet", "load_classifier"]
 
 SHIPPED = {"cifar10": "cifar10_classifier"}
 

@@ -16,10 +16,11 @@ from ..query import Query, parse
 from ..schema import Labels, Schema
 from .images import NETWORKS as IMAGE_NETWORKS
 from .latent import LatentMLP
+from .mobilenet import MobileNet
 from .published import DenseNetBC, WideResNetCIFAR
 
 # Here and not in images.py, which they are made of.
-IMAGE_NETWORKS |= {"densenet_bc": DenseNetBC, "wide_resnet_cifar": WideResNetCIFAR}
+IMAGE_NETWORKS |= {"densenet_bc": DenseNetBC, "wide_resnet_cifar": WideResNetCIFAR, "mobilenet": MobileNet}
 
 SPACES = ("z", "w", "x")
 
