@@ -216,7 +216,7 @@ def _given_pairs(cfg: DictConfig, generator: Generator, schema: Schema, cache: C
         if OmegaConf.select(cfg, setting) != wanted:
             raise LaceError(f"Given pairs come without pictures and without a labeler that could make more, and {setting} is "
                             f"{OmegaConf.select(cfg, setting)}: set {setting}={str(wanted).lower()}, or task.pairs_from=null.")
-    pairs = given_pairs(cfg.task.pairs_from, generator, cache, int(cfg.task.pairs_seed))
+    pairs = given_pairs(generator, cfg.task.pairs_from, cache, int(cfg.task.pairs_seed))
     if cfg.classifier.space not in pairs.arrays:
         raise LaceError(f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {cfg.classifier.space}: set "
                         "classifier.space=w.")
@@ -448,7 +448,7 @@ def reference(cfg: DictConfig) -> dict[str, float]:
     data, device = build_node(cfg.dataset.module), str(_device(cfg))
     data.setup("fit")
     # What has no labels has no splits.
-    pictures = {split: images for split, (images, _) in getattr(data, "splits", {}).items()} or {"train": data.train_pictures()}
+    pictures = {split: part[0] for split, part in getattr(data, "splits", {}).items()} or {"train": data.train_pictures()}
     inception = cfg.metrics.fid == "inception"
     extractor = inception_extractor(device) if inception else judge_extractor(_labeler(cfg.judge), cfg.dataset.name, device)
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
@@ -463,7 +463,7 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     labeler, judge, generator = _labeler(cfg.labeler).to(device), _labeler(cfg.judge).to(device), _generator(cfg.generator).to(device)
     schema, data = _schema(labeler, judge), build_node(cfg.dataset.module)
     data.setup("fit")
-    pictures, truth = data.splits["test"]
+    pictures, truth, *known = data.splits["test"]
     with torch.no_grad():
         generated = torch.cat([to_bytes(generator(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))).cpu()
                                for first in range(0, count, size)])
@@ -471,11 +471,15 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([who(from_bytes(part.to(device))).cpu() for part in images.split(size)])
 
-    scores = {who: attribute_scores(schema, logits(network, pictures), truth) for who, network in (("labeler", labeler), ("judge", judge))}
+    # What the data set cannot tell is measured by nobody.
+    told = known[0].any(0).tolist() if known else [True] * len(schema)
+    scores = {who: {name: score for (name, score), some in zip(
+        attribute_scores(schema, logits(network, pictures), truth, *known).items(), told, strict=True) if some}
+        for who, network in (("labeler", labeler), ("judge", judge))}
     scores["agreement"] = attribute_scores(schema, logits(labeler, generated), logits(judge, generated))
     metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
-    rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error", *(float(column[a.name]) for column in scores.values())]
-            for a in schema]
+    rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error",
+             *(float(column[a.name]) if a.name in column else None for column in scores.values())] for a in schema]
     summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {_name(cfg.generator)}\n"
                f"{text_table(['attribute', '', *scores], rows)}")
     grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{_name(cfg.generator)}, uncurated")

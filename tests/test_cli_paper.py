@@ -155,7 +155,8 @@ def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, 
 def test_given_pairs_say_what_they_cannot_do(files, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("LACE_FACES_JUDGE", str(files["judge"]))
     for setting, message in (("task.pairs_from=null", "labeler=none"), ("task.more_pairs=10", "task.more_pairs is 10"),
-                             ("classifier.soft_labels=true", "classifier.soft_labels is True"), ("classifier.space=z", "classifier.space is z"),
+                             ("classifier.soft_labels=true", "classifier.soft_labels is True"),
+                             ("classifier.space=z", "classifier.space is z"),
                              ("task.pairs_from=nowhere", "are not there"), ("judge=cifar10", "The judge must know every attribute")):
         with pytest.raises(SystemExit):
             cli.main(["+experiment=ffhq_glasses", f"generator.name={files['faces']}", *QUICK, f"task.pairs_from={files['styleflow']}",

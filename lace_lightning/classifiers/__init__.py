@@ -9,8 +9,9 @@ from .base import AttributeClassifier
 from .embedding import Embedding, IdentityEmbedding, ScriptedEmbedding, load_embedding
 from .images import ResNet9, WideResNet
 from .latent import LatentMLP
+from .mobilenet import MobileNet
 
-__all__ = ["AttributeClassifier", "Embedding", "IdentityEmbedding", "LatentMLP", "ResNet9", "ScriptedEmbedding", "WideResNet",
+__all__ = ["AttributeClassifier", "Embedding", "IdentityEmbedding", "LatentMLP", "MobileNet", "ResNet9", "ScriptedEmbedding", "WideResNet",
            "load_classifier", "load_embedding"]
 
 SHIPPED = {"cifar10": "cifar10_classifier"}

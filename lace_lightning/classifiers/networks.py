@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import LaceError, suggest
 from .images import ImageNetwork, ResNet9, WhitenedVGG, WideResNet
+from .mobilenet import MobileNet
 from .published import DenseNetBC, WideResNetCIFAR
 
 IMAGE_NETWORKS: dict[str, type[ImageNetwork]] = {
@@ -12,6 +13,7 @@ IMAGE_NETWORKS: dict[str, type[ImageNetwork]] = {
     "whitened_vgg": WhitenedVGG,
     "densenet_bc": DenseNetBC,
     "wide_resnet_cifar": WideResNetCIFAR,
+    "mobilenet": MobileNet,
 }
 
 

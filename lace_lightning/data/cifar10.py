@@ -105,19 +105,22 @@ class AugmentedBatches(EpochBatches):
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
         self.pictures, self.labels, self.pad, self.flip, self.cutout = pictures, labels, pad, flip, cutout
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for index, rows in self.rows():
-            random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
-            yield self._augment(self.pictures[rows], random), self.labels[rows]
+            yield self.augmented(index, rows)[0], self.labels[rows]
 
-    def _augment(self, x: Tensor, random: torch.Generator) -> Tensor:
+    def augmented(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pictures of batch `index`, and which of them are mirrored (B,) bool."""
+        random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
+        x, flipped = self.pictures[rows], torch.zeros(len(rows), dtype=torch.bool)
         count, size = len(x), x.shape[-1]
 
         def integers(high: int, *shape: int) -> Tensor:
             return torch.randint(0, high, shape, generator=random)
 
         if self.flip:
-            x = torch.where((integers(2, count) == 1)[:, None, None, None], x.flip(-1), x)
+            flipped = integers(2, count) == 1
+            x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
         if self.pad:
             padded = F.pad(x.float(), (self.pad,) * 4, mode="reflect").byte().permute(0, 2, 3, 1)
             rows = integers(2 * self.pad + 1, count, 1) + torch.arange(size)
@@ -127,7 +130,7 @@ class AugmentedBatches(EpochBatches):
             corner, grid = integers(size - self.cutout + 1, 2, count, 1), torch.arange(size)
             inside = (grid >= corner) & (grid < corner + self.cutout)
             x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None])[:, None], 127)
-        return x
+        return x, flipped
 
 
 def spread(size: int, count: int) -> Tensor:

@@ -20,15 +20,15 @@ class GeneratedBatches(Sequence[Tensor]):
     """Pictures (B, C, H, W) uint8 of samples of the prior in order, drawn when they are asked for."""
 
     def __init__(self, generator: Generator, count: int, seed: int, batch_size: int) -> None:
-        self.generator, self.count, self.seed, self.batch_size = generator, count, seed, batch_size
+        self.generator, self.total, self.seed, self.batch_size = generator, count, seed, batch_size
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return -(-self.total // self.batch_size)
 
     @torch.no_grad()
     def __getitem__(self, index: Any) -> Any:
         first = index * self.batch_size
-        rows = min(self.batch_size, self.count - first)
+        rows = min(self.batch_size, self.total - first)
         if rows <= 0 or index < 0:
             raise IndexError(index)
         return to_bytes(self.generator(self.generator.prior(rows, self.seed, first, self.generator.device))).cpu()
@@ -44,15 +44,15 @@ class GeneratedPicturesDataModule(pl.LightningDataModule):
 
     def __init__(self, generator: Generator, count: int = 1000, seed: int = 0, batch_size: int = 50) -> None:
         super().__init__()
-        self.generator, self.count, self.seed, self.batch_size = generator, count, seed + REFERENCE_SEEDS, batch_size
+        self.generator, self.total, self.seed, self.batch_size = generator, count, seed + REFERENCE_SEEDS, batch_size
 
     @property
     def source(self) -> dict[str, Any]:
         """What the pictures depend on."""
-        return {"generator": self.generator.digest, "count": self.count, "seed": self.seed}
+        return {"generator": self.generator.digest, "count": self.total, "seed": self.seed}
 
     def train_pictures(self) -> GeneratedBatches:
         """Return all pictures, as batches that are drawn one at a time."""
         if torch.cuda.is_available():
             self.generator.to("cuda")
-        return GeneratedBatches(self.generator, self.count, self.seed, self.batch_size)
+        return GeneratedBatches(self.generator, self.total, self.seed, self.batch_size)

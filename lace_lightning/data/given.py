@@ -54,6 +54,8 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
         table = _first(_entry(path / "att_light.pickle", "att_light"))
         w, layout = _latents(path, "all_latents.pickle"), "StyleFlow, pickles"
         columns = dict(zip(PICKLE_COLUMNS, _columns(table, len(PICKLE_COLUMNS), path / "att_light.pickle"), strict=True))
+        # Here 1 is a woman.
+        columns["gender"] = torch.where(columns["gender"] == -1, torch.nan, 1 - columns["gender"])
     elif (path / "attributes.npy").is_file():
         table = _npy(path / "attributes.npy")
         w, layout = _latents(path, "sg2latents.pickle", "latents.pickle", "latents.npy"), "StyleFlow, npy"
@@ -131,9 +133,8 @@ def _raw_classes(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the classes that measured confidences stand for; what is between is not known."""
     smile, beard = columns["smile"], columns["beard"]
     unsure = (smile >= 0.1) & (smile <= 0.9)
-    # Here 1 is a man.
     return {"smile": (smile > 0.9).double().masked_fill(unsure | smile.isnan(), torch.nan),
-            "beard": (beard > 0.25).double().masked_fill(beard.isnan(), torch.nan), "gender": 1 - columns["gender"]}
+            "beard": (beard > 0.25).double().masked_fill(beard.isnan(), torch.nan)}
 
 
 def _scaled(schema: Schema, columns: Mapping[str, Tensor], path: Path) -> tuple[Tensor, dict[str, list[float]]]:
@@ -225,15 +226,16 @@ def _sources(path: Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def given_pairs(path: str | os.PathLike[str], generator: Generator, cache: Cache, seed: int = 0) -> PairSet:
+def given_pairs(generator: Generator, path: str | os.PathLike[str] | None, cache: Cache | str, seed: int = 0) -> PairSet:
     """Turn pairs that others made into pairs of this program's (w and labels; z too where samples of the prior of `seed` were labelled).
 
     They are kept in the cache by the files' content. Raises LaceError for latents of another width than the generator's w.
     """
-    source = Path(path).expanduser()
-    if not source.exists():
-        raise LaceError(f"Given pairs were required at '{source}' and are not there: set task.pairs_from to StyleFlow's folder or to a CSV "
-                        "file.")
+    source = Path(path or "").expanduser()
+    if path is None or not source.exists():
+        where = "and nobody says where they are" if path is None else f"at '{source}' and are not there"
+        raise LaceError(f"Given pairs were required {where}: set task.pairs_from or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV.")
+    cache = Cache(cache) if isinstance(cache, str) else cache
     key = digest({"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1})
     folder = cache.folder("pairs", key)
     if (folder / "meta.json").is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +10,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..artifacts import check_writable, digest, read_json, write_json
+from ..artifacts import digest, read_json
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
@@ -21,6 +19,7 @@ from ..pictures import from_bytes, to_bytes
 from ..schema import Labels, Schema
 from ..seeds import uniform
 from .batches import TensorBatches
+from .filling import fill
 
 # The use of a sample's seed for deciding its split (0 is the prior).
 SPLIT_STREAM = 2**20
@@ -93,50 +92,29 @@ def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: La
     Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or from
     `latents`. Raises LaceError when the folder holds pairs of something else.
     """
-    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, latents)
     shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
               "labels": (len(labeler.schema),), "images": generator.image_shape}
-    meta: dict[str, Any] = {"key": key, "count": count, "seed": seed, "done": 0,
+    meta: dict[str, Any] = {"key": pairs_key(generator, labeler, count, seed, latents), "count": count, "seed": seed, "done": 0,
                             "generator": generator.digest, "labeler": labeler.digest,
                             "schema": labeler.schema.to_config()}
-    if (path / "meta.json").is_file():
-        known = read_json(path / "meta.json")
-        if known["key"] != key:
-            raise LaceError(f"The folder '{path}' holds pairs of another generator, labeler, count or seed: use another folder.")
-        meta = known
-    else:
-        for name, shape in shapes.items():
-            dtype = np.uint8 if name == "images" else np.float32
-            np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
-        write_json(path / "meta.json", meta)
-    if meta["done"] < count:
-        draw = latents or (lambda rows, first: generator.prior(rows, seed, first, generator.device))
-        _fill(path, meta, generator, labeler, draw, batch_size, progress, "latent/label pairs" if latents is None else "more pairs")
-    return PairSet(path)
+    draw = latents or (lambda rows, first: generator.prior(rows, seed, first, generator.device))
 
-
-def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, draw: Callable[[int, int], Tensor], batch_size: int,
-          progress: bool, title: str) -> None:
-    maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet.NAMES}
-    bar = tqdm(total=meta["count"], initial=meta["done"], desc=title, unit="", disable=not progress, mininterval=0.5)
-    while meta["done"] < meta["count"]:
-        first = meta["done"]
-        rows = min(batch_size, meta["count"] - first)
+    def make(rows: int, first: int) -> dict[str, Tensor]:
         z = draw(rows, first)
         w = generator.mapping(z)
         images = to_bytes(generator.synthesis(w))
         # The labeler sees the stored picture, rounding included.
         logits = labeler(from_bytes(images))
         decided = labeler.decide(logits)
-        labels = decided.values.masked_fill(~decided.known, torch.nan)
-        values = {"z": z, "w": w, "logits": logits, "labels": labels, "images": images}
-        for name, value in values.items():
-            maps[name][first : first + rows] = value.cpu().numpy()
-            maps[name].flush()
-        meta["done"] = first + rows
-        write_json(path / "meta.json", meta)
-        bar.update(rows)
-    bar.close()
+        return {"z": z, "w": w, "logits": logits, "labels": decided.values.masked_fill(~decided.known, torch.nan), "images": images}
+
+    return PairSet(fill(folder, meta, shapes, make, batch_size, "latent/label pairs" if latents is None else "more pairs", progress))
+
+
+def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tensor]:
+    """Return which of `count` samples of run seed `seed` are in val, test and train (count,) bool: that follows from a sample's seed."""
+    lot = uniform(sample_seeds(count, seed), (1,), stream=SPLIT_STREAM)[:, 0]
+    return {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
 
 
 class LatentPairsDataModule(pl.LightningDataModule):
@@ -154,7 +132,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
         super().__init__()
         self.pairs, self.more = pairs, more
         self.space, self.batch_size, self.soft, self.seed = space, batch_size, soft, seed
-        self.fractions, self.schema = tuple(fractions), schema or pairs.schema
+        self.fractions, self.schema = (float(fractions[0]), float(fractions[1])), schema or pairs.schema
         self.parts: dict[str, tuple[Tensor, ...]] = {}
 
     @property
@@ -166,9 +144,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
         if self.parts:
             return
         tensors = self._tensors(self.pairs)
-        lot = uniform(sample_seeds(len(self.pairs), self.pairs.seed), (1,), stream=SPLIT_STREAM)[:, 0]
-        val, test = self.fractions
-        chosen = {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
+        chosen = split_rows(len(self.pairs), self.pairs.seed, *self.fractions)
         self.parts = {name: tuple(tensor[rows] for tensor in tensors) for name, rows in chosen.items()}
         if self.more is not None:
             self.parts["train"] = tuple(map(torch.cat, zip(self.parts["train"], self._tensors(self.more), strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +21,9 @@ from .one_cycle import with_one_cycle
 
 
 class ImageClassifierTraining(pl.LightningModule):
-    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`).
+    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`[, known (B, K) bool]).
+
+    Labels that are not known enter neither losses nor scores.
 
     Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error times
     `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); `average` is an exponential moving average
@@ -54,9 +56,11 @@ class ImageClassifierTraining(pl.LightningModule):
 
     def _begin_from(self, start: str) -> None:
         begin = AttributeClassifier.load(weight_path(start))
-        if (begin.network_name, begin.arguments) != (self.hparams["network"], self.hparams["arguments"]):
-            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
-                            f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null.")
+        ours = {name: value.shape for name, value in self.network.state_dict().items()}
+        if begin.network_name != self.hparams["network"] or ours != {name: v.shape for name, v in begin.network.state_dict().items()}:
+            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments} with "
+                            f"{begin.schema.num_logits} outputs, and this one is {self.hparams['network']} {self.hparams['arguments']} "
+                            f"with {self.schema.num_logits}: give the same network, or start=null.")
         self.network.load_state_dict(begin.network.state_dict())
 
     def on_fit_start(self) -> None:
@@ -69,13 +73,14 @@ class ImageClassifierTraining(pl.LightningModule):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.feature_dtype == torch.bfloat16):
             return network(images).float()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        logits = self._logits(self.network, batch[0])
-        losses = attribute_losses(self.schema, logits, batch[1], self.hparams["label_smoothing"])
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        images, labels, known = _parts(batch)
+        logits = self._logits(self.network, images)
+        losses = attribute_losses(self.schema, logits, labels, self.hparams["label_smoothing"], known)
         loss = (losses * self.loss_weights).sum()
         if batch_index % 20 == 0:
-            self.log_dict({"loss": loss.detach(), "train_accuracy": _mean(attribute_scores(self.schema, logits, batch[1]))},
-                          prog_bar=True)
+            accuracy = _mean(attribute_scores(self.schema, logits, labels, known), known)
+            self.log_dict({"loss": loss.detach(), "train_accuracy": accuracy}, prog_bar=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -85,21 +90,25 @@ class ImageClassifierTraining(pl.LightningModule):
             for mean, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
                 mean.lerp_(buffer, 1 - decay) if buffer.is_floating_point() else mean.copy_(buffer)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        logits = self._logits(self.average, batch[0])
-        scores = attribute_scores(self.schema, logits, batch[1])
-        figures = {f"{stage}_accuracy": _mean(scores)}
+    def _evaluate(self, batch: tuple[Tensor, ...], stage: str) -> None:
+        images, labels, known = _parts(batch)
+        logits = self._logits(self.average, images)
+        scores = attribute_scores(self.schema, logits, labels, known)
+        figures = {f"{stage}_accuracy": _mean(scores, known)}
         if len(scores) > 1:
-            figures.update({f"{stage}_accuracy/{name}": score for name, score in scores.items()})
+            # Weighted by what is known, the means over batches are the means over pictures.
+            for (name, score), rows in zip(scores.items(), known.sum(0).tolist(), strict=True):
+                if rows:
+                    self.log(f"{stage}_accuracy/{name}", score, batch_size=rows)
         if self.hparams["mirror"]:
-            logits = logits + self._logits(self.average, batch[0].flip(-1))
-            figures[f"{stage}_accuracy_flip"] = _mean(attribute_scores(self.schema, logits, batch[1]))
-        self.log_dict(figures, prog_bar=len(scores) == 1, batch_size=len(batch[1]))
+            logits = logits + self._logits(self.average, images.flip(-1))
+            figures[f"{stage}_accuracy_flip"] = _mean(attribute_scores(self.schema, logits, labels, known), known)
+        self.log_dict(figures, prog_bar=len(scores) == 1, batch_size=len(labels))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def test_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         self._evaluate(batch, "test")
 
     def classifier(self) -> AttributeClassifier:
@@ -118,5 +127,13 @@ class ImageClassifierTraining(pl.LightningModule):
         return with_one_cycle(optimizer, rates, self.hparams["warmup_fraction"], self.trainer)
 
 
-def _mean(scores: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(scores.values())).mean()
+def _parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures, labels and which of them are known: all, where the batch does not say."""
+    images, labels = batch[:2]
+    return images, labels, batch[2] if len(batch) > 2 else torch.ones_like(labels, dtype=torch.bool)
+
+
+def _mean(scores: Mapping[str, Tensor], known: Tensor) -> Tensor:
+    """Return the mean over the attributes that somebody knows."""
+    some = known.any(0)
+    return (torch.stack(list(scores.values())) * some).sum() / some.sum().clamp(min=1)

@@ -49,13 +49,14 @@ def pickles(folder: Path, latents: np.ndarray) -> np.ndarray:
 
 def test_the_pickles_are_read_with_their_gaps(tmp_path, latents, generator) -> None:
     table = pickles(tmp_path / "given", latents)
-    pairs = given_pairs(tmp_path / "given", generator, Cache(tmp_path / "cache"))
+    pairs = given_pairs(generator, tmp_path / "given", Cache(tmp_path / "cache"))
     assert pairs.schema.names == ("smile", "glasses", "gender", "beard", "haircolor", "yaw", "age", "pitch", "bald", "width", "light0",
                                   "light3")
     torch.testing.assert_close(pairs.array("w"), torch.from_numpy(latents[:, 0, 0]))
     labels = pairs.labels()
     for name in pairs.schema.names:
         wanted = table[:, PICKLE_COLUMNS.index(name)]
+        wanted = 1 - wanted if name == "gender" else wanted  # theirs has 1 for women
         known = labels.known[:, pairs.schema.index(name)]
         assert known.tolist() == (~np.isnan(wanted)).tolist()
         np.testing.assert_allclose(labels.column(name)[known].numpy(), wanted[known.numpy()], atol=1e-6)
@@ -63,7 +64,7 @@ def test_the_pickles_are_read_with_their_gaps(tmp_path, latents, generator) -> N
     assert not labels.known[5, pairs.schema.index("yaw")]
     assert labels.known.sum() == N * 12 - 2
     # Found again by content, and served with the mask.
-    assert given_pairs(tmp_path / "given", generator, Cache(tmp_path / "cache")).folder == pairs.folder
+    assert given_pairs(generator, tmp_path / "given", Cache(tmp_path / "cache")).folder == pairs.folder
     data = LatentPairsDataModule(pairs, batch_size=N, fractions=(0.0, 0.0))
     data.setup()
     w, target, known = data.parts["train"]
@@ -98,7 +99,7 @@ def test_raw_measurements_become_classes_and_shares_of_their_range(tmp_path, lat
 
 def test_a_csv_labels_samples_of_the_prior(tmp_path, generator) -> None:
     (tmp_path / "labels.csv").write_text("sample,hat,kind,warmth\n7,1,cat,0.25\n000002.png,0,dog,1\n4,,cat,\n\n")
-    pairs = given_pairs(tmp_path / "labels.csv", generator, Cache(tmp_path / "cache"), seed=3)
+    pairs = given_pairs(generator, tmp_path / "labels.csv", Cache(tmp_path / "cache"), seed=3)
     z = torch.stack([generator.prior(1, 3, i)[0] for i in (7, 2, 4)])
     torch.testing.assert_close(pairs.array("z"), z)
     torch.testing.assert_close(pairs.array("w"), generator.mapping(z))
@@ -134,7 +135,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, c
     pickles(tmp_path / "given", latents)
     change(tmp_path / "given")
     with pytest.raises(LaceError, match=message):
-        given_pairs(tmp_path / "given", generator, Cache(tmp_path / "cache"))
+        given_pairs(generator, tmp_path / "given", Cache(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -146,4 +147,4 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, c
 def test_a_wrong_csv_is_refused_in_one_sentence(tmp_path, generator, text, message) -> None:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(LaceError, match=message):
-        given_pairs(tmp_path / "labels.csv", generator, Cache(tmp_path / "cache"))
+        given_pairs(generator, tmp_path / "labels.csv", Cache(tmp_path / "cache"))

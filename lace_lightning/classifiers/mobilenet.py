@@ -1,0 +1,65 @@
+"""MobileNets for faces of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import LaceError, suggest
+from .published import Normalized
+
+# Of ImageNet in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VARIANTS = ("v2", "v3_small", "v3_large")
+
+
+class MobileNet(Normalized):
+    """MobileNetV2 (CVPR 2018) or V3 (ICCV 2019) by torchvision, untrained: `variant` v2, v3_small or v3_large, `width` times as wide.
+
+    Pictures (B, 3, H, W) in [-1, 1] of any size are cut to `crop` = (top, left, height, width), in fractions of the picture (None: all
+    of it), and resized to `resolution`, antialiased. Raises LaceError for another variant, a crop that is not within the picture, and
+    a resolution below 32.
+    """
+
+    def __init__(self, num_logits: int = 10, variant: str = "v3_large", resolution: int = 128, width: float = 1.0,
+                 crop: Sequence[float] | None = None, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        super().__init__(mean, std)
+        if variant not in VARIANTS:
+            raise LaceError(f"The variants of MobileNet are {', '.join(VARIANTS)}, received '{variant}'.{suggest(variant, VARIANTS)}")
+        if resolution < 32:
+            raise LaceError(f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}.")
+        top, left, height, wide = crop or (0, 0, 1, 1)
+        if min(top, left) < 0 or min(height, wide) <= 0 or max(top + height, left + wide) > 1 + 1e-6:
+            raise LaceError("A crop must be top, left, height and width within the picture, in fractions of it, received "
+                            f"{list(crop or ())}: take [0, 0, 1, 1] for all of it.")
+        # Here, because it is slow to import.
+        from torchvision import models
+
+        self.resolution, self.crop = resolution, (top, left, height, wide)
+        network = getattr(models, f"mobilenet_{variant}")(num_classes=num_logits, width_mult=width)
+        # The layers behind the pooling belong to the features, the last one is the head.
+        self.body, self.neck, self.fc = network.features, network.classifier[:-1], network.classifier[-1]
+        self.num_features = self.fc.in_features
+
+    def view(self, images: Tensor) -> Tensor:
+        """Return what the network sees of pictures (B, 3, H, W): cut, resized, in [-1, 1]."""
+        rows, columns = images.shape[-2:]
+        top, left, height, width = (round(share * side) for share, side in zip(self.crop, (rows, columns, rows, columns), strict=True))
+        images = images[..., top : top + max(1, height), left : left + max(1, width)]
+        size = (self.resolution, self.resolution)
+        return images if tuple(images.shape[-2:]) == size else F.interpolate(images, size, mode="bilinear", antialias=True)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], self.normalize(self.view(images))
+        for block in self.body:
+            y = block(x)
+            if y.shape[-1] < x.shape[-1]:
+                maps.append(x)
+            x = y
+        # The first is the picture.
+        return [*maps[1:], x]
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.neck(super().features(images))

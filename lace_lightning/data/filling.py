@@ -1,0 +1,52 @@
+"""Arrays on disk that fill up row by row: a killed filling goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from ..artifacts import check_writable, read_json, write_json
+from ..errors import LaceError
+
+# The one table of bytes; every other one is float32.
+IMAGES = "images"
+
+
+def fill(folder: str | os.PathLike[str], meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]],
+         make: Callable[[int, int], Mapping[str, Tensor]], batch_size: int, title: str, progress: bool = True) -> Path:
+    """Write the `meta["count"]` rows of every array `<name>.npy` of `shapes`, images uint8 and others float32; return the folder.
+
+    `make(count, first)` gives rows first .. first + count - 1, `batch_size` of them at a time; `done` in meta.json counts rows that
+    are on disk. Raises LaceError where the folder holds rows with another `meta["key"]`.
+    """
+    path, count = check_writable(folder), int(meta["count"])
+    if (path / "meta.json").is_file():
+        known = read_json(path / "meta.json")
+        if known["key"] != meta["key"]:
+            raise LaceError(f"The folder '{path}' holds {title} that depend on something else (weights, count or seed) than those that "
+                            "are asked for: use another folder.")
+        meta = known
+    else:
+        for name, shape in shapes.items():
+            dtype = np.uint8 if name == IMAGES else np.float32
+            np.lib.format.open_memmap(path / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
+        meta = {**meta, "done": 0}
+        write_json(path / "meta.json", meta)
+    if meta["done"] == count:
+        return path
+    maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in shapes}
+    with tqdm(total=count, initial=meta["done"], desc=title, unit="", disable=not progress, mininterval=0.5) as bar:
+        for first in range(meta["done"], count, batch_size):
+            rows = min(batch_size, count - first)
+            for name, value in make(rows, first).items():
+                maps[name][first : first + rows] = value.cpu().numpy()
+                maps[name].flush()
+            write_json(path / "meta.json", {**meta, "done": first + rows})
+            bar.update(rows)
+    return path
