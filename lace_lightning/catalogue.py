@@ -21,8 +21,7 @@ LICENCE = "NVIDIA Source Code License, non-commercial"
 class Published:
     """A network that others published: its file is the last part of the first address; the other addresses are copies of that file.
 
-    `sha256` is None where nobody whom one could check has said it, `bytes` where only `size` is known (None: not even that);
-    `seen` says who stated the checksum.
+    `sha256` is None where nobody has said it, `bytes` where at most about its `size` is known.
     """
 
     name: str
@@ -31,7 +30,6 @@ class Published:
     sha256: str | None = None
     bytes: int | None = None
     size: str | None = None
-    seen: str | None = None
     licence: str = LICENCE
 
     @property
@@ -52,14 +50,14 @@ NETWORKS = (
               (f"{NVIDIA}/ffhq.pkl",
                "https://huggingface.co/DragGan/DragGan-Models/resolve/refs%2Fpr%2F3/stylegan2-ffhq1024x1024.pkl",
                "https://huggingface.co/spaces/edemana/my-stylegan-model/resolve/da64592673081d7d05abe1437c383f5ad91bf529/ffhq.pkl"),
-              "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c", 381_624_121,
-              seen="several programs that download NVIDIA's file and check it; both copies"),
+              # As several programs require it that download the first address; both copies state the same.
+              "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c", 381_624_121),
     Published("stylegan2_metfaces", "StyleGAN2-ADA for MetFaces paintings, 1024x1024, begun from FFHQ",
               (f"{NVIDIA}/metfaces.pkl",
                "https://huggingface.co/aaronb/StyleGAN2-pkl/resolve/7d9a80d433e2a63592e73622d3606d600f1fd46e/ada/metfaces.pkl",
                "https://huggingface.co/spaces/adirik/stylemc-demo/resolve/1c472db80f268413f095f52b30a2494b83086c19/pretrained/metfaces.pkl"),
-              "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f", size="382 MB",
-              seen="both copies, which come from different people"),
+              # As both copies state it, which different people uploaded.
+              "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f", size="382 MB"),
     Published("stylegan2_afhqcat", "StyleGAN2-ADA for AFHQ cats, 512x512", (f"{NVIDIA}/afhqcat.pkl",)),
 )
 
@@ -100,7 +98,7 @@ def published_path(name: str, sha256: str | None = None, trust_first: bool = Fal
     required = required or sha256
     here = network.path.is_file()
     if required is None and not trust_first:
-        raise LaceError(f"The network '{name}' {'was put here by hand' if here else 'is not here'} and nobody has published its checksum: "
+        raise LaceError(f"The network '{name}' {'was put here by hand' if here else 'is not here'} and its checksum is not known: "
                         f"run 'lace-lightning download {name} --trust-first' to take {network.path if here else network.urls[0]} as it is, "
                         f"or --sha256 HEX instead to check it{'' if here else f', or first put that file at {network.path}'}.")
     if here and required == record.get("sha256") and _stamp(network.path) == {key: record.get(key) for key in ("bytes", "mtime_ns")}:

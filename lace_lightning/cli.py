@@ -33,11 +33,13 @@ lace_lightning: control a frozen image generator by attribute.
   python -m lace_lightning +experiment=<name> --cfg job           show its configuration
   debug=fast                                                      shrink any experiment to seconds
   LACE_TRACEBACK=1                                                show tracebacks of errors
+  LACE_OFFLINE=1                                                  download no network; say where to put its file by hand
 
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]   a generator of another program, read as data, with a card
   lace-lightning models                                           networks: what is shipped, what others published, what is here
   lace-lightning download NAME [--sha256 HEX | --trust-first]     a published generator, checked, for generator=NAME
 """
+STOPPED = "stopped: the same command goes on from here"
 
 
 def config_folder() -> Path:
@@ -139,7 +141,7 @@ def job(cfg: DictConfig) -> float | None:
         return metrics.get("acc")
     except (SystemExit, KeyboardInterrupt) as stop:
         # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
-        print("stopped: the same command goes on from here", file=sys.stderr, flush=True)
+        print(STOPPED, file=sys.stderr, flush=True)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
     except Exception as error:
         if not in_sweep:
@@ -219,6 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         try:
             COMMANDS[given[0]](given[1:])
+        except KeyboardInterrupt:
+            print(STOPPED, file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
         except (LaceError, OSError) as error:
             _fail(error)
             raise SystemExit(1) from None

@@ -151,9 +151,11 @@ def _receive(url: str, part: _Part, checked: bool, size: int | None, largest: in
     count = part.count if part.said.get("url") == url else 0
     if count and count == part.said["size"]:
         return True
+    asked = request.Request(url, headers={"User-Agent": "lace_lightning"})
+    if count:
+        asked.add_header("Range", f"bytes={count}-")
     try:
-        response = _opener().open(request.Request(url, headers={"User-Agent": "lace_lightning", **(
-            {"Range": f"bytes={count}-"} if count else {})}), timeout=TIMEOUT)
+        response = _opener().open(asked, timeout=TIMEOUT)
     except HTTPError as error:
         if count and error.code == 416:  # the file has become shorter than what is here
             part.remove()

@@ -66,7 +66,7 @@ def test_the_catalogue_is_complete() -> None:
     assert published_names() == ("stylegan2_ada_cifar10", "stylegan2_ffhq", "stylegan2_metfaces", "stylegan2_afhqcat")
     for network in NETWORKS:
         assert all(url.startswith("https://") for url in network.urls)
-        assert network.sha256 is None or (len(network.sha256) == 64 and network.seen)
+        assert network.sha256 is None or len(network.sha256) == 64
         # Copies by other people are of use only where it can be seen that they are copies.
         assert network.sha256 is not None or len(network.urls) == 1
         config = yaml.safe_load((cli.config_folder() / "generator" / f"{network.name}.yaml").read_text())
@@ -206,3 +206,14 @@ def test_the_command_lines(server: FileServer, tmp_path: Path, capsys) -> None:
         out, error = said(*arguments)
         assert error.startswith("error: ")
         assert error.count("\n") == 1
+
+
+def test_a_stopped_download_says_that_it_goes_on(server: FileServer, monkeypatch, capsys) -> None:
+    def stopped(*_) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalogue, "download", stopped)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["download", "stylegan2_ffhq"])
+    assert stop.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err

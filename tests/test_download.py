@@ -199,9 +199,12 @@ def test_bad_servers_are_refused_in_a_sentence(server: FileServer, tmp_path: Pat
 
 def test_a_redirection_and_an_unknown_size_are_followed(server: FileServer, tmp_path: Path) -> None:
     with serving(b"") as first:
-        first.location, server.length = server.url(), False
+        first.location, server.cut_after = server.url(), [CHUNK]
         download([first.url()], tmp_path / "f", SHA256)
-    assert (tmp_path / "f").read_bytes() == DATA
+        assert server.requests == first.requests == [None, f"bytes={CHUNK}-"]
+        server.length = False
+        download([first.url()], tmp_path / "g", SHA256)
+    assert (tmp_path / "f").read_bytes() == (tmp_path / "g").read_bytes() == DATA
 
 
 def test_a_server_that_breaks_off_for_ever_is_given_up(server: FileServer, tmp_path: Path) -> None:
