@@ -16,6 +16,7 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -100,7 +101,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
     tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
              "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
-             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits}
+             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits,
+             "pictures": pictures}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -135,8 +137,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     given = _given_classifier(cfg, generator, schema)
     cache = Cache(cfg.paths.cache)
     given_labels = _given_pairs(cfg, generator, schema, cache)
-    labelled = schema if given_labels is None else given_labels.schema
-    known = given.schema if given else labelled.part(cfg.classifier.attributes or labelled.names)
+    labelled = schema.names if given_labels is None else given_labels.schema.names
+    known = given.schema if given else schema.part(cfg.classifier.attributes or labelled)
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
     pairs_generator = _pairs_generator(cfg, generator)
@@ -220,7 +222,7 @@ def _given_pairs(cfg: DictConfig, generator: Generator, schema: Schema, cache: C
     if cfg.classifier.space not in pairs.arrays:
         raise LaceError(f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {cfg.classifier.space}: set "
                         "classifier.space=w.")
-    if not set(pairs.schema.attributes) <= set(schema.attributes):
+    if not all(a.name in schema.names and a.agrees_with(schema[a.name]) for a in pairs.schema):
         raise LaceError(f"The judge must know every attribute of the given pairs, {', '.join(pairs.schema.names)}, and knows "
                         f"{', '.join(schema.names)}: choose a judge of their schema.")
     return pairs
@@ -528,6 +530,34 @@ def draw_portraits(cfg: DictConfig) -> dict[str, float]:
     metrics = {"portraits": float(sum(map(len, rows.values()))), "seconds": seconds}
     _write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid([to_bytes(row) for row in rows.values()], list(rows)))
     return metrics
+
+
+def pictures(cfg: DictConfig) -> dict[str, float]:
+    """Write pictures of the generator's to label by hand, and a table to fill in: what task.pairs_from reads."""
+    device, count, size = _device(cfg), int(cfg.task.count), int(cfg.metrics.batch_size)
+    generator, folder = _generator(cfg.generator).to(device), check_writable(Path(cfg.task.folder))
+    table, names = folder / "labels.csv", [folder / f"{i:06d}.png" for i in range(count)]
+    if table.is_file():
+        raise LaceError(f"The table '{table}' is there already, and what was filled in must not be lost: choose another task.folder.")
+    shown: list[torch.Tensor] = []
+    for first in tqdm(range(0, count, size), desc="pictures", disable=not cfg.callbacks.progress):
+        part = names[first : first + size]
+        if all(name.is_file() for name in part) and len(shown) > 0:
+            continue
+        with torch.no_grad():
+            images = to_bytes(generator(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))).cpu()
+        for name, image in zip(part, images, strict=True):
+            with atomic_path(name) as temporary:
+                Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")
+        shown = shown or list(images[:80].split(10))
+    with atomic_path(table) as temporary:
+        temporary.write_text("".join(f"{row}\n" for row in (",".join(["sample", *cfg.task.attributes]),
+                                                             *(name.name + "," * len(cfg.task.attributes) for name in names))))
+    _write_results(cfg, {"pictures": float(count)}, {"generator": generator.digest, "folder": str(folder), "seed": cfg.task.pairs_seed},
+                   labelled_grid(shown, [""] * len(shown), f"{_name(cfg.generator)}, uncurated"),
+                   summary=f"{count} pictures and {table}: fill in its columns (classes, or numbers in [0, 1]; empty where you cannot "
+                           f"tell), then task.pairs_from={table}")
+    return {"pictures": float(count)}
 
 
 def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lace_lightning import catalogue, cli, sweeps
 from lace_lightning.artifacts import file_sha256, write_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA
-from lace_lightning.generators import StyleGAN2Network
+from lace_lightning.generators import StyleGAN2Network, load_generator
 
 from .foreign_files import nvidia_pickle
 from .test_cli import results
@@ -133,7 +133,7 @@ def test_an_attribute_of_your_own(files, tmp_path) -> None:
     cli.main(["+experiment=your_attribute", f"generator.name={files['cats']}", "query=hat == 1",
               "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", *QUICK, *clip_weights(files, tmp_path)])
     found = check_results(tmp_path, 1)
-    assert found[0]["protocol"]["query"] == "hat == 1"
+    assert found[0]["protocol"]["query"] == "hat == yes"
 
 
 def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, monkeypatch) -> None:
@@ -162,3 +162,24 @@ def test_given_pairs_say_what_they_cannot_do(files, tmp_path, monkeypatch, capsy
             cli.main(["+experiment=ffhq_glasses", f"generator.name={files['faces']}", *QUICK, f"task.pairs_from={files['styleflow']}",
                       "hydra.mode=RUN", "query=glasses == 1" if "cifar10" not in setting else "query=label == 1", setting])
         assert message in capsys.readouterr().err
+
+
+def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    generator = ["generator=stylegan2", f"generator.name={files['cats']}", "generator.precision=float32"]
+    command = ["+experiment=pictures_to_label", *generator, "task.attributes=[hat]", "task.count=60", "logger=csv", "hydra.run.dir=out"]
+    cli.main(command)
+    rows = (tmp_path / "pictures" / "labels.csv").read_text().splitlines()
+    assert rows[:2] == ["sample,hat", "000000.png,"]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(rows) - 1 == 60
+    (tmp_path / "pictures" / "labels.csv").write_text("\n".join([rows[0], *(f"{row}{index % 2}" for index, row in enumerate(rows[1:]))]))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "must not be lost" in capsys.readouterr().err
+    judge = clip_weights(files, tmp_path)[2:]
+    cli.main(["+experiment=your_attribute", *generator, "labeler=none", "task.pairs_from=pictures/labels.csv", "query=hat == 1", *QUICK,
+              *judge, "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", "judge.templates=[]", "hydra.run.dir=out2"])
+    check_results(tmp_path / "out2", 1)
+    pairs = next(path for path in (tmp_path / "cache" / "pairs").iterdir())
+    drawn = load_generator(files["cats"], precision="float32").prior(60)
+    torch.testing.assert_close(torch.from_numpy(np.load(pairs / "z.npy")), drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,7 @@ def clip_labeler(prompts: Mapping[str, Any], model: str = "ViT-B-16", weights: s
     wrapped = WrappedImageNetwork(_ImageTower(visual), linear_of(head), head.shape[1], size, mean or (0.48145466, 0.4578275, 0.40821073),
                                   std or (0.26862954, 0.26130258, 0.27577711))
     classifier = AttributeClassifier(schema, "x", wrapped, {"model": Path(model).stem, "sentences": sentences})
-    return Labeler(classifier, **{"name": f"CLIP {Path(model).stem} {os.path.basename(weights)}", **options})
+    return Labeler(classifier, **{"name": f"clip-{Path(model).stem}-{Path(weights).stem}", **options})
 
 
 def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
@@ -107,6 +108,8 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
     except ImportError:
         raise LaceError('Prompts need the package open_clip_torch, which is not installed: pip install "lace_lightning[clip]".') from None
     path, name = Path(weights), model
+    # Of weights that come from a file it says on the root logger that there are none.
+    logging.disable(logging.WARNING)
     try:
         if model.endswith(".json"):
             open_clip.add_model_config(model)
@@ -118,6 +121,8 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
     except Exception as error:
         raise LaceError(f"open_clip could not give the model '{model}' with weights '{weights}' ({' '.join(str(error).split())[:160]}): "
                         "see open_clip.list_pretrained() for both names, or give a file of weights.") from None
+    finally:
+        logging.disable(logging.NOTSET)
     if path.suffix:
         load_published(network, path)
     return network.eval().requires_grad_(False), tokenizer

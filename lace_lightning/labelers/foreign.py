@@ -54,7 +54,7 @@ def library_labeler(library: str, model: str, schema: Mapping[str, Any], weights
     head = select_outputs(head, outputs, parsed.num_logits, model)
     wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
     return _labeler(wrapped, parsed, {"model": f"{library} {model}", "resolution": resolution, "mean": list(mean), "std": list(std)},
-                    f"{model} {os.path.basename(weights)}", options)
+                    f"{model}-{Path(weights).stem}", options)
 
 
 def _library_network(library: str, model: str, weights: str | None, arguments: Mapping[str, Any]) -> nn.Module:
@@ -97,7 +97,7 @@ def script_labeler(script: str | os.PathLike[str], schema: Mapping[str, Any], ou
     head = select_outputs(head, outputs, parsed.num_logits, path.name)
     wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
     return _labeler(wrapped, parsed, {"resolution": resolution, "mean": list(mean), "std": list(std), "sha256": file_sha256(path)},
-                    path.name, {"precision": "float32", **options})
+                    path.stem, {"precision": "float32", **options})
 
 
 def _example(resolution: int | None) -> Tensor:
