@@ -42,7 +42,9 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
             if resolution is not None and min(image.size) >= resolution:
-                image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                image = image.crop((left, top, left + side, top + side)).resize((resolution, resolution), Image.Resampling.LANCZOS)
             array = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise LaceError(f"The picture '{path}' could not be read ({error}): get it again, or take it away.") from error
