@@ -14,7 +14,7 @@ from lace_lightning import cli, run, sweeps
 from lace_lightning.metrics import load_statistics
 
 CONTROL = ["+experiment=portraits_glasses", "debug=fast", "logger=csv", "seed=1", "query.text=glasses == 1", "task.num_pairs=100",
-           "hydra.mode=RUN", "hydra.run.dir=out"]
+           "metrics.num_samples=20", "sampler.atol=0.1", "sampler.rtol=0.1", "hydra.mode=RUN", "hydra.run.dir=out"]
 SIZE = 48
 
 
@@ -61,6 +61,7 @@ def test_edits_are_compared_by_a_network_of_others(tmp_path: Path, capsys) -> No
     torch.manual_seed(0)
     torch.jit.trace(Embedding(), torch.zeros(1, 3, 16, 16)).save(str(tmp_path / "faces.pt"))
     cli.main(["+experiment=portraits_edit", "editing=sequential", "seed=1", "debug=fast", "logger=csv", "task.num_pairs=100",
+              "task.edits=[glasses == 1]", "metrics.num_samples=10", "sampler.atol=0.1", "sampler.rtol=0.1",
               "task.identity.script=faces.pt", "task.identity.resolution=16", "task.identity.crop=ffhq_arcface", "metrics.fid=none"])
     (result,) = results(tmp_path / "outputs")
     assert 0 < result["metrics"]["edit1/id"] < 2
@@ -78,13 +79,13 @@ def test_given_statistics_mean_inception_and_say_how_many_samples(tmp_path: Path
     np.savez(tmp_path / "ffhq_clean_trainval70k_1024.npz", mu=spread.mean(0), sigma=np.cov(spread, rowvar=False))
     command = [*CONTROL, "metrics.reference=ffhq_clean_trainval70k_1024.npz"]
     cli.main(command)
-    assert "48 features from 40 samples is biased" in capsys.readouterr().err
+    assert "48 features from 20 samples is biased" in capsys.readouterr().err
     (result,) = results(tmp_path / "out")
-    assert result["metrics"]["fid_40"] > 0
-    assert result["metrics"]["fid_40/unconditional"] > 0
+    assert result["metrics"]["fid_20"] > 0
+    assert result["metrics"]["fid_20/unconditional"] > 0
     assert "fid" not in result["metrics"]
     frechet = result["protocol"]["frechet"]
-    assert frechet["samples"] == 40
+    assert frechet["samples"] == 20
     assert frechet["reference"] == "ffhq_clean_trainval70k_1024.npz"
     assert frechet["reference_count"] == "unknown"
     assert "bicubic" in frechet["reference_resize"]
@@ -92,17 +93,18 @@ def test_given_statistics_mean_inception_and_say_how_many_samples(tmp_path: Path
     # The same name with another content is another reference.
     np.savez(tmp_path / "ffhq_clean_trainval70k_1024.npz", mu=spread.mean(0) + 1, sigma=np.cov(spread, rowvar=False))
     cli.main(command)
-    assert results(tmp_path / "out")[0]["metrics"]["fid_40"] > result["metrics"]["fid_40"] + 10
+    assert results(tmp_path / "out")[0]["metrics"]["fid_20"] > result["metrics"]["fid_20"] + 10
 
 
 @pytest.mark.parametrize(("size", "options", "words"), [
     (64, [], "must be of the features 'portraits_judge"), (64, ["metrics.fid=inception"], "are of 64 features"),
-    (2048, ["metrics.fid=judge"], "are of 2048 features"), (2048, [], "weights of torch-fidelity could not be had"),
+    (SIZE, ["metrics.fid=judge"], "are of 48 features"), (SIZE, [], "weights of torch-fidelity could not be had"),
 ])
 def test_statistics_of_other_features_are_refused(size: int, options: list[str], words: str, tmp_path: Path, monkeypatch, capsys) -> None:
     def offline(*_, **__):
         raise OSError("no network")
 
+    monkeypatch.setattr("lace_lightning.callbacks.quality.INCEPTION_FEATURES", SIZE)
     monkeypatch.setattr("torch_fidelity.utils.create_feature_extractor", offline)
     np.savez(tmp_path / "x.npz", mu=np.zeros(size), sigma=np.eye(size))
     with pytest.raises(SystemExit):
@@ -129,7 +131,7 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: 
     for options in (folder, ["metrics.reference=measured/faces.safetensors"]):
         cli.main([*CONTROL, *options])
         (result,) = results(tmp_path / "out")
-        assert result["metrics"]["fid_40"] == pytest.approx(whole["metrics"]["fid_40"], rel=1e-6)
+        assert result["metrics"]["fid_20"] == pytest.approx(whole["metrics"]["fid_20"], rel=1e-6)
     with pytest.raises(SystemExit):
         cli.main([*CONTROL, "dataset=folder", "metrics.fid=inception"])
     assert "set dataset.module.root" in " ".join(capsys.readouterr().err.split())
