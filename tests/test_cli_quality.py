@@ -126,12 +126,15 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: 
     (whole,) = results(tmp_path / "out")
     assert whole["protocol"]["frechet"]["reference"] == "faces train, 30 pictures"
     # A second time, the pictures are not read.
-    monkeypatch.setattr(run, "_LOADED", {})
-    monkeypatch.setattr("lace_lightning.data.folder.read_picture", None)
     for options in (folder, ["metrics.reference=measured/faces.safetensors"]):
-        cli.main([*CONTROL, *options])
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "_LOADED", {})
+            patch.setattr("lace_lightning.data.folder.PictureFiles.read", None)
+            cli.main([*CONTROL, *options])
         (result,) = results(tmp_path / "out")
         assert result["metrics"]["fid_20"] == pytest.approx(whole["metrics"]["fid_20"], rel=1e-6)
-    with pytest.raises(SystemExit):
-        cli.main([*CONTROL, "dataset=folder", "metrics.fid=inception"])
-    assert "set dataset.module.root" in " ".join(capsys.readouterr().err.split())
+    for options, words in ((["dataset=folder", "metrics.fid=inception"], "set dataset.module.root"),
+                           ([*folder, "dataset.module.resolution=16", "metrics.fid=judge"], "the generator's are 3x32x32")):
+        with pytest.raises(SystemExit):
+            cli.main([*CONTROL, *options])
+        assert words in " ".join(capsys.readouterr().err.split())

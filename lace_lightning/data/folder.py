@@ -140,12 +140,12 @@ class FolderDataModule(pl.LightningDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the pictures depend on: names, sizes and dates of the files, and what is done to them."""
+        """What the pictures depend on: names, sizes and dates of the files, and what is done to them; and their shape."""
         files = self.pictures.files
         folder = Path(self.root or "").expanduser()
         known = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        return {"count": len(files), "files": digest(known), "resize": "none" if self.resolution is None else
-                f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"}
+        resize = "none" if self.resolution is None else f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"
+        return {"count": len(files), "files": digest(known), "shape": list(self.pictures.shape), "resize": resize}
 
     def train_pictures(self) -> PictureBatches:
         """Return all pictures, as batches that are read one at a time."""
