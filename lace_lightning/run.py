@@ -143,9 +143,9 @@ def control(cfg: DictConfig) -> dict[str, float]:
         query.on(known)
     pairs_generator = _pairs_generator(cfg, generator)
     theirs = _given_statistics(cfg)
-    feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, str(cache.root)],
-                          lambda: build_feature_space(cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg)),
-                                                      theirs))
+    depends = [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, generator.image_shape, str(cache.root)]
+    feature_space = reuse("features", depends, lambda: build_feature_space(
+        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg)), theirs, generator.image_shape))
     callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
     pairs = given_labels or _pairs(cfg, pairs_generator, cache)
     if isinstance(callback, ConditionalSampling):

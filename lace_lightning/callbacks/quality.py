@@ -38,7 +38,7 @@ SAVE_SECONDS = 60.0
 
 
 class RealPictures(Protocol):
-    """A data module with pictures to compare with; `source` says all that they depend on, in plain values."""
+    """A data module with pictures to compare with; `source` says all that they depend on, in plain values, and their `shape`."""
 
     @property
     def source(self) -> Mapping[str, Any]: ...
@@ -146,13 +146,14 @@ def reference_statistics(features: Callable[[Tensor], Tensor], num_features: int
 
 
 def build_feature_space(choice: str, judge: Labeler, pictures: RealPictures | None, dataset: str, cache: Cache,
-                        device: str = "cpu", given: GivenStatistics | None = None) -> FeatureSpace | None:
+                        device: str = "cpu", given: GivenStatistics | None = None,
+                        image_shape: Sequence[int] | None = None) -> FeatureSpace | None:
     """Return the feature space of `choice`: auto (Inception where its weights lie on this machine, else the judge), judge,
     inception (downloads the weights if needed), or none.
 
     Reference statistics are the `given` ones, which decide what auto is; else they come from the package (`<dataset>_reference`), else
-    from `pictures`, kept in the cache. Raises LaceError for an unknown choice, when neither statistics nor pictures can be had, and for
-    given statistics of other features.
+    from `pictures`, kept in the cache. Raises LaceError for an unknown choice, when neither statistics nor pictures can be had, for given
+    statistics of other features, and for pictures whose shape is not `image_shape`, the generator's (Inception resizes both).
     """
     if choice not in CHOICES:
         raise LaceError(f"metrics.fid must be one of {', '.join(CHOICES)}, received '{choice}'.{suggest(choice, CHOICES)}")
@@ -170,7 +171,7 @@ def build_feature_space(choice: str, judge: Labeler, pictures: RealPictures | No
     if given is not None:
         reference, measured = given.statistics, {name: value for name, value in given.protocol.items() if name != "network"}
     else:
-        reference, measured = _reference(extractor, pictures, dataset, cache)
+        reference, measured = _reference(extractor, pictures, dataset, cache, image_shape)
     return FeatureSpace(extractor.key, extractor.features, extractor.size, reference, {**protocol, **measured})
 
 
@@ -189,7 +190,8 @@ def _check_given(given: GivenStatistics, network: str, size: int) -> None:
                         "metrics.reference=null.")
 
 
-def _reference(extractor: Extractor, pictures: RealPictures | None, dataset: str, cache: Cache) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _reference(extractor: Extractor, pictures: RealPictures | None, dataset: str, cache: Cache,
+               image_shape: Sequence[int] | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     shipped = f"{dataset}_reference"
     if shipped in weight_names():
         statistics, protocol = load_statistics(weight_path(shipped))
@@ -199,9 +201,14 @@ def _reference(extractor: Extractor, pictures: RealPictures | None, dataset: str
         raise LaceError(f"The Fréchet distance needs reference statistics of '{dataset}' for these features, and they are neither shipped "
                         "nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or metrics.fid=none.")
     source = dict(pictures.source)
+    shape = "x".join(map(str, source["shape"]))
+    if extractor.key != "fid" and image_shape is not None and list(image_shape) != source["shape"]:
+        raise LaceError(f"The judge compares pictures of one shape, and the generator's are {'x'.join(map(str, image_shape))}, those of "
+                        f"'{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes both.")
     path = _folder(extractor, dataset, source, cache) / "statistics.safetensors"
     if not path.is_file():
         measured = extractor.statistics(pictures.train_pictures(), partial=path.with_name("train.partial"))
         _save_reference(path, measured, extractor, dataset, source)
     statistics, protocol = load_statistics(path, extractor.network)
-    return statistics, {"reference": str(protocol["reference"]), **({"reference_resize": source["resize"]} if "resize" in source else {})}
+    return statistics, {"reference": str(protocol["reference"]), "reference_shape": shape,
+                        **({"reference_resize": source["resize"]} if "resize" in source else {})}

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -165,9 +166,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return self.root is not None or self.download
 
     @property
-    def source(self) -> dict[str, str]:
-        """What the train pictures depend on."""
-        return {"split": "train", "archive": _archive(self.root, "train")[1]}
+    def source(self) -> dict[str, Any]:
+        """What the train pictures depend on, and their shape."""
+        return {"split": "train", "archive": _archive(self.root, "train")[1], "shape": [3, 32, 32]}
 
     def train_pictures(self) -> Tensor:
         """Return the pictures (50000, 3, 32, 32) uint8 of the train split."""

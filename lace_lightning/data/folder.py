@@ -42,7 +42,9 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
             if resolution is not None and min(image.size) >= resolution:
-                image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                image = image.crop((left, top, left + side, top + side)).resize((resolution, resolution), Image.Resampling.LANCZOS)
             array = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise LaceError(f"The picture '{path}' could not be read ({error}): get it again, or take it away.") from error
@@ -138,12 +140,12 @@ class FolderDataModule(pl.LightningDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the pictures depend on: names, sizes and dates of the files, and what is done to them."""
+        """What the pictures depend on: names, sizes and dates of the files, and what is done to them; and their shape."""
         files = self.pictures.files
         folder = Path(self.root or "").expanduser()
         known = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        return {"count": len(files), "files": digest(known), "resize": "none" if self.resolution is None else
-                f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"}
+        resize = "none" if self.resolution is None else f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"
+        return {"count": len(files), "files": digest(known), "shape": list(self.pictures.shape), "resize": resize}
 
     def train_pictures(self) -> PictureBatches:
         """Return all pictures, as batches that are read one at a time."""

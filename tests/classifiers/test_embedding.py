@@ -127,8 +127,9 @@ def test_settings_that_mean_nothing(settings: dict, words: str, tmp_path: Path) 
         load_embedding({"script": str(file), **settings})
 
 
-@pytest.mark.parametrize(("what", "words"), [("rank", r"shape \(2, D\), received torch.float32 \(2, 3, 112, 112\)"),
-                                             ("nan", "finite numbers"), ("integers", "received torch.int64"), ("one", r"received .*\(1, 3\)")])
+@pytest.mark.parametrize(("what", "words"), [
+    ("rank", r"shape \(2, D\), received torch.float32 \(2, 3, 112, 112\)"), ("nan", "finite numbers"),
+    ("integers", "received torch.int64"), ("one", r"received .*\(1, 3\)")])
 def test_networks_that_are_no_embedding(what: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(LaceError, match=words):
         ScriptedEmbedding(scripted(Odd(what), tmp_path / "e.pt"))
