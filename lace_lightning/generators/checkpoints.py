@@ -53,10 +53,10 @@ class Checkpoint:
             raise LaceError(f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
                             f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of StyleGAN2, "
                             "StyleGAN2-ADA or StyleGAN3's repository.")
-        unreal = next((name for name, tensor in self.state.items() if not tensor.is_floating_point()), None)
-        if unreal is not None:
-            raise LaceError(f"The tensors of a {self.kind} generator must be real numbers, and '{unreal}' in the file is of "
-                            f"{str(self.state[unreal].dtype).removeprefix('torch.')}: get the file again.")
+        for name, tensor in self.state.items():
+            if not tensor.is_floating_point():
+                raise LaceError(f"The tensors of a {self.kind} generator must be real numbers, and '{name}' in the file is of "
+                                f"{str(tensor.dtype).removeprefix('torch.')}: get the file again.")
         network.load_state_dict({name: tensor.float() for name, tensor in self.state.items()}, assign=True)
         return network.requires_grad_(False).eval()
 
