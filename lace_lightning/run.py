@@ -154,6 +154,10 @@ def control(cfg: DictConfig) -> dict[str, float]:
     node = plain(cfg.classifier)
     data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
                  lambda: _data(cfg, node, cfg.seed, pairs, known, more))
+    data.setup()
+    if not len(data.parts["test"][0]):
+        raise LaceError(f"The classifier is measured on pairs that it has not seen, and of {len(pairs)} none is left for that: set "
+                        "task.holdout=[0.1,0.1], or make more pairs.")
     module = given or _classifier(cfg, node, generator, data, cache, lambda: FreshPairsDataModule(
         data, pairs_generator, _labeler(cfg.labeler), int(node["fresh_pairs"]), float(node["fresh_share"])))
     if cfg.task.get("export") and _is_first():
@@ -231,7 +235,7 @@ def _given_pairs(cfg: DictConfig, generator: Generator, schema: Schema, cache: C
 def _schema(labeler: Labeler | None, judge: Labeler) -> Schema:
     if labeler is None:
         return judge.schema
-    if labeler.schema != judge.schema:
+    if labeler.schema.names != judge.schema.names or not all(a.agrees_with(b) for a, b in zip(labeler.schema, judge.schema, strict=True)):
         raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
                         f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
     if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:

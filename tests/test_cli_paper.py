@@ -178,7 +178,8 @@ def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeyp
     assert "must not be lost" in capsys.readouterr().err
     judge = clip_weights(files, tmp_path)[2:]
     cli.main(["+experiment=your_attribute", *generator, "labeler=none", "task.pairs_from=pictures/labels.csv", "query=hat == 1", *QUICK,
-              *judge, "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", "judge.templates=[]", "hydra.run.dir=out2"])
+              *judge,
+              "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", "judge.templates=[]", "hydra.run.dir=out2"])
     check_results(tmp_path / "out2", 1)
     pairs = next(path for path in (tmp_path / "cache" / "pairs").iterdir())
     drawn = load_generator(files["cats"], precision="float32").prior(60)

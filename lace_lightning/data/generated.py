@@ -48,8 +48,8 @@ class GeneratedPicturesDataModule(pl.LightningDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the pictures depend on."""
-        return {"generator": self.generator.digest, "count": self.total, "seed": self.seed}
+        """What the pictures depend on, and their shape."""
+        return {"generator": self.generator.digest, "count": self.total, "seed": self.seed, "shape": list(self.generator.image_shape)}
 
     def train_pictures(self) -> GeneratedBatches:
         """Return all pictures, as batches that are drawn one at a time."""
