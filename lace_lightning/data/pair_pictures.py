@@ -66,13 +66,13 @@ class PairPicturesDataModule(FacesDataModule):
         return spread(len(self.pairs), self.limit) if self.limit else torch.arange(len(self.pairs))
 
     def load(self) -> dict[str, Faces]:
-        pictures, (labels, known) = self._pictures(), self.chosen(self.pairs.labels()[self.rows])
         chosen = split_rows(len(self.pairs), int(self.pairs.meta.get("seed", 0)), *self.fractions)
         parts = {split: chosen[split][self.rows] for split in ("train", "val", "test")}
         for split, part in parts.items():
             if not part.any():
                 raise LaceError(f"The {split} split must have pairs, and of {len(part)} none is in it: set dataset.module.fractions or "
                                 "dataset.module.limit higher.")
+        pictures, (labels, known) = self._pictures(), self.chosen(self.pairs.labels()[self.rows])
         return {split: (pictures[part], labels[part], known[part]) for split, part in parts.items()}
 
     @torch.no_grad()

@@ -21,16 +21,14 @@ from .one_cycle import with_one_cycle
 
 
 class ImageClassifierTraining(pl.LightningModule):
-    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`[, known (B, K) bool]).
-
-    Labels that are not known enter neither losses nor scores.
+    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`, and known (B, K) bool or nothing).
 
     Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error times
-    `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); `average` is an exponential moving average
-    that is evaluated and exported. With `bf16` convolutions run in bfloat16, channels last. Biases and scales of normalisations
-    learn `bias_rate` times as fast as the rest and do not decay. With `mirror`, what is seen in a picture and its mirror image
-    together is reported as well. `start` names weights of the same network (shipped, or a file
-    of this program's) to begin from.
+    `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); what is not known enters neither losses nor
+    scores. `average` is an exponential moving average that is evaluated and exported. With `bf16` convolutions run in bfloat16,
+    channels last. Biases and scales of normalisations learn `bias_rate` times as fast as the rest and do not decay. With `mirror`,
+    what is seen in a picture and its mirror image together is reported as well. `start` names weights of the same network (shipped,
+    or a file of this program's) to begin from; outputs for attributes that they do not have begin anew.
     """
 
     loss_weights: Tensor
@@ -56,12 +54,18 @@ class ImageClassifierTraining(pl.LightningModule):
 
     def _begin_from(self, start: str) -> None:
         begin = AttributeClassifier.load(weight_path(start))
-        ours = {name: value.shape for name, value in self.network.state_dict().items()}
-        if begin.network_name != self.hparams["network"] or ours != {name: v.shape for name, v in begin.network.state_dict().items()}:
-            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments} with "
-                            f"{begin.schema.num_logits} outputs, and this one is {self.hparams['network']} {self.hparams['arguments']} "
-                            f"with {self.schema.num_logits}: give the same network, or start=null.")
-        self.network.load_state_dict(begin.network.state_dict())
+        ours, theirs = self.network.state_dict(), begin.network.state_dict()
+        last = {id(parameter) for parameter in self.network.head.parameters()}
+        head = [name for name, parameter in self.network.named_parameters() if id(parameter) in last]
+        shapes = [{name: value.shape for name, value in state.items() if name not in head} for state in (ours, theirs)]
+        if begin.network_name != self.hparams["network"] or shapes[0] != shapes[1]:
+            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
+                            f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null.")
+        self.network.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
+        for attribute in self.schema:
+            if attribute in begin.schema.attributes:
+                for name in head:
+                    ours[name][self.schema.slices[attribute.name]] = theirs[name][begin.schema.slices[attribute.name]]
 
     def on_fit_start(self) -> None:
         pictures = from_bytes(self.trainer.datamodule.some_pictures(5000).to(self.device))  # type: ignore[attr-defined]
