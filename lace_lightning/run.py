@@ -449,8 +449,7 @@ def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], N
 
 
 def reference(cfg: DictConfig) -> dict[str, float]:
-    """Measure features over the real pictures, Inception's where metrics.fid says so, else the judge's: what Fréchet distances are
-    measured against."""
+    """Measure what Fréchet distances are compared with: Inception's features of the real pictures (metrics.fid), or the judge's."""
     data, device = build_node(cfg.dataset.module), str(_device(cfg))
     data.setup("fit")
     # What has no labels has no splits.

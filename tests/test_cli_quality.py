@@ -133,6 +133,8 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: 
             cli.main([*CONTROL, *options])
         (result,) = results(tmp_path / "out")
         assert result["metrics"]["fid_20"] == pytest.approx(whole["metrics"]["fid_20"], rel=1e-6)
+        assert result["protocol"]["frechet"]["reference"] == "faces train, 30 pictures"
+        assert result["protocol"]["frechet"]["reference_resize"].startswith("square in the middle, Lanczos to 32x32")
     for options, words in ((["dataset=folder", "metrics.fid=inception"], "set dataset.module.root"),
                            ([*folder, "dataset.module.resolution=16", "metrics.fid=judge"], "the generator's are 3x32x32")):
         with pytest.raises(SystemExit):

@@ -59,6 +59,8 @@ def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
         content, own = load_statistics(path)
         protocol |= {"reference": own.get("reference", path.name), "network": own.get("network"), "reference_file": path.name}
         kind, resize = "this program", own.get("resize", "as here")
+        before = own.get("source", {}).get("resize", "none")
+        resize = resize if before == "none" else f"{before}, then {resize}"
     else:
         content = _read_npz(path) if _is_npz(path) else safe_unpickle(path)
         kind, resize = "", ""
