@@ -15,7 +15,7 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError, suggest
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, inception_features, inception_weights, load_statistics, save_statistics
-from ..pictures import from_bytes
+from ..pictures import numbers
 from ..weights import weight_names, weight_path
 
 CHOICES = ("auto", "judge", "inception", "none")
@@ -39,7 +39,7 @@ class FeatureSpace:
 
 def judge_features(judge: Labeler) -> Callable[[Tensor], Tensor]:
     """Return uint8 pictures ↦ the judge's penultimate features."""
-    return lambda images: judge.features(from_bytes(images))
+    return lambda images: torch.cat([judge.features(part) for part in numbers(images)])
 
 
 def feature_name(judge: Labeler) -> str:

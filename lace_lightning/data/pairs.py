@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +18,15 @@ from ..artifacts import check_writable, digest, read_json, write_json
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..pictures import from_bytes, to_bytes
+from ..pictures import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import uniform
 from .batches import TensorBatches
 
 # The use of a sample's seed for deciding its split (0 is the prior).
 SPLIT_STREAM = 2**20
-
+# Bytes of pictures that are stored whether anything needs them or not.
+SMALL = 2**32
 
 
 class Latents(Protocol):
@@ -38,14 +40,28 @@ class Latents(Protocol):
     def __call__(self, count: int, first: int) -> Tensor: ...
 
 
-def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None) -> str:
+def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None,
+              pictures: bool = True) -> str:
     """Return the digest of everything that pairs depend on; `latents` is None for the prior."""
     drawn = {} if latents is None else {"source": latents.digest}
-    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn})
+    stored = {} if pictures else {"pictures": False}
+    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn, **stored})
+
+
+def keep_pictures(choice: bool | str, generator: Generator, count: int, space: str) -> bool:
+    """Return whether pairs store their pictures: `choice` (true, false), or for "auto" where a classifier of `space` sees them, or all
+    of them are at most 4 GiB. Raises LaceError for another choice, and for false where they are needed."""
+    if choice not in (True, False, "auto"):
+        raise LaceError(f"task.pairs_pictures must be auto, true or false, received '{choice}'.")
+    if choice is False and space == "x":
+        raise LaceError("A classifier of pictures (classifier.space=x) needs those of the pairs, and task.pairs_pictures is false: set "
+                        "task.pairs_pictures=auto.")
+    return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
 
 
 class PairSet:
-    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K), images (N, C, H, W) uint8.
+    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K) and, where they are stored, images
+    (N, C, H, W) uint8.
 
     `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions, NaN on disk where the labeler abstained.
     """
@@ -65,8 +81,16 @@ class PairSet:
     def complete(self) -> bool:
         return self.done == self.meta["count"]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays that there are."""
+        return self.NAMES if self.meta.get("pictures", True) else self.NAMES[:-1]
+
     def array(self, name: str) -> Tensor:
-        """Return the written rows of one of z, w, logits, labels, images, memory-mapped."""
+        """Return the written rows of one of z, w, logits, labels, images, memory-mapped. Raises LaceError for one that is not there."""
+        if name not in self.names:
+            raise LaceError(f"The pairs in '{self.folder}' have {', '.join(self.names)}, and '{name}' was asked for: make pairs with "
+                            "pictures (task.pairs_pictures=true).")
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
 
     def labels(self) -> Labels:
@@ -81,18 +105,18 @@ class PairSet:
 
 @torch.no_grad()
 def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: Labeler, count: int, seed: int = 0,
-               batch_size: int = 500, progress: bool = True, latents: Latents | None = None) -> PairSet:
-    """Draw `count` latents, generate, label and store; go on where a killed run stopped.
+               batch_size: int = 500, progress: bool = True, latents: Latents | None = None, pictures: bool = True) -> PairSet:
+    """Draw `count` latents, generate, label and store, with or without the pictures; go on where a killed run stopped.
 
     Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or from
     `latents`. Raises LaceError when the folder holds pairs of something else.
     """
-    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, latents)
+    path, key = check_writable(folder), pairs_key(generator, labeler, count, seed, latents, pictures)
     shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
-              "labels": (len(labeler.schema),), "images": generator.image_shape}
+              "labels": (len(labeler.schema),), **({"images": generator.image_shape} if pictures else {})}
     meta: dict[str, Any] = {"key": key, "count": count, "seed": seed, "done": 0,
                             "generator": generator.digest, "labeler": labeler.digest,
-                            "schema": labeler.schema.to_config()}
+                            "schema": labeler.schema.to_config(), "pictures": pictures}
     if (path / "meta.json").is_file():
         known = read_json(path / "meta.json")
         if known["key"] != key:
@@ -111,22 +135,28 @@ def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: La
 
 def _fill(path: Path, meta: dict[str, Any], generator: Generator, labeler: Labeler, draw: Callable[[int, int], Tensor], batch_size: int,
           progress: bool, title: str) -> None:
-    maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet.NAMES}
+    maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in PairSet(path).names}
     bar = tqdm(total=meta["count"], initial=meta["done"], desc=title, unit="", disable=not progress, mininterval=0.5)
     while meta["done"] < meta["count"]:
         first = meta["done"]
         rows = min(batch_size, meta["count"] - first)
         z = draw(rows, first)
         w = generator.mapping(z)
-        images = to_bytes(generator.synthesis(w))
-        # The labeler sees the stored picture, rounding included.
-        logits = labeler(from_bytes(images))
+        answers, place = [], first
+        for images in generator.parts(w):
+            # The labeler sees the stored picture, rounding included.
+            answers.append(labeler(from_bytes(images)))
+            if "images" in maps:
+                maps["images"][place : place + len(images)] = images.cpu().numpy()
+            place += len(images)
+        logits = torch.cat(answers)
         decided = labeler.decide(logits)
         labels = decided.values.masked_fill(~decided.known, torch.nan)
-        values = {"z": z, "w": w, "logits": logits, "labels": labels, "images": images}
+        values = {"z": z, "w": w, "logits": logits, "labels": labels}
         for name, value in values.items():
             maps[name][first : first + rows] = value.cpu().numpy()
-            maps[name].flush()
+        for stored in maps.values():
+            stored.flush()
         meta["done"] = first + rows
         write_json(path / "meta.json", meta)
         bar.update(rows)
