@@ -43,7 +43,17 @@ from .callbacks import (
     measure_reference,
 )
 from .classifiers import AttributeClassifier, load_embedding
-from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, given_pairs, make_pairs, pairs_key
+from .data import (
+    ControlledLatents,
+    FreshPairsDataModule,
+    LatentPairsDataModule,
+    Latents,
+    PairSet,
+    given_pairs,
+    keep_pictures,
+    make_pairs,
+    pairs_key,
+)
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
@@ -55,7 +65,7 @@ from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
 from .modules.losses import attribute_scores
-from .pictures import from_bytes, to_bytes
+from .pictures import numbers, to_bytes
 from .portraits import attribute_rows
 from .query import Query, parse
 from .report import results_table, text_table
@@ -131,6 +141,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if cfg.classifier.fresh_pairs < 0 or (cfg.classifier.fresh_pairs and cfg.classifier.space == "x"):
         raise LaceError(f"classifier.fresh_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
                         f"{cfg.classifier.fresh_pairs} in space {cfg.classifier.space}: set classifier.fresh_pairs=0.")
+    keep_pictures(cfg.task.pairs_pictures, generator, int(cfg.task.num_pairs), cfg.classifier.space)
     if cfg.classifier.calibrate and not cfg.task.holdout[0]:
         raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
@@ -337,11 +348,12 @@ def _more_pairs(cfg: DictConfig, generator: Generator, pairs: PairSet, cache: Ca
 def _make_pairs(cfg: DictConfig, generator: Generator, cache: Cache, count: int, seed: int, latents: Latents | None = None) -> PairSet:
     """Make pairs, or go on making them; with several processes the first makes them and the others wait."""
     labeler = _labeler(cfg.labeler)
-    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents))
+    pictures = keep_pictures(cfg.task.pairs_pictures, generator, count, cfg.classifier.space)
+    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents, pictures))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
         device = _device(cfg)
         return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size,
-                          cfg.callbacks.progress, latents)
+                          cfg.callbacks.progress, latents, pictures)
     while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
         time.sleep(0.5)
     return PairSet(folder)
@@ -470,11 +482,11 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
     with torch.no_grad():
-        generated = torch.cat([to_bytes(generator(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))).cpu()
-                               for first in range(0, count, size)])
+        generated = torch.cat([generator.pictures(generator.mapping(generator.prior(
+            min(size, count - first), cfg.metrics.seed, first, device))).cpu() for first in range(0, count, size)])
 
     def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([who(from_bytes(part.to(device))).cpu() for part in images.split(size)])
+        return torch.cat([who(part.to(device)).cpu() for part in numbers(images)])
 
     # What the data set cannot tell is measured by nobody.
     told = known[0].any(0).tolist() if known else [True] * len(schema)
@@ -509,8 +521,8 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
             a, b = (generator.broadcast(generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device)))
                     for offset in (0, OTHER_SEEDS))
             states = [a, *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)), b]
-            pictures = [to_bytes(generator.synthesis(ws)) for ws in states]
-            logits = torch.stack([labeler(from_bytes(images)) for images in pictures])
+            pictures = [generator.pictures(ws) for ws in states]
+            logits = torch.stack([torch.cat([labeler(part) for part in numbers(images)]) for images in pictures])
         measure.update(logits[0], logits[-1], logits[1:-1])
         rows = rows or [images[: cfg.task.columns].cpu() for images in pictures]
     shares = measure.compute().cpu()
@@ -548,7 +560,7 @@ def pictures(cfg: DictConfig) -> dict[str, float]:
         if all(name.is_file() for name in part) and len(shown) > 0:
             continue
         with torch.no_grad():
-            images = to_bytes(generator(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))).cpu()
+            images = generator.pictures(generator.mapping(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))).cpu()
         for name, image in zip(part, images, strict=True):
             with atomic_path(name) as temporary:
                 Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")

@@ -17,7 +17,7 @@ from ..editing import Edited, EditOptions, Editor
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
-from ..pictures import from_bytes, to_bytes
+from ..pictures import from_bytes, shrunk
 from ..query import Query
 from ..samplers import Sampler
 from ..schema import Labels, Schema
@@ -58,7 +58,7 @@ class SequentialEditing(LatentEvaluation):
             state = editor.begin(self.generator.prior(count, self.seed, first, device))
             original = self._pictures(state)
             before = self._labels(original)[1]
-            shown, styles = [original], [state.ws]
+            shown, styles = [shrunk(original[: self.strips])], [state.ws]
             for query, step in zip(self.edits, steps, strict=True):
                 state = editor.apply(state, query, seeds)
                 images = self._pictures(state)
@@ -67,13 +67,14 @@ class SequentialEditing(LatentEvaluation):
                 step.accuracy.update(judged, self._wanted(state, count), held)
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
-                    step.distance.update(self.identity(from_bytes(original), from_bytes(images)))
+                    for pair in zip(original.split(64), images.split(64), strict=True):
+                        step.distance.update(self.identity(*map(from_bytes, pair)))
                 if step.quality is not None:
                     step.quality.update(features)
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before = judged
-                shown.append(images)
+                shown.append(shrunk(images[: self.strips]))
                 styles.append(state.ws)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
@@ -83,8 +84,7 @@ class SequentialEditing(LatentEvaluation):
                           self._frames(path))
 
     def _pictures(self, state: Edited) -> Tensor:
-        with torch.no_grad():
-            return to_bytes(self.generator.synthesis(state.ws))
+        return self.generator.pictures(state.ws)
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
@@ -134,8 +134,7 @@ class SequentialEditing(LatentEvaluation):
         for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
             before = path[max(number - 1, 0)]
             for step in range(1, self.frames_per_edit + 1) if number else (1,):
-                with torch.no_grad():
-                    images = to_bytes(self.generator.synthesis(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
+                images = shrunk(self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
                 frames.append(labelled_grid(list(images.cpu().split(4)), [""] * -(-len(images) // 4), title,
                                             scale=max(1, 96 // images.shape[-1])))
             frames.extend([frames[-1]] * (self.frames_per_edit - 1))

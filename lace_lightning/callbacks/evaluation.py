@@ -17,7 +17,7 @@ from ..classifiers import AttributeClassifier
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
-from ..pictures import from_bytes, to_bytes
+from ..pictures import numbers
 from ..samplers import Sampler
 from .quality import FeatureSpace
 
@@ -76,7 +76,7 @@ class LatentEvaluation(pl.Callback):
         return self.feature_space.statistics().to(device) if self.feature_space else None
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = self.judge.features_and_logits(from_bytes(images))
+        features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, numbers(images)), strict=True))
         if self.feature_space is not None and self.feature_space.key == "fid":
             features = self.feature_space.features(images)
         return features, logits
@@ -94,7 +94,7 @@ class LatentEvaluation(pl.Callback):
     def _unconditional_pictures(self, rank: int, world_size: int, device: torch.device) -> Iterator[Tensor]:
         """Draw what the generator makes of the starting points themselves, uint8 batches."""
         for first, count in self._batches(rank, world_size, "the generator alone"):
-            yield to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+            yield self.generator.pictures(self.generator.mapping(self.generator.prior(count, self.seed, first, device)))
 
     def _unconditional(self, rank: int, world_size: int, device: torch.device) -> float:
         """Measure the generator alone on the same number of samples, once for all samplers."""

@@ -27,7 +27,7 @@ from ..metrics import (
     load_statistics,
     save_statistics,
 )
-from ..pictures import from_bytes
+from ..pictures import numbers
 from ..weights import weight_names, weight_path
 
 CHOICES = ("auto", "judge", "inception", "none")
@@ -91,7 +91,7 @@ def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extrac
     """Return the judge's penultimate features."""
     judge.to(device)
     return Extractor(feature_name(judge), f"fd_{judge.name.removeprefix(dataset + '_')}", judge.num_features,
-                     lambda images: judge.features(from_bytes(images)), "none", device)
+                     lambda images: torch.cat([judge.features(part) for part in numbers(images)]), "none", device)
 
 
 def feature_name(judge: Labeler) -> str:

@@ -17,6 +17,7 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import frechet_distance
+from ..pictures import shrunk
 from ..query import Query
 from ..samplers import Sampler
 from .evaluation import Evaluation, LatentEvaluation
@@ -59,7 +60,7 @@ class TemperatureStrips(LatentEvaluation):
                 level.evaluations += sample.evaluations * count
                 level.seconds += sample.seconds
                 if first < self.strips:
-                    level.shown.append((images[: self.strips - first].cpu(), probability[: self.strips - first].cpu()))
+                    level.shown.append((shrunk(images[: self.strips - first]).cpu(), probability[: self.strips - first].cpu()))
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         metrics: dict[str, float] = {}
         for level in levels:

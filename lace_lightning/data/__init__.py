@@ -10,10 +10,10 @@ from .fresh import FreshBatches, FreshPairsDataModule
 from .generated import GeneratedPicturesDataModule
 from .given import given_pairs, read_given
 from .pair_pictures import PairPicturesDataModule
-from .pairs import LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
+from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
 from .portraits import PeopleDataModule, PortraitsDataModule
 
 __all__ = ["CIFAR10_SCHEMA", "FACES_SCHEMA", "CIFAR10DataModule", "CelebADataModule", "ControlledLatents", "FaceBatches",
            "FacesDataModule", "FolderDataModule", "FreshBatches", "FreshPairsDataModule", "GeneratedPicturesDataModule",
            "LatentPairsDataModule", "Latents", "PairPicturesDataModule", "PairSet", "PeopleDataModule", "PortraitsDataModule",
-           "given_pairs", "load_cifar10", "make_pairs", "pairs_key", "read_given"]
+           "given_pairs", "keep_pictures", "load_cifar10", "make_pairs", "pairs_key", "read_given"]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..generators import Generator
-from ..pictures import to_bytes
 
 # Neither pairs, nor samples, nor fresh pairs begin at these latents.
 REFERENCE_SEEDS = 2**22
@@ -31,7 +30,7 @@ class GeneratedBatches(Sequence[Tensor]):
         rows = min(self.batch_size, self.total - first)
         if rows <= 0 or index < 0:
             raise IndexError(index)
-        return to_bytes(self.generator(self.generator.prior(rows, self.seed, first, self.generator.device))).cpu()
+        return self.generator.pictures(self.generator.mapping(self.generator.prior(rows, self.seed, first, self.generator.device))).cpu()
 
 
 class GeneratedPicturesDataModule(pl.LightningDataModule):

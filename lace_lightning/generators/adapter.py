@@ -24,8 +24,9 @@ class ModuleGenerator(Generator):
     def __init__(self, module: nn.Module, z_dim: int, image_shape: Sequence[int], w_dim: int | None = None,
                  mapping: str | None = None, synthesis: str | None = None, reshape: Sequence[int] | None = None,
                  output_range: Sequence[float] = (-1.0, 1.0), clamp: bool = False, checkpoint: str | None = None,
-                 strict: bool = True, freeze: bool = True, max_batch: int = 64) -> None:
-        super().__init__(z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch)
+                 strict: bool = True, freeze: bool = True, max_batch: int | str = "auto",
+                 memory: float | None = None) -> None:
+        super().__init__(z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch, memory=memory)
         if checkpoint is not None:
             load_state(module, checkpoint, strict)
         self.module = module

@@ -110,4 +110,5 @@ def inception_features(weights: str | os.PathLike[str] | None = None, device: st
     except Exception as error:
         raise LaceError(f"The Inception weights of torch-fidelity could not be had ({error}): put {INCEPTION_FILE} into "
                         f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set metrics.fid=judge.") from error
-    return (lambda images: extractor(images)[0]), INCEPTION_FEATURES
+    # It enlarges pictures to 299x299: in parts, so that memory does not grow with the batch.
+    return (lambda images: torch.cat([extractor(part)[0] for part in images.split(64)])), INCEPTION_FEATURES
