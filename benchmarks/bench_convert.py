@@ -22,16 +22,16 @@ from lace_lightning.generators import StyleGAN2Network, convert
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.foreign_files import nvidia_pickle, rosinality_file, tensorflow_pickle
 
-# Two generators and a discriminator; (G, D, Gs) with one set of variables twice; two generators, a discriminator and its optimiser's state.
+# Two generators and a discriminator; one generator, and its parts once more; two generators.
 FILES = {"StyleGAN2-ADA's pickle": "ada.pkl", "TensorFlow's pickle": "tensorflow.pkl", "rosinality's checkpoint": "rosinality.pt"}
 
 
 def write(folder: Path, resolution: int) -> None:
     """Write the files of a configuration F generator of this size, and the same of a tiny one."""
     torch.manual_seed(0)
-    for size, prefix in ((8, "tiny-"), (resolution, "")):
-        config = {"z_dim": 512, "w_dim": 512, "c_dim": 0, "img_resolution": size, "img_channels": 3,
-                  "mapping_kwargs": {"num_layers": 8, "lr_multiplier": 0.01}, "synthesis_kwargs": {}}
+    for size, width, prefix in ((8, 8, "tiny-"), (resolution, 512, "")):
+        config = {"z_dim": width, "w_dim": width, "c_dim": 0, "img_resolution": size, "img_channels": 3,
+                  "mapping_kwargs": {"num_layers": 8, "lr_multiplier": 0.01}, "synthesis_kwargs": {"channel_max": width}}
         state = StyleGAN2Network(**config).state_dict()
         writers: dict[str, Callable[[], bytes]] = {
             "ada.pkl": lambda state=state, config=config: nvidia_pickle(state, config, discriminator=sum(map(torch.numel, state.values()))),
