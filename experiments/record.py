@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from lace_lightning.artifacts import read_json, write_json
 from lace_lightning.cli import describe
-from lace_lightning.report import frechet_name, main_figures
+from lace_lightning.report import frechet_name, frechet_title, main_figures
 from lace_lightning.sweeps import SEED_KEYS, SEEN
 
 HERE = Path(__file__).parent
@@ -130,7 +130,9 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
     # Most samplers never ask for the energy alone.
     columns = [name for name in columns if name != "forward" or any(m.get(name) for m in metrics)]
     in_paper = {name for result in results for name in result["paper"]}
-    paper = {name: {frechet: "fid", f"{frechet}/unconditional": "fid/unconditional"}.get(name, name) for name in columns}
+    # Distances on other features stand beside the paper's FID; FID of fewer samples beside that of as many.
+    theirs = frechet if str(frechet).startswith("fid_") else "fid"
+    paper = {name: {frechet: theirs, f"{frechet}/unconditional": f"{theirs}/unconditional"}.get(name, name) for name in columns}
     head, rows = ["setting"] if len(settings) > 1 else [], []
     for name in columns:
         head += [title(name, frechet), *([f"*{'FID, ' if 'fid' in paper[name] else ''}paper*"] if paper[name] in in_paper else [])]
@@ -159,7 +161,8 @@ def matrix(figures: Mapping[str, str]) -> list[str]:
 def title(name: str, frechet: str | None) -> str:
     """Return what a figure is called in a table."""
     if frechet and name.startswith(frechet):
-        return f"{'FID' if frechet == 'fid' else 'distance'}{' of the generator alone' if name.endswith('unconditional') else ''}"
+        what = frechet_title(frechet) if frechet.startswith("fid") else "distance"
+        return f"{what}{' of the generator alone' if name.endswith('unconditional') else ''}"
     if name.startswith("acc/"):
         return name.removeprefix("acc/")
     if name.startswith("tau"):

@@ -26,7 +26,8 @@ METFACES = ["metfaces_yaw", "metfaces_gender_yaw", "metfaces_haircolor", "metfac
 CATS = ["afhq_cats_breed", "afhq_cats_hair_age", "afhq_cats_three", "afhq_cats_edit"]
 # One of every kind of thing that an experiment sweeps over.
 TINY = {"ffhq_glasses": ["seed=1"], "ffhq_gender_smile_age": ["seed=1"], "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
-        "ffhq_zero_shot": ["seed=1"], "ffhq_logic": ["query.logic=exact"], "metfaces_edit": ["editing=faces_layers", "task.strips=1"], "afhq_cats_edit": ["task.strips=1"]}
+        "ffhq_zero_shot": ["seed=1"], "ffhq_logic": ["query.logic=exact"], "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
+        "afhq_cats_edit": ["task.strips=1"]}
 JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
 QUICK = ["debug=fast", "logger=csv", "task.num_pairs=40", "metrics.num_samples=4", "metrics.batch_size=4", "generator.precision=float32",
          "sampler.atol=0.1", "sampler.rtol=0.1", "trainer.max_epochs=1", "classifier.max_epochs=1", "metrics.fid=judge"]

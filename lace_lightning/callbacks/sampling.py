@@ -261,6 +261,8 @@ class ConditionalSampling(LatentEvaluation):
             for attribute, number in zip(discrete, combination, strict=True):
                 chosen &= free.column(attribute.name) == number
             index = chosen.nonzero()[: self.pictures_per_class, 0] if discrete else torch.arange(len(images))[: 8 * self.pictures_per_class]
+            if not len(index):  # fewer samples than combinations
+                continue
             if values:
                 index = index[free.column(values[0].name)[index].argsort()]
             for part in index.split(self.pictures_per_class):
