@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import LaceError, suggest
 from .published import Normalized
@@ -39,6 +39,10 @@ class MobileNet(Normalized):
 
         self.resolution, self.crop = resolution, (top, left, height, wide)
         network = getattr(models, f"mobilenet_{variant}")(num_classes=num_logits, width_mult=width)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                # Torchvision's V3 takes 0.01, with which means follow too slowly for trainings of a few epochs.
+                layer.momentum = 0.1
         # The layers behind the pooling belong to the features, the last one is the head.
         self.body, self.neck, self.fc = network.features, network.classifier[:-1], network.classifier[-1]
         self.num_features = self.fc.in_features

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lace_lightning import cli
 from lace_lightning.artifacts import read_json
+from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, CelebADataModule, celeba
 from lace_lightning.data.celeba import face_labels, read_table
 from lace_lightning.data.faces import FaceBatches
@@ -236,3 +237,26 @@ def test_training_exports_a_labeler(name: str, root: Path, tmp_path: Path, monke
     assert labeler(torch.zeros(2, 3, 64, 64)).isfinite().all()
     figures = read_json(tmp_path / "first" / "metrics.json")["metrics"]
     assert {key.removeprefix("test_accuracy/") for key in figures if "/" in key} <= set(known)
+
+
+def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LACE_CELEBA", str(root))
+    for seed, name in enumerate(("labeler", "judge")):
+        torch.manual_seed(seed)
+        classifier = AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "width": 0.25, "resolution": 32})
+        classifier.save(f"{name}.safetensors")
+    command = ["+experiment=portraits_check", "dataset=celeba", "dataset.module.resolution=32", "logger=csv", "metrics.num_samples=10",
+               "labeler.classifier=labeler.safetensors", "judge.classifier=judge.safetensors", "hydra.run.dir=out"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "must know the attributes of the data set, smile" in capsys.readouterr().err
+    cli.main([*command, "dataset.module.attributes=null"])
+    figures = read_json(tmp_path / "out" / "metrics.json")["metrics"]
+    assert 0 <= figures["labeler/smile"] <= 1
+    assert "judge/yaw" not in figures
+    assert 0 <= figures["agreement/yaw"] <= 1
+    rows = {line.split()[0]: line.split()[-3:] for line in capsys.readouterr().out.splitlines() if line.startswith(("yaw", "smile"))}
+    assert rows["yaw"][:2] == ["-", "-"]
+    assert "-" not in rows["smile"]

