@@ -70,6 +70,9 @@ def test_cached_pictures_are_those_of_the_files(tmp_path: Path) -> None:
     shown = torch.cat([part[0] for part in data.splits.values()])
     assert shown.dtype == torch.uint8
     assert torch.equal(shown, files[:, :, 20:198])
+    for name, attribute in (("smile", "Smiling"), ("glasses", "Eyeglasses")):
+        column = torch.cat([part[1][:, FACES_SCHEMA.index(name)] for part in data.splits.values()])
+        assert column.tolist() == [number * 37 >> ATTRIBUTES.index(attribute) & 1 for number in range(COUNT)]
     small = _data(tmp_path / "r", resolution=38, box=(12, 39, 152))
     expected = torch.nn.functional.interpolate(files[:12, :, 39:191, 12:164].float(), (38, 38), mode="bilinear", antialias=True)
     # Pillow rounds after every axis.
@@ -243,12 +246,12 @@ def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LACE_CELEBA", str(root))
-    for seed, name in enumerate(("labeler", "judge")):
+    for seed, name in enumerate(("ffhq_labeler", "ffhq_judge")):
         torch.manual_seed(seed)
         classifier = AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "width": 0.25, "resolution": 32})
         classifier.save(f"{name}.safetensors")
     command = ["+experiment=portraits_check", "dataset=celeba", "dataset.module.resolution=32", "logger=csv", "metrics.num_samples=10",
-               "labeler.classifier=labeler.safetensors", "judge.classifier=judge.safetensors", "hydra.run.dir=out"]
+               "labeler=faces", "judge=faces", "hydra.run.dir=out"]
     with pytest.raises(SystemExit):
         cli.main(command)
     assert "must know the attributes of the data set, smile" in capsys.readouterr().err
