@@ -20,14 +20,18 @@ def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
+def fair_clock() -> Callable[[], float]:
+    """Return the clock for one process: the time that the processor gave to one thread, whatever else runs; else the one on the wall."""
+    return time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
+
+
 def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
                  clock: Callable[[], float] | None = None) -> dict[str, float]:
     """Return the median seconds of each variant; the rounds interleave so that a drifting machine hits all alike.
 
-    One thread on a processor is timed by the time that the processor gave it, whatever else runs; all else by the clock on the
-    wall, and so must be what starts processes of its own.
+    What starts processes of its own must be timed by the clock on the wall (see `fair_clock`).
     """
-    clock = clock or (time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter)
+    clock = clock or fair_clock()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for variant in variants.values():
         variant()

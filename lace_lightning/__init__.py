@@ -32,7 +32,8 @@ __version__ = "0.1.0"
 
 # Name -> module it comes from: importing the package stays cheap, and needs neither Hydra nor Lightning.
 _NAMES = {
-    "load_generator": "generators", "load_classifier": "classifiers", "Attribute": "schema", "Schema": "schema", "Labels": "schema",
+    "load_generator": "generators", "ModuleGenerator": "generators", "load_classifier": "classifiers", "Attribute": "schema",
+    "Schema": "schema", "Labels": "schema",
     "Query": "query", "parse": "query", "Energy": "energies", "Labeler": "labelers", "LaceError": "errors",
     "Editor": "editing", "EditOptions": "editing",
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import LaceError
+from .progress import byte_bar
 
 
 def _feed(hasher: Any, obj: Any) -> None:
@@ -61,8 +62,12 @@ def digest(obj: Any) -> str:
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the full sha256 of the file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    hasher = hashlib.sha256()
+    with open(path, "rb") as stream, byte_bar(f"hashing {Path(path).name}", os.path.getsize(path)) as bar:
+        while part := stream.read(2**20):
+            hasher.update(part)
+            bar.update(len(part))
+    return hasher.hexdigest()
 
 
 @contextmanager

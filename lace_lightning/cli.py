@@ -33,9 +33,13 @@ lace_lightning: control a frozen image generator by attribute.
   python -m lace_lightning +experiment=<name> --cfg job           show its configuration
   debug=fast                                                      shrink any experiment to seconds
   LACE_TRACEBACK=1                                                show tracebacks of errors
+  LACE_OFFLINE=1                                                  download no network; say where to put its file by hand
 
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]   a generator of another program, read as data, with a card
+  lace-lightning models                                           networks: what is shipped, what others published, what is here
+  lace-lightning download NAME [--sha256 HEX | --trust-first]     a published generator, checked, for generator=NAME
 """
+STOPPED = "stopped: the same command goes on from here"
 
 
 def config_folder() -> Path:
@@ -137,7 +141,7 @@ def job(cfg: DictConfig) -> float | None:
         return metrics.get("acc")
     except (SystemExit, KeyboardInterrupt) as stop:
         # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
-        print("stopped: the same command goes on from here", file=sys.stderr, flush=True)
+        print(STOPPED, file=sys.stderr, flush=True)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
     except Exception as error:
         if not in_sweep:
@@ -165,8 +169,50 @@ def convert(arguments: Sequence[str]) -> None:
     print(f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 {card['sha256']}")
 
 
+def models(arguments: Sequence[str]) -> None:
+    """`models`: list the networks that are shipped and those that others published, and say which are here."""
+    from .catalogue import NETWORKS, downloads_folder
+    from .weights import card, weight_names
+
+    if arguments:
+        raise LaceError(f"models needs nothing, and received '{arguments[0]}': leave it out.")
+    rows = [("name", "size", "", "licence", "what")]
+    for name in weight_names():
+        entry = card(name)
+        rows.append((name, _size(entry["bytes"]), "shipped", entry["licence"].split(" (")[0], entry["what"]))
+    for network in NETWORKS:
+        state = "not here" if not network.path.is_file() else "here" if network.record.is_file() else "not checked"
+        rows.append((network.name, _size(network.bytes) or network.size or "?", state, network.licence, network.what))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    print(f"\nlace-lightning download NAME brings one that is not here to {downloads_folder()}; generator=NAME uses it.")
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def download(arguments: Sequence[str]) -> None:
+    """`download NAME [--sha256 HEX | --trust-first]`: bring a published network here, or check one that was put here by hand."""
+    from .artifacts import file_sha256
+    from .catalogue import published, published_path
+
+    match list(arguments):
+        case [name]:
+            path = published_path(name)
+        case [name, "--trust-first"] | ["--trust-first", name]:
+            path = published_path(name, trust_first=True)
+        case [name, "--sha256", sha256] | ["--sha256", sha256, name]:
+            path = published_path(name, sha256)
+        case _:
+            raise LaceError(f"download needs NAME and at most one of --sha256 HEX and --trust-first, and received "
+                            f"'{' '.join(arguments)}': write for example lace-lightning download stylegan2_ffhq.")
+    print(f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 {file_sha256(path)}")
+
+
 # What is no run: the first word of a command line that Hydra never sees.
-COMMANDS = {"convert": convert}
+COMMANDS = {"convert": convert, "models": models, "download": download}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,6 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         try:
             COMMANDS[given[0]](given[1:])
+        except KeyboardInterrupt:
+            print(STOPPED, file=sys.stderr, flush=True)
+            raise SystemExit(130) from None
         except (LaceError, OSError) as error:
             _fail(error)
             raise SystemExit(1) from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,3 +17,17 @@ def to_bytes(images: Tensor) -> Tensor:
 def from_bytes(images: Tensor) -> Tensor:
     """Turn uint8 pictures into [-1, 1]; what is not uint8 is returned as it is."""
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+
+
+def numbers(images: Tensor, size: int = 100) -> Iterator[Tensor]:
+    """Yield uint8 pictures in [-1, 1], `size` at a time: as numbers they take four times the memory."""
+    yield from map(from_bytes, images.split(size))
+
+
+def shrunk(images: Tensor, side: int = 256) -> Tensor:
+    """Shrink uint8 pictures (N, C, H, W) to at most `side` pixels, by a whole number: each pixel is the mean of those it covers."""
+    factor = -(-max(images.shape[-2:]) // side)
+    if factor <= 1:
+        return images
+    # One by one, so that no more than one is held as numbers.
+    return torch.stack([F.avg_pool2d(image.float(), factor).round().byte() for image in images])

@@ -36,8 +36,15 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def frechet_name(names: Iterable[str]) -> str | None:
-    """Return the name of the Fréchet distance among metrics (`fid`, or `fd_<network>`), None where there is none."""
-    return next((name for name in names if name == "fid" or (name.startswith("fd_") and "/" not in name)), None)
+    """Return the name of the Fréchet distance among metrics (`fid`, `fid_1k`, or `fd_<network>`), None where there is none."""
+    return next((name for name in names if name == "fid" or (name.startswith(("fid_", "fd_")) and "/" not in name)), None)
+
+
+def frechet_title(name: str) -> str:
+    """Return what a table or an axis calls the Fréchet distance of this name."""
+    if name.startswith("fid"):
+        return f"FID{name.removeprefix('fid').replace('_', ', ')}{' samples' if name != 'fid' else ''}"
+    return f"Fréchet distance ({name})"
 
 
 def main_figures(names: Sequence[str]) -> list[str]:
@@ -72,7 +79,7 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
     rows += [(label, metrics[name], paper.get(name)) for name, label in (("des", "DES, mean of the edits"), ("id", "ID"))
              if name in metrics]
     if frechet is not None:
-        rows.append(("FID" if frechet == "fid" else f"Fréchet distance ({frechet})", metrics[frechet],
+        rows.append((frechet_title(frechet), metrics[frechet],
                      None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}"))
         rows.append(("  of the generator alone", metrics.get(f"{frechet}/unconditional"), paper.get("fid/unconditional")))
     rows += [(label, metrics.get(name), None) for name, label in DIAGNOSTICS]

@@ -16,6 +16,7 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -24,34 +25,47 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
 from . import __version__
-from .artifacts import Cache, atomic_path, check_writable, digest, write_json
+from .artifacts import Cache, atomic_path, check_writable, digest, file_sha256, write_json
 from .callbacks import (
     ConditionalSampling,
     EnergyOptions,
     FeatureSpace,
     LatentEvaluation,
+    RealPictures,
     SequentialEditing,
     TemperatureStrips,
     TrainingPictures,
     build_feature_space,
     generator_grid,
+    inception_extractor,
+    judge_extractor,
     labelled_grid,
     measure_reference,
 )
-from .classifiers import AttributeClassifier, IdentityEmbedding
-from .data import ControlledLatents, FreshPairsDataModule, LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
+from .classifiers import AttributeClassifier, load_embedding
+from .data import (
+    ControlledLatents,
+    FreshPairsDataModule,
+    LatentPairsDataModule,
+    Latents,
+    PairSet,
+    given_pairs,
+    keep_pictures,
+    make_pairs,
+    pairs_key,
+)
 from .editing import EditOptions, check_layers, parse_edit
 from .energies import build
 from .errors import LaceError, suggest
 from .generators import Generator, check
 from .labelers import Labeler
-from .metrics import LayerShares, layers_of
+from .metrics import GivenStatistics, LayerShares, layers_of, read_statistics
 from .modules.gan import GANTraining
 from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
 from .modules.losses import attribute_scores
-from .pictures import from_bytes, to_bytes
+from .pictures import numbers, to_bytes
 from .portraits import attribute_rows
 from .query import Query, parse
 from .report import results_table, text_table
@@ -97,7 +111,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
     tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
              "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
-             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits}
+             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits,
+             "pictures": pictures}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)
@@ -116,7 +131,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     """Train (or reuse) the latent classifier, sample by attribute, measure."""
     sampler = build_node(cfg.sampler)
     generator = reuse("generator", plain(cfg.generator), lambda: _generator(cfg.generator))
-    labeler, judge = _labeler(cfg.labeler), _labeler(cfg.judge)
+    labeler, judge = _labeler_or_none(cfg), _labeler(cfg.judge)
     schema = _schema(labeler, judge)
     if cfg.metrics.distance_codes not in ("same", "pairs"):
         raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
@@ -126,27 +141,36 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if cfg.classifier.fresh_pairs < 0 or (cfg.classifier.fresh_pairs and cfg.classifier.space == "x"):
         raise LaceError(f"classifier.fresh_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
                         f"{cfg.classifier.fresh_pairs} in space {cfg.classifier.space}: set classifier.fresh_pairs=0.")
+    keep_pictures(cfg.task.pairs_pictures, generator, int(cfg.task.num_pairs), cfg.classifier.space)
     if cfg.classifier.calibrate and not cfg.task.holdout[0]:
         raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
     what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
     given = _given_classifier(cfg, generator, schema)
-    known = given.schema if given else schema.part(cfg.classifier.attributes or schema.names)
+    cache = Cache(cfg.paths.cache)
+    given_labels = _given_pairs(cfg, generator, schema, cache)
+    labelled = schema.names if given_labels is None else given_labels.schema.names
+    known = given.schema if given else schema.part(cfg.classifier.attributes or labelled)
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
     pairs_generator = _pairs_generator(cfg, generator)
-    cache = Cache(cfg.paths.cache)
-    feature_space = reuse("features", [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, str(cache.root)], lambda: build_feature_space(
-        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg))))
+    theirs = _given_statistics(cfg)
+    depends = [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, generator.image_shape, str(cache.root)]
+    feature_space = reuse("features", depends, lambda: build_feature_space(
+        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(_device(cfg)), theirs, generator.image_shape))
     callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
-    pairs = _pairs(cfg, pairs_generator, labeler, cache)
+    pairs = given_labels or _pairs(cfg, pairs_generator, cache)
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
-    more = None if given else _more_pairs(cfg, pairs_generator, labeler, pairs, cache)
+    more = None if given else _more_pairs(cfg, pairs_generator, pairs, cache)
     node = plain(cfg.classifier)
     data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
                  lambda: _data(cfg, node, cfg.seed, pairs, known, more))
+    data.setup()
+    if not len(data.parts["test"][0]):
+        raise LaceError(f"The classifier is measured on pairs that it has not seen, and of {len(pairs)} none is left for that: set "
+                        "task.holdout=[0.1,0.1], or make more pairs.")
     module = given or _classifier(cfg, node, generator, data, cache, lambda: FreshPairsDataModule(
-        data, pairs_generator, labeler, int(node["fresh_pairs"]), float(node["fresh_share"])))
+        data, pairs_generator, _labeler(cfg.labeler), int(node["fresh_pairs"]), float(node["fresh_share"])))
     if cfg.task.get("export") and _is_first():
         module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=data.key)
     loggers = _loggers(cfg)
@@ -192,8 +216,37 @@ def _labeler(node: DictConfig) -> Labeler:
     return reuse("labeler", plain(node), lambda: build_node(node))
 
 
-def _schema(labeler: Labeler, judge: Labeler) -> Schema:
-    if labeler.schema != judge.schema:
+def _labeler_or_none(cfg: DictConfig) -> Labeler | None:
+    """Return the labeler; None for labeler=none, where pairs are given."""
+    if cfg.labeler.get("_target_") is not None:
+        return _labeler(cfg.labeler)
+    if cfg.task.pairs_from is None:
+        raise LaceError("Pairs need a labeler, and labeler=none: choose a labeler, or set task.pairs_from to pairs that have labels.")
+    return None
+
+
+def _given_pairs(cfg: DictConfig, generator: Generator, schema: Schema, cache: Cache) -> PairSet | None:
+    """Return the pairs of `task.pairs_from`, checked against what the run wants of them; None where it makes its own."""
+    if cfg.task.pairs_from is None:
+        return None
+    for setting, wanted in (("task.more_pairs", 0), ("classifier.fresh_pairs", 0), ("classifier.soft_labels", False)):
+        if OmegaConf.select(cfg, setting) != wanted:
+            raise LaceError(f"Given pairs come without pictures and without a labeler that could make more, and {setting} is "
+                            f"{OmegaConf.select(cfg, setting)}: set {setting}={str(wanted).lower()}, or task.pairs_from=null.")
+    pairs = given_pairs(generator, cfg.task.pairs_from, cache, int(cfg.task.pairs_seed))
+    if cfg.classifier.space not in pairs.arrays:
+        raise LaceError(f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {cfg.classifier.space}: set "
+                        "classifier.space=w.")
+    if not all(a.name in schema.names and a.agrees_with(schema[a.name]) for a in pairs.schema):
+        raise LaceError(f"The judge must know every attribute of the given pairs, {', '.join(pairs.schema.names)}, and knows "
+                        f"{', '.join(schema.names)}: choose a judge of their schema.")
+    return pairs
+
+
+def _schema(labeler: Labeler | None, judge: Labeler) -> Schema:
+    if labeler is None:
+        return judge.schema
+    if labeler.schema.names != judge.schema.names or not all(a.agrees_with(b) for a, b in zip(labeler.schema, judge.schema, strict=True)):
         raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
                         f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
     if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
@@ -225,17 +278,16 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key != "fid"} | plain(cfg.callbacks)
+    settings = {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference")} | plain(cfg.callbacks)
     if cfg.task.name == "control":
-        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler(cfg.labeler), **settings)
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler_or_none(cfg), **settings)
     settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
                                  strips=cfg.task.strips, **settings)
-    identity = cfg.task.get("identity")
-    embedding = None if identity is None else IdentityEmbedding.load(weight_path(identity)).to(_device(cfg))
-    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding and embedding.distance,
-                             strips=cfg.task.strips, **settings)
+    embedding = load_embedding(plain(cfg.task.identity), _device(cfg))
+    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding.distance if embedding else None,
+                             strips=cfg.task.strips, identity_protocol=embedding.protocol if embedding else None, **settings)
 
 
 def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
@@ -256,18 +308,27 @@ def _given_classifier(cfg: DictConfig, generator: Generator, schema: Schema) -> 
     return module
 
 
-def _pictures(cfg: DictConfig) -> Callable[[], torch.Tensor] | None:
+def _pictures(cfg: DictConfig) -> RealPictures | None:
     """Return what loads or draws the train pictures; None where they cannot be had."""
     data = build_node(cfg.dataset.module)
-    return data.train_pictures if data.at_hand else None
+    return data if data.at_hand else None
 
 
-def _pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache) -> PairSet:
+def _given_statistics(cfg: DictConfig) -> GivenStatistics | None:
+    """Return the statistics of `metrics.reference`, read once while the file stays the same."""
+    path = cfg.metrics.get("reference")
+    if path is None:
+        return None
+    content = file_sha256(path) if Path(path).is_file() else None
+    return reuse("statistics", [str(path), content], lambda: read_statistics(path))
+
+
+def _pairs(cfg: DictConfig, generator: Generator, cache: Cache) -> PairSet:
     """Make the pairs from the prior."""
-    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.num_pairs), int(cfg.task.pairs_seed))
+    return _make_pairs(cfg, generator, cache, int(cfg.task.num_pairs), int(cfg.task.pairs_seed))
 
 
-def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: PairSet, cache: Cache) -> PairSet | None:
+def _more_pairs(cfg: DictConfig, generator: Generator, pairs: PairSet, cache: Cache) -> PairSet | None:
     """Make pairs where a first classifier (one network, all attributes) is steered to, from starting points of their own."""
     if not cfg.task.more_pairs:
         return None
@@ -281,17 +342,18 @@ def _more_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, pairs: 
         torch.manual_seed(seed)
         first = _classifier(cfg, node, generator, data, cache).classifier
     latents = ControlledLatents(generator, first, seed + OTHER_SEEDS)
-    return _make_pairs(cfg, generator, labeler, cache, int(cfg.task.more_pairs), latents.seed, latents)
+    return _make_pairs(cfg, generator, cache, int(cfg.task.more_pairs), latents.seed, latents)
 
 
-def _make_pairs(cfg: DictConfig, generator: Generator, labeler: Labeler, cache: Cache, count: int, seed: int,
-                latents: Latents | None = None) -> PairSet:
+def _make_pairs(cfg: DictConfig, generator: Generator, cache: Cache, count: int, seed: int, latents: Latents | None = None) -> PairSet:
     """Make pairs, or go on making them; with several processes the first makes them and the others wait."""
-    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents))
+    labeler = _labeler(cfg.labeler)
+    pictures = keep_pictures(cfg.task.pairs_pictures, generator, count, cfg.classifier.space)
+    folder = cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents, pictures))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
         device = _device(cfg)
         return make_pairs(folder, generator.to(device), labeler.to(device), count, seed, cfg.task.pairs_batch_size,
-                          cfg.callbacks.progress, latents)
+                          cfg.callbacks.progress, latents, pictures)
     while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
         time.sleep(0.5)
     return PairSet(folder)
@@ -399,13 +461,16 @@ def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], N
 
 
 def reference(cfg: DictConfig) -> dict[str, float]:
-    """Measure the judge's features over the real pictures: what Fréchet distances are measured against."""
-    judge, data = _labeler(cfg.judge).to(_device(cfg)), build_node(cfg.dataset.module)
+    """Measure what Fréchet distances are compared with: Inception's features of the real pictures (metrics.fid), or the judge's."""
+    data, device = build_node(cfg.dataset.module), str(_device(cfg))
     data.setup("fit")
-    pictures = {split: part[0] for split, part in data.splits.items()}
+    # What has no labels has no splits.
+    pictures = {split: part[0] for split, part in getattr(data, "splits", {}).items()} or {"train": data.train_pictures()}
+    inception = cfg.metrics.fid == "inception"
+    extractor = inception_extractor(device) if inception else judge_extractor(_labeler(cfg.judge), cfg.dataset.name, device)
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
-    metrics = measure_reference(judge, pictures, cfg.dataset.name, file)
-    _write_results(cfg, metrics, {"weights": file.name}, None)
+    metrics = measure_reference(extractor, pictures, cfg.dataset.name, file, data.source, Cache(cfg.paths.cache))
+    _write_results(cfg, metrics, {"weights": file.name, "network": extractor.network}, None)
     return metrics
 
 
@@ -420,11 +485,11 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
     with torch.no_grad():
-        generated = torch.cat([to_bytes(generator(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))).cpu()
-                               for first in range(0, count, size)])
+        generated = torch.cat([generator.pictures(generator.mapping(generator.prior(
+            min(size, count - first), cfg.metrics.seed, first, device))).cpu() for first in range(0, count, size)])
 
     def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([who(from_bytes(part.to(device))).cpu() for part in images.split(size)])
+        return torch.cat([who(part.to(device)).cpu() for part in numbers(images)])
 
     # What the data set cannot tell is measured by nobody.
     told = known[0].any(0).tolist() if known else [True] * len(schema)
@@ -459,8 +524,8 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
             a, b = (generator.broadcast(generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device)))
                     for offset in (0, OTHER_SEEDS))
             states = [a, *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)), b]
-            pictures = [to_bytes(generator.synthesis(ws)) for ws in states]
-            logits = torch.stack([labeler(from_bytes(images)) for images in pictures])
+            pictures = [generator.pictures(ws) for ws in states]
+            logits = torch.stack([torch.cat([labeler(part) for part in numbers(images)]) for images in pictures])
         measure.update(logits[0], logits[-1], logits[1:-1])
         rows = rows or [images[: cfg.task.columns].cpu() for images in pictures]
     shares = measure.compute().cpu()
@@ -483,6 +548,34 @@ def draw_portraits(cfg: DictConfig) -> dict[str, float]:
     metrics = {"portraits": float(sum(map(len, rows.values()))), "seconds": seconds}
     _write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid([to_bytes(row) for row in rows.values()], list(rows)))
     return metrics
+
+
+def pictures(cfg: DictConfig) -> dict[str, float]:
+    """Write pictures of the generator's to label by hand, and a table to fill in: what task.pairs_from reads."""
+    device, count, size = _device(cfg), int(cfg.task.count), int(cfg.metrics.batch_size)
+    generator, folder = _generator(cfg.generator).to(device), check_writable(Path(cfg.task.folder))
+    table, names = folder / "labels.csv", [folder / f"{i:06d}.png" for i in range(count)]
+    if table.is_file():
+        raise LaceError(f"The table '{table}' is there already, and what was filled in must not be lost: choose another task.folder.")
+    shown: list[torch.Tensor] = []
+    for first in tqdm(range(0, count, size), desc="pictures", disable=not cfg.callbacks.progress):
+        part = names[first : first + size]
+        if all(name.is_file() for name in part) and len(shown) > 0:
+            continue
+        with torch.no_grad():
+            images = generator.pictures(generator.mapping(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))).cpu()
+        for name, image in zip(part, images, strict=True):
+            with atomic_path(name) as temporary:
+                Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")
+        shown = shown or list(images[:80].split(10))
+    with atomic_path(table) as temporary:
+        temporary.write_text("".join(f"{row}\n" for row in (",".join(["sample", *cfg.task.attributes]),
+                                                             *(name.name + "," * len(cfg.task.attributes) for name in names))))
+    _write_results(cfg, {"pictures": float(count)}, {"generator": generator.digest, "folder": str(folder), "seed": cfg.task.pairs_seed},
+                   labelled_grid(shown, [""] * len(shown), f"{_name(cfg.generator)}, uncurated"),
+                   summary=f"{count} pictures and {table}: fill in its columns (classes, or numbers in [0, 1]; empty where you cannot "
+                           f"tell), then task.pairs_from={table}")
+    return {"pictures": float(count)}
 
 
 def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback) -> dict[str, float]:

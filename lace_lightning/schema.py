@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,11 @@ class Attribute:
     def num_logits(self) -> int:
         """Columns of a classifier's output: one a class, or one for a continuous value."""
         return self.num_classes if self.kind == "discrete" else 1
+
+    def agrees_with(self, other: Attribute) -> bool:
+        """Whether labels of one are labels of the other: the same but for class names that one of them leaves out."""
+        unnamed = replace(self, class_names=()) == replace(other, class_names=()) and not (self.class_names and other.class_names)
+        return self == other or unnamed
 
     def class_name(self, index: int) -> str:
         """Return the name of class `index`, or the index itself when classes have no names."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from .artifacts import atomic_path, read_json
-from .report import frechet_name, main_figures, text_table, to_csv
+from .report import frechet_name, frechet_title, main_figures, text_table, to_csv
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
@@ -162,7 +162,7 @@ def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str],
         points = [r["metrics"] for r in done if not keys or _setting(r["config"], keys[0]) == group]
         label = f"{keys[0].split('.')[-1]} {group:g}" if keys and isinstance(group, (int, float)) else str(group)
         axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], color=colour, label=label, s=24)
-    axes.set(xlabel=_name(frechet), ylabel="ACC", title=title)
+    axes.set(xlabel=frechet_title(frechet), ylabel="ACC", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, path)
@@ -181,7 +181,7 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
     for (name, points), marker in zip(sweeps.items(), "osD^v<>", strict=False):
         axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], s=20, alpha=0.6, marker=marker,
                      label=f"{name} ({len(points)} settings)")
-    axes.set(xlabel=_name(frechet), ylabel="ACC")
+    axes.set(xlabel=frechet_title(frechet), ylabel="ACC")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, folder / "together.png")
@@ -225,14 +225,10 @@ def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], freche
             elif levels.max() > 0 and levels.min() == 0:
                 cell.set_xscale("symlog", linthresh=float(levels[levels > 0].min()))
             cell.set_xlabel(key.split(".")[-1])
-            cell.set_ylabel(("ACC" if row == 0 else _name(frechet)) if column == 0 else "")
+            cell.set_ylabel(("ACC" if row == 0 else frechet_title(frechet)) if column == 0 else "")
             cell.grid(alpha=0.3)
     figure.suptitle(title)
     _save(figure, path)
-
-
-def _name(frechet: str) -> str:
-    return "FID" if frechet == "fid" else f"Fréchet distance ({frechet})"
 
 
 def _pyplot() -> Any:

@@ -89,14 +89,24 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
         synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4)), **arguments)
 
 
-def nvidia_pickle(state: Mapping[str, Tensor], config: Mapping[str, Any], protocol: int = 4) -> bytes:
-    """Return a snapshot of StyleGAN2-ADA's repository."""
+def nvidia_pickle(state: Mapping[str, Tensor], config: Mapping[str, Any], protocol: int = 4, discriminator: int = 3) -> bytes:
+    """Return a snapshot of StyleGAN2-ADA's repository, whose discriminator has so many parameters."""
     with their_modules() as theirs:
         average = nvidia_network(theirs, state, config)
         other = nvidia_network(theirs, {key: value * 2 for key, value in state.items()}, config)
-        critic = _Persistent(theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(3)))})
-        return pickle.dumps({"training_set_kwargs": theirs["EasyDict"](path="x"), "G": other, "D": critic, "G_ema": average,
-                             "augment_pipe": _Persistent(theirs, "AugmentPipe", {"_buffers": OrderedDict(p=torch.zeros([]))})}, protocol)
+        return pickle.dumps({"training_set_kwargs": theirs["EasyDict"](path="x"), "G": other, "D": _critic(theirs, discriminator),
+                             "G_ema": average, "augment_pipe": _Persistent(theirs, "AugmentPipe", {
+                                 "_buffers": OrderedDict(p=torch.zeros([]))})}, protocol)
+
+
+def discriminator_pickle(alone: bool = False) -> bytes:
+    """Return a snapshot without a generator: the discriminator by its name, or alone."""
+    with their_modules() as theirs:
+        return pickle.dumps(_critic(theirs) if alone else {"D": _critic(theirs)})
+
+
+def _critic(theirs: Mapping[str, Any], count: int = 3) -> _Persistent:
+    return _Persistent(theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(count)))})
 
 
 def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:

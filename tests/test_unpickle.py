@@ -69,6 +69,7 @@ def test_tensors_come_back(tmp_path: Path, new: bool) -> None:
     base = torch.arange(12.0)
     tensors = {"whole": base, "part": base[2:8].view(2, 3).T, "half": torch.randn(3).half(),
                "bf": torch.randn(3).bfloat16(), "int": torch.arange(3), "empty": torch.empty(0, 2),
+               "complex": torch.randn(3, dtype=torch.complex64),
                "parameter": torch.nn.Parameter(torch.ones(2)), "scalar": torch.tensor(2.0)}
     torch.save(tensors, tmp_path / "t.pt", _use_new_zipfile_serialization=new)
     again = safe_unpickle(tmp_path / "t.pt")

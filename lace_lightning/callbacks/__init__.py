@@ -4,10 +4,19 @@ from .editing import SequentialEditing
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
 from .progress import TrainingPictures, generator_grid
-from .quality import FeatureSpace, build_feature_space, measure_reference, reference_statistics
+from .quality import (
+    Extractor,
+    FeatureSpace,
+    RealPictures,
+    build_feature_space,
+    inception_extractor,
+    judge_extractor,
+    measure_reference,
+    reference_statistics,
+)
 from .sampling import ConditionalSampling, EnergyOptions
 from .temperature import TemperatureStrips
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "FeatureSpace", "LatentEvaluation", "SequentialEditing",
-           "TemperatureStrips", "TrainingPictures", "build_feature_space", "generator_grid", "labelled_grid", "measure_reference",
-           "reference_statistics"]
+__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "Extractor", "FeatureSpace", "LatentEvaluation", "RealPictures",
+           "SequentialEditing", "TemperatureStrips", "TrainingPictures", "build_feature_space", "generator_grid", "inception_extractor",
+           "judge_extractor", "labelled_grid", "measure_reference", "reference_statistics"]

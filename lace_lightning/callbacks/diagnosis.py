@@ -17,7 +17,7 @@ from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
-from ..pictures import from_bytes, to_bytes
+from ..pictures import numbers
 from ..query import Query
 from ..samplers import Annealed, Rejection, Sample, Sampler
 from ..schema import Labels
@@ -56,10 +56,10 @@ class PictureCheck:
         self.images = torch.zeros(count, *generator.image_shape, dtype=torch.uint8, device=generator.device)
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        images = to_bytes(self.generator(z))
+        images = self.generator.pictures(self.generator.mapping(z))
         self.images[rows] = images
         free = None if self.free is None else self.free.to(rows.device)[rows]
-        return self.query.holds(self.labeler.labels(from_bytes(images)), free, self.tolerance)
+        return self.query.holds(Labels.cat(map(self.labeler.labels, numbers(images))), free, self.tolerance)
 
 
 class Diagnosis:

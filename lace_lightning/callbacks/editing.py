@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..editing import Edited, EditOptions, Editor
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
-from ..pictures import from_bytes, to_bytes
+from ..pictures import from_bytes, shrunk
 from ..query import Query
 from ..samplers import Sampler
 from ..schema import Labels, Schema
@@ -42,9 +42,11 @@ class SequentialEditing(LatentEvaluation):
 
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, edits: Sequence[Query], options: EditOptions,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
-                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True) -> None:
+                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True,
+                 identity_protocol: Mapping[str, Any] | None = None) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
         self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
+        self.identity_protocol = dict(identity_protocol or {})
 
     def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
         editor = Editor(self.generator, classifier, self.sampler, self.options)
@@ -56,7 +58,7 @@ class SequentialEditing(LatentEvaluation):
             state = editor.begin(self.generator.prior(count, self.seed, first, device))
             original = self._pictures(state)
             before = self._labels(original)[1]
-            shown, styles = [original], [state.ws]
+            shown, styles = [shrunk(original[: self.strips])], [state.ws]
             for query, step in zip(self.edits, steps, strict=True):
                 state = editor.apply(state, query, seeds)
                 images = self._pictures(state)
@@ -65,13 +67,14 @@ class SequentialEditing(LatentEvaluation):
                 step.accuracy.update(judged, self._wanted(state, count), held)
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
-                    step.distance.update(self.identity(from_bytes(original), from_bytes(images)))
+                    for pair in zip(original.split(64), images.split(64), strict=True):
+                        step.distance.update(self.identity(*map(from_bytes, pair)))
                 if step.quality is not None:
                     step.quality.update(features)
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before = judged
-                shown.append(images)
+                shown.append(shrunk(images[: self.strips]))
                 styles.append(state.ws)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
@@ -81,8 +84,7 @@ class SequentialEditing(LatentEvaluation):
                           self._frames(path))
 
     def _pictures(self, state: Edited) -> Tensor:
-        with torch.no_grad():
-            return to_bytes(self.generator.synthesis(state.ws))
+        return self.generator.pictures(state.ws)
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
@@ -107,18 +109,19 @@ class SequentialEditing(LatentEvaluation):
             if self.identity is not None:
                 figures["id"] = float(step.distance.compute())
             if space is not None and step.quality is not None:
-                figures[space.key] = frechet_distance(step.quality.compute(), space.reference)
+                figures[space.name(self.num_samples)] = frechet_distance(step.quality.compute(), space.reference)
             result |= {f"edit{number}/{name}": value for name, value in figures.items()}
         last = f"edit{len(steps)}/"
         final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
         final |= {name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps) for name in ("des", "evaluations")}
         if space is not None:
-            final[f"{space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+            final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(rank, world_size, device)
         final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
         return {**final, **steps[-1].accuracy.compute(), **result}
 
     def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
         return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
+                **({"identity": self.identity_protocol} if self.identity_protocol else {}),
                 "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(classifier, device)}
 
     @property
@@ -131,8 +134,7 @@ class SequentialEditing(LatentEvaluation):
         for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
             before = path[max(number - 1, 0)]
             for step in range(1, self.frames_per_edit + 1) if number else (1,):
-                with torch.no_grad():
-                    images = to_bytes(self.generator.synthesis(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
+                images = shrunk(self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
                 frames.append(labelled_grid(list(images.cpu().split(4)), [""] * -(-len(images) // 4), title,
                                             scale=max(1, 96 // images.shape[-1])))
             frames.extend([frames[-1]] * (self.frames_per_edit - 1))

@@ -17,7 +17,7 @@ from ..classifiers import AttributeClassifier
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
-from ..pictures import from_bytes, to_bytes
+from ..pictures import numbers
 from ..samplers import Sampler
 from .quality import FeatureSpace
 
@@ -76,7 +76,7 @@ class LatentEvaluation(pl.Callback):
         return self.feature_space.statistics().to(device) if self.feature_space else None
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = self.judge.features_and_logits(from_bytes(images))
+        features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, numbers(images)), strict=True))
         if self.feature_space is not None and self.feature_space.key == "fid":
             features = self.feature_space.features(images)
         return features, logits
@@ -94,7 +94,7 @@ class LatentEvaluation(pl.Callback):
     def _unconditional_pictures(self, rank: int, world_size: int, device: torch.device) -> Iterator[Tensor]:
         """Draw what the generator makes of the starting points themselves, uint8 batches."""
         for first, count in self._batches(rank, world_size, "the generator alone"):
-            yield to_bytes(self.generator(self.generator.prior(count, self.seed, first, device)))
+            yield self.generator.pictures(self.generator.mapping(self.generator.prior(count, self.seed, first, device)))
 
     def _unconditional(self, rank: int, world_size: int, device: torch.device) -> float:
         """Measure the generator alone on the same number of samples, once for all samplers."""
@@ -117,7 +117,7 @@ class LatentEvaluation(pl.Callback):
         return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": repr(self.sampler),
                 "space": classifier.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
                 "classifier": classifier.digest, "generator": self.generator.digest,
-                "frechet": None if self.feature_space is None else self.feature_space.protocol,
+                "frechet": None if self.feature_space is None else {**self.feature_space.protocol, "samples": self.num_samples},
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"}
 
     def _show(self, trainer: pl.Trainer) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..pictures import shrunk
+
 GAP, MARGIN = 2, 8
 
 
@@ -15,9 +17,10 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
                   columns: Sequence[str] = (), captions: Sequence[Sequence[str]] = ()) -> Image.Image:
     """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is long).
 
-    Small pictures are enlarged by whole pixels to about 64. `columns` are written above the columns, broken into lines;
-    `captions`, one for each picture of each row, below the pictures.
+    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. `columns` are written above the
+    columns, broken into lines; `captions`, one for each picture of each row, below the pictures.
     """
+    rows = [shrunk(row) for row in rows]
     height, width = rows[0].shape[-2:]
     scale = scale or max(1, 64 // height)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP

@@ -22,7 +22,7 @@ from ..errors import LaceError, suggest
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
-from ..pictures import from_bytes, to_bytes
+from ..pictures import numbers, shrunk
 from ..query import Query
 from ..samplers import Checked, Sample, Sampler
 from ..schema import KINDS, Labels
@@ -125,7 +125,7 @@ class ConditionalSampling(LatentEvaluation):
             cost["sampling"] += sample.seconds
             cost["synthesis"] += self.synthesis_seconds
             if first < self._shown():
-                kept.append((images.cpu(), free))
+                kept.append((shrunk(images).cpu(), free))
         if quality is not None and own_codes is not None:
             for first, count in self._batches(rank, world_size, "sampling for the distance"):
                 images = self.draw(part, first, count, device, own_codes)[1]
@@ -134,8 +134,9 @@ class ConditionalSampling(LatentEvaluation):
         metrics = {**accuracy.compute(), **branches.compute(), **self._prior(device)}
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
         if self.feature_space and quality is not None:
-            metrics[self.feature_space.key] = frechet_distance(quality.compute(), self.feature_space.reference)
-            metrics[f"{self.feature_space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+            name = self.feature_space.name(self.num_samples)
+            metrics[name] = frechet_distance(quality.compute(), self.feature_space.reference)
+            metrics[f"{name}/unconditional"] = self._unconditional(rank, world_size, device)
         metrics |= diagnosis.compute()
         protocol = self._protocol(classifier, device)
         if distance is not None:
@@ -184,7 +185,8 @@ class ConditionalSampling(LatentEvaluation):
         if path is not None and path.is_file():
             return Labels(self.judge.schema, load_tensors(path)[0]["values"])
         with torch.no_grad():
-            labels = Labels.cat(self.judge.labels(from_bytes(images)).to("cpu") for images in self._unconditional_pictures(0, 1, device))
+            labels = Labels.cat(self.judge.labels(part).to("cpu") for images in self._unconditional_pictures(0, 1, device)
+                                for part in numbers(images))
         if path is not None:
             save_tensors(path, {"values": labels.values}, {})
         return labels
@@ -204,7 +206,7 @@ class ConditionalSampling(LatentEvaluation):
         sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
         start = perf_counter()
         with torch.no_grad():
-            images = check.images if check is not None else to_bytes(self.generator(sample.z))
+            images = check.images if check is not None else self.generator.pictures(self.generator.mapping(sample.z))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.synthesis_seconds = perf_counter() - start

@@ -17,6 +17,7 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import frechet_distance
+from ..pictures import shrunk
 from ..query import Query
 from ..samplers import Sampler
 from .evaluation import Evaluation, LatentEvaluation
@@ -59,17 +60,17 @@ class TemperatureStrips(LatentEvaluation):
                 level.evaluations += sample.evaluations * count
                 level.seconds += sample.seconds
                 if first < self.strips:
-                    level.shown.append((images[: self.strips - first].cpu(), probability[: self.strips - first].cpu()))
+                    level.shown.append((shrunk(images[: self.strips - first]).cpu(), probability[: self.strips - first].cpu()))
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         metrics: dict[str, float] = {}
         for level in levels:
             figures = {"probability": float(level.probability.compute()), "holds": float(level.holds.compute()),
                        "evaluations": level.evaluations / share, "seconds/sampling_per_64": level.seconds * 64 / share}
             if space is not None and level.quality is not None:
-                figures[space.key] = frechet_distance(level.quality.compute(), space.reference)
+                figures[space.name(self.num_samples)] = frechet_distance(level.quality.compute(), space.reference)
             metrics |= {f"tau{level.tau:g}/{name}": value for name, value in figures.items()}
         if space is not None:
-            figures[f"{space.key}/unconditional"] = self._unconditional(rank, world_size, device)
+            figures[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(rank, world_size, device)
         protocol = {"query": self.query.text, "energy": vars(self.options), "temperatures": self.temperatures,
                     **self._common_protocol(classifier, device)}
         return Evaluation({"acc": figures["holds"], **figures, **metrics}, protocol, self._strips(levels))

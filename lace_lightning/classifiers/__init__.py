@@ -6,12 +6,13 @@ import os
 
 from ..weights import weight_path
 from .base import AttributeClassifier
-from .embedding import IdentityEmbedding
+from .embedding import Embedding, IdentityEmbedding, ScriptedEmbedding, load_embedding
 from .images import ResNet9, WideResNet
 from .latent import LatentMLP
 from .mobilenet import MobileNet
 
-__all__ = ["AttributeClassifier", "IdentityEmbedding", "LatentMLP", "MobileNet", "ResNet9", "WideResNet", "load_classifier"]
+__all__ = ["AttributeClassifier", "Embedding", "IdentityEmbedding", "LatentMLP", "MobileNet", "ResNet9", "ScriptedEmbedding", "WideResNet",
+           "load_classifier", "load_embedding"]
 
 SHIPPED = {"cifar10": "cifar10_classifier"}
 

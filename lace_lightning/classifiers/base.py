@@ -14,13 +14,8 @@ from ..energies import Energy, build
 from ..errors import LaceError, suggest
 from ..query import Query, parse
 from ..schema import Labels, Schema
-from .images import NETWORKS as IMAGE_NETWORKS
 from .latent import LatentMLP
-from .mobilenet import MobileNet
-from .published import DenseNetBC, WideResNetCIFAR
-
-# Here and not in images.py, which they are made of.
-IMAGE_NETWORKS |= {"densenet_bc": DenseNetBC, "wide_resnet_cifar": WideResNetCIFAR, "mobilenet": MobileNet}
+from .networks import IMAGE_NETWORKS
 
 SPACES = ("z", "w", "x")
 
@@ -38,19 +33,20 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
 class AttributeClassifier(nn.Module):
     """u ↦ logits (B, schema.num_logits), u in `space`: z, w, or x (pictures (B, C, H, W) in [-1, 1]).
 
+    `network` is the name of one, built from `arguments`, or a module of one's own, which `arguments` describe and no file can hold.
     `generator` is the digest of the generator whose latents it was trained on (None for pictures of the world), `metadata` what
     its file says beside that.
     """
 
-    def __init__(self, schema: Schema, space: str, network: str = "mlp", arguments: Mapping[str, Any] | None = None,
+    def __init__(self, schema: Schema, space: str, network: str | nn.Module = "mlp", arguments: Mapping[str, Any] | None = None,
                  generator: str | None = None) -> None:
         super().__init__()
         if space not in SPACES:
             raise LaceError(f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}'.")
         self.schema, self.space, self.generator = schema, space, generator
-        self.network_name, self.arguments = network, dict(arguments or {})
+        self.network_name, self.arguments = network if isinstance(network, str) else type(network).__name__, dict(arguments or {})
         self.metadata: dict[str, Any] = {}
-        self.network = build_classifier_network(network, schema, self.arguments)
+        self.network = build_classifier_network(network, schema, self.arguments) if isinstance(network, str) else network
         if hasattr(self.network, "linearize"):
             self.linearize = self.network.linearize
 
@@ -98,7 +94,9 @@ class AttributeClassifier(nn.Module):
                 "arguments": self.arguments, "generator": self.generator}
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights, configuration and metadata as safetensors, atomically."""
+        """Write weights, configuration and metadata as safetensors, atomically. Raises LaceError for a network of one's own."""
+        if self.network_name not in ("mlp", *IMAGE_NETWORKS):
+            raise LaceError(f"A file can hold networks that are built by name, and {self.network_name} is not: keep its own file.")
         save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": {**self.metadata, **metadata}}, dtype)
 
     @classmethod

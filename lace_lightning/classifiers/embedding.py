@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..artifacts import digest, load_tensors, save_tensors
-from ..errors import LaceError
-from .images import build_network
+from ..artifacts import digest, file_sha256, load_tensors, save_tensors
+from ..errors import LaceError, suggest
+from ..weights import weight_path
+from .networks import build_network
+
+# Where ArcFace's 112x112 pictures have left eye, right eye, and the corners of the mouth.
+ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (41.5493, 92.3655), (70.7299, 92.2041))
+ARCFACE_SIDE = 112
 
 
-class IdentityEmbedding(nn.Module):
+def ffhq_arcface_crop() -> tuple[float, float, float, float]:
+    """Return the part [left, top, right, bottom] of a picture of FFHQ that ArcFace's 112x112 pictures show, as fractions.
+
+    FFHQ's squares follow from the same points: centre eyes + 0.1·(mouth - eyes), half a side the larger of 2·|right eye - left eye| and
+    1.8·|mouth - eyes|. For a face whose points are ArcFace's template the square is known in the template's pixels, and its picture in the
+    square's.
+    """
+    left, right, *corners = (torch.tensor(point, dtype=torch.float64) for point in ARCFACE_POINTS)
+    eyes, mouth = (left + right) / 2, sum(corners) / 2
+    half = torch.maximum(2 * (right - left).norm(), 1.8 * (mouth - eyes).norm())
+    corner = eyes + 0.1 * (mouth - eyes) - half
+    # Points are at the centres of pixels, and pictures begin half a pixel before the first.
+    start, end = ((torch.tensor(edge - 0.5) - corner) / (2 * half) for edge in (0.0, float(ARCFACE_SIDE)))
+    return float(start[0]), float(start[1]), float(end[0]), float(end[1])
+
+
+# The part of LACE's own metric: rows 35 to 223 and columns 32 to 220 of 256.
+CROPS = {"ffhq_arcface": ffhq_arcface_crop(), "ffhq_lace": (32 / 256, 35 / 256, 220 / 256, 223 / 256)}
+
+
+class Embedding(nn.Module):
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, size); subclasses give `forward`."""
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return ‖e(first) - e(second)‖ (B,), from 0 (one person) to 2, for two batches of pictures."""
+        return (self(first) - self(second)).norm(dim=1)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What decides the distance, in plain values."""
+        raise NotImplementedError
+
+
+class IdentityEmbedding(Embedding):
     """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, size): an image network whose head is the embedding."""
 
     def __init__(self, network: str = "resnet9", arguments: Mapping[str, Any] | None = None, size: int = 64) -> None:
@@ -26,14 +66,14 @@ class IdentityEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(self.network(images).float(), dim=1)
 
-    def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return ‖e(first) - e(second)‖ (B,), from 0 (one person) to 2, for two batches of pictures."""
-        return (self(first) - self(second)).norm(dim=1)
-
     @property
     def digest(self) -> str:
         """16 hexadecimal digits of configuration and weights."""
         return digest({"config": self._config(), "state": dict(self.network.state_dict())})
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"network": self.network_name, "digest": self.digest}
 
     def _config(self) -> dict[str, Any]:
         return {"kind": "identity", "network": self.network_name, "arguments": self.arguments, "size": self.size}
@@ -51,3 +91,119 @@ class IdentityEmbedding(nn.Module):
         result = cls(config["network"], config["arguments"], config["size"])
         result.network.load_state_dict(tensors)
         return result.eval().requires_grad_(False)
+
+
+class ScriptedEmbedding(Embedding):
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D) of a TorchScript file (ArcFace and its like), which is a program and is run.
+
+    The network sees the part `crop` ([left, top, right, bottom] as fractions, or a name of `CROPS`), `resolution` pixels a side
+    (antialiased), numbers in `range`, channels `rgb` or `bgr`; with `flip` its vectors of picture and mirror image are added.
+    Raises LaceError for a file that is missing or no TorchScript, for settings that mean nothing, and for a network that does not turn
+    two black pictures into finite floating numbers (2, D).
+    """
+
+    def __init__(self, script: str | os.PathLike[str], resolution: int = 112, crop: str | Sequence[float] | None = None,
+                 range: Sequence[float] = (-1.0, 1.0), channels: str = "rgb", flip: bool = False,
+                 device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        if resolution < 1:
+            raise LaceError(f"task.identity.resolution must be at least 1, received {resolution}.")
+        if len(range) != 2 or not all(map(math.isfinite, range)) or range[0] >= range[1]:
+            raise LaceError(f"task.identity.range must be two numbers, what is black and what is white, received {list(range)}.")
+        if channels not in ("rgb", "bgr"):
+            raise LaceError(f"task.identity.channels must be rgb or bgr, received '{channels}'.{suggest(channels, ('rgb', 'bgr'))}")
+        self.script, self.resolution, self.crop = Path(script), resolution, _crop(crop)
+        self.range, self.channels, self.flip = (float(range[0]), float(range[1])), channels, flip
+        self.program = _load_program(self.script, device)
+        self._check(device)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        inputs = self.prepare(images)
+        vectors = self.program(inputs)
+        if self.flip:
+            vectors = F.normalize(vectors.float(), dim=1) + F.normalize(self.program(inputs.flip(-1)).float(), dim=1)
+        return F.normalize(vectors.float(), dim=1)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return what the network sees (B, 3, resolution, resolution) of pictures in [-1, 1]."""
+        if self.crop is not None:
+            height, width = images.shape[-2:]
+            left, top, right, bottom = (round(share * side) for share, side in zip(self.crop, (width, height, width, height), strict=True))
+            images = images[:, :, top : max(bottom, top + 1), left : max(right, left + 1)]
+        if images.shape[-2:] != (self.resolution, self.resolution):
+            images = F.interpolate(images, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+        low, high = self.range
+        images = low + (images + 1) / 2 * (high - low)
+        return images.flip(1) if self.channels == "bgr" else images
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"script": self.script.name, "sha256": file_sha256(self.script), "resolution": self.resolution,
+                "crop": self.crop and list(self.crop), "range": list(self.range), "channels": self.channels, "flip": self.flip}
+
+    def _check(self, device: torch.device | str) -> None:
+        shape = (2, 3, self.resolution, self.resolution)
+        try:
+            with torch.no_grad():
+                vectors = self.program(torch.full(shape, self.range[0], device=device))
+        except Exception as error:
+            # A program fails in ways of its own.
+            raise LaceError(f"The network '{self.script}' must take pictures of shape {shape} and fails on them "
+                            f"({_last_line(error)}): set task.identity.resolution.") from error
+        what = f"{vectors.dtype} {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2 or len(vectors) != 2:
+            raise LaceError(f"The network '{self.script}' must turn two pictures into floating numbers of shape (2, D), received {what}: "
+                            "export the network that ends with its embedding.")
+        if not vectors.isfinite().all():
+            raise LaceError(f"The network '{self.script}' must turn two black pictures into finite numbers and does not: set "
+                            "task.identity.range to what it was trained with.")
+
+
+def _crop(crop: str | Sequence[float] | None) -> tuple[float, ...] | None:
+    if isinstance(crop, str):
+        if crop not in CROPS:
+            raise LaceError(f"task.identity.crop must be four fractions or one of {', '.join(CROPS)}, received '{crop}'."
+                            f"{suggest(crop, CROPS)}")
+        return CROPS[crop]
+    if crop is None:
+        return None
+    left, top, right, bottom = parts = tuple(map(float, crop)) if len(crop) == 4 else (1.0, 1.0, 0.0, 0.0)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise LaceError(f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}.")
+    return parts
+
+
+def _load_program(path: Path, device: torch.device | str) -> torch.jit.ScriptModule:
+    if not path.is_file():
+        raise LaceError(f"The network '{path}' was required and does not exist: check task.identity.script.")
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise LaceError(f"The network '{path}' must be a TorchScript file and could not be read ({_last_line(error)}): write it with "
+                        "torch.jit.trace and torch.jit.save.") from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.device | str = "cpu") -> Embedding | None:
+    """Return the embedding of `task.identity`: `weights` (or a name alone) of this program, or a `script` that is spelled out.
+
+    None where neither is given. A TorchScript file is a program: it is run when it is named as `script`, and never elsewhere.
+    """
+    table = {"weights": settings} if isinstance(settings, str) else dict(settings or {})
+    weights, script = table.pop("weights", None), table.pop("script", None)
+    if script is not None:
+        try:
+            return ScriptedEmbedding(script, **table, device=device)
+        except TypeError as error:
+            raise LaceError(f"task.identity has settings that a TorchScript file does not ({error}): see conf/task/edit.yaml.") from error
+    if weights is None:
+        return None
+    if Path(weights).suffix in (".pt", ".pth", ".ts", ".jit", ".torchscript"):
+        raise LaceError(f"Identity weights must be a safetensors file of this program, received '{weights}': a TorchScript file is a "
+                        f"program, and is run where it is spelled out: task.identity.script={weights}.")
+    return IdentityEmbedding.load(weight_path(weights)).to(device)

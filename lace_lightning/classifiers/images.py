@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LaceError, suggest
+from ..errors import LaceError
 
 
 class ConvNorm(nn.Sequential):
@@ -187,16 +187,6 @@ class ScaledLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.scale
-
-
-NETWORKS: dict[str, type[ImageNetwork]] = {"resnet9": ResNet9, "wide_resnet": WideResNet, "whitened_vgg": WhitenedVGG}
-
-
-def build_network(name: str, **arguments: object) -> ImageNetwork:
-    """Return a new image network by name. Raises LaceError for an unknown name."""
-    if name not in NETWORKS:
-        raise LaceError(f"The image networks are {', '.join(NETWORKS)}, and '{name}' was asked for.{suggest(name, NETWORKS)}")
-    return NETWORKS[name](**arguments)  # type: ignore[arg-type]
 
 
 def inference_copy(network: ImageNetwork, dtype: torch.dtype = torch.float32) -> ImageNetwork:

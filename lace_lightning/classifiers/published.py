@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LaceError
-from ..unpickle import safe_unpickle
+from ..unpickle.state import load_state
 from .images import ImageNetwork
 
 # Of CIFAR-10's train split in [0, 1]: what published weights expect their pictures to be normalised by.
@@ -158,19 +158,5 @@ class WideResNetCIFAR(Normalized):
 
 
 def load_published(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load the state dict of a published file, alone or under `state_dict` or `net`, with or without `module.`; nothing in it is run.
-
-    Raises LaceError for a file that is none, or of another network.
-    """
-    data = safe_unpickle(path)
-    for name in ("state_dict", "net", "model"):
-        if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
-            data = data[name]
-    state = {str(key).removeprefix("module."): value for key, value in data.items() if isinstance(value, Tensor)} if isinstance(
-        data, Mapping) else {}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise LaceError(f"The weights '{path}' must be those of a {type(network).__name__} and are not ({reason[:160]}): check depth and "
-                        "width.") from None
+    """Load the state dict of a published file; nothing in it is run. Raises LaceError for a file that is none, or of another network."""
+    load_state(network, path, fix="check depth and width")

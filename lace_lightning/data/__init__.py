@@ -1,15 +1,19 @@
-"""Data modules: pairs of latents and labels and their pictures, CIFAR-10, CelebA, rendered portraits."""
+"""Data modules: pairs of latents and labels and their pictures, CIFAR-10, CelebA, rendered portraits, folders of pictures."""
 
 from .celeba import CelebADataModule
 from .cifar10 import SCHEMA as CIFAR10_SCHEMA
 from .cifar10 import CIFAR10DataModule, load_cifar10
 from .controlled import ControlledLatents
 from .faces import FACES_SCHEMA, FaceBatches, FacesDataModule
+from .folder import FolderDataModule
 from .fresh import FreshBatches, FreshPairsDataModule
+from .generated import GeneratedPicturesDataModule
+from .given import given_pairs, read_given
 from .pair_pictures import PairPicturesDataModule
-from .pairs import LatentPairsDataModule, Latents, PairSet, make_pairs, pairs_key
+from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
 from .portraits import PeopleDataModule, PortraitsDataModule
 
 __all__ = ["CIFAR10_SCHEMA", "FACES_SCHEMA", "CIFAR10DataModule", "CelebADataModule", "ControlledLatents", "FaceBatches",
-           "FacesDataModule", "FreshBatches", "FreshPairsDataModule", "LatentPairsDataModule", "Latents", "PairPicturesDataModule",
-           "PairSet", "PeopleDataModule", "PortraitsDataModule", "load_cifar10", "make_pairs", "pairs_key"]
+           "FacesDataModule", "FolderDataModule", "FreshBatches", "FreshPairsDataModule", "GeneratedPicturesDataModule",
+           "LatentPairsDataModule", "Latents", "PairPicturesDataModule", "PairSet", "PeopleDataModule", "PortraitsDataModule",
+           "given_pairs", "keep_pictures", "load_cifar10", "make_pairs", "pairs_key", "read_given"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..artifacts import Cache, digest
 from ..errors import LaceError
+from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels
 from .cifar10 import spread
 from .faces import FACES_SCHEMA, Faces, FacesDataModule
@@ -91,7 +92,7 @@ def face_labels(names: Sequence[str], values: Tensor) -> Labels:
         raise LaceError(f"CelebA's attributes are -1 or 1, received {int(other)}: get the file again.")
     column = {name: values[:, index] == 1 for index, name in enumerate(names)}
     hair = torch.stack([column[name] for name in HAIR.values()], dim=1)
-    classes = torch.tensor([FACES_SCHEMA["haircolor"].class_index(name) for name in HAIR])
+    classes = torch.tensor([PORTRAITS_SCHEMA["haircolor"].class_index(name) for name in HAIR])
     result = Labels.constant(
         FACES_SCHEMA, len(values), smile=column["Smiling"], glasses=column["Eyeglasses"], gender=column["Male"], beard=~column["No_Beard"],
         haircolor=classes[hair.long().argmax(1)], age=torch.where(column["Young"], YOUNG, OLD), bald=column["Bald"])

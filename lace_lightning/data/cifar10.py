@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -35,14 +36,10 @@ def load_cifar10(root: str | os.PathLike[str] | None, split: str, cache: str | o
     """
     if split not in SIZES:
         raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
-    source = Path(root).expanduser() / f"cifar10-{split}.zip" if root is not None else None
-    if source is not None and not source.is_file():
-        raise LaceError(f"The pictures '{source}' were required and do not exist: set dataset.module.root to the folder with "
-                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.root=null dataset.module.download=true to fetch them.")
+    source, key = _archive(root, split)
     if source is None and not download:
         raise LaceError("The pictures of CIFAR-10 are needed and are not shipped: set dataset.module.root to the folder with "
                         "cifar10-train.zip and cifar10-test.zip, or dataset.module.download=true to fetch them.")
-    key = "torchvision" if source is None else f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
     folder = Cache(cache).folder("cifar10", f"{split}-{key}")
     if not (folder / "classes.npy").is_file():
         pictures, classes = _from_torchvision(folder, split) if source is None else _from_zip(source, split)
@@ -51,6 +48,17 @@ def load_cifar10(root: str | os.PathLike[str] | None, split: str, cache: str | o
                 np.save(stream, array)
     pictures = np.load(folder / "pictures.npy", mmap_mode="c")
     return torch.from_numpy(pictures), torch.from_numpy(np.load(folder / "classes.npy"))
+
+
+def _archive(root: str | os.PathLike[str] | None, split: str) -> tuple[Path | None, str]:
+    """Return the archive of a split, None where torchvision has it, and what tells it from others."""
+    if root is None:
+        return None, "torchvision"
+    source = Path(root).expanduser() / f"cifar10-{split}.zip"
+    if not source.is_file():
+        raise LaceError(f"The pictures '{source}' were required and do not exist: set dataset.module.root to the folder with "
+                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.root=null dataset.module.download=true to fetch them.")
+    return source, f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
 
 
 def _from_zip(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +165,11 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def at_hand(self) -> bool:
         """Whether the pictures have been given or may be fetched."""
         return self.root is not None or self.download
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the train pictures depend on, and their shape."""
+        return {"split": "train", "archive": _archive(self.root, "train")[1], "shape": [3, 32, 32]}
 
     def train_pictures(self) -> Tensor:
         """Return the pictures (50000, 3, 32, 32) uint8 of the train split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +14,9 @@ from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels, Schema
 from .cifar10 import AugmentedBatches, spread
 
-# Real faces have the attributes of the rendered ones.
-FACES_SCHEMA = Schema("faces", PORTRAITS_SCHEMA.attributes)
+# Real faces have the attributes of the rendered ones. Colours of hair are numbers: StyleFlow's pairs do not say which is which (CelebA's
+# are numbered as those of portraits).
+FACES_SCHEMA = Schema("faces", tuple(replace(a, class_names=()) if a.name == "haircolor" else a for a in PORTRAITS_SCHEMA))
 # A mirror turns the head and the light from the side; light0 is how bright it is from everywhere (of spherical harmonics the first is
 # constant and the fourth goes from left to right).
 MIRRORED = ("yaw", "light3")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
-from ..pictures import from_bytes, to_bytes
+from ..pictures import from_bytes
 from .batches import EpochBatches, TensorBatches
 from .pairs import LatentPairsDataModule
 
@@ -47,7 +47,7 @@ class FreshBatches(EpochBatches):
         z = self.generator.prior(self.batch_size, self.seed or 0, first, self.generator.device)
         w = self.generator.mapping(z)
         # The labeler sees pictures of 8 bits, as it does where they are stored.
-        logits = self.labeler(from_bytes(to_bytes(self.generator.synthesis(w))))
+        logits = torch.cat([self.labeler(from_bytes(part)) for part in self.generator.parts(w)])
         labels = self.labeler.decide(logits)
         target = logits.nan_to_num(0.0) if self.data.soft else labels.values
         known = labels.known[:, [self.labeler.schema.index(name) for name in self.data.schema.names]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from ..artifacts import digest, read_json
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..pictures import from_bytes, to_bytes
+from ..pictures import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import uniform
 from .batches import TensorBatches
@@ -23,7 +24,8 @@ from .filling import fill
 
 # The use of a sample's seed for deciding its split (0 is the prior).
 SPLIT_STREAM = 2**20
-
+# Bytes of pictures that are stored whether anything needs them or not.
+SMALL = 2**32
 
 
 class Latents(Protocol):
@@ -37,16 +39,31 @@ class Latents(Protocol):
     def __call__(self, count: int, first: int) -> Tensor: ...
 
 
-def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None) -> str:
+def pairs_key(generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None,
+              pictures: bool = True) -> str:
     """Return the digest of everything that pairs depend on; `latents` is None for the prior."""
     drawn = {} if latents is None else {"source": latents.digest}
-    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn})
+    stored = {} if pictures else {"pictures": False}
+    return digest({"generator": generator.digest, "labeler": labeler.digest, "count": count, "seed": seed, "format": 1, **drawn, **stored})
+
+
+def keep_pictures(choice: bool | str, generator: Generator, count: int, space: str) -> bool:
+    """Return whether pairs store their pictures: `choice` (true, false), or for "auto" where a classifier of `space` sees them, or all
+    of them are at most 4 GiB. Raises LaceError for another choice, and for false where they are needed."""
+    if choice not in (True, False, "auto"):
+        raise LaceError(f"task.pairs_pictures must be auto, true or false, received '{choice}'.")
+    if choice is False and space == "x":
+        raise LaceError("A classifier of pictures (classifier.space=x) needs those of the pairs, and task.pairs_pictures is false: set "
+                        "task.pairs_pictures=auto.")
+    return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
 
 
 class PairSet:
-    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K), images (N, C, H, W) uint8.
+    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K) and, where they are stored, images
+    (N, C, H, W) uint8.
 
     `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions, NaN on disk where the labeler abstained.
+    Pairs that others made have fewer `arrays`; w and labels are always there.
     """
 
     NAMES = ("z", "w", "logits", "labels", "images")
@@ -56,6 +73,7 @@ class PairSet:
         self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
         self.schema = Schema.from_config(self.meta["schema"])
         self.seed, self.done = int(self.meta["seed"]), int(self.meta["done"])
+        self.arrays: tuple[str, ...] = tuple(self.meta.get("arrays", self.NAMES))
 
     def __len__(self) -> int:
         return self.done
@@ -65,7 +83,12 @@ class PairSet:
         return self.done == self.meta["count"]
 
     def array(self, name: str) -> Tensor:
-        """Return the written rows of one of z, w, logits, labels, images, memory-mapped."""
+        """Return the written rows of one of z, w, logits, labels, images, memory-mapped. Raises LaceError for what these pairs lack."""
+        if name not in self.arrays:
+            what = {"z": "classifier.space=w", "images": "classifier.space=w, or make pairs with task.pairs_pictures=true",
+                    "logits": "classifier.soft_labels=false"}
+            raise LaceError(f"The pairs in '{self.folder}' have {', '.join(self.arrays)}, and {name} was asked for: set "
+                            f"{what.get(name, 'another name')}.")
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
 
     def labels(self) -> Labels:
@@ -80,27 +103,32 @@ class PairSet:
 
 @torch.no_grad()
 def make_pairs(folder: str | os.PathLike[str], generator: Generator, labeler: Labeler, count: int, seed: int = 0,
-               batch_size: int = 500, progress: bool = True, latents: Latents | None = None) -> PairSet:
-    """Draw `count` latents, generate, label and store; go on where a killed run stopped.
+               batch_size: int = 500, progress: bool = True, latents: Latents | None = None, pictures: bool = True) -> PairSet:
+    """Draw `count` latents, generate, label and store, with or without the pictures; go on where a killed run stopped.
 
     Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or from
     `latents`. Raises LaceError when the folder holds pairs of something else.
     """
     shapes = {"z": (generator.z_dim,), "w": (generator.w_dim,), "logits": (labeler.schema.num_logits,),
-              "labels": (len(labeler.schema),), "images": generator.image_shape}
-    meta: dict[str, Any] = {"key": pairs_key(generator, labeler, count, seed, latents), "count": count, "seed": seed, "done": 0,
+              "labels": (len(labeler.schema),), **({"images": generator.image_shape} if pictures else {})}
+    meta: dict[str, Any] = {"key": pairs_key(generator, labeler, count, seed, latents, pictures), "count": count, "seed": seed, "done": 0,
                             "generator": generator.digest, "labeler": labeler.digest,
-                            "schema": labeler.schema.to_config()}
+                            "schema": labeler.schema.to_config(), "arrays": list(shapes)}
     draw = latents or (lambda rows, first: generator.prior(rows, seed, first, generator.device))
 
     def make(rows: int, first: int) -> dict[str, Tensor]:
         z = draw(rows, first)
         w = generator.mapping(z)
-        images = to_bytes(generator.synthesis(w))
-        # The labeler sees the stored picture, rounding included.
-        logits = labeler(from_bytes(images))
+        answers, kept = [], []
+        for images in generator.parts(w):
+            # The labeler sees the stored picture, rounding included.
+            answers.append(labeler(from_bytes(images)))
+            if pictures:
+                kept.append(images.cpu())
+        logits = torch.cat(answers)
         decided = labeler.decide(logits)
-        return {"z": z, "w": w, "logits": logits, "labels": decided.values.masked_fill(~decided.known, torch.nan), "images": images}
+        return {"z": z, "w": w, "logits": logits, "labels": decided.values.masked_fill(~decided.known, torch.nan),
+                **({"images": torch.cat(kept)} if pictures else {})}
 
     return PairSet(fill(folder, meta, shapes, make, batch_size, "latent/label pairs" if latents is None else "more pairs", progress))
 

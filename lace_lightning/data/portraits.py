@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -102,6 +103,11 @@ class PortraitsDataModule(pl.LightningDataModule):
     def at_hand(self) -> bool:
         """Whether pictures can be had: always."""
         return True
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the train pictures depend on, and their shape."""
+        return {"first": self.first, "count": self.count, "shape": [3, self.resolution, self.resolution]}
 
     def train_pictures(self) -> Tensor:
         """Return the pictures (count, 3, R, R) uint8 of the first epoch."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ..artifacts import load_config
-from ..weights import weight_path
+from ..catalogue import published_names, published_path
+from ..errors import suggest
+from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check, sample_seeds
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
@@ -22,11 +25,15 @@ SHIPPED = {"cifar10": "cifar10_generator"}
 
 
 def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-    """Load a generator by name ("cifar10"), from a file of this program's or of another's, StyleGAN2 or StyleGAN3 as the file says.
+    """Load a generator by name ("cifar10", or a published one as "stylegan2_ffhq"), or from a file of this program's or of another's.
 
-    NVIDIA's pickles, checkpoints and state dicts are read as data: nothing in them is run (see `read_generator`). `options` go to
-    `StyleGAN2Generator` or `StyleGAN3Generator`.
+    Whether it is a StyleGAN2 or a StyleGAN3 the file says. A published network that is not here is downloaded where its checksum is
+    known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are read as data: nothing in them is run (see
+    `read_generator`). `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`. Raises LaceError for an unknown name.
     """
+    shipped = str(name) in (*SHIPPED, *weight_names())
+    if not shipped and not Path(name).suffix and suggest(str(name), published_names()):
+        return read_generator(published_path(str(name))).generator(**options)
     if is_foreign(name):
         return read_generator(name).generator(**options)
     weights = SHIPPED.get(str(name), name)

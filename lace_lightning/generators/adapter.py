@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError
+from ..unpickle.state import load_state
 from .base import Generator
 
 
@@ -19,17 +17,18 @@ class ModuleGenerator(Generator):
 
     `mapping` and `synthesis` name methods or submodules of `module` (default: no w, and the module itself); `reshape` is the
     shape of one latent as the module wants it (a DCGAN takes (z_dim, 1, 1)); `output_range` is what the module returns, mapped
-    to [-1, 1] and, if `clamp`, cut there; `checkpoint` is a state dict (.safetensors, or .pt read with weights_only);
+    to [-1, 1] and, if `clamp`, cut there; `checkpoint` is a state dict (.safetensors, or .pt read as data);
     `freeze=False` leaves the module as it is.
     """
 
     def __init__(self, module: nn.Module, z_dim: int, image_shape: Sequence[int], w_dim: int | None = None,
                  mapping: str | None = None, synthesis: str | None = None, reshape: Sequence[int] | None = None,
                  output_range: Sequence[float] = (-1.0, 1.0), clamp: bool = False, checkpoint: str | None = None,
-                 strict: bool = True, freeze: bool = True, max_batch: int = 64) -> None:
-        super().__init__(z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch)
+                 strict: bool = True, freeze: bool = True, max_batch: int | str = "auto",
+                 memory: float | None = None) -> None:
+        super().__init__(z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch, memory=memory)
         if checkpoint is not None:
-            _load(module, checkpoint, strict)
+            load_state(module, checkpoint, strict)
         self.module = module
         self.mapping = nn.Identity() if mapping is None else _Method(module, mapping)
         self._render = module if synthesis is None else _Method(module, synthesis)
@@ -60,22 +59,3 @@ class _Method(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return getattr(self._owner[0], self.name)(x)
-
-
-def _load(module: nn.Module, checkpoint: str | os.PathLike[str], strict: bool) -> None:
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise LaceError(f"The checkpoint '{path}' was required and does not exist: check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(str(path))
-        else:
-            # weights_only: a checkpoint is data, and nothing in it may run.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state.get("state_dict", state), strict=strict)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LaceError(f"The checkpoint '{path}' must be a state dict of {type(module).__name__} and could not be loaded "
-                        f"({reason}): save module.state_dict() again.") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 
 from ..artifacts import digest
 from ..errors import LaceError
+from ..memory import Chunks
+from ..pictures import to_bytes
 from ..seeds import normal
 
+# Feature maps of the picture's size that a network which says nothing is assumed to need.
+UNKNOWN_MAPS = 512
 # Sample i of seed s uses the random numbers of s·2³² + i.
 SEED_STRIDE = 2**32
 
@@ -25,15 +30,17 @@ def sample_seeds(count: int, seed: int = 0, first: int = 0) -> Tensor:
 class Generator(nn.Module):
     """x = synthesis(mapping(z)), frozen: z (B, Dz), w (B, Dw), ws (B, L, Dw), x (B, C, H, W) in [-1, 1].
 
-    `mapping` is a module (the identity for a generator without w); subclasses give `render`.
+    `mapping` is a module (the identity for a generator without w); subclasses give `render`. Pictures are made `max_batch` at a
+    time: a number, or "auto", as many as fit into `memory` GiB (None: half of what is free) by `bytes_per_picture`.
     """
 
     mapping: nn.Module
 
     def __init__(self, z_dim: int, w_dim: int, image_shape: Sequence[int], num_ws: int = 1, has_w: bool = True,
-                 max_batch: int = 64) -> None:
+                 max_batch: int | str = "auto", memory: float | None = None) -> None:
         super().__init__()
-        self.z_dim, self.w_dim, self.num_ws, self.has_w, self.max_batch = z_dim, w_dim, num_ws, has_w, max_batch
+        self.z_dim, self.w_dim, self.num_ws, self.has_w = z_dim, w_dim, num_ws, has_w
+        self.chunks = Chunks(max_batch, memory)
         self.image_shape: tuple[int, int, int] = tuple(int(n) for n in image_shape)  # type: ignore[assignment]
 
     @property
@@ -49,6 +56,10 @@ class Generator(nn.Module):
     def render(self, ws: Tensor) -> Tensor:
         """Turn ws (B, L, Dw) into pictures (B, C, H, W)."""
         raise NotImplementedError
+
+    def bytes_per_picture(self) -> int:
+        """Return how many bytes `render` needs at its peak for each picture of a batch; a guess where the network does not say."""
+        return UNKNOWN_MAPS * 4 * self.image_shape[1] * self.image_shape[2]
 
     def describe(self) -> dict[str, Any]:
         """Return the plain settings that, with the weights, decide what pictures come out."""
@@ -71,12 +82,22 @@ class Generator(nn.Module):
         """Give every style layer the same w: (B, Dw) -> (B, L, Dw)."""
         return w[:, None].expand(-1, self.num_ws, -1)
 
+    def _ws(self, w: Tensor) -> Tensor:
+        return self.broadcast(w) if w.ndim == 2 else w
+
     def synthesis(self, w: Tensor) -> Tensor:
-        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time when frozen."""
-        ws = self.broadcast(w) if w.ndim == 2 else w
-        if ws.requires_grad or len(ws) <= self.max_batch:
-            return self.render(ws)
-        return torch.cat([self.render(part) for part in ws.split(self.max_batch)])
+        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time where no gradient passes."""
+        ws = self._ws(w)
+        return self.render(ws) if ws.requires_grad else _joined(self.chunks(self.render, ws, self.bytes_per_picture()), len(ws))
+
+    @torch.no_grad()
+    def parts(self, w: Tensor) -> Iterator[Tensor]:
+        """Yield the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (N, C, H, W), `max_batch` at a time."""
+        yield from self.chunks(lambda ws: to_bytes(self.render(ws)), self._ws(w), self.bytes_per_picture())
+
+    def pictures(self, w: Tensor) -> Tensor:
+        """Turn w (B, Dw) or ws (B, L, Dw) into pictures as bytes, uint8 (B, C, H, W); as numbers they exist `max_batch` at a time."""
+        return _joined(self.parts(w), len(w))
 
     def map_to(self, space: str) -> Callable[[Tensor], Tensor] | None:
         """Return the map from z to `space`: None for z itself, the mapping for w, the whole generator for x."""
@@ -88,6 +109,18 @@ class Generator(nn.Module):
     def frozen(self) -> Generator:
         """Switch to evaluation and take the weights out of every gradient; returns self."""
         return self.eval().requires_grad_(False)
+
+
+def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
+    """Put parts together, each as it comes, so that none is held twice."""
+    first = next(parts)
+    if len(first) == count:
+        return first
+    whole, place = first.new_empty(count, *first.shape[1:]), 0
+    for part in chain([first], parts):
+        whole[place : place + len(part)] = part
+        place += len(part)
+    return whole
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..artifacts import file_sha256, load_config, write_json
 from ..errors import LaceError
-from ..unpickle import Record, safe_unpickle, tensors_of
+from ..progress import waiting
+from ..unpickle import Record, tensors_of
+from ..unpickle.state import WRAPPERS, read_data, state_of
 from .layouts import from_rosinality, from_tensorflow, stylegan2_config
 from .stylegan2 import StyleGAN2Generator, save_network
 from .stylegan2_networks import StyleGAN2Network, StyleNetwork
@@ -33,7 +35,7 @@ class Checkpoint:
     kind: str = "stylegan2"
 
     def network(self) -> StyleNetwork:
-        """Build the network, frozen. Raises LaceError where tensors are missing, left over, or of another shape."""
+        """Build the network, frozen, in float32. Raises LaceError where tensors are missing, left over, or of another shape."""
         network: StyleNetwork
         if self.kind == "stylegan3":
             try:
@@ -51,7 +53,11 @@ class Checkpoint:
             raise LaceError(f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
                             f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of StyleGAN2, "
                             "StyleGAN2-ADA or StyleGAN3's repository.")
-        network.load_state_dict(self.state, assign=True)
+        for name, tensor in self.state.items():
+            if not tensor.is_floating_point():
+                raise LaceError(f"The tensors of a {self.kind} generator must be real numbers, and '{name}' in the file is of "
+                                f"{str(tensor.dtype).removeprefix('torch.')}: get the file again.")
+        network.load_state_dict({name: tensor.float() for name, tensor in self.state.items()}, assign=True)
         return network.requires_grad_(False).eval()
 
     def generator(self, **options: Any) -> StyleGAN2Generator:
@@ -68,9 +74,7 @@ def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Ch
     LaceError for a file that holds none.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return _from_state(_read_safetensors(path), which, path)
-    data = safe_unpickle(path)
+    data = read_data(path)
     if isinstance(data, (list, tuple)) and len(data) == 3 and all(isinstance(part, Record) for part in data):
         data = dict(zip(("G", "D", "G_ema"), data, strict=True))
     if isinstance(data, Record):
@@ -89,8 +93,8 @@ def _choose(found: Mapping[str, Any], which: str | None, usual: tuple[str, ...],
     for name in (which,) if which is not None else usual:
         if name in found:
             return found[name]
-    raise LaceError(f"The file '{path}' must hold {which or ' or '.join(usual)} and holds {', '.join(list(found)[:8]) or 'no network'}: "
-                    "name another.")
+    held, fix = ", ".join(list(found)[:8]), "name one of these" if found.keys() & set(usual) else "give the file of a generator"
+    raise LaceError(f"The file '{path}' must hold {which or f'a generator ({usual[0]})'} and holds {held or 'no network'}: {fix}.")
 
 
 def _from_record(record: Record, path: Path) -> Checkpoint:
@@ -163,23 +167,14 @@ def _from_tensorflow_record(record: Record) -> Checkpoint:
     return Checkpoint("stylegan2-tensorflow", stylegan2_config(state, {}), state)
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(str(path)))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise LaceError(f"The file '{path}' must be a safetensors file and could not be read ({error}): get it again.") from error
-
-
 def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Checkpoint:
     """Read rosinality's checkpoint, or a plain state dict of either layout, alone or under a name."""
-    parts = {str(name): value for name, value in data.items() if isinstance(value, Mapping)}
     average = data.get("latent_avg")
-    if not any(isinstance(value, Tensor) for name, value in data.items() if name != "latent_avg"):
-        data = _choose(parts, which, ("g_ema", "G_ema", "state_dict", "generator", "g", "G"), path)
-    state = {str(name).removeprefix("module."): value for name, value in data.items() if isinstance(value, Tensor)}
+    others = {str(name): value for name, value in data.items() if name != "latent_avg"}
+    if not any(isinstance(value, Tensor) for value in others.values()):
+        parts = {name: value for name, value in others.items() if isinstance(value, Mapping)}
+        others = _choose(parts, which, ("g_ema", "G_ema", *WRAPPERS, "generator", "g", "G"), path)
+    state = state_of(others)
     for prefix in ("generator.", "G_ema."):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -196,15 +191,17 @@ def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Check
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], which: str | None = None) -> dict[str, Any]:
     """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return the card.
 
-    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. Raises LaceError where
-    `source` holds no generator and where `target` is not to end in .safetensors.
+    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. What takes longer than a
+    second shows progress on a terminal. Raises LaceError where `source` holds no generator and where `target` is not to end in
+    .safetensors.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
         raise LaceError(f"The converted file must end in .safetensors, received '{target}': rename it.")
     checkpoint = read_generator(source, which)
     network = checkpoint.network()
-    save_network(network, checkpoint.config, target)
+    with waiting(f"writing {target.name}"):
+        save_network(network, checkpoint.config, target)
     size = network.synthesis.img_resolution
     card = {"what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
                     f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),

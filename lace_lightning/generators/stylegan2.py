@@ -76,17 +76,18 @@ class StyleGAN2Generator(Generator):
     `truncation` ψ moves w towards its mean inside g, so that the classifier sees what is drawn; with `truncation_cutoff` only
     the first so many style layers are truncated, when they are given their w. `condition` is the class number or vector of a
     conditional network. `precision` is that of the synthesis features; "auto" is bfloat16 where the processor or the GPU
-    computes it natively, float32 elsewhere and wherever gradients run through the pictures.
+    computes it natively, float32 elsewhere and wherever gradients run through the pictures. `max_batch` and `memory` are those of
+    `Generator`.
     """
 
     network_class: ClassVar[type[StyleNetwork]] = StyleGAN2Network
 
     def __init__(self, network: StyleNetwork, truncation: float = 1.0,
                  truncation_cutoff: int | None = None, condition: int | Sequence[float] | None = None, noise: str = "const",
-                 precision: str = "float32", max_batch: int = 64) -> None:
+                 precision: str = "float32", max_batch: int | str = "auto", memory: float | None = None) -> None:
         resolution = network.synthesis.img_resolution
         super().__init__(network.z_dim, network.w_dim, (network.synthesis.img_channels, resolution, resolution), network.num_ws,
-                         max_batch=max_batch)
+                         max_batch=max_batch, memory=memory)
         if noise not in ("const", "none"):
             raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}'.")
         self.network = network
@@ -114,11 +115,15 @@ class StyleGAN2Generator(Generator):
         mean = self.network.mapping.w_avg
         return torch.cat([mean.lerp(ws[:, :cut], self.truncation), ws[:, cut:]], dim=1)
 
+    def bytes_per_picture(self) -> int:
+        return self.network.synthesis.bytes_per_picture(compute_dtype(self.precision, self.device), self.device)
+
     def render(self, ws: Tensor) -> Tensor:
         # Solvers with error control need gradients as exact as their tolerance.
         exact = self.precision == "auto" and ws.requires_grad
         dtype = torch.float32 if exact else compute_dtype(self.precision, ws.device)
-        return self.network.synthesis(ws, self.noise, dtype).clamp(-1, 1)
+        images = self.network.synthesis(ws, self.noise, dtype)
+        return images.clamp(-1, 1) if images.requires_grad else images.clamp_(-1, 1)
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:

@@ -89,21 +89,19 @@ class SynthesisLayer(nn.Module):
         fir = self.kept(("fir", x.dtype), self.resample_filter, lambda taps: (taps * 4).to(x.dtype).repeat(channels, 1, 1, 1))
         return convolve_up(x, self._kernel(x.dtype), fir)
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1.0, first: int = 0) -> Tensor:
+        """Convolve x and finish it; where x is a strip of a feature map, its features begin at row `first` of theirs."""
         # leaky-ReLU is positively homogeneous: the gain goes to its (small) factors instead of to the whole feature map.
         gain = gain * SQRT_2
         style = self.affine(w)
         power = self.kept("power", self.weight, lambda weight: weight.float().square().sum((2, 3)).T.contiguous())
         scale = torch.rsqrt(style.float().square() @ power + 1e-8) * gain
         x = self._convolve(x * style[:, :, None, None].to(x.dtype))
-        offset = (self.bias * gain).expand(1, 1, -1)
-        if noise_mode == "const":
-            # Channels last, as the features are.
-            offset = offset + (self.noise_const * self.noise_strength * gain)[:, :, None]
-        x = torch.addcmul(offset.permute(2, 0, 1).to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
-        if noise_mode == "random":
-            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-            x = x + noise * (self.noise_strength * gain).to(x.dtype)
+        x = torch.addcmul((self.bias * gain)[:, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+        if noise_mode != "none":
+            noise = self.noise_const[first : first + x.shape[2]] if noise_mode == "const" else torch.randn(
+                len(x), 1, *x.shape[2:], device=x.device)
+            x = x.add_((noise * (self.noise_strength * gain)).to(x.dtype))
         # In place where no graph needs what was there: a pass over memory less.
         x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
         if self.conv_clamp is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingType
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -48,14 +49,22 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: up to two modulated convolutions and, where the architecture has it, an image output."""
+    """One resolution: up to two modulated convolutions and, where the architecture has it, an image output.
 
+    On a processor, and where no graph is kept, feature maps above `budget` numbers are made in strips of rows, sample by sample:
+    what lies between the block's input and its output then stays in the cache, and never exists whole. The features of the last
+    block are not kept either.
+    """
+
+    # 8 MiB in float32, four of which are alive at a time: measured.
+    budget = 2**21
     resample_filter: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int,
                  architecture: str, is_last: bool, conv_clamp: float | None) -> None:
         super().__init__()
-        self.in_channels, self.architecture = in_channels, architecture
+        self.in_channels, self.out_channels, self.resolution, self.img_channels = in_channels, out_channels, resolution, img_channels
+        self.architecture, self.is_last = architecture, is_last
         self.has_rgb = is_last or architecture == "skip"
         self.num_conv = 1 if in_channels == 0 else 2
         self.register_buffer("resample_filter", fir_filter())
@@ -69,28 +78,74 @@ class SynthesisBlock(nn.Module):
         if in_channels != 0 and architecture == "resnet":
             self.skip = Skip(in_channels, out_channels)
 
+    def rows_at_once(self, device: torch.device) -> int:
+        """Return how many rows of the features are made at a time where no graph is kept."""
+        if device.type != "cpu" or self.in_channels == 0:
+            return self.resolution
+        return min(self.resolution, max(16, self.budget // (self.out_channels * self.resolution) // 2 * 2))
+
+    def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
+        """Return how many bytes are alive at the peak, for each picture of a batch."""
+        rows, area = self.rows_at_once(device), self.resolution**2
+        below, features, image = self.in_channels * area // 4, self.out_channels * area, self.img_channels * area * 4
+        strips = rows < self.resolution
+        # Features before, between and after the steps of a layer are three maps.
+        maps = below + (0 if self.is_last and strips else features) + 3 * self.out_channels * self.resolution * rows if strips else (
+            below + 3 * features)
+        # A picture of half the size, that enlarged, this block's, and their sum.
+        return maps * dtype.itemsize + 13 * image // 4
+
+    def _features(self, x: Tensor, ws: Tensor, noise_mode: str, first: int = 0, last: int | None = None) -> Tensor:
+        """Return rows first .. last - 1 (even numbers) of the features, from the rows of x (B, I, H, W) that they depend on."""
+        gain, height = math.sqrt(0.5) if self.architecture == "resnet" else 1.0, 2 * x.shape[2]
+        last = last or height
+        begin, low, high = max(first - 4, 0), max(first - 1, 0), min(last + 1, height)
+        x = x[:, :, begin // 2 : last // 2 + 2]
+        # Zeros beside a strip are right at the border of the picture alone: elsewhere two rows of conv0 are wrong, then one of conv1.
+        y = self.conv0(x, ws[:, 0], noise_mode, first=begin)[:, :, low - begin : high - begin]
+        y = self.conv1(y, ws[:, 1], noise_mode, gain, first=low)[:, :, first - low : last - low]
+        return self.skip(x, gain)[:, :, first - begin : last - begin] + y if self.architecture == "resnet" else y
+
+    def _rgb(self, x: Tensor, ws: Tensor) -> Tensor | None:
+        return self.torgb(x, ws[:, self.num_conv]).float() if self.has_rgb else None
+
+    def _in_strips(self, x: Tensor, ws: Tensor, noise_mode: str, rows: int) -> tuple[Tensor | None, Tensor | None]:
+        shape = (len(x), self.out_channels, self.resolution, self.resolution)
+        features = None if self.is_last else torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        rgb = torch.empty(len(x), self.img_channels, *shape[2:]) if self.has_rgb else None
+        for one, first in product(range(len(x)), range(0, self.resolution, rows)):
+            own, place = slice(one, one + 1), slice(first, min(first + rows, self.resolution))
+            part = self._features(x[own], ws[own], noise_mode, place.start, place.stop)
+            if features is not None:
+                features[own, :, place] = part
+            if rgb is not None:
+                rgb[own, :, place] = self.torgb(part, ws[own][:, self.num_conv])
+        return features, rgb
+
     def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str,
-                dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+                dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Consume ws (B, num_conv + has_rgb, Dw), one row a layer."""
-        if x is None:
-            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            x = self.conv1(x, ws[:, 0], noise_mode)
-        elif self.architecture == "resnet":
-            shortcut = self.skip(x, gain=math.sqrt(0.5))
-            x = self.conv0(x, ws[:, 0], noise_mode)
-            x = shortcut + self.conv1(x, ws[:, 1], noise_mode, gain=math.sqrt(0.5))
+        graph = torch.is_grad_enabled() and (ws.requires_grad or self.conv1.weight.requires_grad)
+        rows = self.resolution if graph or noise_mode == "random" else self.rows_at_once(ws.device)
+        if x is not None and rows < self.resolution:
+            x, rgb = self._in_strips(x.to(dtype), ws, noise_mode, rows)
         else:
-            x = self.conv1(self.conv0(x, ws[:, 0], noise_mode), ws[:, 1], noise_mode)
+            if x is None:
+                x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+                x = self.conv1(x, ws[:, 0], noise_mode)
+            else:
+                x = self._features(x.to(dtype), ws, noise_mode)
+            rgb = self._rgb(x, ws)
         if image is not None:
             image = upsample(image, self.resample_filter)
-        if self.has_rgb:
-            rgb = self.torgb(x, ws[:, self.num_conv]).float()
+        if rgb is not None:
             image = rgb if image is None else image + rgb
         return x, image
 
 
 class SynthesisNetwork(nn.Module):
-    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`.
+    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`, in half precision at the four highest
+    resolutions alone: an error of a coarse layer moves things, one of a fine layer is noise.
 
     `channels` gives the width of a resolution where it differs from min(channel_base / resolution, channel_max).
     """
@@ -113,12 +168,23 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         x, image, first = None, None, 0
-        for resolution in self.resolutions:
-            block = getattr(self, f"b{resolution}")
-            x, image = block(x, image, ws[:, first : first + block.num_conv + block.has_rgb], noise_mode, dtype)
+        for block in self.blocks:
+            x, image = block(x, image, ws[:, first : first + block.num_conv + block.has_rgb], noise_mode, self._dtype(block, dtype))
             first += block.num_conv
         assert image is not None
         return image
+
+    @property
+    def blocks(self) -> list[SynthesisBlock]:
+        """The blocks from coarse to fine."""
+        return [getattr(self, f"b{resolution}") for resolution in self.resolutions]
+
+    def _dtype(self, block: SynthesisBlock, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32 if dtype.itemsize < 4 and 16 * block.resolution <= self.img_resolution else dtype
+
+    def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
+        """Return how many bytes of feature maps and pictures are alive at the peak of `forward`, for each picture of a batch."""
+        return max(block.bytes_per_picture(self._dtype(block, dtype), device) for block in self.blocks)
 
 
 class StyleNetwork(nn.Module):

@@ -12,13 +12,12 @@ class StyleGAN3Generator(StyleGAN2Generator):
     """A trained StyleGAN3 network (configuration T or R) for use; options as of `StyleGAN2Generator`, without noise.
 
     `precision` "auto" is float32: bfloat16 moves the pictures of alias-free networks.
-    `max_batch` None is as many pictures at a time as have 2¹⁸ pixels together (four of 256×256).
     """
 
     network_class = StyleGAN3Network
 
     def __init__(self, network: StyleGAN3Network, truncation: float = 1.0, truncation_cutoff: int | None = None,
-                 condition: int | Sequence[float] | None = None, precision: str = "float32", max_batch: int | None = None) -> None:
-        fitting = min(64, max(1, 2**18 // network.synthesis.img_resolution**2))
+                 condition: int | Sequence[float] | None = None, precision: str = "float32",
+                 max_batch: int | str = "auto", memory: float | None = None) -> None:
         precision = "float32" if precision == "auto" else precision
-        super().__init__(network, truncation, truncation_cutoff, condition, "none", precision, max_batch or fitting)
+        super().__init__(network, truncation, truncation_cutoff, condition, "none", precision, max_batch, memory)

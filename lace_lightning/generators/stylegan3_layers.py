@@ -178,7 +178,7 @@ class AliasFreeLayer(nn.Module):
                  conv_kernel: int = 3, filter_size: int = 6, lrelu_upsampling: int = 2, use_radial_filters: bool = False,
                  conv_clamp: float | None = 256.0) -> None:
         super().__init__()
-        self.to_rgb, self.conv_clamp = to_rgb, conv_clamp
+        self.to_rgb, self.conv_clamp, self.in_size = to_rgb, conv_clamp, sizes[0]
         self.size = 1 if to_rgb else conv_kernel
         self.affine = FullyConnected(w_dim, channels[0], bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(channels[1], channels[0], self.size, self.size))
@@ -195,6 +195,13 @@ class AliasFreeLayer(nn.Module):
         padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
         self.kept = Kept()
+
+    def numbers_per_picture(self) -> int:
+        """Return how many numbers are alive at the peak for each picture of a batch: before the filters, or inside them."""
+        outputs, inputs = self.weight.shape[:2]
+        before = (2 * inputs + outputs) * self.in_size**2
+        # The enlarged map is put together from its phases.
+        return max(before, (inputs + outputs) * self.in_size**2 + 2 * outputs * self.resample.inner_size**2)
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
         def make(weight: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class AliasFreeSynthesis(nn.Module):
                 (cutoffs[before], cutoffs[after]), (halves[before], halves[after]), to_rgb=after == num_layers,
                 critical=after >= num_layers - num_critical, **layer))
 
+    def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
+        """Return how many bytes of feature maps are alive at the peak of `forward`, for each picture of a batch."""
+        return dtype.itemsize * max(getattr(self, name).numbers_per_picture() for name in self.layer_names)
+
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         """Render ws (B, L, Dw). `noise_mode` is that of StyleGAN2 and changes nothing: these networks have no noise."""
         x = self.input(ws[:, 0]).to(dtype)

@@ -5,7 +5,10 @@ from .branches import BranchShares
 from .diagnosis import SamplerDiagnosis
 from .editing import EditStrength
 from .fid import (
+    INCEPTION_FEATURES,
+    TENSORFLOW_RESIZE,
     FeatureStatistics,
+    fid_name,
     frechet_distance,
     inception_features,
     inception_weights,
@@ -13,7 +16,8 @@ from .fid import (
     save_statistics,
 )
 from .layers import LayerShares, layers_of
+from .reference import GivenStatistics, read_statistics
 
-__all__ = ["BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics", "LayerShares",
-           "SamplerDiagnosis", "frechet_distance",
-           "inception_features", "inception_weights", "layers_of", "load_statistics", "save_statistics"]
+__all__ = ["INCEPTION_FEATURES", "TENSORFLOW_RESIZE", "BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics",
+           "GivenStatistics", "LayerShares", "SamplerDiagnosis", "fid_name", "frechet_distance", "inception_features", "inception_weights",
+           "layers_of", "load_statistics", "read_statistics", "save_statistics"]

@@ -18,6 +18,10 @@ from ..errors import LaceError
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_FEATURES = 2048
+TENSORFLOW_RESIZE = "299x299 bilinear as in TensorFlow 1"
+# What FID stands for without a number beside it.
+FID_SAMPLES = 50_000
 # uint8 pictures (B, 3, H, W) -> features (B, F)
 Features = Callable[[Tensor], Tensor]
 
@@ -52,19 +56,27 @@ class FeatureStatistics(Metric):
 def frechet_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Return ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2(Σ_aΣ_b)^½), computed by torch-fidelity; warns with too few samples.
 
-    Raises LaceError when the two were measured with different features or hold fewer than two samples.
+    A side without `count` holds enough. Raises LaceError when the two were measured with different features or hold fewer than two
+    samples.
     """
     if a["mean"].shape != b["mean"].shape:
         raise LaceError(f"A Fréchet distance needs the same features on both sides, received {len(a['mean'])} and "
                         f"{len(b['mean'])}: recompute the reference statistics with this network.")
-    fewest = int(min(a["count"], b["count"]))
-    if fewest < 2:
+    fewest = min((int(side["count"]) for side in (a, b) if "count" in side), default=None)
+    if fewest is not None and fewest < 2:
         raise LaceError(f"A Fréchet distance needs at least 2 samples on each side, received {fewest}: raise num_samples.")
-    if fewest <= len(a["mean"]):
+    if fewest is not None and fewest <= len(a["mean"]):
         warnings.warn(f"A Fréchet distance over {len(a['mean'])} features from {fewest} samples is biased upwards: draw more "
                       "samples.", stacklevel=2)
     statistics = [{"mu": s["mean"].cpu().double().numpy(), "sigma": s["covariance"].cpu().double().numpy()} for s in (a, b)]
     return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
+
+
+def fid_name(count: int) -> str:
+    """Return `fid` for the standard number of samples, else the number as well: `fid_1k`, `fid_300`."""
+    if count == FID_SAMPLES:
+        return "fid"
+    return f"fid_{count // 1000}k" if count >= 1000 and count % 1000 == 0 else f"fid_{count}"
 
 
 def save_statistics(path: str | os.PathLike[str], statistics: Mapping[str, Tensor], protocol: Mapping[str, Any]) -> None:
@@ -78,7 +90,7 @@ def load_statistics(path: str | os.PathLike[str], network: str | None = None) ->
     protocol = config.get("protocol", {})
     if network is not None and protocol.get("network") != network:
         raise LaceError(f"The reference statistics '{path}' were measured with the network {protocol.get('network')} and the "
-                        f"judge's is {network}: measure them again (+experiment=cifar10_reference).")
+                        f"features here are those of {network}: measure them again (task=reference).")
     return tensors, protocol
 
 
@@ -98,4 +110,5 @@ def inception_features(weights: str | os.PathLike[str] | None = None, device: st
     except Exception as error:
         raise LaceError(f"The Inception weights of torch-fidelity could not be had ({error}): put {INCEPTION_FILE} into "
                         f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set metrics.fid=judge.") from error
-    return (lambda images: extractor(images)[0]), 2048
+    # It enlarges pictures to 299x299: in parts, so that memory does not grow with the batch.
+    return (lambda images: torch.cat([extractor(part)[0] for part in images.split(64)])), INCEPTION_FEATURES

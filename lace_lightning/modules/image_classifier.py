@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
-from ..classifiers.images import build_network
+from ..classifiers.networks import build_network
 from ..errors import LaceError
 from ..pictures import from_bytes
 from ..schema import Schema

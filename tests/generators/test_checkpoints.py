@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from lace_lightning import cli
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import StyleGAN2Network, check, convert, load_generator, read_generator
 
-from ..foreign_files import nvidia_pickle, rosinality_file, rosinality_state, tensorflow_pickle
+from ..foreign_files import discriminator_pickle, nvidia_pickle, rosinality_file, rosinality_state, tensorflow_pickle
 from .test_stylegan2_networks import FILES, load
 
 CONFIG = {"z_dim": 16, "w_dim": 12, "c_dim": 0, "img_resolution": 16, "img_channels": 3,
@@ -161,6 +163,84 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, capsys, make: Callabl
         cli.main(["convert", str(tmp_path / "n.pt"), str(tmp_path / "out.safetensors")])
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.glob("*out*"))
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("ffhq/network.pkl", b"N.")
+    return stream.getvalue()
+
+
+PAGE = b'<!DOCTYPE html>\n<html><head><title>Quota exceeded</title></head></html>'
+AGAIN = r"download it again\.$"
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda whole: discriminator_pickle(), r"must hold a generator \(G_ema\) and holds D: give the file of a generator\.$"),
+    (lambda whole: discriminator_pickle(alone=True), r"holds a network of class 'Discriminator': give its generator \(G_ema\)\.$"),
+    (lambda whole: whole[:-1], r"it ends in the middle: " + AGAIN),
+    (lambda whole: whole[:len(whole) // 2], r"it ends in the middle: " + AGAIN),
+    (lambda whole: whole[:2], r"it ends in the middle: " + AGAIN),
+    (lambda whole: PAGE, r"the file begins with <!DOCTYPE: a web page was saved instead of the file: " + AGAIN),
+    (lambda whole: b"\xef\xbb\xbf\r\n" + PAGE.lower(), "begins with <!doctype: a web page was saved instead of the file: " + AGAIN),
+    (lambda whole: b"<html>\n", "begins with <html: a web page was saved instead of the file: " + AGAIN),
+    (lambda whole: b"<?xml version='1.0'?><Error/>", r"begins with <\?xml: a web page was saved instead of the file: " + AGAIN),
+    (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+     "a Git LFS pointer was saved instead of the file: run git lfs pull, or " + AGAIN),
+    (lambda whole: zipped(), r"it is an archive, and not of PyTorch: unpack it and give the file inside\.$"),
+    (lambda whole: zipped()[:-30], r"it ends in the middle: " + AGAIN), (lambda whole: b"", r"it is empty: " + AGAIN),
+])
+def test_what_came_instead_of_a_file_is_said(tmp_path: Path, make: Callable[[bytes], bytes], words: str) -> None:
+    network, config = tiny()
+    (tmp_path / "n.pkl").write_bytes(make(nvidia_pickle(network.state_dict(), config)))
+    with pytest.raises(LaceError, match=words) as caught:
+        load_generator(tmp_path / "n.pkl")
+    assert "\n" not in str(caught.value)
+    assert ". " not in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_cut_checkpoint_is_refused(tmp_path: Path, legacy: bool) -> None:
+    network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}})
+    whole = rosinality_file(network.state_dict(), legacy)
+    for cut in (1, len(whole) // 4, len(whole) // 2, len(whole) - 100):
+        (tmp_path / "n.pt").write_bytes(whole[:-cut])
+        with pytest.raises(LaceError, match=r"(it ends in the middle: download it|it is damaged .*: get it) again\.$"):
+            load_generator(tmp_path / "n.pt")
+
+
+@pytest.mark.parametrize("make", [lambda whole: whole[:-1], lambda whole: whole[:100], lambda whole: PAGE, lambda whole: b""])
+def test_damaged_safetensors_of_other_programs(tmp_path: Path, make: Callable[[bytes], bytes]) -> None:
+    network, _ = tiny()
+    save_file(dict(network.state_dict()), tmp_path / "n.safetensors")
+    (tmp_path / "n.safetensors").write_bytes(make((tmp_path / "n.safetensors").read_bytes()))
+    with pytest.raises(LaceError, match="must be a safetensors file, and") as caught:
+        load_generator(tmp_path / "n.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_in_half_precision_are_widened_and_whole_numbers_refused(tmp_path: Path) -> None:
+    network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}})
+    state = network.state_dict()
+    torch.save({name: value.half() for name, value in state.items()}, tmp_path / "n.pt")
+    read = read_generator(tmp_path / "n.pt").network()
+    assert {tensor.dtype for tensor in read.state_dict().values()} == {torch.float32}
+    z = torch.randn(3, 16)
+    torch.testing.assert_close(read(z), network(z), atol=0.02, rtol=0)
+    torch.save({**state, "synthesis.b4.const": state["synthesis.b4.const"].long()}, tmp_path / "n.pt")
+    with pytest.raises(LaceError, match=r"'synthesis\.b4\.const' in the file is of int64"):
+        read_generator(tmp_path / "n.pt").network()
+
+
+@pytest.mark.parametrize(("which", "scale"), [(None, 1), ("other", 2), ("net", 3)])
+def test_a_state_dict_under_a_name(tmp_path: Path, which: str | None, scale: int) -> None:
+    network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}})
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"net": {"model": {name: value * 3 for name, value in state.items()}}, "epoch": 3, "g_ema": state,
+                "other": {name: value * 2 for name, value in state.items()}}, tmp_path / "n.pt")
+    const = read_generator(tmp_path / "n.pt", which).state["synthesis.b4.const"]
+    assert torch.equal(const, network.state_dict()["synthesis.b4.const"] * scale)
 
 
 def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, monkeypatch) -> None:

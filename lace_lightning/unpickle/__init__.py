@@ -1,0 +1,51 @@
+"""Pickles and PyTorch checkpoints as data.
+
+`pickle` runs whatever function a file names. Here a name is looked up in a table of our own; what is in it builds numbers, texts,
+containers, arrays, tensors and inert records, and every other name ends the reading. Sizes are checked before memory is taken: what is
+built is bounded by the size of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import LaceError
+from ..progress import byte_bar
+from .files import opened, read
+from .values import MAX_OPCODES, Budget, Record
+
+__all__ = ["Record", "safe_unpickle", "tensors_of"]
+
+
+def safe_unpickle(path: str | os.PathLike[str]) -> Any:
+    """Return what a pickle or a PyTorch checkpoint holds, as data; nothing in it is run.
+
+    Containers, texts, numbers, NumPy arrays, tensors on the CPU (read-only views), and `Record` for NVIDIA's networks, TensorFlow
+    networks and argparse namespaces. Memory is bounded by a few times the file's size. Raises LaceError, in one sentence, for a file that
+    is none, is damaged, or asks for anything else.
+    """
+    with (opened(path, "a pickle or a PyTorch checkpoint with data alone") as (file, size),
+          byte_bar(f"reading {os.path.basename(path)}", size) as bar):
+        return read(file, size, Budget(MAX_OPCODES, 4 * size + 2**24), bar.update)
+
+
+def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) of every parameter and buffer of one of NVIDIA's networks, as its state dict would name them."""
+    yield from _tensors_of(record, "", 0)
+
+
+def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    state = record.attributes
+    if depth > 16:
+        raise LaceError("The network in the file contains itself: get the file again.")
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (state.get(kind) or {}).items():
+            if isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+    for name, module in (state.get("_modules") or {}).items():
+        if isinstance(module, Record):
+            yield from _tensors_of(module, f"{prefix}{name}.", depth + 1)

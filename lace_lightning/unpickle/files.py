@@ -1,0 +1,152 @@
+"""The files themselves: pickles, torch.save's archives, and what it wrote before those."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ..errors import LaceError
+from . import arrays, containers, tensors
+from .machine import Machine, Stream
+from .tensors import Storage, identified_storage
+from .values import AGAIN, Budget, Name, Names, Refused
+
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# What comes instead of a file, by how it begins.
+_INSTEAD = ((re.compile(rb"(?:\xef\xbb\xbf)?\s*(<[!?]?\w{1,20})"), "a web page was saved instead of the file", AGAIN),
+            (re.compile(rb"(version https://git-lfs)"), "a Git LFS pointer was saved instead of the file", "run git lfs pull, or " + AGAIN))
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield a file, which must be `what`, and its size; whatever goes wrong until it is closed becomes one sentence (LaceError)."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
+        raise LaceError(f"The file '{path}' was required and {reason}: check the path.") from error
+    with file:
+        try:
+            head = file.read(512)
+            file.seek(0)
+            if not head:
+                raise Refused("it is empty", AGAIN)
+            for beginning, instead, fix in _INSTEAD:
+                if (match := beginning.match(head)) is not None:
+                    raise Refused(f"the file begins with {match[1].decode()}: {instead}", fix)
+            yield file, os.fstat(file.fileno()).st_size
+        except Refused as refused:
+            raise LaceError(f"The file '{path}' must be {what}, and {refused.reason}: {refused.fix}.") from None
+        except Exception as error:
+            # A reader meets damage in many ways (an empty stack, half a number, no UTF-8), and all of them mean the same.
+            raise LaceError(f"The file '{path}' must be {what}, and it is damaged or something else ({type(error).__name__}): "
+                            "get it again.") from None
+
+
+def read(file: IO[bytes], size: int, budget: Budget, advance: Callable[[int], object]) -> Any:
+    """Return what a file of `size` bytes holds; `advance` is told how many bytes were read. Raises Refused, and all that damage causes."""
+    if zipfile.is_zipfile(file):
+        return _read_zip(file, budget, advance)
+    file.seek(0)
+    head = file.read(len(_LEGACY_MAGIC))
+    file.seek(0)
+    if head.startswith(b"PK\x03\x04"):  # an archive's table is at its end
+        raise Refused("it ends in the middle", AGAIN)
+    stream = Stream(file, size, advance)
+    return _read_legacy(stream, budget) if head == _LEGACY_MAGIC else Machine(_NAMES, budget).run(stream)
+
+
+def _read_legacy(stream: Stream, budget: Budget) -> Any:
+    """torch.save before 1.6: magic, version, machine, the object, the keys of its storages, their numbers.
+
+    The numbers come after the object: it is read once to learn which storages there are, and once more with them.
+    """
+    found: dict[str, Storage] = {}
+
+    def learn(identifier: Any) -> Storage:
+        key, dtype, count = identified_storage(identifier)
+        if len(identifier) > 5 and identifier[5] is not None:
+            raise Refused("it has a view of a storage, which PyTorch 0.3 wrote")
+        return found.setdefault(key, Storage(dtype, count))
+
+    def run(budget: Budget, persistent: Callable[[Any], Storage] | None = None) -> Any:
+        return Machine(_INNER, budget, persistent).run(stream)
+
+    if run(budget) != 0x1950A86A20F9469CFC6C:
+        raise Refused("its storage does not begin as one")
+    for _ in range(2):
+        run(budget)
+    start = stream.position
+    run(Budget(budget.opcodes, budget.memory), learn)
+    keys = run(budget)
+    if not isinstance(keys, list):
+        raise Refused("it does not say which storages follow")
+    for key in keys:
+        storage = found.get(str(key) if isinstance(key, (str, int)) else "")
+        if storage is None:
+            raise Refused("it has a storage that nothing refers to")
+        (count,) = struct.unpack("<q", stream.read(8))
+        size = count * storage.dtype.itemsize
+        if storage.data is not None or count != storage.count:
+            raise Refused("a storage is shorter than it says")
+        # A copy: in the file, numbers lie at odd addresses.
+        storage.data = stream.read(size)
+        budget.spend(size)
+    if any(storage.data is None for storage in found.values()):
+        raise Refused("the numbers of a storage are missing")
+    stream.seek(start)
+    return run(budget, lambda identifier: found[identified_storage(identifier)[0]])
+
+
+def _read_zip(file: IO[bytes], budget: Budget, advance: Callable[[int], object]) -> Any:
+    """torch.save since 1.6: an archive without compression, `<name>/data.pkl` and `<name>/data/<key>`."""
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        roots = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(roots) != 1:
+            raise Refused("it is an archive, and not of PyTorch", "unpack it and give the file inside")
+        root, known = roots[0].removesuffix("data.pkl"), {}
+
+        def member(name: str) -> bytes:
+            info = members.get(name)
+            if info is None:
+                raise Refused("the numbers of a storage are missing")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise Refused("it is a compressed archive, which PyTorch does not write")
+            budget.spend(info.file_size)
+            raw = archive.read(info)
+            advance(len(raw))
+            return raw
+
+        if f"{root}byteorder" in members and member(f"{root}byteorder") != b"little":
+            raise Refused("its numbers are big-endian")
+
+        def load(identifier: Any) -> Storage:
+            key, dtype, count = identified_storage(identifier)
+            if key not in known:
+                raw = member(f"{root}data/{key}")
+                if len(raw) < count * dtype.itemsize:
+                    raise Refused("a storage is shorter than it says")
+                known[key] = Storage(dtype, count, raw)
+            return known[key]
+
+        raw = member(roots[0])
+        return Machine(_NAMES, budget, load).run(Stream(io.BytesIO(raw), len(raw)))
+
+
+def _storage_from_bytes(machine: Machine, raw: Any) -> Any:
+    """A storage that was saved into bytes, inside of a pickle."""
+    if not isinstance(raw, bytes):
+        raise Refused("it has a storage without bytes")
+    return _read_legacy(Stream(io.BytesIO(raw), len(raw)), machine.budget)
+
+
+# Of storages inside of a pickle, and of files of old: nothing in them holds pickles again.
+_INNER = containers.NAMES | arrays.NAMES | tensors.NAMES
+_NAMES = _INNER | Names({Name("torch.storage", "_load_from_bytes"): _storage_from_bytes})

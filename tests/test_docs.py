@@ -1,0 +1,122 @@
+"""Every command and every program in docs/ runs, on small files of the names that it mentions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from lace_lightning import catalogue, cli, sweeps
+from lace_lightning.artifacts import file_sha256, write_json
+from lace_lightning.labelers.clip import parse_prompts
+
+from .test_cli import results
+from .test_cli_paper import clip_weights, published_file
+from .test_cli_paper import files as files
+
+DOCS = sorted((Path(__file__).resolve().parents[1] / "docs").glob("*.md"))
+QUICK = ["debug=fast", "logger=csv", "task.num_pairs=200", "metrics.num_samples=20", "metrics.batch_size=10"]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Return the commands of a page, as lists of words."""
+    text = "\n".join(blocks(path, "bash")).replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+COMMANDS = [(page.stem, words) for page in DOCS for words in commands(page)]
+
+
+@pytest.fixture
+def there(files, tmp_path, monkeypatch) -> Path:
+    """A folder with everything that the pages mention, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sweeps.OUTCOMES.clear()
+    published_file(tmp_path / "network.pkl", 32)
+    decoder = torch.nn.Sequential(torch.nn.Linear(64, 3 * 32 * 32), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))
+    torch.save(decoder.state_dict(), tmp_path / "decoder.pt")
+    (tmp_path / "my_package.py").write_text("import torch\n\n\ndef Decoder():\n    return torch.nn.Sequential(torch.nn.Linear(64, 3072), "
+                                            "torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))\n")
+    (tmp_path / "my_labels.py").write_text(next(b for page in DOCS for b in blocks(page, "python") if "def bright" in b))
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
+    return tmp_path
+
+
+def overrides(words: list[str], files, folder: Path) -> list[str]:
+    """Return what makes a command quick, and what stands in for downloads."""
+    line = " ".join(words)
+    if "pictures_to_label" in line:
+        return ["debug=fast", "logger=csv", "task.count=40", f"task.folder={folder / 'pictures'}"]
+    result = list(QUICK)
+    if "your_attribute" in line:
+        labeler, judge = (clip_weights(files, folder)[i : i + 2] for i in (0, 2))
+        result += judge if re.search(r"labeler=(?!clip)", line) else [*labeler, *judge]
+        result += ["labeler.resolution=32"] if "labeler=torchvision" in line else []
+    # Inception's weights are a download.
+    return result + (["metrics.fid=judge"] if "metrics.reference" in line else [])
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
+def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, files, capsys) -> None:
+    if words[0] == "pip":
+        assert words == ["pip", "install", "lace_lightning[clip]"]
+        return
+    program = ["python", "-m", "lace_lightning"]
+    arguments = words[3:] if words[:3] == program else words[1:]
+    assert words[:3] == program or words[0] == "lace-lightning"
+    if arguments[0] == "download":
+        network = catalogue.published(arguments[1])
+        assert (network.sha256 is None) == ("--trust-first" in arguments)
+        return
+    if arguments[0] in cli.COMMANDS:
+        cli.main(arguments)
+        return
+    line = " ".join(arguments)
+    if "stylegan2_ada_cifar10" in line:
+        network = catalogue.published("stylegan2_ada_cifar10")
+        network.path.parent.mkdir(parents=True)
+        stat = published_file(network.path, 32).stat()
+        write_json(network.record, {"name": network.name, "sha256": file_sha256(network.path), "checksum": "first file",
+                                    "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    if "network.safetensors" in line:
+        cli.main(["convert", "network.pkl", "network.safetensors"])
+    if "hats.safetensors" in line:
+        from torchvision.models import get_model
+
+        torch.manual_seed(0)
+        save_file(get_model("resnet18", num_classes=2).state_dict(), there / "hats.safetensors")
+    if "pairs_from=pictures" in line:
+        (there / "pictures").mkdir()
+        (there / "pictures" / "labels.csv").write_text("sample,hat\n" + "".join(f"{i},{i % 2}\n" for i in range(60)))
+    cli.main([*arguments, *overrides(arguments, files, there)])
+    assert len(results(there / "outputs")) == 1
+    assert "results in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", DOCS, ids=[page.stem for page in DOCS])
+def test_the_programs_of_a_page_run(page: Path) -> None:
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), {})
+    for block in blocks(page, "yaml"):
+        parse_prompts(yaml.safe_load(block)["prompts"])
+
+
+def test_pages_are_linked_and_what_they_link_to_is_there() -> None:
+    readme = (DOCS[0].parents[1] / "README.md").read_text()
+    for page in DOCS:
+        assert f"docs/{page.name}" in readme
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), target
