@@ -110,7 +110,7 @@ def test_labels_say_what_celeba_says_and_no_more() -> None:
         assert labels.known[:, FACES_SCHEMA.index(name)].all()
     hair, known = labels.column("haircolor"), labels.known[:, FACES_SCHEMA.index("haircolor")]
     assert known.tolist() == [False, True, False, True]
-    assert [FACES_SCHEMA["haircolor"].class_name(int(c)) for c in hair[known]] == ["black", "grey"]
+    assert [FACES_SCHEMA["haircolor"].class_name(int(c)) for c in hair[known]] == ["0", "4"]
     for name in ("yaw", "pitch", "width", "light0", "light3"):
         assert not labels.known[:, FACES_SCHEMA.index(name)].any()
 
@@ -129,17 +129,26 @@ def test_a_part_of_the_attributes(root: Path) -> None:
 def test_mirror_images_have_the_labels_of_the_mirror() -> None:
     pictures = torch.arange(2 * 4 * 4).reshape(2, 1, 4, 4).to(torch.uint8).repeat(50, 3, 1, 1)
     labels = Labels.constant(FACES_SCHEMA, 100, yaw=torch.rand(100), light3=torch.rand(100), light0=0.3, haircolor=4.0, age=0.6)
-    (shown, values, known), = FaceBatches(pictures, labels, 100, flip=True)
+    (shown, values, known), = FaceBatches(pictures, labels, 100, flip=True, mirrored={"yaw": 0.5, "light3": 0.4})
     mirrored = (shown == pictures.flip(-1)).flatten(1).all(1)
     assert 30 < mirrored.sum() < 70
     assert ((shown == pictures).flatten(1).all(1) ^ mirrored).all()
     for index, name in enumerate(FACES_SCHEMA.names):
         before, after = labels.values[:, index], values[:, index]
-        assert torch.equal(after, torch.where(mirrored, 1 - before, before) if name in ("yaw", "light3") else before), name
+        turned = {"yaw": 1 - before, "light3": (0.8 - before).clamp(0, 1)}.get(name, before)
+        torch.testing.assert_close(after, torch.where(mirrored, turned, before))
     assert torch.equal(known, labels.known)
     (shown, values, _), = FaceBatches(pictures, labels, 100)
     assert torch.equal(shown, pictures)
     assert torch.equal(values, labels.values)
+    # Faces look to both sides alike: straight ahead is the mean of what is known.
+    data = CelebADataModule()
+    data.splits = {"train": (pictures, labels.values, labels.known)}
+    batches = data.train_dataloader()
+    assert batches.turned.nonzero()[:, 0].tolist() == [FACES_SCHEMA.index("yaw"), FACES_SCHEMA.index("light3")]
+    assert float(batches.twice[FACES_SCHEMA.index("yaw")]) == pytest.approx(2 * float(labels.column("yaw").mean()))
+    labels.known[:, FACES_SCHEMA.index("yaw")] = False
+    assert data.train_dataloader().turned.nonzero()[:, 0].tolist() == [FACES_SCHEMA.index("light3")]
     with pytest.raises(LaceError, match="'gender' is discrete"):
         CelebADataModule(mirrored=["gender"])
 
