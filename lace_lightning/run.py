@@ -479,6 +479,9 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     device, count, size = _device(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
     labeler, judge, generator = _labeler(cfg.labeler).to(device), _labeler(cfg.judge).to(device), _generator(cfg.generator).to(device)
     schema, data = _schema(labeler, judge), build_node(cfg.dataset.module)
+    if data.schema.attributes != schema.attributes:
+        raise LaceError(f"Labeler and judge must know the attributes of the data set, {', '.join(data.schema.names)}, and know "
+                        f"{', '.join(schema.names)}: choose others, or another dataset.module.attributes where it has that.")
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
     with torch.no_grad():

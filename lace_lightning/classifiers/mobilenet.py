@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import LaceError, suggest
 from .published import Normalized
@@ -30,15 +30,19 @@ class MobileNet(Normalized):
             raise LaceError(f"The variants of MobileNet are {', '.join(VARIANTS)}, received '{variant}'.{suggest(variant, VARIANTS)}")
         if resolution < 32:
             raise LaceError(f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}.")
-        top, left, height, wide = crop or (0, 0, 1, 1)
-        if min(top, left) < 0 or min(height, wide) <= 0 or max(top + height, left + wide) > 1 + 1e-6:
+        crop = (0, 0, 1, 1) if crop is None else tuple(crop)
+        if len(crop) != 4 or min(crop[:2]) < 0 or min(crop[2:]) <= 0 or max(crop[0] + crop[2], crop[1] + crop[3]) > 1 + 1e-6:
             raise LaceError("A crop must be top, left, height and width within the picture, in fractions of it, received "
-                            f"{list(crop or ())}: take [0, 0, 1, 1] for all of it.")
+                            f"{list(crop)}: take [0, 0, 1, 1] for all of it.")
         # Here, because it is slow to import.
         from torchvision import models
 
-        self.resolution, self.crop = resolution, (top, left, height, wide)
+        self.resolution, self.crop = resolution, crop
         network = getattr(models, f"mobilenet_{variant}")(num_classes=num_logits, width_mult=width)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                # Torchvision's V3 takes 0.01, with which means follow too slowly for trainings of a few epochs.
+                layer.momentum = 0.1
         # The layers behind the pooling belong to the features, the last one is the head.
         self.body, self.neck, self.fc = network.features, network.classifier[:-1], network.classifier[-1]
         self.num_features = self.fc.in_features

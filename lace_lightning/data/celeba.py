@@ -26,15 +26,13 @@ from .filling import IMAGES, fill
 SPLITS = ("train", "val", "test")
 # Pixels of an aligned picture, width and height.
 SIZE = (178, 218)
-# Left, top and side of the square in the middle, and of what FFHQ shows of a face: 4 times the distance of the eyes, which lie 38 pixels
-# apart about (88, 111) here, with the middle a tenth of the way from eyes to mouth.
-MIDDLE, LIKE_FFHQ = (0, 20, 178), (12, 39, 152)
+# Left, top and side of the square in the middle.
+MIDDLE = (0, 20, 178)
 # Pictures that are decoded between two savings.
 BATCH = 500
 # Where published archives and torchvision put the files.
 PLACES = ("", "celeba", "Anno", "Eval", "Img")
-# Young is coarse: two points on the scale of age, from which a network learns an order and not years. The chance of being bald is what
-# the squared error learns from yes and no.
+# Young is coarse: two points on the scale of age, from which a network learns an order and not years.
 YOUNG, OLD = 0.4, 0.7
 # CelebA's columns of the hair colours, by class; red has none.
 HAIR = {"black": "Black_Hair", "brown": "Brown_Hair", "blond": "Blond_Hair", "grey": "Gray_Hair"}
@@ -82,8 +80,9 @@ def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[
 def face_labels(names: Sequence[str], values: Tensor) -> Labels:
     """Turn CelebA's attributes, values (N, len(names)) of -1 and 1, into labels of `FACES_SCHEMA`.
 
-    Smile, glasses, gender and beard are its own; a hair colour is known where exactly one is ticked; age and bald are coarse (see
-    `YOUNG`); what a picture cannot tell, such as yaw or light, is not known. Raises LaceError for a missing attribute and another value.
+    Smile, glasses, gender and beard are its own (the last inverted); a hair colour is known where exactly one is ticked; bald is 1 or 0,
+    of which the squared error learns the chance, and age `YOUNG` or `OLD`. What it does not tell, such as yaw and light, is not known.
+    Raises LaceError for a missing attribute and another value.
     """
     missing = [name for name in ("Smiling", "Eyeglasses", "Male", "No_Beard", "Young", "Bald", *HAIR.values()) if name not in names]
     if missing:

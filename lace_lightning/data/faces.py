@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pytorch_lightning as pl
@@ -26,27 +26,32 @@ Faces = tuple[Tensor, Tensor, Tensor]
 
 
 class FaceBatches(AugmentedBatches):
-    """Batches (pictures uint8 (B, 3, R, R), labels (B, K), known (B, K)); labels `mirrored` are 1 - value where a picture is mirrored."""
+    """Batches (pictures uint8 (B, 3, R, R), labels (B, K), known (B, K)).
+
+    `mirrored` gives the attributes that a mirror turns round, each with its value for straight ahead, c: where a picture is mirrored
+    their labels v are 2c - v.
+    """
 
     def __init__(self, pictures: Tensor, labels: Labels, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1,
-                 pad: int = 0, flip: bool = False, mirrored: Sequence[str] = MIRRORED) -> None:
+                 pad: int = 0, flip: bool = False, mirrored: Mapping[str, float] | None = None) -> None:
         super().__init__(pictures, labels.values, batch_size, seed, rank, world_size, pad, flip)
-        self.known = labels.known
+        self.known, mirrored = labels.known, mirrored or {}
         self.turned = torch.tensor([name in mirrored for name in labels.schema.names])
+        self.twice = torch.tensor([2 * mirrored.get(name, 0.0) for name in labels.schema.names])
 
     def __iter__(self) -> Iterator[Faces]:
         for index, rows in self.rows():
             pictures, flipped = self.augmented(index, rows)
             labels = self.labels[rows]
-            yield pictures, torch.where(flipped[:, None] & self.turned, 1 - labels, labels), self.known[rows]
+            yield pictures, torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels), self.known[rows]
 
 
 class FacesDataModule(pl.LightningDataModule):
     """Faces for training image networks: the splits train, val and test that a subclass loads, train batches with augmentation.
 
-    `attributes` chooses a part of the schema (None: all of it). Train pictures are mirrored at random with `flip`, with the labels
-    `mirrored` as the mirror has them, and shifted by up to `pad`; `seed` decides their order. Raises LaceError for an unknown attribute,
-    and for a mirrored one that is discrete.
+    `attributes` chooses a part of the schema (None: all of it). Train pictures are mirrored at random with `flip`, with the labels of
+    the attributes `mirrored` as far on the other side of their mean (faces look to both sides alike), and shifted by up to `pad`; `seed`
+    decides their order. Raises LaceError for an unknown attribute, and for a mirrored one that is discrete.
     """
 
     def __init__(self, schema: Schema, attributes: Sequence[str] | None = None, batch_size: int = 256, test_batch_size: int = 500,
@@ -57,7 +62,7 @@ class FacesDataModule(pl.LightningDataModule):
         self.flip, self.pad, self.mirrored = flip, pad, tuple(mirrored)
         for name in self.mirrored:
             if name in self.schema.names and self.schema[name].kind == "discrete":
-                raise LaceError(f"A mirrored attribute must be continuous (v becomes 1 - v), and '{name}' is discrete: leave it out of "
+                raise LaceError(f"A mirrored attribute must be continuous (it changes sides), and '{name}' is discrete: leave it out of "
                                 "dataset.module.mirrored.")
         self.splits: dict[str, Faces] = {}
 
@@ -95,7 +100,14 @@ class FacesDataModule(pl.LightningDataModule):
     def _batches(self, split: str, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1, flip: bool = False,
                  pad: int = 0) -> FaceBatches:
         pictures, values, known = self.splits[split]
-        return FaceBatches(pictures, Labels(self.schema, values, known), batch_size, seed, rank, world_size, pad, flip, self.mirrored)
+        return FaceBatches(pictures, Labels(self.schema, values, known), batch_size, seed, rank, world_size, pad, flip, self._middles)
+
+    @property
+    def _middles(self) -> dict[str, float]:
+        """The mean of each mirrored attribute that the train split knows."""
+        _, values, known = self.splits["train"]
+        columns = {name: self.schema.index(name) for name in self.mirrored if name in self.schema.names}
+        return {name: float(values[known[:, k], k].mean()) for name, k in columns.items() if known[:, k].any()}
 
     def train_dataloader(self) -> FaceBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -79,6 +79,7 @@ def test_a_saved_classifier_labels_again(tmp_path: Path) -> None:
     ({"resolution": 16}, "at least 32, received 16"),
     ({"crop": (0.5, 0, 0.6, 1)}, "within the picture"),
     ({"crop": (0, 0, 0, 1)}, "within the picture"),
+    ({"crop": [0.8]}, r"received \[0\.8\]"),
 ])
 def test_wrong_arguments_are_refused(arguments: dict, words: str) -> None:
     with pytest.raises(LaceError, match=words):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lace_lightning import cli
 from lace_lightning.artifacts import read_json
+from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, CelebADataModule, celeba
 from lace_lightning.data.celeba import face_labels, read_table
 from lace_lightning.data.faces import FaceBatches
@@ -69,6 +70,9 @@ def test_cached_pictures_are_those_of_the_files(tmp_path: Path) -> None:
     shown = torch.cat([part[0] for part in data.splits.values()])
     assert shown.dtype == torch.uint8
     assert torch.equal(shown, files[:, :, 20:198])
+    for name, attribute in (("smile", "Smiling"), ("glasses", "Eyeglasses")):
+        column = torch.cat([part[1][:, FACES_SCHEMA.index(name)] for part in data.splits.values()])
+        assert column.tolist() == [number * 37 >> ATTRIBUTES.index(attribute) & 1 for number in range(COUNT)]
     small = _data(tmp_path / "r", resolution=38, box=(12, 39, 152))
     expected = torch.nn.functional.interpolate(files[:12, :, 39:191, 12:164].float(), (38, 38), mode="bilinear", antialias=True)
     # Pillow rounds after every axis.
@@ -125,17 +129,26 @@ def test_a_part_of_the_attributes(root: Path) -> None:
 def test_mirror_images_have_the_labels_of_the_mirror() -> None:
     pictures = torch.arange(2 * 4 * 4).reshape(2, 1, 4, 4).to(torch.uint8).repeat(50, 3, 1, 1)
     labels = Labels.constant(FACES_SCHEMA, 100, yaw=torch.rand(100), light3=torch.rand(100), light0=0.3, haircolor=4.0, age=0.6)
-    (shown, values, known), = FaceBatches(pictures, labels, 100, flip=True)
+    (shown, values, known), = FaceBatches(pictures, labels, 100, flip=True, mirrored={"yaw": 0.5, "light3": 0.4})
     mirrored = (shown == pictures.flip(-1)).flatten(1).all(1)
     assert 30 < mirrored.sum() < 70
     assert ((shown == pictures).flatten(1).all(1) ^ mirrored).all()
     for index, name in enumerate(FACES_SCHEMA.names):
         before, after = labels.values[:, index], values[:, index]
-        assert torch.equal(after, torch.where(mirrored, 1 - before, before) if name in ("yaw", "light3") else before), name
+        turned = {"yaw": 1 - before, "light3": (0.8 - before).clamp(0, 1)}.get(name, before)
+        torch.testing.assert_close(after, torch.where(mirrored, turned, before))
     assert torch.equal(known, labels.known)
     (shown, values, _), = FaceBatches(pictures, labels, 100)
     assert torch.equal(shown, pictures)
     assert torch.equal(values, labels.values)
+    # Faces look to both sides alike: straight ahead is the mean of what is known.
+    data = CelebADataModule()
+    data.splits = {"train": (pictures, labels.values, labels.known)}
+    batches = data.train_dataloader()
+    assert batches.turned.nonzero()[:, 0].tolist() == [FACES_SCHEMA.index("yaw"), FACES_SCHEMA.index("light3")]
+    assert float(batches.twice[FACES_SCHEMA.index("yaw")]) == pytest.approx(2 * float(labels.column("yaw").mean()))
+    labels.known[:, FACES_SCHEMA.index("yaw")] = False
+    assert data.train_dataloader().turned.nonzero()[:, 0].tolist() == [FACES_SCHEMA.index("light3")]
     with pytest.raises(LaceError, match="'gender' is discrete"):
         CelebADataModule(mirrored=["gender"])
 
@@ -236,3 +249,26 @@ def test_training_exports_a_labeler(name: str, root: Path, tmp_path: Path, monke
     assert labeler(torch.zeros(2, 3, 64, 64)).isfinite().all()
     figures = read_json(tmp_path / "first" / "metrics.json")["metrics"]
     assert {key.removeprefix("test_accuracy/") for key in figures if "/" in key} <= set(known)
+
+
+def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LACE_CELEBA", str(root))
+    for seed, name in enumerate(("ffhq_labeler", "ffhq_judge")):
+        torch.manual_seed(seed)
+        classifier = AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "width": 0.25, "resolution": 32})
+        classifier.save(f"{name}.safetensors")
+    command = ["+experiment=portraits_check", "dataset=celeba", "dataset.module.resolution=32", "logger=csv", "metrics.num_samples=10",
+               "labeler=faces", "judge=faces", "hydra.run.dir=out"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "must know the attributes of the data set, smile" in capsys.readouterr().err
+    cli.main([*command, "dataset.module.attributes=null"])
+    figures = read_json(tmp_path / "out" / "metrics.json")["metrics"]
+    assert 0 <= figures["labeler/smile"] <= 1
+    assert "judge/yaw" not in figures
+    assert 0 <= figures["agreement/yaw"] <= 1
+    rows = {line.split()[0]: line.split()[-3:] for line in capsys.readouterr().out.splitlines() if line.startswith(("yaw", "smile"))}
+    assert rows["yaw"][:2] == ["-", "-"]
+    assert "-" not in rows["smile"]
