@@ -43,7 +43,7 @@ def test_half_as_many_where_memory_runs_out() -> None:
     calls.clear()
     list(chunks(function, rows, 1))
     assert calls == [2, 2, 2, 2, 1]  # what was too much is not tried again
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="going on with 1"):
         list(chunks(lambda part: function(rows), rows, 1))
 
 
