@@ -43,6 +43,8 @@ bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_convert.py
 	$(RUN) benchmarks/bench_portraits.py
 	$(RUN) benchmarks/bench_editing.py
+	$(RUN) benchmarks/bench_large.py
+	$(RUN) benchmarks/bench_stylegan3.py
 
 clean:  ## remove the environment, results and caches of this checkout
 	rm -rf $(VENV) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -43,6 +46,26 @@ def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
             _synchronize()
             seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak(function: Callable[[], object]) -> float:
+    """Return by how many MiB the memory in use grows while a function runs, once warm: the GPU's, or all that the process has (Linux)."""
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is in use now
+    before_kib = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before_kib) / 1024
+
+
+def _status(name: str) -> int:
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
 
 
 def table(title: str, seconds: dict[str, float], baseline: str) -> None:

@@ -15,6 +15,8 @@ from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.classifiers.latent import LatentMLP
 from lace_lightning.generators.stylegan2 import read_network
 from lace_lightning.generators.stylegan2_networks import StyleGAN2Network, SynthesisBlock
+from lace_lightning.generators.stylegan3_layers import AliasFreeLayer
+from lace_lightning.generators.stylegan3_networks import StyleGAN3Network
 from lace_lightning.labelers import Labeler
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
@@ -50,8 +52,11 @@ def enlarge(image: Tensor, taps: Tensor) -> Tensor:
 class PlainGenerator(nn.Module):
     """z -> w -> pictures with the weights of a trained network, float32, contiguous, one grouped convolution a layer."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str | StyleGAN2Network) -> None:
         super().__init__()
+        if isinstance(name, StyleGAN2Network):
+            self.network = name
+            return
         state, settings = read_network(name)
         self.network = StyleGAN2Network(**settings["network"]).eval().requires_grad_(False)
         self.network.load_state_dict(state)
@@ -78,6 +83,51 @@ class PlainGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.synthesis(self.mapping(z))
+
+
+def resampled(x: Tensor, taps: Tensor | None, up: int, down: int, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """Put up - 1 zeros after every pixel, pad (or crop), filter with gain up², keep every `down`-th pixel."""
+    batch, channels, height, width = x.shape
+    x = F.pad(x[:, :, :, None, :, None], (0, up - 1, 0, 0, 0, up - 1)).reshape(batch, channels, height * up, width * up)
+    x = F.pad(x, (*padding, *padding))
+    if taps is not None and taps.ndim == 2:
+        x = F.conv2d(x, (taps.flip(0, 1) * up**2).expand(channels, 1, -1, -1), groups=channels)
+    elif taps is not None:
+        line = (taps.flip(0) * up).expand(channels, 1, 1, -1)
+        x = F.conv2d(F.conv2d(x, line.transpose(2, 3), groups=channels), line, groups=channels)
+    return x[:, :, ::down, ::down]
+
+
+def alias_free(layer: AliasFreeLayer, x: Tensor, w: Tensor) -> Tensor:
+    """Apply a layer of StyleGAN3: one kernel a sample; leaky-ReLU between a filtered upsampling and a filtered downsampling."""
+    style, weight, resample = layer.affine(w), layer.weight, layer.resample
+    if layer.to_rgb:
+        style = style / math.sqrt(weight.shape[1])
+    else:
+        weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
+        style = style * style.square().mean(1, keepdim=True).rsqrt()
+    kernel = weight[None] * style[:, None, :, None, None]
+    if not layer.to_rgb:
+        kernel = kernel * (kernel.square().sum((2, 3, 4)) + 1e-8).rsqrt()[:, :, None, None, None]
+    kernel = kernel * layer.magnitude_ema.rsqrt()
+    batch, _, height, width = x.shape
+    y = F.conv2d(x.reshape(1, -1, height, width), kernel.flatten(0, 1), padding=layer.size - 1, groups=batch)
+    y = y.reshape(batch, -1, *y.shape[2:]) + layer.bias[:, None, None]
+    taps = 1 if layer.up_filter is None else len(layer.up_filter)
+    total = resample.inner_size - y.shape[-1] * resample.up + taps - 1
+    low = (total + resample.up) // 2
+    y = resampled(y, layer.up_filter, resample.up, 1, (low, total - low))
+    y = y if layer.to_rgb else F.leaky_relu(y, 0.2) * math.sqrt(2)
+    return resampled(y.clamp(-layer.conv_clamp, layer.conv_clamp), layer.down_filter, 1, resample.down)
+
+
+def plain_stylegan3(network: StyleGAN3Network, ws: Tensor) -> Tensor:
+    """Turn ws (B, L, Dw) into pictures, float32, contiguous; Fourier features as they are."""
+    synthesis = network.synthesis
+    x = synthesis.input(ws[:, 0])
+    for index, name in enumerate(synthesis.layer_names, start=1):
+        x = alias_free(getattr(synthesis, name), x.contiguous(), ws[:, index])
+    return x * synthesis.output_scale
 
 
 # ---------------------------------------------------------------------------------------------- sampling

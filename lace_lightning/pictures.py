@@ -29,5 +29,8 @@ def shrunk(images: Tensor, side: int = 256) -> Tensor:
     factor = -(-max(images.shape[-2:]) // side)
     if factor <= 1:
         return images
+    small = images.new_empty(*images.shape[:2], *(side // factor for side in images.shape[2:]))
     # One by one, so that no more than one is held as numbers.
-    return torch.stack([F.avg_pool2d(image.float(), factor).round().byte() for image in images])
+    for place, image in zip(small, images, strict=True):
+        place.copy_(F.avg_pool2d(image.float(), factor).round())
+    return small

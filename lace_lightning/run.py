@@ -65,7 +65,7 @@ from .modules.identity import IdentityTraining
 from .modules.image_classifier import ImageClassifierTraining
 from .modules.latent_classifier import LatentClassifier
 from .modules.losses import attribute_scores
-from .pictures import numbers, to_bytes
+from .pictures import numbers, shrunk, to_bytes
 from .portraits import attribute_rows
 from .query import Query, parse
 from .report import results_table, text_table
@@ -484,25 +484,29 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
                         f"{', '.join(schema.names)}: choose others, or another dataset.module.attributes where it has that.")
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
-    with torch.no_grad():
-        generated = torch.cat([generator.pictures(generator.mapping(generator.prior(
-            min(size, count - first), cfg.metrics.seed, first, device))).cpu() for first in range(0, count, size)])
 
     def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([who(part.to(device)).cpu() for part in numbers(images)])
+
+    with torch.no_grad():
+        shown, seen = [], []
+        for first in range(0, count, size):
+            images = generator.pictures(generator.mapping(generator.prior(min(size, count - first), cfg.metrics.seed, first, device)))
+            seen.append([logits(who, images) for who in (labeler, judge)])
+            shown.append(shrunk(images[: max(80 - first, 0)].cpu()))
 
     # What the data set cannot tell is measured by nobody.
     told = known[0].any(0).tolist() if known else [True] * len(schema)
     scores = {who: {name: score for (name, score), some in zip(
         attribute_scores(schema, logits(network, pictures), truth, *known).items(), told, strict=True) if some}
         for who, network in (("labeler", labeler), ("judge", judge))}
-    scores["agreement"] = attribute_scores(schema, logits(labeler, generated), logits(judge, generated))
+    scores["agreement"] = attribute_scores(schema, *map(torch.cat, zip(*seen, strict=True)))
     metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
     rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error",
              *(float(column[a.name]) if a.name in column else None for column in scores.values())] for a in schema]
     summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {_name(cfg.generator)}\n"
                f"{text_table(['attribute', '', *scores], rows)}")
-    grid = labelled_grid(list(generated[:80].split(10)), [""] * -(-min(count, 80) // 10), f"{_name(cfg.generator)}, uncurated")
+    grid = labelled_grid(list(torch.cat(shown).split(10)), [""] * -(-min(count, 80) // 10), f"{_name(cfg.generator)}, uncurated")
     _write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
                                   "judge": judge.digest, "generator": generator.digest}, grid, summary=summary)
     return metrics
@@ -524,10 +528,14 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
             a, b = (generator.broadcast(generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device)))
                     for offset in (0, OTHER_SEEDS))
             states = [a, *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)), b]
-            pictures = [generator.pictures(ws) for ws in states]
-            logits = torch.stack([torch.cat([labeler(part) for part in numbers(images)]) for images in pictures])
+            looks = []
+            for ws in states:
+                images = generator.pictures(ws)
+                looks.append(torch.cat([labeler(part) for part in numbers(images)]))
+                if first == 0:
+                    rows.append(shrunk(images[: cfg.task.columns]).cpu())
+        logits = torch.stack(looks)
         measure.update(logits[0], logits[-1], logits[1:-1])
-        rows = rows or [images[: cfg.task.columns].cpu() for images in pictures]
     shares = measure.compute().cpu()
     schema, layers = labeler.schema, range(generator.num_ws)
     metrics = {f"layer{i}/{a.name}": float(shares[i, k]) for i in layers for k, a in enumerate(schema)}

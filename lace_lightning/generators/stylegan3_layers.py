@@ -200,8 +200,9 @@ class AliasFreeLayer(nn.Module):
         """Return how many numbers are alive at the peak for each picture of a batch: before the filters, or inside them."""
         outputs, inputs = self.weight.shape[:2]
         before = (2 * inputs + outputs) * self.in_size**2
-        # The enlarged map is put together from its phases.
-        return max(before, (inputs + outputs) * self.in_size**2 + 2 * outputs * self.resample.inner_size**2)
+        # The enlarged map is put together from its phases, beside those that were enlarged along one axis.
+        inner = self.resample.inner_size
+        return max(before, (inputs + outputs) * self.in_size**2 + 2 * outputs * inner * (inner + self.in_size))
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
         def make(weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 
 from lace_lightning.artifacts import read_json
-from lace_lightning.data import LatentPairsDataModule, make_pairs
+from lace_lightning.data import LatentPairsDataModule, keep_pictures, make_pairs
 from lace_lightning.data import pairs as pairs_module
 from lace_lightning.data.batches import TensorBatches
 from lace_lightning.errors import LaceError
@@ -100,3 +100,27 @@ def test_a_classifier_learns_in_every_space(tiny_generator, tiny_labeler, tmp_pa
     again = type(module.classifier).load(tmp_path / "c.safetensors")
     u = pairs.latents(space)[:5]
     torch.testing.assert_close(again(u.float() / 127.5 - 1 if space == "x" else u), module.eval()(u).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_pairs_without_pictures(tiny_generator, tiny_labeler, tmp_path) -> None:
+    whole = make_pairs(tmp_path / "whole", tiny_generator, tiny_labeler, 20, batch_size=8, progress=False)
+    bare = make_pairs(tmp_path / "bare", tiny_generator, tiny_labeler, 20, batch_size=8, progress=False, pictures=False)
+    assert bare.names == ("z", "w", "logits", "labels")
+    assert not (tmp_path / "bare" / "images.npy").exists()
+    for name in bare.names:
+        assert torch.equal(bare.array(name), whole.array(name)), name
+    with pytest.raises(LaceError, match="pairs_pictures=true"):
+        bare.latents("x")
+    with pytest.raises(LaceError, match="use another folder"):
+        make_pairs(tmp_path / "bare", tiny_generator, tiny_labeler, 20, progress=False)
+
+
+def test_pictures_are_stored_where_they_are_needed_or_small(tiny_generator) -> None:
+    few, many = 10, 2**32 // (3 * 8 * 8) + 1
+    assert [keep_pictures("auto", tiny_generator, count, space) for count in (few, many) for space in "wx"] == [True, True, False, True]
+    assert keep_pictures(True, tiny_generator, many, "w")
+    assert not keep_pictures(False, tiny_generator, few, "w")
+    with pytest.raises(LaceError, match="is false"):
+        keep_pictures(False, tiny_generator, few, "x")
+    with pytest.raises(LaceError, match="auto, true or false"):
+        keep_pictures("maybe", tiny_generator, few, "w")

@@ -1,0 +1,26 @@
+"""Pictures of pictures."""
+
+from __future__ import annotations
+
+import torch
+
+from lace_lightning.callbacks.grids import GAP, MARGIN, labelled_grid
+from lace_lightning.pictures import numbers, shrunk
+
+
+def test_large_pictures_become_tiles_of_their_means() -> None:
+    images = torch.randint(256, (2, 3, 1024, 1024), dtype=torch.uint8)
+    tiles = shrunk(images)
+    assert tiles.shape == (2, 3, 256, 256)
+    assert tiles[1, 2, 3, 4] == images[1, 2, 12:16, 16:20].double().mean().round()
+    assert shrunk(tiles) is tiles
+    assert shrunk(images[..., :300, :300]).shape == (2, 3, 150, 150)
+    grid = labelled_grid([images, images], ["", ""])
+    assert grid.size == (2 * (256 + GAP) + 2 * MARGIN, 2 * (256 + GAP) + 2 * MARGIN)
+
+
+def test_numbers_come_in_parts() -> None:
+    images = torch.randint(256, (5, 3, 2, 2), dtype=torch.uint8)
+    parts = list(numbers(images, 2))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(parts), images / 127.5 - 1)
