@@ -32,6 +32,7 @@ lace_lightning: control a frozen image generator by attribute.
   python -m lace_lightning -m +experiment=<name> key=a,b          sweep over values, in one process; the same command resumes
   python -m lace_lightning +experiment=<name> --cfg job           show its configuration
   debug=fast                                                      shrink any experiment to seconds
+  --config-dir my_conf labeler=cats                               with YAML files of your own: my_conf/labeler/cats.yaml
   LACE_TRACEBACK=1                                                show tracebacks of errors
   LACE_OFFLINE=1                                                  download no network; say where to put its file by hand
 
@@ -82,9 +83,9 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     arguments = [_quoted(argument) for argument in arguments]
     debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
     others = [re.sub(r"^experiment=", "+experiment=", a) for a in arguments if not re.match(r"^\+?debug=", a)]
-    # Options of Hydra may follow the overrides, and its parser wants all overrides in one place.
-    last = max((index + 1 for index, a in enumerate(others) if "=" in a and not a.startswith("-")), default=0)
-    return others[:last] + debug + others[last:]
+    # Options of Hydra's may stand anywhere, and its parser wants all overrides in one place.
+    overrides = [a for a in others if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+    return overrides + debug + [a for a in others if a not in overrides]
 
 
 def _quoted(argument: str) -> str:
@@ -105,10 +106,17 @@ def check_choices(arguments: Sequence[str]) -> None:
         group = config_folder() / key.lstrip("+")
         if not value or "/" in key or not group.is_dir():
             continue
-        names = [name for name, _ in describe(key.lstrip("+"))]
+        names = [name for name, _ in describe(key.lstrip("+"))] + _own_choices(arguments, key.lstrip("+"))
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
                 raise LaceError(f"There is no {key.lstrip('+')} '{choice}': choose one of {', '.join(names)}.{suggest(choice, names)}")
+
+
+def _own_choices(arguments: Sequence[str], group: str) -> list[str]:
+    """Return the files of a group in the user's own folder of configuration (--config-dir)."""
+    joined = "\0".join(arguments)
+    folders = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", joined)
+    return [path.stem for folder in folders for path in sorted((Path(folder) / group).glob("*.yaml"))]
 
 
 def _fail(error: BaseException) -> None:

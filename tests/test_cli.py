@@ -431,6 +431,7 @@ def test_a_killed_training_is_no_success_and_goes_on(tmp_path: Path, cache: Path
 
 def test_debug_goes_last() -> None:
     assert cli.normalize(["debug=fast", "experiment=a", "x=1"]) == ["+experiment=a", "x=1", "+debug=fast"]
+    assert cli.normalize(["--config-dir", "c", "-m", "a=1", "--cfg", "job", "~b"]) == ["a=1", "~b", "--config-dir", "c", "-m", "--cfg", "job"]
     assert cli.normalize(["query=label == ship", "query=label", "query.text=label == *"]) == [
         'query.text="label == ship"', "query=label", 'query.text="label == *"']
     assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'task.edits=["a == 1"]', "task.edits=[]"]) == [

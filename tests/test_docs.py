@@ -56,6 +56,9 @@ def there(files, tmp_path, monkeypatch) -> Path:
     for index in range(4):
         picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{index}.png")
+    (tmp_path / "my_conf" / "labeler").mkdir(parents=True)
+    text = next(block for page in DOCS for block in blocks(page, "yaml"))
+    (tmp_path / "my_conf" / "labeler" / "cats.yaml").write_text(text.replace("confidence: 0.6", "confidence: 0"))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
     return tmp_path
 
@@ -70,7 +73,7 @@ def overrides(words: list[str], files, folder: Path) -> list[str]:
     result = list(QUICK)
     if "your_attribute" in line:
         labeler, judge = (clip_weights(files, folder)[i : i + 2] for i in (0, 2))
-        result += judge if re.search(r"labeler=(?!clip)", line) else [*labeler, *judge]
+        result += judge if re.search(r"labeler=(?!clip|cats)", line) else [*labeler, *judge]
         result += ["labeler.resolution=32"] if "labeler=torchvision" in line else []
     # Inception's weights are a download.
     return result + (["metrics.fid=judge"] if "metrics.reference" in line else [])
