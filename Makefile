@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10
 	$(RUN) -m lace_lightning +experiment=cifar10_ode
 
 test: $(VENV)/tools  ## build the environment and run the tests
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/tools  ## ruff, mypy and the import rules
 	$(VENV)/bin/ruff check .

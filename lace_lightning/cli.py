@@ -66,7 +66,8 @@ def overview() -> str:
     parts = [USAGE]
     groups = (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Correctors of flows (corrector=...)", "corrector"),
               ("Methods: sampler, corrector and target (+method=...)", "method"), ("Generators (generator=...)", "generator"),
-              ("Classifiers (classifier=...)", "classifier"), ("Tasks", "task"), ("Loggers (logger=...)", "logger"))
+              ("Labelers (labeler=...; most are judges too, judge=...)", "labeler"), ("Classifiers (classifier=...)", "classifier"),
+              ("Data sets (dataset=...)", "dataset"), ("Tasks", "task"), ("Loggers (logger=...)", "logger"))
     for title, group in groups:
         entries = describe(group)
         width = max(len(name) for name, _ in entries)

@@ -105,9 +105,9 @@ def test_a_classifier_learns_in_every_space(tiny_generator, tiny_labeler, tmp_pa
 def test_pairs_without_pictures(tiny_generator, tiny_labeler, tmp_path) -> None:
     whole = make_pairs(tmp_path / "whole", tiny_generator, tiny_labeler, 20, batch_size=8, progress=False)
     bare = make_pairs(tmp_path / "bare", tiny_generator, tiny_labeler, 20, batch_size=8, progress=False, pictures=False)
-    assert bare.names == ("z", "w", "logits", "labels")
+    assert bare.arrays == ("z", "w", "logits", "labels")
     assert not (tmp_path / "bare" / "images.npy").exists()
-    for name in bare.names:
+    for name in bare.arrays:
         assert torch.equal(bare.array(name), whole.array(name)), name
     with pytest.raises(LaceError, match="pairs_pictures=true"):
         bare.latents("x")
