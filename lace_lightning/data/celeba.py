@@ -163,8 +163,7 @@ class CelebADataModule(FacesDataModule):
 
     def _pictures(self, split: str, names: list[str]) -> Tensor:
         """Return the pictures (N, 3, R, R) uint8, memory-mapped, after decoding what is not in the cache."""
-        state = self.source.stat()
-        key = digest({"names": names, "source": [state.st_size, state.st_mtime_ns], "box": self.box, "resolution": self.resolution})
+        key = digest({"names": names, "files": _stamp(self.files), "box": self.box, "resolution": self.resolution})
 
         def make(count: int, first: int) -> dict[str, Tensor]:
             return {IMAGES: torch.stack([self._decode(name) for name in names[first : first + count]])}
@@ -179,28 +178,40 @@ class CelebADataModule(FacesDataModule):
         try:
             with Image.open(io.BytesIO(self._read(name))) as picture:
                 if picture.size != SIZE:
-                    raise LaceError(f"Aligned pictures of CelebA are {SIZE[0]}x{SIZE[1]}, and '{name}' in '{self.source}' is "
+                    raise LaceError(f"Aligned pictures of CelebA are {SIZE[0]}x{SIZE[1]}, and '{name}' in '{self.files}' is "
                                     f"{picture.width}x{picture.height}: give img_align_celeba.")
                 # Bilinear is antialiased in Pillow; cut first, or the filter reaches beyond the box.
                 square = picture.convert("RGB").crop((left, top, left + side, top + side))
                 square = square.resize((self.resolution, self.resolution), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise LaceError(f"The picture '{name}' in '{self.source}' could not be read ({error}): get it again.") from error
+            raise LaceError(f"The picture '{name}' in '{self.files}' could not be read ({error}): get it again.") from error
         return torch.from_numpy(np.asarray(square).transpose(2, 0, 1).copy())
 
     @cached_property
-    def source(self) -> Path:
+    def files(self) -> Path:
         """The folder or the zip with the pictures."""
         return self._find("img_align_celeba", "img_align_celeba.zip")
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the train pictures depend on, and their shape."""
+        return {"split": "train", "files": _stamp(self.files), "partition": _stamp(self._find("list_eval_partition.txt")),
+                "limit": self.limit, "resize": f"box {list(self.box)}, bilinear to {self.resolution}x{self.resolution}",
+                "shape": [3, self.resolution, self.resolution]}
+
     def _read(self, name: str) -> bytes:
-        return (self.source / name).read_bytes() if self._archive is None else self._archive.read(f"img_align_celeba/{name}")
+        return (self.files / name).read_bytes() if self._archive is None else self._archive.read(f"img_align_celeba/{name}")
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile | None:
-        if self.source.is_dir():
+        if self.files.is_dir():
             return None
         try:
-            return zipfile.ZipFile(self.source)
+            return zipfile.ZipFile(self.files)
         except (zipfile.BadZipFile, OSError) as error:
-            raise LaceError(f"'{self.source}' must be a zip archive and is not ({error}): get the file again.") from error
+            raise LaceError(f"'{self.files}' must be a zip archive and is not ({error}): get the file again.") from error
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return what tells a file or a folder from what lay there before."""
+    return [path.stat().st_size, path.stat().st_mtime_ns]

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..artifacts import Cache, digest
 from ..errors import LaceError
 from ..generators import Generator
-from ..pictures import to_bytes
 from ..schema import Labels, Schema
 from .cifar10 import spread
 from .faces import MIRRORED, Faces, FacesDataModule
@@ -75,19 +74,24 @@ class PairPicturesDataModule(FacesDataModule):
         pictures, (labels, known) = self._pictures(), self.chosen(self.pairs.labels()[self.rows])
         return {split: (pictures[part], labels[part], known[part]) for split, part in parts.items()}
 
-    @torch.no_grad()
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the train pictures depend on, and their shape."""
+        return {"split": "train", "pairs": self.pairs.meta["key"], "generator": self.generator.digest, "count": len(self.pairs),
+                "limit": self.limit, "fractions": list(self.fractions), "resize": f"area to {self.resolution}x{self.resolution}",
+                "shape": [self.generator.image_shape[0], self.resolution, self.resolution]}
+
     def _pictures(self) -> Tensor:
         """Return the pictures (M, C, R, R) uint8, memory-mapped, after making what is not in the cache."""
-        key = digest({"pairs": self.pairs.meta["key"], "generator": self.generator.digest, "resolution": self.resolution,
-                      "count": len(self.pairs), "limit": self.limit})
+        key = digest({name: value for name, value in self.source.items() if name not in ("split", "fractions")})
         w = self.pairs.array("w")[self.rows]
         generator = self.generator.to(self.trainer.strategy.root_device if self.trainer else self.generator.device)
 
         def make(count: int, first: int) -> dict[str, Tensor]:
-            pictures = generator.synthesis(w[first : first + count].to(generator.device))
-            return {IMAGES: to_bytes(F.interpolate(pictures, (self.resolution, self.resolution), mode="area"))}
+            return {IMAGES: torch.cat([F.interpolate(part.float(), (self.resolution, self.resolution), mode="area").round().byte().cpu()
+                                       for part in generator.parts(w[first : first + count].to(generator.device))])}
 
-        shapes = {IMAGES: (generator.image_shape[0], self.resolution, self.resolution)}
+        shapes = {IMAGES: tuple(self.source["shape"])}
         folder = fill(Cache(self.cache).folder("pair_pictures", key), {"key": key, "count": len(w)}, shapes, make,
                       self.synthesis_batch_size, "pictures of pairs", self.progress)
         return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lace_lightning import cli
-from lace_lightning.artifacts import read_json
+from lace_lightning.artifacts import digest, read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, CelebADataModule, celeba
 from lace_lightning.data.celeba import face_labels, read_table
@@ -94,7 +94,9 @@ def test_a_zip_is_read_without_unpacking_and_so_are_the_folders_of_the_publicati
     with Image.open(root / "img_align_celeba" / "000013.jpg") as image:
         first = torch.from_numpy(np.asarray(image)[20:198].copy()).permute(2, 0, 1)
     assert torch.equal(data.splits["val"][0][0], first)
-    assert data.source.name == "img_align_celeba.zip"
+    assert data.files.name == "img_align_celeba.zip"
+    assert data.source["shape"] == [3, 178, 178]
+    assert digest(data.source) != digest(_data(packed, box=(0, 0, 178)).source)
 
 
 def test_labels_say_what_celeba_says_and_no_more() -> None:

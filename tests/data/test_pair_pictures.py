@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lace_lightning import cli
-from lace_lightning.artifacts import read_json
+from lace_lightning.artifacts import digest, read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, LatentPairsDataModule, PairPicturesDataModule, make_pairs
 from lace_lightning.data.filling import fill
@@ -140,3 +140,12 @@ def test_fine_tuning_on_pairs_begins_from_what_celeba_taught(name: str, tmp_path
     assert labeler.schema == FACES_SCHEMA
     images = load_generator("portraits_generator")(torch.randn(2, 128))
     assert labeler(images).isfinite().all()
+
+
+def test_distances_may_be_measured_to_the_pictures(tiny_generator, tmp_path: Path) -> None:
+    """What a reference is kept by changes with everything that the pictures depend on."""
+    data = _data(tiny_generator, tmp_path)
+    keys = [digest(_data(tiny_generator, tmp_path, **options).source) for options in (
+        {}, {"resolution": 2}, {"fractions": (0.3, 0.3)}, {"limit": 30}, {"pairs": Pairs(tiny_generator, 50)})]
+    assert len(set(keys)) == 5
+    assert list(data.train_pictures().shape[1:]) == data.source["shape"]
