@@ -36,11 +36,11 @@ def main() -> None:
             table(f"{name}: {options.count} pictures from z", side_by_side(variants, options.rounds), "plain z -> picture")
             many = ours["float32"].prior(512, seed=1).to(device)
             variants = {}
-            for size in (16, 32, 64, 128, 256):
+            for size in (16, 32, 64, 128, 256, "auto"):
                 for key in ("float32", "auto"):
                     generator = lace.load_generator(name, precision=key, max_batch=size).to(device)
-                    variants[f"max_batch {size:>3}, {key}"] = lambda g=generator, z=many: g(z)
-            table(f"{name}: 512 pictures from z", side_by_side(variants, min(3, options.rounds)), "max_batch  64, float32")
+                    variants[f"max_batch {size!s:>4}, {key}"] = lambda g=generator, z=many: g(z)
+            table(f"{name}: 512 pictures from z", side_by_side(variants, min(3, options.rounds)), "max_batch   64, float32")
             truth = plain(z)
             print(f"\n{name}: largest and mean difference from the plain pictures, in pixels of 0 .. 255")
             for key, generator in ours.items():

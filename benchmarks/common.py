@@ -49,8 +49,7 @@ def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
 
 
 def peak(function: Callable[[], object]) -> float:
-    """Return by how many MiB the memory in use grows while a function runs, once warm: the GPU's, or all that the process has (Linux)."""
-    function()
+    """Return by how many MiB the memory in use grows while a warm function runs: the GPU's, or all that the process has (Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

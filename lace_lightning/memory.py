@@ -87,8 +87,8 @@ class Chunks:
     found to be too much is not tried again. Raises LaceError for a size that is neither "auto" nor at least 1.
     """
 
-    # A processor is no faster with more at a time: measured.
-    enough = 2**29
+    # A processor is no faster with more at a time, and slower with much more: measured.
+    enough = 2**26
 
     def __init__(self, size: int | str | None = "auto", memory: float | None = None) -> None:
         if size != "auto" and not (isinstance(size, int) and size >= 1):

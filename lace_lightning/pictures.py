@@ -19,9 +19,14 @@ def from_bytes(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
 
 
-def numbers(images: Tensor, size: int = 100) -> Iterator[Tensor]:
-    """Yield uint8 pictures in [-1, 1], `size` at a time: as numbers they take four times the memory."""
-    yield from map(from_bytes, images.split(size))
+def at_a_time(images: Tensor, count: int = 100) -> int:
+    """Return how many pictures (N, C, H, W) a network looks at together: `count` of up to 64x64, of larger ones as many pixels."""
+    return max(1, min(count, count * 64**2 // max(1, images.shape[-2] * images.shape[-1])))
+
+
+def numbers(images: Tensor) -> Iterator[Tensor]:
+    """Yield uint8 pictures in [-1, 1], a few at a time: as numbers they take four times the memory."""
+    yield from map(from_bytes, images.split(at_a_time(images)))
 
 
 def shrunk(images: Tensor, side: int = 256) -> Tensor:

@@ -61,22 +61,33 @@ class Resampler:
 
     `padding` counts the zeros before the upsampled picture (negative: cropped). Every filter is a depthwise convolution along
     one axis over pixels that exist: zeros are not inserted and nothing is computed that is dropped later. (A radial filter is
-    one convolution along both axes.) The inner picture is large, so samples pass one by one above `budget` numbers.
+    one convolution along both axes.) The inner picture is large, so above `budget` numbers samples pass one by one, and their
+    channels in groups: on a processor, the inner picture then stays in the cache.
     """
 
-    budget = 2**24
+    budget = 2**21
 
     def __init__(self, up: int, down: int, padding: int, out_size: int, down_taps: int) -> None:
-        self.up, self.down, self.phases = up, down, phases(up, padding)
+        self.up, self.down, self.phases, self.out_size = up, down, phases(up, padding), out_size
         self.inner_size = (out_size - 1) * down + down_taps
         self.kept = Kept()
 
     def __call__(self, x: Tensor, up_filter: Tensor | None, down_filter: Tensor | None,
                  activate: Callable[[Tensor], Tensor]) -> Tensor:
-        large = x.shape[0] * x.shape[1] * self.inner_size**2 > self.budget
-        parts = x.split(1) if large else (x,)
-        results = [self._downsample(activate(self._upsample(part, up_filter)), down_filter) for part in parts]
-        return results[0] if len(results) == 1 else torch.cat(results)
+        def resample(x: Tensor) -> Tensor:
+            return self._downsample(activate(self._upsample(x, up_filter)), down_filter)
+
+        group = self.channels_at_once(x.shape[1], x.device)
+        if len(x) * x.shape[1] * self.inner_size**2 <= self._budget(x.device):
+            return resample(x)
+        return torch.cat([torch.cat([resample(part) for part in sample.split(group, dim=1)], dim=1) for sample in x.split(1)])
+
+    def _budget(self, device: torch.device) -> int:
+        return self.budget if device.type == "cpu" else 8 * self.budget
+
+    def channels_at_once(self, channels: int, device: torch.device) -> int:
+        """Return how many channels of a sample are resampled at a time where the inner picture is large."""
+        return min(channels, max(16, self._budget(device) // self.inner_size**2 // 16 * 16))
 
     def _filter(self, x: Tensor, taps: Tensor, axis: int, first: int = 0, step: int = 1, gain: int = 1, stride: int = 1) -> Tensor:
         """Convolve each channel with every `step`-th tap of the turned filter; axis 2 or 3, or 0 for both."""
@@ -196,13 +207,13 @@ class AliasFreeLayer(nn.Module):
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
         self.kept = Kept()
 
-    def numbers_per_picture(self) -> int:
-        """Return how many numbers are alive at the peak for each picture of a batch: before the filters, or inside them."""
+    def numbers_per_picture(self, device: torch.device) -> int:
+        """Return how many numbers are alive at the peak for each picture of a batch: around the convolution, or inside the filters."""
         outputs, inputs = self.weight.shape[:2]
-        before = (2 * inputs + outputs) * self.in_size**2
+        area, inner, group = self.in_size**2, self.resample.inner_size, self.resample.channels_at_once(len(self.weight), device)
         # The enlarged map is put together from its phases, beside those that were enlarged along one axis.
-        inner = self.resample.inner_size
-        return max(before, (inputs + outputs) * self.in_size**2 + 2 * outputs * inner * (inner + self.in_size))
+        filters = 2 * group * inner * (inner + self.in_size) + (2 * outputs * self.resample.out_size**2 if group < outputs else 0)
+        return max((2 * inputs + 2 * outputs) * area, (inputs + outputs) * area + filters)
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
         def make(weight: Tensor) -> Tensor:

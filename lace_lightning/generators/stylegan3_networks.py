@@ -49,7 +49,7 @@ class AliasFreeSynthesis(nn.Module):
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
         """Return how many bytes of feature maps are alive at the peak of `forward`, for each picture of a batch."""
-        return dtype.itemsize * max(getattr(self, name).numbers_per_picture() for name in self.layer_names)
+        return dtype.itemsize * max(getattr(self, name).numbers_per_picture(device) for name in self.layer_names)
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         """Render ws (B, L, Dw). `noise_mode` is that of StyleGAN2 and changes nothing: these networks have no noise."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import ImageNetwork
 from ..errors import LaceError
+from ..pictures import at_a_time
 from ..precision import check_precision, compute_dtype
 from ..schema import Labels, Schema
 from ..weights import weight_path
@@ -24,7 +25,8 @@ class Labeler(nn.Module):
 
     `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`: 1 is the
     picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is that of the
-    convolutions, "auto" the fastest that the device has natively. Below `confidence`, the largest probability of a discrete
+    convolutions, "auto" the fastest that the device has natively. It looks at `max_batch` pictures at a time, at fewer where they are
+    larger than 64x64 (`at_a_time`). Below `confidence`, the largest probability of a discrete
     attribute, its label is unknown.
     Raises LaceError for weights that are no image classifier, for another number of views, and for a confidence outside [0, 1].
     """
@@ -72,7 +74,7 @@ class Labeler(nn.Module):
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, F) of the pictures as they are, and logits (B, L)."""
         results = []
-        for part in images.split(self.max_batch):
+        for part in images.split(at_a_time(images, self.max_batch)):
             features, logits = self._run(part)
             others = [self._run(view)[1] for view in self._other_views(part)]
             results.append((features, torch.stack([logits, *others]).mean(0)))
@@ -88,7 +90,7 @@ class Labeler(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return features (B, F) of the pictures as they are."""
-        return torch.cat([self._run(part)[0] for part in images.split(self.max_batch)])
+        return torch.cat([self._run(part)[0] for part in images.split(at_a_time(images, self.max_batch))])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features_and_logits(images)[1]

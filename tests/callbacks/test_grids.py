@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lace_lightning.callbacks.grids import GAP, MARGIN, labelled_grid
-from lace_lightning.pictures import numbers, shrunk
+from lace_lightning.pictures import at_a_time, numbers, shrunk
 
 
 def test_large_pictures_become_tiles_of_their_means() -> None:
@@ -19,8 +19,9 @@ def test_large_pictures_become_tiles_of_their_means() -> None:
     assert grid.size == (2 * (256 + GAP) + 2 * MARGIN, 2 * (256 + GAP) + 2 * MARGIN)
 
 
-def test_numbers_come_in_parts() -> None:
-    images = torch.randint(256, (5, 3, 2, 2), dtype=torch.uint8)
-    parts = list(numbers(images, 2))
+def test_large_pictures_are_looked_at_one_by_one() -> None:
+    assert [at_a_time(torch.empty(500, 3, side, side, device="meta")) for side in (32, 64, 128, 1024)] == [100, 100, 25, 1]
+    images = torch.randint(256, (5, 3, 448, 448), dtype=torch.uint8)
+    parts = list(numbers(images))
     assert [len(part) for part in parts] == [2, 2, 1]
     torch.testing.assert_close(torch.cat(parts), images / 127.5 - 1)

@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lace_lightning.generators import StyleGAN2Generator, StyleGAN2Network, StyleGAN3Generator, StyleGAN3Network
 from lace_lightning.generators.stylegan2_networks import SynthesisBlock
+from lace_lightning.generators.stylegan3_layers import Resampler
 
 
 def stylegan2(resolution: int = 64, seed: int = 0, **synthesis) -> StyleGAN2Network:
@@ -20,9 +21,10 @@ def stylegan2(resolution: int = 64, seed: int = 0, **synthesis) -> StyleGAN2Netw
     return network.eval().requires_grad_(False)
 
 
-def stylegan3() -> StyleGAN3Network:
+def stylegan3(resolution: int = 32, channels: int = 16) -> StyleGAN3Network:
     torch.manual_seed(0)
-    return StyleGAN3Network(16, 16, img_resolution=32, synthesis_kwargs={"channel_base": 1024, "channel_max": 16, "num_layers": 6})
+    return StyleGAN3Network(16, 16, img_resolution=resolution, synthesis_kwargs={
+        "channel_base": 64 * channels, "channel_max": channels, "num_layers": 6})
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
@@ -106,11 +108,13 @@ def peak(function) -> int:
 
 @pytest.mark.parametrize(("make", "budget"), [
     (lambda: StyleGAN2Generator(stylegan2(128)), 2**21), (lambda: StyleGAN2Generator(stylegan2(128)), 2**15),
-    (lambda: StyleGAN2Generator(stylegan2(128), precision="bfloat16"), 2**15), (lambda: StyleGAN3Generator(stylegan3()), 0)],
-    ids=["whole", "strips", "bfloat16", "stylegan3"])
+    (lambda: StyleGAN2Generator(stylegan2(128), precision="bfloat16"), 2**15),
+    (lambda: StyleGAN3Generator(stylegan3(64, 64)), 2**30), (lambda: StyleGAN3Generator(stylegan3(64, 64)), 1)],
+    ids=["whole", "strips", "bfloat16", "stylegan3", "stylegan3 in groups"])
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_memory_is_what_was_said(monkeypatch, make, budget: int, count: int) -> None:
-    monkeypatch.setattr(SynthesisBlock, "budget", budget)
+    for part in (SynthesisBlock, Resampler):
+        monkeypatch.setattr(part, "budget", budget)
     generator = make()
     ws = generator.broadcast(generator.mapping(generator.prior(count)))
     generator.render(ws)
