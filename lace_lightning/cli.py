@@ -132,7 +132,8 @@ def _fail(error: BaseException) -> None:
 
 def job(cfg: DictConfig) -> float | None:
     """Run one job; inside a sweep skip what is done, record what fails, and go on."""
-    from .run import config_digest, run
+    from .run import run
+    from .run.results import config_digest
 
     _quiet()  # Lightning sets its own level when it is imported
     hydra_config = HydraConfig.get()

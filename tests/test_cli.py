@@ -145,7 +145,7 @@ def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, m
     for cache, seeds in (("found", (1, 2)), ("trained", (2,))):
         monkeypatch.setenv("LACE_CACHE", str(tmp_path / cache))
         for seed in seeds:
-            monkeypatch.setattr("lace_lightning.run._LOADED", {})
+            monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
             cli.main(["+experiment=portraits_glasses", "debug=fast", "task.more_pairs=30", f"seed={seed}", "sampler=heun", "logger=csv",
                       "hydra.mode=RUN", "task.export=classifier", f"hydra.run.dir={cache}{seed}"])
         states.append(load_file(tmp_path / f"{cache}2" / "classifier.safetensors"))
@@ -165,7 +165,7 @@ def test_a_killed_training_on_pairs_goes_on_at_its_last_epoch(tmp_path: Path, mo
         return original(self, batch, index)
 
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.run._LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
     monkeypatch.setattr(LatentClassifier, "training_step", dying)
     with pytest.raises(SystemExit):
         cli.main(command)
@@ -192,11 +192,11 @@ def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(t
     monkeypatch.setattr(FreshBatches, "pairs", dying)
     for name in ("whole", "killed"):
         monkeypatch.setenv("LACE_CACHE", str(tmp_path / name))
-        monkeypatch.setattr("lace_lightning.run._LOADED", {})
+        monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
         if name == "killed":
             with pytest.raises(SystemExit):
                 cli.main([*command, f"hydra.run.dir=out/{name}"])
-            monkeypatch.setattr("lace_lightning.run._LOADED", {})
+            monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
         cli.main([*command, f"hydra.run.dir=out/{name}"])
         states.append(load_file(tmp_path / "out" / name / "classifier.safetensors"))
         metrics = results(tmp_path / "out" / name)[0]["metrics"]
@@ -431,7 +431,8 @@ def test_a_killed_training_is_no_success_and_goes_on(tmp_path: Path, cache: Path
 
 def test_debug_goes_last() -> None:
     assert cli.normalize(["debug=fast", "experiment=a", "x=1"]) == ["+experiment=a", "x=1", "+debug=fast"]
-    assert cli.normalize(["--config-dir", "c", "-m", "a=1", "--cfg", "job", "~b"]) == ["a=1", "~b", "--config-dir", "c", "-m", "--cfg", "job"]
+    assert cli.normalize(["--config-dir", "c", "-m", "a=1", "--cfg", "job", "~b"]) == [
+        "a=1", "~b", "--config-dir", "c", "-m", "--cfg", "job"]
     assert cli.normalize(["query=label == ship", "query=label", "query.text=label == *"]) == [
         'query.text="label == ship"', "query=label", 'query.text="label == *"']
     assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'task.edits=["a == 1"]', "task.edits=[]"]) == [

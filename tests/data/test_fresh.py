@@ -12,7 +12,7 @@ from lace_lightning.data.fresh import FRESH_SEEDS, FreshBatches
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator
 from lace_lightning.modules.latent_classifier import LatentClassifier
-from lace_lightning.run import OTHER_SEEDS
+from lace_lightning.run.building import OTHER_SEEDS
 from lace_lightning.schema import Attribute, Labels, Schema
 
 
