@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..artifacts import Cache, digest
-from ..classifiers import AttributeClassifier
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
@@ -33,7 +32,9 @@ class Evaluation:
 
 
 class LatentEvaluation(pl.Callback):
-    """Make pictures with a latent classifier at the end of a test epoch, and measure them; the result is in `evaluation`.
+    """Make pictures with a latent classifier, or another model of `space`, at the end of a test epoch, and measure them.
+
+    The result is in `evaluation`.
 
     Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do not
     depend on the number of processes. Subclasses give `measure`.
@@ -47,28 +48,28 @@ class LatentEvaluation(pl.Callback):
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
         self.evaluation = Evaluation()
 
-    def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
+    def measure(self, source: Any, device: torch.device, rank: int, world_size: int) -> Evaluation:
         """Return the measurement; processes meet only when sums are added."""
         raise NotImplementedError
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        classifier = pl_module.classifier
-        assert isinstance(classifier, AttributeClassifier)
-        self.evaluation = self.evaluate(classifier, trainer.global_rank, trainer.world_size)
+        # A training of a classifier has it in there; a conditional model is what it is.
+        source = getattr(pl_module, "classifier", pl_module)
+        self.evaluation = self.evaluate(source, trainer.global_rank, trainer.world_size)
         numbers = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
         pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True)
         if trainer.is_global_zero:
             self._show(trainer)
 
-    def evaluate(self, classifier: AttributeClassifier, rank: int = 0, world_size: int = 1) -> Evaluation:
-        """Run the whole measurement for one classifier."""
-        training = classifier.training
-        classifier.eval()
-        device = next(classifier.parameters()).device
+    def evaluate(self, source: Any, rank: int = 0, world_size: int = 1) -> Evaluation:
+        """Run the whole measurement for one classifier or model."""
+        training = source.training
+        source.eval()
+        device = next(source.parameters()).device
         self.generator.to(device)
         self.judge.to(device)
-        result = self.measure(classifier, device, rank, world_size)
-        classifier.train(training)
+        result = self.measure(source, device, rank, world_size)
+        source.train(training)
         return result
 
     def statistics(self, device: torch.device) -> FeatureStatistics | None:
@@ -83,7 +84,7 @@ class LatentEvaluation(pl.Callback):
 
     def _batches(self, rank: int, world_size: int, what: str) -> Iterator[tuple[int, int]]:
         starts = range(0, self.num_samples, self.batch_size)[rank::world_size]
-        bar = tqdm(starts, desc=f"{what} ({self.sampler.__class__.__name__})", unit="batch", disable=not self.progress or rank > 0,
+        bar = tqdm(starts, desc=f"{what} ({type(self.sampler).__name__})", unit="batch", disable=not self.progress or rank > 0,
                    leave=False, mininterval=0.5)
         for first in bar:
             yield first, min(self.batch_size, self.num_samples - first)
@@ -113,10 +114,14 @@ class LatentEvaluation(pl.Callback):
             save_statistics(path, {name: value.cpu() for name, value in result.items()}, space.protocol)
         return frechet_distance(result, space.reference)
 
-    def _common_protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
-        return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": repr(self.sampler),
-                "space": classifier.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
-                "classifier": classifier.digest, "generator": self.generator.digest,
+    def described(self) -> str:
+        """Return the sampler and its settings in one line."""
+        return repr(self.sampler)
+
+    def _common_protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
+        return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": self.described(),
+                "space": source.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
+                "classifier": source.digest, "generator": self.generator.digest,
                 "frechet": None if self.feature_space is None else {**self.feature_space.protocol, "samples": self.num_samples},
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"}
 

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import copy
-import statistics as stats
 from dataclasses import dataclass
-from itertools import islice, product
-from math import prod
 from time import perf_counter
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import Cache
 from ..classifiers import AttributeClassifier
-from ..data.conditions import free_labels, wanted_labels
+from ..data.conditions import free_labels
 from ..energies import Energy
 from ..errors import LaceError, suggest
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
-from ..pictures import numbers, shrunk
 from ..query import Query
 from ..samplers import Checked, Sample, Sampler
-from ..schema import KINDS, Labels
+from ..schema import Labels
 from .diagnosis import Diagnosis, PictureCheck, PosteriorDistance
-from .evaluation import Evaluation, LatentEvaluation
-from .grids import labelled_grid
 from .quality import FeatureSpace
+from .query_sampling import QuerySampling
 
 TARGETS = ("calibrated", "controlled", "hard")
 CONTROLLED = 6.0
@@ -72,78 +65,43 @@ class EnergyOptions:
         return self.target == "hard"
 
 
-class ConditionalSampling(LatentEvaluation):
-    """Sample latents that satisfy a query, turn them into pictures, and measure them; runs at the end of a test epoch.
+class ConditionalSampling(QuerySampling):
+    """Sample latents that satisfy a query by a latent classifier's energy, turn them into pictures, and measure them (`QuerySampling`).
 
-    `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points. Free
-    attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
-    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in `pairs`.
-    `prior/holds` is how often the query holds for the same starting points alone; for a disjunction, both have the shares of its
-    sides. Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are also
+    Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are also
     measured against so many exact sets. A sampler that checks (`hybrid`) asks the `labeler`.
     """
 
-    pairs: Labels | None = None
-    rows_of_grid = 20
-
     def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
-                 feature_space: FeatureSpace | None = None, cache: Cache | None = None, num_samples: int = 10_000,
-                 batch_size: int = 500, seed: int = 1, pictures_per_class: int = 10, timing_repeats: int = 3, timing_batch: int = 64,
-                 distance_codes: str = "same", progress: bool = True, labeler: Labeler | None = None, posterior_sets: int = 0) -> None:
-        super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
-        self.query, self.options, self.distance_codes = query, options, distance_codes
-        self.pictures_per_class, self.timing_repeats, self.timing_batch = pictures_per_class, timing_repeats, timing_batch
-        self.labeler, self.posterior_sets = labeler, posterior_sets
+                 feature_space: FeatureSpace | None = None, cache: Cache | None = None, labeler: Labeler | None = None,
+                 posterior_sets: int = 0, **settings: Any) -> None:
+        super().__init__(generator, judge, sampler, query, feature_space, cache, **settings)
+        self.options, self.labeler, self.posterior_sets = options, labeler, posterior_sets
         self.frozen: Sampler | None = None
         if isinstance(sampler, Checked) and labeler is None:
             raise LaceError("A sampler that checks its pictures needs a labeler: give ConditionalSampling(labeler=...).")
 
-    def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        part = classifier.part(self.query.attributes)
-        accuracy = ConditionalAccuracy(self.query.schema).to(device)
-        branches, quality = BranchShares(self.query).to(device), self.statistics(device)
-        own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
-        cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
-        kept: list[tuple[Tensor, Labels | None]] = []
+    def prepare(self, source: AttributeClassifier, device: torch.device) -> AttributeClassifier:
+        part = source.part(self.query.attributes)
         self.freeze(part, device)
-        diagnosis = Diagnosis(self.query, part, self.generator, device)
-        distance = self._posterior(part, device) if self.posterior_sets > 1 else None
-        for first, count in self._batches(rank, world_size, "sampling"):
-            sample, images, free = self.draw(part, first, count, device)
-            codes = None if free is None else free.to(device)
-            diagnosis.update(self.generator.prior(count, self.seed, first, device), sample, codes,
-                             self.energy(part, codes, event=True), self.energy(part, codes))
-            if distance is not None:
-                distance.update(sample.z, codes)
-            features, logits = self._judge(images)
-            judged = self.query.schema.decode(logits)
-            accuracy.update(judged, wanted_labels(self.query, count, free), self.query.holds(judged, free))
-            branches.update(judged, free)
-            if quality is not None and own_codes is None:
-                quality.update(features)
-            cost["evaluations"] += sample.evaluations * count
-            cost["sampling"] += sample.seconds
-            cost["synthesis"] += self.synthesis_seconds
-            if first < self._shown():
-                kept.append((shrunk(images).cpu(), free))
-        if quality is not None and own_codes is not None:
-            for first, count in self._batches(rank, world_size, "sampling for the distance"):
-                images = self.draw(part, first, count, device, own_codes)[1]
-                quality.update(self._judge(images)[0])
-        share = self._share(rank, world_size)
-        metrics = {**accuracy.compute(), **branches.compute(), **self._prior(device)}
-        metrics["evaluations"] = cost["evaluations"] / max(share, 1)
-        if self.feature_space and quality is not None:
-            name = self.feature_space.name(self.num_samples)
-            metrics[name] = frechet_distance(quality.compute(), self.feature_space.reference)
-            metrics[f"{name}/unconditional"] = self._unconditional(rank, world_size, device)
-        metrics |= diagnosis.compute()
-        protocol = self._protocol(classifier, device)
-        if distance is not None:
-            figures, protocol["posterior"] = self._distances(distance, part, device)
-            metrics |= figures
-        metrics |= self._timing(part, device, cost, share)
-        return Evaluation(metrics, protocol, self._grid(kept) if kept else None)
+        self._diagnosis = Diagnosis(self.query, part, self.generator, device)
+        self._distance = self._posterior(part, device) if self.posterior_sets > 1 else None
+        return part
+
+    def observe(self, source: AttributeClassifier, first: int, count: int, sample: Sample, free: Labels | None,
+                device: torch.device) -> None:
+        codes = None if free is None else free.to(device)
+        self._diagnosis.update(self.generator.prior(count, self.seed, first, device), sample, codes,
+                               self.energy(source, codes, event=True), self.energy(source, codes))
+        if self._distance is not None:
+            self._distance.update(sample.z, codes)
+
+    def observed(self, source: AttributeClassifier, device: torch.device) -> tuple[dict[str, float], dict[str, Any]]:
+        figures = self._diagnosis.compute()
+        if self._distance is None:
+            return figures, {}
+        distances, posterior = self._distances(self._distance, source, device)
+        return figures | distances, {"posterior": posterior}
 
     def freeze(self, part: AttributeClassifier, device: torch.device) -> None:
         """Let a pilot measure what the sampler needs, once for all batches and the same in every process."""
@@ -168,28 +126,6 @@ class ConditionalSampling(LatentEvaluation):
         key = {"classifier": part.digest, "generator": self.generator.digest, "query": self.query.text, "options": vars(self.options),
                "batches": batches, "seed": self.seed, "sets": self.posterior_sets, "format": 1}
         return distance.compute(batches, self.seed, self.generator, lambda free: self.energy(part, free), free_of, self.cache, key)
-
-    def _prior(self, device: torch.device) -> dict[str, float]:
-        """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
-        if self.query.free:
-            return {}
-        labels, branches = self._judged_prior(device), BranchShares(self.query)
-        branches.update(labels)
-        shares = {f"prior/{name}": share for name, share in branches.compute().items()}
-        return {"prior/holds": float(self.query.holds(labels).double().mean()), **shares}
-
-    def _judged_prior(self, device: torch.device) -> Labels:
-        """Return what the judge sees without any query; looked at once for all queries."""
-        key = digest({"generator": self.generator.digest, "judge": self.judge.digest, "count": self.num_samples, "seed": self.seed})
-        path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
-        if path is not None and path.is_file():
-            return Labels(self.judge.schema, load_tensors(path)[0]["values"])
-        with torch.no_grad():
-            labels = Labels.cat(self.judge.labels(part).to("cpu") for images in self._unconditional_pictures(0, 1, device)
-                                for part in numbers(images))
-        if path is not None:
-            save_tensors(path, {"values": labels.values}, {})
-        return labels
 
     def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
@@ -219,54 +155,10 @@ class ConditionalSampling(LatentEvaluation):
                                    1.0 if event else o.gamma, o.hard and not event)
         return energy.pullback(self.generator.map_to(classifier.space))
 
-    def _shown(self) -> int:
-        """Return how many of the first samples the picture needs."""
-        classes = [self.query.schema[name].num_classes for name in self.query.free if self.query.schema[name].kind == "discrete"]
-        return self.pictures_per_class * (min(prod(classes), 200) if classes else 8)
-
-    def _timing(self, classifier: AttributeClassifier, device: torch.device, cost: dict[str, float], share: int) -> dict[str, float]:
-        """Seconds per 64 samples: over the whole run, and the median of a few repeats with batches of 64."""
-        scale = 64 / max(share, 1)
-        result = {"seconds/sampling_per_64": cost["sampling"] * scale, "seconds/synthesis_per_64": cost["synthesis"] * scale}
-        if self.timing_repeats > 0:
-            runs = []
-            for repeat in range(self.timing_repeats + 1):
-                sample, _, _ = self.draw(classifier, 0, self.timing_batch, device)
-                runs.append((sample.seconds, self.synthesis_seconds))
-                if repeat == 0:
-                    runs.clear()  # the first one warms up
-            result["seconds/sampling_batch_64"] = stats.median(r[0] for r in runs) * 64 / self.timing_batch
-            result["seconds/synthesis_batch_64"] = stats.median(r[1] for r in runs) * 64 / self.timing_batch
-        return result
-
-    def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
-        protocol = {"query": self.query.text, "energy": {**vars(self.options), "gamma": self.options.gamma},
-                    "distance_codes": self.distance_codes, **self._common_protocol(classifier, device)}
+    def protocol(self, source: AttributeClassifier, device: torch.device) -> dict[str, Any]:
+        protocol = {**super().protocol(source, device), "energy": {**vars(self.options), "gamma": self.options.gamma}}
         if self.frozen is not None and self.frozen is not self.sampler:
             protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
             if self.frozen.reason:
                 protocol["reason"] = self.frozen.reason
         return protocol
-
-    def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
-        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous value."""
-        images = torch.cat([part for part, _ in kept])
-        title = f"{self.query.text}   {type(self.sampler).__name__}"
-        free = Labels.cat(Labels.constant(self.query.schema, len(part)) if codes is None else codes for part, codes in kept)
-        attributes = [self.query.schema[name] for name in self.query.free]
-        discrete, values = ([a for a in attributes if a.kind == kind] for kind in KINDS)
-        rows, labels, captions = [], [], []
-        for combination in islice(product(*(range(a.num_classes) for a in discrete)), self.rows_of_grid):
-            chosen = torch.ones(len(images), dtype=torch.bool)
-            for attribute, number in zip(discrete, combination, strict=True):
-                chosen &= free.column(attribute.name) == number
-            index = chosen.nonzero()[: self.pictures_per_class, 0] if discrete else torch.arange(len(images))[: 8 * self.pictures_per_class]
-            if not len(index):  # fewer samples than combinations
-                continue
-            if values:
-                index = index[free.column(values[0].name)[index].argsort()]
-            for part in index.split(self.pictures_per_class):
-                rows.append(images[part])
-                labels.append(", ".join(a.describe(number) for a, number in zip(discrete, combination, strict=True)))
-                captions.append([" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()])
-        return labelled_grid(rows, labels, title, captions=captions if values else ())

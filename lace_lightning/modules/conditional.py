@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 from torch import Tensor
 
+from ..artifacts import digest
 from ..samplers import Sample
 from ..schema import Labels, Schema
 
@@ -21,6 +24,14 @@ class ConditionalModel(pl.LightningModule):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of what decides its samples: settings and weights."""
+        return digest({"class": type(self).__name__, "settings": dict(self.hparams), "state": dict(self.state_dict())})
+
+    def test_step(self, batch: Any, batch_index: int) -> None:
+        """Do nothing: what it draws is measured by a callback."""
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
         """Return points `Sample.z` with the attributes `codes` (B, K), free where they are not known; each has a seed (B,) int64.
