@@ -88,10 +88,10 @@ class SynthesisBlock(nn.Module):
         """Return how many bytes are alive at the peak, for each picture of a batch."""
         rows, area = self.rows_at_once(device), self.resolution**2
         below, features, image = self.in_channels * area // 4, self.out_channels * area, self.img_channels * area * 4
-        strips = rows < self.resolution
         # Features before, between and after the steps of a layer are three maps.
-        maps = below + (0 if self.is_last and strips else features) + 3 * self.out_channels * self.resolution * rows if strips else (
-            below + 3 * features)
+        maps = below + 3 * self.out_channels * self.resolution * rows
+        if rows < self.resolution and not self.is_last:
+            maps += features
         # A picture of half the size, that enlarged, this block's, and their sum.
         return maps * dtype.itemsize + 13 * image // 4
 
