@@ -17,7 +17,6 @@ from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
 from ..pictures import numbers
-from ..samplers import Sampler
 from .quality import FeatureSpace
 
 
@@ -40,7 +39,7 @@ class LatentEvaluation(pl.Callback):
     depend on the number of processes. Subclasses give `measure`.
     """
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, feature_space: FeatureSpace | None = None,
+    def __init__(self, generator: Generator, judge: Labeler, sampler: Any, feature_space: FeatureSpace | None = None,
                  cache: Cache | None = None, num_samples: int = 10_000, batch_size: int = 500, seed: int = 1,
                  progress: bool = True) -> None:
         self.generator, self.judge, self.sampler = generator, judge, sampler
