@@ -3,6 +3,7 @@
 from .editing import SequentialEditing
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
+from .model_sampling import ModelSampling
 from .progress import TrainingPictures, generator_grid
 from .quality import (
     Extractor,
@@ -17,6 +18,6 @@ from .quality import (
 from .sampling import ConditionalSampling, EnergyOptions
 from .temperature import TemperatureStrips
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "Extractor", "FeatureSpace", "LatentEvaluation", "RealPictures",
-           "SequentialEditing", "TemperatureStrips", "TrainingPictures", "build_feature_space", "generator_grid", "inception_extractor",
-           "judge_extractor", "labelled_grid", "measure_reference", "reference_statistics"]
+__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "Extractor", "FeatureSpace", "LatentEvaluation", "ModelSampling",
+           "RealPictures", "SequentialEditing", "TemperatureStrips", "TrainingPictures", "build_feature_space", "generator_grid",
+           "inception_extractor", "judge_extractor", "labelled_grid", "measure_reference", "reference_statistics"]

@@ -12,6 +12,7 @@ from ..artifacts import check_writable
 from ..errors import LaceError, suggest
 from .control import control
 from .looking import check_labelers, draw_portraits, pictures, reference, style_layers
+from .model import model
 from .results import write_inputs
 from .training import fit_classifier, fit_generator, fit_identity
 
@@ -21,7 +22,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
              "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
              "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits,
-             "pictures": pictures}
+             "pictures": pictures, "model": model}
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)

@@ -40,8 +40,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     generator = reuse("generator", plain(cfg.generator), lambda: generator_of(cfg.generator))
     labeler, judge = _labeler_or_none(cfg), labeler_of(cfg.judge)
     schema = common_schema(labeler, judge)
-    if cfg.metrics.distance_codes not in ("same", "pairs"):
-        raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
+    check_distance_codes(cfg)
     if cfg.task.more_pairs < 0 or (cfg.task.more_pairs and cfg.classifier.space == "x"):
         raise LaceError(f"task.more_pairs must be at least 0, and 0 for a classifier of pictures (space x), received "
                         f"{cfg.task.more_pairs} in space {cfg.classifier.space}: set task.more_pairs=0.")
@@ -51,7 +50,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     keep_pictures(cfg.task.pairs_pictures, generator, int(cfg.task.num_pairs), cfg.classifier.space)
     if cfg.classifier.calibrate and not cfg.task.holdout[0]:
         raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
-    what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else _query(cfg, schema)
+    what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else query_of(cfg, schema)
     given = given_classifier_of(cfg, generator, schema)
     cache = Cache(cfg.paths.cache)
     given_labels = given_pairs_of(cfg, generator, schema, cache)
@@ -60,10 +59,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     for query in what[0] if isinstance(what[0], list) else [what[0]]:
         query.on(known)
     pairs_generator = pairs_generator_of(cfg, generator)
-    theirs = _given_statistics(cfg)
-    depends = [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, generator.image_shape, str(cache.root)]
-    feature_space = reuse("features", depends, lambda: build_feature_space(
-        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(device_of(cfg)), theirs, generator.image_shape))
+    feature_space = feature_space_of(cfg, generator, judge, cache)
     callback = _evaluation(cfg, generator, judge, sampler, what, feature_space, cache)
     pairs = given_labels or prior_pairs(cfg, pairs_generator, cache)
     if isinstance(callback, ConditionalSampling):
@@ -93,6 +89,20 @@ def control(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
+def check_distance_codes(cfg: DictConfig) -> None:
+    """Refuse (LaceError) another source of free attributes than there are."""
+    if cfg.metrics.distance_codes not in ("same", "pairs"):
+        raise LaceError(f"metrics.distance_codes must be one of same, pairs, received '{cfg.metrics.distance_codes}'.")
+
+
+def feature_space_of(cfg: DictConfig, generator: Generator, judge: Labeler, cache: Cache) -> FeatureSpace | None:
+    """Return what the Fréchet distance is measured on, and to; made once for all jobs of a sweep."""
+    theirs = _given_statistics(cfg)
+    depends = [plain(cfg.judge), plain(cfg.dataset), cfg.metrics.fid, theirs and theirs.protocol, generator.image_shape, str(cache.root)]
+    return reuse("features", depends, lambda: build_feature_space(
+        cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(device_of(cfg)), theirs, generator.image_shape))
+
+
 def _labeler_or_none(cfg: DictConfig) -> Labeler | None:
     """Return the labeler; None for labeler=none, where pairs are given."""
     if cfg.labeler.get("_target_") is not None:
@@ -102,7 +112,7 @@ def _labeler_or_none(cfg: DictConfig) -> Labeler | None:
     return None
 
 
-def _query(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
+def query_of(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
     """Return the query and how it becomes an energy; evaluated once on zeros, so that whatever is wrong with it shows now."""
     query = parse(cfg.query.text, schema)
     options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})

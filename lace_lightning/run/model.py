@@ -1,0 +1,90 @@
+"""The baselines: train a conditional model, let it draw what a query asks for, measure it as LACE is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer
+
+from ..artifacts import Cache, atomic_path, digest, read_json, write_json
+from ..callbacks import ModelSampling
+from ..errors import LaceError
+from ..generators import Generator
+from ..modules.conditional import ConditionalModel
+from ..schema import Schema
+from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain, reuse
+from .control import check_distance_codes, feature_space_of, query_of
+from .pairs import data_of, given_pairs_of, prior_pairs
+from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
+
+
+def model(cfg: DictConfig) -> dict[str, float]:
+    """Train (or go on training, or find) the model of `model`, sample by attribute, measure."""
+    if cfg.model.get("_target_") is None:
+        raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")
+    generator = reuse("generator", plain(cfg.generator), lambda: generator_of(cfg.generator))
+    labeler, judge = labeler_of(cfg.labeler), labeler_of(cfg.judge)
+    schema, cache = common_schema(labeler, judge), Cache(cfg.paths.cache)
+    check_distance_codes(cfg)
+    query, _ = query_of(cfg, schema)
+    known = schema.part(cfg.task.attributes or schema.names)
+    query.on(known)
+    feature_space = feature_space_of(cfg, generator, judge, cache)
+    module, data, key = _module_and_data(cfg, generator, known, cache)
+    settings = {name: value for name, value in plain(cfg.metrics).items() if name not in ("fid", "reference", "posterior_sets")}
+    callback = ModelSampling(generator, judge, module, query, feature_space, cache, **settings, **plain(cfg.callbacks))
+    if hasattr(data, "pairs"):
+        callback.pairs = data.pairs.labels()
+    loggers = start_loggers(cfg)
+    try:
+        folder = cache.folder("models", digest({"model": plain(cfg.model), "data": key, "seed": cfg.seed, "known": known.to_config(),
+                                                "epochs": cfg.trainer.max_epochs, "steps": cfg.trainer.get("max_steps", -1)}))
+        seconds = _train(cfg, module, data, folder, loggers)
+        trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
+        log_config(cfg, loggers)
+        trainer.test(module, data, verbose=False)
+    finally:
+        finish_loggers(loggers)
+    if cfg.task.export and is_first():
+        module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors")
+    metrics = {**callback.evaluation.metrics, "minutes/training": seconds / 60}
+    write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
+    return metrics
+
+
+def _module_and_data(cfg: DictConfig, generator: Generator, schema: Schema, cache: Cache) -> tuple[Any, pl.LightningDataModule, str]:
+    """Return the model, what it is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
+    kind = get_class(cfg.model._target_)
+    if not issubclass(kind, ConditionalModel):
+        raise LaceError(f"A model must be a ConditionalModel, received {kind.__name__}: correct model._target_.")
+    torch.manual_seed(int(cfg.seed))
+    node = {name: value for name, value in plain(cfg.model).items() if name != "batch_size"}
+    module = build_node({**node, "schema": schema.to_config(), **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
+                         "_convert_": "all"})
+    if kind.space == "x":
+        return module, build_node(cfg.dataset.module), digest(plain(cfg.dataset))
+    pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, generator, cache)
+    settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
+    data = data_of(cfg, settings, int(cfg.seed), pairs, schema)
+    return module, data, data.key
+
+
+def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, loggers: Any) -> float:
+    """Train from the last checkpoint in `folder`, if there is one, to the end; return the seconds of training in all."""
+    last, clock = folder / "last.ckpt", Timer()
+    checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
+    trainer = trainer_for(cfg, loggers, callbacks=[clock, checkpoint], enable_model_summary=False,
+                          enable_progress_bar=bool(cfg.callbacks.progress))
+    before = int(read_json(folder / "steps.json")["steps"]) if (folder / "steps.json").is_file() else 0
+    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if trainer.global_step > before:
+        with atomic_path(last) as temporary:
+            trainer.save_checkpoint(temporary)
+        write_json(folder / "steps.json", {"steps": trainer.global_step, "seconds": clock.time_elapsed("train")})
+    module.to(device_of(cfg))
+    return clock.time_elapsed("train")

@@ -1,0 +1,49 @@
+"""Conditional models whose samples are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lace_lightning.modules.conditional import ConditionalModel
+from lace_lightning.samplers import Sample
+from lace_lightning.schema import Labels, Schema
+from lace_lightning.seeds import uniform
+
+
+class Lookup(ConditionalModel):
+    """Draws what it has seen: a training point with the wanted classes, chosen by the sample's seed; its start where none is wanted."""
+
+    space = "w"
+
+    def __init__(self, schema: dict[str, Any], w_dim: int, size: int = 400) -> None:
+        super().__init__(Schema.from_config(schema))
+        self.save_hyperparameters({"schema": schema, "w_dim": w_dim, "size": size})
+        self.register_buffer("points", torch.zeros(size, w_dim))
+        self.register_buffer("labels", torch.zeros(size, len(self.schema)))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        points, labels, _ = batch
+        rows = torch.arange(len(points)) + int(self.seen)
+        rows = rows[rows < len(self.points)]
+        self.points[rows], self.labels[rows] = points[: len(rows)], labels[: len(rows)]
+        self.seen += len(rows)
+        return self.weight.sum() * 0
+
+    def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
+        lot, points = uniform(seeds.cpu(), (1,))[:, 0], []
+        for row in range(len(codes)):
+            fits = ((self.labels[: self.seen] == codes.values[row]) | ~codes.known[row]).all(1).nonzero()[:, 0]
+            points.append(self.points[fits[int(lot[row] * len(fits))]])
+        return Sample(torch.stack(points), 0.0, 1e-3)
+
+    def save(self, path: Any) -> None:
+        save_file(self.state_dict(), str(path))

@@ -1,0 +1,56 @@
+"""Baselines from the command line: trained once, gone on with, measured as LACE is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lace_lightning import cli, sweeps
+from lace_lightning.artifacts import read_json
+
+from .test_cli import results
+
+LOOKUP = ["+experiment=cifar10_ode", "task=model", "model._target_=tests.models.Lookup", "+model.batch_size=50", "logger=csv",
+          "task.num_pairs=500", "task.pairs_batch_size=250", "metrics.num_samples=200", "metrics.batch_size=100",
+          "metrics.timing_repeats=0", "trainer.max_epochs=1", "callbacks.progress=false"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+    sweeps.OUTCOMES.clear()
+
+
+def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path: Path, capsys) -> None:
+    cli.main([*LOOKUP, "hydra.run.dir=out", "task.export=lookup"])
+    result = results(tmp_path / "out")[0]
+    metrics, protocol = result["metrics"], result["protocol"]
+    # Labeler and judge agree on 0.85 of the generator's pictures, and every sample is one that the labeler gave the wanted class.
+    assert 0.75 < metrics["acc"] < 0.95
+    assert metrics["evaluations"] == 0
+    assert metrics["minutes/training"] > 0
+    assert metrics["fd_judge/unconditional"] > 0
+    assert protocol["sampler"].startswith("Lookup(")
+    assert len(load_file(tmp_path / "out" / "lookup.safetensors")["points"]) == 400
+    steps = next((tmp_path / "cache" / "models").rglob("steps.json"))
+    before = read_json(steps)
+    cli.main([*LOOKUP, "hydra.run.dir=again"])
+    assert read_json(steps) == before
+    again = results(tmp_path / "again")[0]["metrics"]
+    assert {name: value for name, value in again.items() if "seconds" not in name} == {
+        name: value for name, value in metrics.items() if "seconds" not in name}
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("query=label == cat or label == dog", "a conjunction of =="), ("model._target_=null", "needs a model"),
+    ("model._target_=torch.nn.Identity", "must be a ConditionalModel, received Identity"),
+    ("task.attributes=[hat]", "'hat' was asked for"),
+])
+def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*LOOKUP, override])
+    assert message in capsys.readouterr().err
