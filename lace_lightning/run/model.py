@@ -78,7 +78,7 @@ def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataMo
     """Train from the last checkpoint in `folder`, if there is one, to the end; return the seconds of training in all."""
     last, clock = folder / "last.ckpt", Timer()
     checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
-    trainer = trainer_for(cfg, loggers, callbacks=[clock, checkpoint], enable_model_summary=False,
+    trainer = trainer_for(cfg, loggers, callbacks=[clock, checkpoint], enable_model_summary=False, limit_val_batches=0,
                           enable_progress_bar=bool(cfg.callbacks.progress))
     before = int(read_json(folder / "steps.json")["steps"]) if (folder / "steps.json").is_file() else 0
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
