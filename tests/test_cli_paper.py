@@ -139,6 +139,7 @@ def test_an_attribute_of_your_own(files, tmp_path) -> None:
 
 def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
     network = catalogue.published("stylegan2_ada_cifar10")
     network.path.parent.mkdir(parents=True)
     published_file(network.path, 32)

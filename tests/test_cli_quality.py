@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lace_lightning import cli, run, sweeps
+from lace_lightning import cli, sweeps
 from lace_lightning.metrics import load_statistics
 
 CONTROL = ["+experiment=portraits_glasses", "debug=fast", "logger=csv", "seed=1", "query.text=glasses == 1", "task.num_pairs=100",
@@ -28,7 +28,7 @@ def elsewhere(tmp_path, monkeypatch, cache) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(cache))
     monkeypatch.delenv("LACE_TRACEBACK", raising=False)
-    monkeypatch.setattr(run, "_LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
     sweeps.OUTCOMES.clear()
 
 
