@@ -128,7 +128,7 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: 
     # A second time, the pictures are not read.
     for options in (folder, ["metrics.reference=measured/faces.safetensors"]):
         with monkeypatch.context() as patch:
-            patch.setattr(run, "_LOADED", {})
+            patch.setattr("lace_lightning.run.building.LOADED", {})
             patch.setattr("lace_lightning.data.folder.PictureFiles.read", None)
             cli.main([*CONTROL, *options])
         (result,) = results(tmp_path / "out")
