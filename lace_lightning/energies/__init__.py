@@ -3,6 +3,7 @@
 from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
 from .from_query import build
+from .joint import Joint
 from .logic import Cases, PaperNot, PaperOr
 from .region import WALL, Region
 from .terms import Continuous, Discrete, HalfLine, Prior
@@ -16,6 +17,7 @@ __all__ = [
            "Discrete",
            "Energy",
            "HalfLine",
+           "Joint",
            "Near",
            "Not",
            "Or",

@@ -17,6 +17,7 @@ from ..pictures import from_bytes
 from ..schema import Schema
 from .calibration import fit_calibration
 from .losses import attribute_losses, attribute_scores
+from .staircase import with_staircase
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
@@ -130,10 +131,4 @@ class LatentClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         optimizer = torch.optim.Adam(self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True)
-        per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1))
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / max(1, h["warmup_steps"])) * h["decay"] ** (step // per_epoch // h["decay_epochs"])
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_staircase(optimizer, self.trainer, h["warmup_steps"], h["decay"], h["decay_epochs"])

@@ -10,7 +10,7 @@ from .evidence import effective_sample_size, log_probability
 from .gauss_newton import GaussNewton
 from .heun import Heun
 from .hmc import HamiltonianMC
-from .langevin import Langevin
+from .langevin import FlatLangevin, Langevin
 from .ode import ODE
 from .pcn import CrankNicolson
 from .predictor_corrector import PredictorCorrector
@@ -18,6 +18,6 @@ from .rejection import Rejection
 from .runge_kutta import RungeKutta, sample_settings
 from .slice import EllipticalSlice
 
-__all__ = ["ODE", "Annealed", "Auto", "Chain", "Checked", "CrankNicolson", "EllipticalSlice", "Euler", "GaussNewton", "HamiltonianMC",
-           "Heun", "Langevin", "PredictorCorrector", "Rejection", "RungeKutta", "Sample", "Sampler", "effective_sample_size",
-           "log_probability", "sample_settings"]
+__all__ = ["ODE", "Annealed", "Auto", "Chain", "Checked", "CrankNicolson", "EllipticalSlice", "Euler", "FlatLangevin", "GaussNewton",
+           "HamiltonianMC", "Heun", "Langevin", "PredictorCorrector", "Rejection", "RungeKutta", "Sample", "Sampler",
+           "effective_sample_size", "log_probability", "sample_settings"]

@@ -1,4 +1,4 @@
-"""LACE-LD."""
+"""LACE-LD, and Langevin chains of energies that need no prior."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Langevin(Sampler):
     """
 
     needs_noise = True
+    prior = 1.0
 
     def __init__(self, num_steps: int = 100, step_size: float = 0.01, noise_std: float = 0.01) -> None:
         positive(num_steps=num_steps, step_size=step_size)
@@ -23,8 +24,14 @@ class Langevin(Sampler):
         for k in range(self.num_steps):
             field.time = f"step {k + 1} of {self.num_steps}"
             gradient = field(z)
-            z = z.mul_(1 - self.step_size).add_(gradient, alpha=-self.step_size)
+            z = z.mul_(1 - self.prior * self.step_size).add_(gradient, alpha=-self.step_size)
             if self.noise_std:
                 z = z.add_(noise(k, z), alpha=self.noise_std)
             record(z)
         return z, {}
+
+
+class FlatLangevin(Langevin):
+    """w ← w - η·∇E(w) + σ·n, `num_steps` times: for densities that are exp(-E) alone, with no prior beside it."""
+
+    prior = 0.0
