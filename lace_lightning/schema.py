@@ -178,6 +178,11 @@ class Labels:
         """Return the values (N,) of one attribute."""
         return self.values[:, self.schema.index(name)]
 
+    def part(self, schema: Schema) -> Labels:
+        """Return the columns of another schema's attributes. Raises LaceError for one that is not here."""
+        columns = [self.schema.index(name) for name in schema.names]
+        return Labels(schema, self.values[:, columns], self.known[:, columns])
+
     def to(self, device: torch.device | str) -> Labels:
         return Labels(self.schema, self.values.to(device), self.known.to(device))
 

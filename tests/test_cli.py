@@ -48,7 +48,8 @@ TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"]}
 JOBS = {"cifar10_pc": 2, "cifar10_euler": 2, "cifar10_spaces": 3, "cifar10_ode_grid": 2, "cifar10_ld_grid": 4, "portraits_glasses": 2,
         "portraits_gender_smile_age": 2, "portraits_zero_shot": 2, "portraits_edit": 3, "portraits_edit_order": 2, "portraits_logic": 4,
-        "portraits_temperature": 2, "portraits_attributes": 5, "cifar10_exact": 4, "portraits_rare": 3, "portraits_stiff": 2}
+        "portraits_temperature": 2, "portraits_attributes": 5, "cifar10_exact": 4, "portraits_rare": 3, "portraits_stiff": 2,
+        "cifar10_latent_jem": 2, "portraits_latent_jem": 2}
 
 
 @pytest.fixture(scope="session")

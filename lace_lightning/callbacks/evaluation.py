@@ -16,6 +16,7 @@ from ..artifacts import Cache, digest
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
+from ..modules.conditional import ConditionalModel
 from ..pictures import numbers
 from .quality import FeatureSpace
 
@@ -53,7 +54,7 @@ class LatentEvaluation(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A training of a classifier has it in there; a conditional model is what it is.
-        source = getattr(pl_module, "classifier", pl_module)
+        source = pl_module if isinstance(pl_module, ConditionalModel) else pl_module.classifier
         self.evaluation = self.evaluate(source, trainer.global_rank, trainer.world_size)
         numbers = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
         pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True)

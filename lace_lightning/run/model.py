@@ -47,12 +47,13 @@ def model(cfg: DictConfig) -> dict[str, float]:
         seconds = _train(cfg, module, data, folder, loggers)
         trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
         log_config(cfg, loggers)
-        trainer.test(module, data, verbose=False)
+        figures = trainer.test(module, data, verbose=False)[0]
     finally:
         finish_loggers(loggers)
     if cfg.task.export and is_first():
         module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors")
-    metrics = {**callback.evaluation.metrics, "minutes/training": seconds / 60}
+    metrics = {**{name.replace("test/", "model/", 1): float(value) for name, value in figures.items() if name.startswith("test/")},
+               **callback.evaluation.metrics, "minutes/training": seconds / 60}
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
