@@ -42,7 +42,8 @@ class ModelSampling(QuerySampling):
     def draw(self, source: ConditionalModel, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
         free = free_labels(self.query, count, self.seed, first, codes)
-        wanted, seeds = wanted_labels(self.query, count, free).part(source.schema).to(device), sample_seeds(count, self.seed, first).to(device)
+        wanted = wanted_labels(self.query, count, free).part(source.schema).to(device)
+        seeds = sample_seeds(count, self.seed, first).to(device)
         starts = self.generator.mapping(self.generator.prior(count, self.seed, first, device)) if source.space == "w" else None
         sample = source.sample(wanted, seeds, starts)
         start = perf_counter()
