@@ -82,7 +82,7 @@ def overrides(words: list[str], files, folder: Path) -> list[str]:
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
 def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, files, capsys) -> None:
     if words[0] == "pip":
-        assert words == ["pip", "install", "lace_lightning[clip]"]
+        assert words == ["pip", "install", ".[clip]"]
         return
     program = ["python", "-m", "lace_lightning"]
     arguments = words[3:] if words[:3] == program else words[1:]
