@@ -47,7 +47,8 @@ class LatentJEM(ConditionalModel):
     visits: Tensor
     weights: Tensor
 
-    def __init__(self, schema: Mapping[str, Any] | Schema, arguments: Mapping[str, Any], num_steps: int = 100, step_size: float = 0.1,
+    def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int, arguments: Mapping[str, Any] | None = None,
+                 num_steps: int = 100, step_size: float = 0.1,
                  noise_std: float = 0.01, chain_steps: int = 20, buffer_size: int = 10_000, restart: float = 0.05,
                  likelihood_weight: float = 1.0, continuous_weight: float = 1.0, sigma: float = 0.1, learning_rate: float = 1e-4,
                  warmup_steps: int = 1000, decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
@@ -58,18 +59,18 @@ class LatentJEM(ConditionalModel):
             raise LaceError(f"restart must be a probability and buffer_size at least 1, received {restart} and {buffer_size}: 0.05 and "
                             "10000 are the published ones.")
         self.save_hyperparameters({
-            "schema": schema.to_config(), "arguments": dict(arguments), "num_steps": num_steps, "step_size": step_size,
+            "schema": schema.to_config(), "w_dim": w_dim, "arguments": dict(arguments or {}), "num_steps": num_steps, "step_size": step_size,
             "noise_std": noise_std, "chain_steps": chain_steps, "buffer_size": buffer_size, "restart": restart,
             "likelihood_weight": likelihood_weight, "continuous_weight": continuous_weight, "sigma": sigma,
             "learning_rate": learning_rate, "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs,
             "weight_decay": weight_decay, "seed": seed, "generator_digest": generator_digest})
-        self.classifier = AttributeClassifier(schema, "w", "mlp", arguments, generator_digest)
+        self.classifier = AttributeClassifier(schema, "w", "mlp", {**(arguments or {}), "input_dim": w_dim}, generator_digest)
         # E(w), on logits.
         self.marginal = Joint(Labels.constant(schema, 1), sigma)
         self.chain = FlatLangevin(chain_steps, step_size, noise_std)
         self.sampler = FlatLangevin(num_steps, step_size, noise_std)
         self.has_chains = likelihood_weight != 0 and any(attribute.kind == "discrete" for attribute in schema)
-        self.register_buffer("buffer", torch.zeros(buffer_size, arguments["input_dim"]))
+        self.register_buffer("buffer", torch.zeros(buffer_size, w_dim))
         self.register_buffer("visits", torch.zeros(buffer_size, dtype=torch.long))
         weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in schema]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)

@@ -24,7 +24,7 @@ ONE = Schema("s", (Attribute("a", "discrete", 3),))
 
 def model(schema: Schema = SCHEMA, **settings: object) -> LatentJEM:
     torch.manual_seed(0)
-    result = LatentJEM(schema, {"input_dim": 4, "hidden": [16, 16]}, **settings)  # type: ignore[arg-type]
+    result = LatentJEM(schema, 4, {"hidden": [16, 16]}, **settings)  # type: ignore[arg-type]
     result.log_dict = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     return result
 
@@ -116,7 +116,7 @@ def test_negatives_that_equal_the_data_pull_nowhere_and_the_rest_is_the_classifi
     gradients = []
     for kind, weight in ((Untouched, 1.0), (LatentJEM, 0.0)):
         torch.manual_seed(0)
-        module = kind(SCHEMA, {"input_dim": 4, "hidden": [5]}, likelihood_weight=weight, continuous_weight=50.0)
+        module = kind(SCHEMA, 4, {"hidden": [5]}, likelihood_weight=weight, continuous_weight=50.0)
         module.log_dict = lambda *_, **__: None
         loss = module.training_step((w, labels), 0)
         torch.testing.assert_close(loss, module.classifier.energy("a == * and v == * and b == *", Labels(SCHEMA, labels))(w).mean())
