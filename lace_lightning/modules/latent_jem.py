@@ -48,19 +48,18 @@ class LatentJEM(ConditionalModel):
     weights: Tensor
 
     def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int, arguments: Mapping[str, Any] | None = None,
-                 num_steps: int = 100, step_size: float = 0.1,
-                 noise_std: float = 0.01, chain_steps: int = 20, buffer_size: int = 10_000, restart: float = 0.05,
-                 likelihood_weight: float = 1.0, continuous_weight: float = 1.0, sigma: float = 0.1, learning_rate: float = 1e-4,
-                 warmup_steps: int = 1000, decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
-                 seed: int = 0, generator_digest: str | None = None) -> None:
+                 num_steps: int = 100, step_size: float = 0.1, noise_std: float = 0.01, chain_steps: int = 20,
+                 buffer_size: int = 10_000, restart: float = 0.05, likelihood_weight: float = 1.0, continuous_weight: float = 1.0,
+                 sigma: float = 0.1, learning_rate: float = 1e-4, warmup_steps: int = 1000, decay: float = 0.5, decay_epochs: int = 10,
+                 weight_decay: float = 0.0, seed: int = 0, generator_digest: str | None = None) -> None:
         schema = schema if isinstance(schema, Schema) else Schema.from_config(schema)
         super().__init__(schema)
         if not 0 <= restart <= 1 or buffer_size < 1:
             raise LaceError(f"restart must be a probability and buffer_size at least 1, received {restart} and {buffer_size}: 0.05 and "
                             "10000 are the published ones.")
         self.save_hyperparameters({
-            "schema": schema.to_config(), "w_dim": w_dim, "arguments": dict(arguments or {}), "num_steps": num_steps, "step_size": step_size,
-            "noise_std": noise_std, "chain_steps": chain_steps, "buffer_size": buffer_size, "restart": restart,
+            "schema": schema.to_config(), "w_dim": w_dim, "arguments": dict(arguments or {}), "num_steps": num_steps,
+            "step_size": step_size, "noise_std": noise_std, "chain_steps": chain_steps, "buffer_size": buffer_size, "restart": restart,
             "likelihood_weight": likelihood_weight, "continuous_weight": continuous_weight, "sigma": sigma,
             "learning_rate": learning_rate, "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs,
             "weight_decay": weight_decay, "seed": seed, "generator_digest": generator_digest})

@@ -266,12 +266,16 @@ def test_training_learns_to_decide_and_chains_stay_with_the_data(tmp_path: Path)
     fit(tmp_path, module, 30)
     w, labels = toy()
     assert float((module(w).argmax(1) == labels[:, 0]).float().mean()) > 0.95
-    energy = module.marginal.pullback(module.classifier)
-    # Far from the data the density is lower: a classifier without the likelihood is surer the farther away.
-    assert energy(w).mean().item() < energy(-4 * w).mean().item()
-    starts, seeds = w[torch.randperm(300, generator=torch.Generator().manual_seed(0))], torch.arange(300)
-    out = module.sample(Labels.constant(ONE, 300, a=seeds % 3), seeds, starts).z
+    starts, seeds = w[:300], torch.arange(300)
+    codes = Labels.constant(ONE, 300, a=seeds % 3)
+    out = module.sample(codes, seeds, starts).z
     assert float((module(out).argmax(1) == seeds % 3).float().mean()) > 0.9
+    assert float(out.norm(dim=1).mean() / w.norm(dim=1).mean()) == pytest.approx(1, abs=0.15)
+    # Logits that are no density grow without end, and chains on them leave.
+    classifier_alone = model(ONE, **settings(), noise_std=0.05, num_steps=40, likelihood_weight=0.0)
+    fit(tmp_path / "alone", classifier_alone, 30)
+    assert float(classifier_alone.sample(codes, seeds, starts).z.norm(dim=1).mean() / w.norm(dim=1).mean()) > 2
+
     from_buffer = module.sample(Labels.constant(ONE, 300), seeds).z
     torch.testing.assert_close(module.sample(Labels.constant(ONE, 50), seeds[100:150]).z, from_buffer[100:150])
 
