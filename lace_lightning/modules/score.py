@@ -73,6 +73,8 @@ class ScoreModel(ConditionalModel):
             self.networks[name].requires_grad_(False)
         if start is not None:
             self._begin_from(start)
+        # The step under way, and how many batches were gathered for it before this one.
+        self._step, self._gathered = -1, 0
 
     def train(self, mode: bool = True) -> ScoreModel:
         super().train(mode)
@@ -145,13 +147,16 @@ class ScoreModel(ConditionalModel):
             yield
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
-        with self._randomness(self.global_step, batch_index):
+        # Not the batch's number: Lightning may count on where a resumed epoch begins.
+        self._gathered = self._gathered + 1 if self._step == self.global_step else 0
+        self._step = self.global_step
+        with self._randomness(self._step, self._gathered):
             losses = self._losses(self.networks, batch, self.hparams["parts"])
         # The networks share no weights: the gradients of the sum are those of each.
         loss = sum((losses[part] for part in self.hparams["parts"]), batch[0].new_zeros([], dtype=torch.float32))
         if not bool(loss.detach().abs() < LIMIT):
-            raise LaceError(f"The loss must stay finite and below {LIMIT:g} and was {float(loss):.4g} at step {self.global_step}: lower "
-                            "the learning rates, or go on from an earlier checkpoint.")
+            raise LaceError(f"The loss must stay finite and below {LIMIT:g} and was {float(loss.detach()):.4g} at step {self._step}: "
+                            "lower the learning rates, or go on from an earlier checkpoint.")
         if batch_index % 20 == 0:
             self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True)
         return loss
@@ -160,14 +165,10 @@ class ScoreModel(ConditionalModel):
         for name in self.hparams["parts"]:
             torch.nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.hparams["clip"])
 
-    def on_train_start(self) -> None:
-        self._averaged = self.global_step
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Gradients may be gathered over several batches.
-        if self.global_step > self._averaged:
-            self._averaged = self.global_step
-            self.follow(self.global_step)
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        # Here, so that a checkpoint of this step has its average; the step is counted afterwards.
+        self.follow(self.global_step + 1)
 
     @torch.no_grad()
     def follow(self, updates: int) -> None:

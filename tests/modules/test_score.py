@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lace_lightning.data.batches import TensorBatches
@@ -18,13 +19,14 @@ from lace_lightning.schema import Attribute, Labels, Schema
 
 SCHEMA = Schema("s", (Attribute("dark", "discrete", 2, ("no", "yes")), Attribute("red", "continuous")))
 NETWORK = {"nf": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "dropout": 0.1}
-SAMPLER = {"num_steps": 25}
+SDES = {"vp": {"kind": "vp", "beta_max": 10.0}, "ve": {"kind": "ve"}}
+SAMPLER = {"num_steps": 12}
 
 
 def model(kind: str = "vp", **options) -> ScoreModel:
     torch.manual_seed(0)
     network = NETWORK if kind == "vp" else {**NETWORK, "fir": True, "pyramid": True}
-    return ScoreModel(SCHEMA, **{"sde": {"kind": kind}, "resolution": 8, "network": network, "classifier": {"widen": 1},
+    return ScoreModel(SCHEMA, **{"sde": SDES[kind], "resolution": 8, "network": network, "classifier": {"widen": 1},
                                  "sampler": SAMPLER, "warmup": 5, "learning_rate": 2e-3, "classifier_rate": 2e-3, **options})
 
 
@@ -38,9 +40,9 @@ def toy(count: int) -> tuple[Tensor, Tensor, Tensor]:
     return pictures.byte(), torch.stack([dark.float(), red], 1), known
 
 
-def trainer(folder: Path, steps: int) -> pl.Trainer:
+def trainer(folder: Path, steps: int, *callbacks: pl.Callback) -> pl.Trainer:
     return pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=steps,
-                      default_root_dir=folder, enable_checkpointing=False)
+                      default_root_dir=folder, callbacks=list(callbacks), enable_checkpointing=bool(callbacks))
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
@@ -48,13 +50,11 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, kind
     def batches() -> TensorBatches:
         return TensorBatches(toy(16), 8, seed=3)
 
-    whole, first, second = model(kind), model(kind), model(kind)
-    trainer(tmp_path, 8).fit(whole, batches())
-    half = trainer(tmp_path, 4)
-    half.fit(first, batches())
-    half.save_checkpoint(tmp_path / "half.ckpt")
+    whole, second = model(kind), model(kind)
+    checkpoint = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    trainer(tmp_path, 8, checkpoint).fit(whole, batches())
     torch.rand(7)
-    trainer(tmp_path, 8).fit(second, batches(), ckpt_path=tmp_path / "half.ckpt")
+    trainer(tmp_path, 8).fit(second, batches(), ckpt_path=str(tmp_path / "step=4.ckpt"), weights_only=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert any(not torch.equal(a, b) for a, b in zip(whole.average.parameters(), whole.networks.parameters(), strict=True))
@@ -68,7 +68,7 @@ def test_a_little_training_helps_both_networks(tmp_path: Path, kind: str) -> Non
     data, module = toy(64), model(kind, ema_decay=0.9, warmup=0)
     batches = TensorBatches(data, 64)
     before = trainer(tmp_path, 1).test(module, batches, verbose=False)[0]
-    trainer(tmp_path, 60).fit(module, TensorBatches(data, 32, seed=0))
+    trainer(tmp_path, 50).fit(module, TensorBatches(data, 16, seed=0))
     after = trainer(tmp_path, 1).test(module, batches, verbose=False)[0]
     assert after["test_score"] < 0.7 * before["test_score"]
     assert after["test_classifier"] < before["test_classifier"] - 0.3
@@ -129,19 +129,32 @@ def excited(kind: str, **options) -> ScoreModel:
     module = model(kind, **options)
     for parameter in module.average.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return module.eval()
+    return led(module.eval())
+
+
+def led(module: ScoreModel) -> ScoreModel:
+    """Add the score of data N(½, 0.3²) in [0, 1], so that what is drawn stays there."""
+    mean, std = (0.0, 0.6) if module.sde.centered else (0.5, 0.3)
+    network = module._output
+
+    def output(networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
+        a, s = module._times(t, x)
+        return 0.1 * network(networks, x, t) - module.sde.sign * s * (x - a * mean) / ((a * std).square() + s.square())
+
+    module._output = output
+    return module
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
 @pytest.mark.parametrize("sampler", [SAMPLER, {"kind": "probability_flow", "method": "heun", "num_steps": 4}])
 def test_a_sample_depends_on_its_seed_and_code_alone(kind: str, sampler: dict) -> None:
-    module, seeds = excited(kind, sampler=sampler), torch.tensor([4, 8, 15])
+    module, seeds = excited(kind, sampler=sampler, guidance=30.0), torch.tensor([4, 8, 15])
     codes = Labels(SCHEMA, torch.tensor([[1, 0.2], [0, 0.9], [1, 0.5]]), torch.tensor([[True, True], [True, False], [False, False]]))
     with torch.inference_mode():
         together = module.sample(codes, seeds)
     assert together.z.shape == (3, 3, 8, 8)
     assert float(together.z.abs().max()) <= 1
-    assert together.evaluations == (50 if sampler is SAMPLER else 8)
+    assert together.evaluations == (24 if sampler is SAMPLER else 8)
     for index in range(3):
         alone = module.sample(codes[index:index + 1], seeds[index:index + 1])
         torch.testing.assert_close(alone.z, together.z[index:index + 1], rtol=0, atol=1e-4)
@@ -149,7 +162,7 @@ def test_a_sample_depends_on_its_seed_and_code_alone(kind: str, sampler: dict) -
     # What is not known says nothing, as guidance 0 does.
     free = Labels(SCHEMA, codes.values, torch.zeros(3, 2, dtype=torch.bool))
     unguided = module.sample(free, seeds)
-    assert torch.equal(unguided.z[2], together.z[2]) or torch.allclose(unguided.z[2], together.z[2], atol=1e-5)
+    torch.testing.assert_close(unguided.z[2], together.z[2])
     assert not torch.allclose(unguided.z[0], together.z[0], atol=1e-3)
     assert unguided.diagnostics["classifier_evaluations"] == 0
     module.hparams["guidance"] = 0.0
@@ -209,7 +222,7 @@ def test_the_likelihood_of_labels_by_hand() -> None:
 def test_what_is_saved_draws_the_same(tmp_path: Path, kind: str) -> None:
     module = excited(kind)
     module.save(tmp_path / "m.safetensors")
-    again = ScoreModel.load(tmp_path / "m.safetensors")
+    again = led(ScoreModel.load(tmp_path / "m.safetensors"))
     codes, seeds = Labels.constant(SCHEMA, 2, dark=1), torch.arange(2)
     assert torch.equal(again.sample(codes, seeds).z, module.sample(codes, seeds).z)
     started = model(kind, start=str(tmp_path / "m.safetensors"))
@@ -225,7 +238,7 @@ def test_the_density_of_what_a_silent_network_knows() -> None:
     module.average["score"].out.bias.zero_()
     stretch = float(module.sde.mean(torch.ones([])) / module.sde.mean(torch.tensor(module.sde.end)))
     expected = torch.distributions.Normal(0, 1).log_prob(images * stretch).sum((1, 2, 3)) + 192 * torch.log(torch.tensor(stretch))
-    torch.testing.assert_close(module.log_density(images, torch.arange(2)), expected, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(module.log_density(images, torch.arange(2), 1e-3, 1e-3), expected, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize(("settings", "count", "modules"), [({}, 61_804_419, 0), ({"fir": True, "pyramid": True,
@@ -243,7 +256,7 @@ def test_a_published_checkpoint_is_read_by_the_order_of_its_average(tmp_path: Pa
     entries = {"module.sigmas": torch.zeros(1000)}
     if kind == "ve":
         entries["module.all_modules.0.W"] = source.features.frequencies
-    checkpoint = {"optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999)}]},
+    checkpoint = {"optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 2e-4, "betas": (0.9, 1)}]},
                   "model": entries, "step": 1_300_000,
                   "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": [p.clone() for p in source.parameters()]}}
     path = tmp_path / "checkpoint_8.pth"
@@ -254,7 +267,7 @@ def test_a_published_checkpoint_is_read_by_the_order_of_its_average(tmp_path: Pa
     with pytest.raises(LaceError, match="is the first that differs"):
         model("ve" if kind == "vp" else "vp", start=str(path))
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(LaceError, match="ema.shadow_params"):
+    with pytest.raises(LaceError, match="with model and ema"):
         model(kind, start=str(path))
 
 
