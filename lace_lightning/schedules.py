@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
 
 from .errors import LaceError
+
+# A time, or many.
+Time = TypeVar("Time", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,14 @@ class VP:
             raise LaceError(f"A schedule needs 0 <= beta_min <= beta_max and beta_max > 0, received {self.beta_min} and "
                             f"{self.beta_max}.")
 
-    def beta(self, t: float) -> float:
+    def beta(self, t: Time) -> Time:
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
-    def half_beta(self, t: float) -> float:
+    def half_beta(self, t: Time) -> Time:
         """Return ½β(t), the speed of s."""
         return self.beta(t) / 2
 
-    def length(self, t: float = 1.0) -> float:
+    def length(self, t: Time = 1.0) -> Time:  # type: ignore[assignment]
         """Return s(t)."""
         return (self.beta_min * t + (self.beta_max - self.beta_min) * t * t / 2) / 2
 
