@@ -64,6 +64,8 @@ class Conditions(nn.Module):
 
         Where a row does not know either it is the next one that does; what no row knows is 0.
         """
+        if bool(known.all()):
+            return values
         columns = []
         for index in range(len(self.schema)):
             able = self.known[: self.count, index].nonzero()[:, 0]
@@ -73,10 +75,10 @@ class Conditions(nn.Module):
 
     def filled_by_seed(self, codes: Labels, seeds: Tensor, stream: int) -> Tensor:
         """Return the values (B, K) of codes, filled with the kept row that each seed (B,) picks. Raises LaceError where no row is kept."""
-        if bool(codes.known.all()):
+        free, kept = ~codes.known.all(0), self.known[: self.count].any(0)
+        if not bool(free.any()):
             return codes.values
-        free = [name for name, sure in zip(self.schema.names, codes.known.all(0).tolist(), strict=True) if not sure]
-        never = [name for name in free if not bool(self.known[: self.count, self.schema.index(name)].any())]
+        never = [name for name, missing in zip(self.schema.names, (free & ~kept).tolist(), strict=True) if missing]
         if never:
             raise LaceError(f"What a code leaves free is filled from training rows, and none is kept that knows {', '.join(never)}: say "
                             "what it shall be, or train first.")

@@ -90,7 +90,9 @@ class StyleFlow(ConditionalModel):
         self.log(f"{stage}/nll", nll.mean(), batch_size=len(codes), sync_dist=True)
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "val")
+        # Before the training there is no row for what is not known.
+        if not self.trainer.sanity_checking:
+            self._evaluate(batch, "val")
 
     def test_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         self._evaluate(batch, "test")
@@ -169,8 +171,8 @@ class StyleFlow(ConditionalModel):
         widths = [value.shape[0] for name, value in state.items() if name.startswith("chain.1.") and name.endswith(".linear.weight")]
         gate = state.get("chain.1.velocity.layers.0.gate.weight")
         if not widths or gate is None:
-            raise LaceError(f"The file '{path}' must hold the state dict of a StyleFlow (chain.1.odefunc.diffeq.layers.0._layer.weight, ...)"
-                            f", and holds {', '.join(list(state)[:3])}: give flow_weight/modellarge10k.pt.")
+            raise LaceError(f"The file '{path}' must hold the state dict of a StyleFlow (chain.1.odefunc.diffeq.layers.0._layer.weight, "
+                            f"...), and holds {', '.join(list(state)[:3])}: give flow_weight/modellarge10k.pt.")
         blocks = sum(name.endswith("sqrt_end_time") for name in state)
         result = cls(schema, widths[-1], widths[:-1], blocks, ranges=ranges)
         if gate.ndim != 2 or gate.shape[1] != 1 + result.conditions.size:

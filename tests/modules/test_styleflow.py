@@ -135,11 +135,11 @@ def test_log_det_is_that_of_the_jacobian_with_the_right_sign() -> None:
 
 def test_the_density_integrates_to_one() -> None:
     flow = module(2).flow.double()
-    axis = torch.linspace(-12, 12, 161, dtype=torch.float64)
+    axis = torch.linspace(-12, 12, 121, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         for code in torch.eye(5).double()[:2]:
-            mass = flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=8)).exp().sum() * float(axis[1] - axis[0]) ** 2
+            mass = flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=6)).exp().sum() * float(axis[1] - axis[0]) ** 2
             assert float(mass) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -155,7 +155,7 @@ def test_normalisation_by_what_came_before() -> None:
         norm.weight.normal_()
         norm.bias.normal_()
     there = norm(x)
-    assert float(there.log_det) == pytest.approx(float((norm.weight - 0.5 * (norm.running_var + 1e-4).log()).sum()))
+    assert there.log_det.item() == pytest.approx((norm.weight - 0.5 * (norm.running_var + 1e-4).log()).sum().item())
     torch.testing.assert_close(norm(there.x, reverse=True).x, x)
     with pytest.raises(LaceError, match="at least 2 latents"):
         norm.learn(x[:1, :1])
@@ -327,8 +327,8 @@ def test_a_resumed_run_ends_where_it_would_have(tmp_path: Path) -> None:
 def test_training_approaches_the_entropy_and_samples_have_the_conditional_moments(tmp_path: Path) -> None:
     torch.manual_seed(2)
     data = Pairs(1024)
-    flow = StyleFlow(data.schema, 2, [16], learning_rate=1e-2, solver={"method": "rk4", "steps": 4, "adjoint": False})
-    trainer = pl.Trainer(max_epochs=12, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER)
+    flow = StyleFlow(data.schema, 2, [16], learning_rate=2e-2, solver={"method": "rk4", "steps": 2, "adjoint": False})
+    trainer = pl.Trainer(max_epochs=7, limit_val_batches=1, check_val_every_n_epoch=7, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER)
     trainer.fit(flow, data)
     flow.eval()
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.3))
