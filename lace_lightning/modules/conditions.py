@@ -60,10 +60,12 @@ class Conditions(nn.Module):
         self.seen += len(values)
 
     def filled(self, values: Tensor, known: Tensor, rows: Tensor) -> Tensor:
-        """Return labels (B, K) with those of the kept `rows` (B,) where they are not known; where a row does not know, of the next that does.
+        """Return labels (B, K), with those of the kept `rows` (B,) where they are not known.
 
-        What no row knows is 0.
+        Where a row does not know either it is the next one that does; what no row knows is 0.
         """
+        if bool(known.all()):
+            return values
         columns = []
         for index in range(len(self.schema)):
             able = self.known[: self.count, index].nonzero()[:, 0]
@@ -73,13 +75,13 @@ class Conditions(nn.Module):
 
     def filled_by_seed(self, codes: Labels, seeds: Tensor, stream: int) -> Tensor:
         """Return the values (B, K) of codes, filled with the kept row that each seed (B,) picks. Raises LaceError where no row is kept."""
-        if bool(codes.known.all()):
+        free, kept = ~codes.known.all(0), self.known[: self.count].any(0)
+        if not bool(free.any()):
             return codes.values
-        free = [name for name, sure in zip(self.schema.names, codes.known.all(0).tolist(), strict=True) if not sure]
-        never = [name for name in free if not bool(self.known[: self.count, self.schema.index(name)].any())]
+        never = [name for name, missing in zip(self.schema.names, (free & ~kept).tolist(), strict=True) if missing]
         if never:
-            raise LaceError(f"What a code leaves free is filled from training rows, and none is kept that knows {', '.join(never)}: say what "
-                            "it shall be, or train first.")
+            raise LaceError(f"What a code leaves free is filled from training rows, and none is kept that knows {', '.join(never)}: say "
+                            "what it shall be, or train first.")
         return self.filled(codes.values, codes.known, integers(seeds, self.count, stream=stream, device=self.values.device))
 
     def numbers(self, values: Tensor) -> Tensor:

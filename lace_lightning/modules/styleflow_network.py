@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -81,7 +82,7 @@ class Velocity(nn.Module):
     def __init__(self, dim: int, num_conditions: int, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = [dim, *hidden, dim]
-        self.layers = nn.ModuleList(GatedLayer(*pair, num_conditions) for pair in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(GatedLayer(*pair, num_conditions) for pair in pairwise(widths))
 
     def forward(self, t: Tensor, code: Tensor, x: Tensor, tangents: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return F (..., D) at x (..., D), conditions (..., C) and time t, and Jv for tangents v (P, ..., D) with the Jacobian J of F."""
@@ -216,3 +217,12 @@ class FlowChain(nn.Module):
             x, evaluations = flowed.x, evaluations + flowed.evaluations
             log_det = None if log_det is None or flowed.log_det is None else log_det + flowed.log_det
         return Flowed(x, log_det, evaluations)
+
+
+def finite(w: Tensor) -> Tensor:
+    """Return latents (B, ..., D) that must be finite. Raises LaceError, which names samples, where they are not."""
+    bad = (~w.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise LaceError(f"The latents of a flow must be finite and those of samples {', '.join(map(str, bad[:5]))} are not: train with a "
+                        "smaller learning rate, or sample with more steps.")
+    return w

@@ -15,6 +15,7 @@ from lace_lightning.data.batches import TensorBatches
 from lace_lightning.errors import LaceError
 from lace_lightning.modules.conditions import Conditions
 from lace_lightning.modules.styleflow import PUBLISHED_SCHEMA, StyleFlow
+from lace_lightning.modules.styleflow_editing import FlowEditor
 from lace_lightning.modules.styleflow_network import ContinuousFlow, FlowChain, MovingNorm, Solver
 from lace_lightning.schema import Attribute, Labels, Schema
 
@@ -118,7 +119,8 @@ def test_the_trace_is_that_of_the_jacobian_and_one_probe_is_right_on_average() -
     estimates = (probes * velocity(t, code, x, probes)[1]).sum(-1)
     exact = jacobian.diagonal(dim1=1, dim2=2).sum(-1)
     error = estimates.std(0) / 20000**0.5
-    assert bool(((estimates.mean(0) - exact).abs() < 4 * error).all()) and float(error.max()) < 0.05
+    assert bool(((estimates.mean(0) - exact).abs() < 4 * error).all())
+    assert float(error.detach().max()) < 0.05
 
 
 def test_log_det_is_that_of_the_jacobian_with_the_right_sign() -> None:
@@ -126,18 +128,18 @@ def test_log_det_is_that_of_the_jacobian_with_the_right_sign() -> None:
     w = torch.randn(3).double()
     jacobian = torch.autograd.functional.jacobian(lambda v: flow.encode(v[None], code, Solver("rk4", steps=64, adjoint=False)).x[0], w)
     encoded = flow.encode(w[None], code, FINE, flow.units(w[None]))
-    assert float(encoded.log_det) == pytest.approx(float(jacobian.det().abs().log()), abs=1e-6)
+    assert encoded.log_det.item() == pytest.approx(float(jacobian.det().abs().log()), abs=1e-6)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(encoded.x).sum() + encoded.log_det[0]
-    assert float(flow.log_prob(w[None], code, FINE)) == pytest.approx(float(expected), abs=1e-12)
+    assert flow.log_prob(w[None], code, FINE).item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_the_density_integrates_to_one() -> None:
     flow = module(2).flow.double()
-    axis = torch.linspace(-12, 12, 161, dtype=torch.float64)
+    axis = torch.linspace(-12, 12, 121, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         for code in torch.eye(5).double()[:2]:
-            mass = flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=8)).exp().sum() * float(axis[1] - axis[0]) ** 2
+            mass = flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=6)).exp().sum() * float(axis[1] - axis[0]) ** 2
             assert float(mass) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -153,7 +155,7 @@ def test_normalisation_by_what_came_before() -> None:
         norm.weight.normal_()
         norm.bias.normal_()
     there = norm(x)
-    assert float(there.log_det) == pytest.approx(float((norm.weight - 0.5 * (norm.running_var + 1e-4).log()).sum()))
+    assert there.log_det.item() == pytest.approx((norm.weight - 0.5 * (norm.running_var + 1e-4).log()).sum().item())
     torch.testing.assert_close(norm(there.x, reverse=True).x, x)
     with pytest.raises(LaceError, match="at least 2 latents"):
         norm.learn(x[:1, :1])
@@ -164,13 +166,15 @@ def test_decode_is_the_inverse_of_encode(blocks: int) -> None:
     flow, w, code = module(blocks=blocks).flow, torch.randn(8, 6), torch.randn(8, 5)
     for solver, error in ((Solver("rk4", steps=32), 1e-4), (Solver(), 1e-3)):
         encoded = flow.encode(w, code, solver)
-        assert encoded.log_det is None and float((encoded.x - w).abs().mean()) > 0.1
+        assert encoded.log_det is None
+        assert float((encoded.x - w).detach().abs().mean()) > 0.1
         torch.testing.assert_close(flow.decode(encoded.x, code, solver).x, w, atol=error, rtol=0)
 
 
 def test_the_published_size() -> None:
     flow = StyleFlow(PUBLISHED_SCHEMA)
-    assert flow.conditions.size == 17 and sum(parameter.numel() for parameter in flow.parameters()) == 1_691_649
+    assert flow.conditions.size == 17
+    assert sum(parameter.numel() for parameter in flow.parameters()) == 1_691_649
 
 
 def test_conditions_by_hand() -> None:
@@ -186,29 +190,29 @@ def test_conditions_by_hand() -> None:
 
 def test_what_is_not_known_comes_from_rows_that_were_seen() -> None:
     conditions = Conditions(SCHEMA, {}, 4)
-    seen = torch.tensor([[0, 0.1, 0], [1, 0.2, 1], [0, 0.3, 2], [1, 0.4, 0], [0, 0.5, 1]])
+    seen = torch.tensor([[0, 0.1, 0], [1, 0.2, 1], [0, 0.3, 2], [1, 0.4, 0], [0, 0.5, 2]])
     conditions.remember(seen[:3], torch.ones(3, 3, dtype=torch.bool))
     conditions.remember(seen[3:], torch.tensor([[True, False, True], [True, True, False]]))
-    assert conditions.count == 4 and sorted(conditions.values[:, 1].tolist()) == pytest.approx([0.0, 0.2, 0.3, 0.5])
-    unknown = torch.zeros(64, 3, dtype=torch.bool)
-    unknown[:, 0] = True
-    filled = conditions.filled_by_seed(Labels(SCHEMA, torch.ones(64, 3), unknown), torch.arange(64), 1)
-    assert bool((filled[:, 0] == 1).all()) and {round(v, 4) for v in filled[:, 1].tolist()} == {0.2, 0.3, 0.5}
-    # What a row knows stays together.
-    assert all(row[1] == 2 for row in filled[:, 1:].tolist() if round(row[0], 4) == 0.3) or True
-    pairs = {(round(v, 1), int(b)) for v, b in filled[:, 1:].tolist()}
-    assert (0.2, 1) in pairs and pairs <= {(0.5, 1), (0.2, 1), (0.3, 2), (0.2, 0), (0.3, 0), (0.5, 2), (0.5, 0)}
-    again = conditions.filled_by_seed(Labels(SCHEMA, torch.ones(2, 3), unknown[:2]), torch.tensor([7, 3]), 1)
+    assert conditions.count == 4
+    known = torch.zeros(64, 3, dtype=torch.bool)
+    known[:, 0] = True
+    filled = conditions.filled_by_seed(Labels(SCHEMA, torch.ones(64, 3), known), torch.arange(64), 1)
+    assert bool((filled[:, 0] == 1).all())
+    # The first row is gone. What a row knows stays together; the next row says what it does not know.
+    rows = {(round(v, 4), b) for v, b in filled[:, 1:].tolist()}
+    assert rows == {(0.5, 1.0), (0.2, 1.0), (0.3, 2.0), (0.5, 0.0)}
+    again = conditions.filled_by_seed(Labels(SCHEMA, torch.ones(2, 3), known[:2]), torch.tensor([7, 3]), 1)
     assert torch.equal(again, filled[[7, 3]])
     with pytest.raises(LaceError, match="none is kept that knows v, b"):
-        Conditions(SCHEMA, {}, 4).filled_by_seed(Labels(SCHEMA, torch.ones(64, 3), unknown), torch.arange(64), 1)
+        Conditions(SCHEMA, {}, 4).filled_by_seed(Labels(SCHEMA, torch.ones(64, 3), known), torch.arange(64), 1)
 
 
 def test_a_sample_depends_on_its_seed_and_code_alone() -> None:
     flow, codes, seeds = module(), labels(9), torch.arange(9)
     codes.known[:, 1] = False
     everything = flow.sample(codes, seeds)
-    assert everything.z.shape == (9, 6) and everything.evaluations == 64
+    assert everything.z.shape == (9, 6)
+    assert everything.evaluations == 64
     for rows in ([4], [8, 0, 3]):
         part = flow.sample(codes[torch.tensor(rows)], seeds[rows])
         torch.testing.assert_close(part.z, everything.z[rows], atol=2e-6, rtol=0)
@@ -223,56 +227,61 @@ def test_sampling_is_the_inverse_of_the_likelihoods_map() -> None:
     flow, codes = module(), labels(5)
     w = flow.sample(codes, torch.arange(5)).z
     exact = flow.log_prob(w, codes, torch.arange(5), exact=True)
-    estimates = torch.stack([flow.log_prob(w, codes, torch.arange(5) + 5 * k) for k in range(200)])
+    estimates = flow.log_prob(w.repeat(200, 1), Labels.cat([codes] * 200), torch.arange(1000)).reshape(200, 5)
     assert bool(((estimates.mean(0) - exact).abs() < 5 * estimates.std(0) / 200**0.5).all())
 
 
 def test_edits() -> None:
-    flow, ws = module(sampling={"steps": 32}, overshoot={"v": 1.5}), torch.randn(4, 3, 6)
-    before = labels(4)
+    flow, ws, before = module(sampling={"steps": 32}), torch.randn(4, 3, 6), labels(4)
     same = flow.edit(ws, before, before)
     torch.testing.assert_close(same.ws, ws, atol=1e-5, rtol=0)
     assert same.evaluations == 2 * 128
     after = Labels.constant(SCHEMA, 4, v=1.0)
-    edited = flow.edit(ws, before, after, {"v": [1]})
-    assert torch.equal(edited.ws[:, [0, 2]], ws[:, [0, 2]]) and bool((edited.ws[:, 1] != ws[:, 1]).any(1).all())
-    everywhere = flow.edit(ws, before, after)
+    edited = flow.edit(ws, before, after, {"v": [1]}, {"v": 1.5})
+    assert torch.equal(edited.ws[:, [0, 2]], ws[:, [0, 2]])
+    assert bool((edited.ws[:, 1] != ws[:, 1]).any(1).all())
+    everywhere = flow.edit(ws, before, after, None, {"v": 1.5})
     torch.testing.assert_close(everywhere.ws[:, 1], edited.ws[:, 1])
     assert float((everywhere.ws - ws).abs().flatten(1).max(1).values.min()) > 1e-3
     v = before.values[:, 1]
     torch.testing.assert_close(edited.codes[:, 1], v + 1.5 * (1 - v))
     assert torch.equal(edited.codes[:, [0, 2, 3, 4]], edited.original[:, [0, 2, 3, 4]])
-    # Rows may have edits of their own.
+    # Rows may have edits of their own, and do not see each other.
     after.known[0] = False
-    torch.testing.assert_close(flow.edit(ws, before, after, {"v": [1]}).ws[1:], edited.ws[1:])
+    torch.testing.assert_close(flow.edit(ws, before, after, {"v": [1]}, {"v": 1.5}).ws[1:], edited.ws[1:])
     assert torch.equal(flow.edit(ws, before, after).ws[0], ws[0])
+    alone = flow.edit(ws[2:3], before[2:3], after[2:3], {"v": [1]}, {"v": 1.5})
+    torch.testing.assert_close(alone.ws, edited.ws[2:3], atol=2e-6, rtol=0)
 
 
 def test_edits_one_after_the_other() -> None:
-    """Where all layers change, encoding again changes nothing; with chosen layers it does; an edit can be taken back."""
-    before, ws = labels(4), torch.randn(4, 3, 6)
+    """Where all layers change, encoding again changes nothing; where some do, it does; an edit can be taken back."""
+    flow, before, ws = module(sampling={"steps": 32}), labels(4), torch.randn(4, 3, 6)
     first, second = Labels.constant(SCHEMA, 4, v=1.0), Labels.constant(SCHEMA, 4, a=1.0, b=2.0)
-    results = {}
+    some, results = {"v": [1], "a": [0, 1], "b": [0, 1]}, {}
     for reencode in (True, False):
-        torch.manual_seed(1)
-        flow = module(sampling={"steps": 32}, reencode=reencode)
-        for layers in (None, {"v": [1], "a": [0, 1], "b": [0, 1]}):
-            state = flow.apply(flow.apply(flow.begin(ws, before), first, layers), second, layers)
-            results[reencode, layers is None] = state
-            back = flow.apply(flow.apply(state, Labels(SCHEMA, before.values)), first)
-            torch.testing.assert_close(back.codes[:, [0, 2, 3, 4]], back.original[:, [0, 2, 3, 4]])
-        once = flow.edit(ws, before, Labels.constant(SCHEMA, 4, v=1.0, a=1.0, b=2.0))
-        torch.testing.assert_close(results[reencode, True].ws, once.ws, atol=1e-4, rtol=0)
-        assert torch.equal(results[reencode, False].ws[:, 2], ws[:, 2])
-    torch.testing.assert_close(results[True, True].ws, results[False, True].ws, atol=1e-4, rtol=0)
-    assert float((results[True, False].ws - results[False, False].ws).abs().max()) > 1e-3
+        for layers in (None, some):
+            editor = FlowEditor(flow, layers, reencode=reencode)
+            state = editor.apply(editor.apply(editor.begin(ws, before), first), second)
+            results[reencode, layers is None] = state.ws
+            back = editor.apply(state, before)
+            torch.testing.assert_close(back.codes, back.original)
+            if layers is None:
+                torch.testing.assert_close(back.ws, ws, atol=1e-4, rtol=0)
+    once = flow.edit(ws, before, Labels.constant(SCHEMA, 4, v=1.0, a=1.0, b=2.0))
+    for reencode in (True, False):
+        torch.testing.assert_close(results[reencode, True], once.ws, atol=1e-4, rtol=0)
+        assert torch.equal(results[reencode, False][:, 2], ws[:, 2])
+    assert float((results[True, False] - results[False, False]).abs().max()) > 1e-3
 
 
 def test_what_an_edit_cannot_do_is_said() -> None:
     flow, ws, before = module(), torch.randn(2, 3, 6), labels(2)
-    for arguments, words in (((ws, Labels.constant(SCHEMA, 2, a=1), before), "v, b is not known"), ((ws[:, 0], before, before), r"\(2, L, 6\)"),
-                             ((ws, before, before, {"v": [3]}), "must lie in 0 to 2"), ((ws, before, before, {"q": [1]}), "'q' was asked"),
-                             ((ws, labels(2, PUBLISHED_SCHEMA), before), "conditioned on the schema 's'")):
+    one = Labels.constant(SCHEMA, 2, a=1)
+    for arguments, words in (((ws, one, before), "v, b is not known"), ((ws[:, 0], before, before), r"\(2, L, 6\)"),
+                             ((ws, before, one, {"v": [3]}), "must lie in 0 to 2"), ((ws, before, one, {"q": [1]}), "'q' was asked"),
+                             ((ws, before, one, None, {"q": 2.0}), "'q' was asked"),
+                             ((ws, labels(2, PUBLISHED_SCHEMA), one), "conditioned on the schema 's'")):
         with pytest.raises(LaceError, match=words):
             flow.edit(*arguments)
 
@@ -287,7 +296,8 @@ class Pairs(pl.LightningDataModule):
         random = torch.Generator().manual_seed(5)
         codes = torch.stack([torch.randint(2, (count,), generator=random).float(), torch.rand(count, generator=random)], 1)
         w = codes @ torch.tensor([[2.0, -1.0], [0.0, 3.0]]) + 0.3 * torch.randn(count, 2, generator=random)
-        self.tensors = (w, codes, torch.rand(count, 2, generator=random) >= unknown)
+        known = torch.rand(count, 2, generator=random) >= unknown
+        self.tensors = (w, torch.where(known, codes, torch.nan), known)
 
     def train_dataloader(self) -> TensorBatches:
         return TensorBatches(self.tensors, 64, seed=3)
@@ -318,8 +328,8 @@ def test_a_resumed_run_ends_where_it_would_have(tmp_path: Path) -> None:
 def test_training_approaches_the_entropy_and_samples_have_the_conditional_moments(tmp_path: Path) -> None:
     torch.manual_seed(2)
     data = Pairs(1024)
-    flow = StyleFlow(data.schema, 2, [16], learning_rate=1e-2, solver={"method": "rk4", "steps": 4, "adjoint": False})
-    trainer = pl.Trainer(max_epochs=12, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER)
+    flow = StyleFlow(data.schema, 2, [16], learning_rate=2e-2, solver={"method": "rk4", "steps": 2, "adjoint": False})
+    trainer = pl.Trainer(max_epochs=7, check_val_every_n_epoch=7, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER)
     trainer.fit(flow, data)
     flow.eval()
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.3))
@@ -334,8 +344,7 @@ def test_training_approaches_the_entropy_and_samples_have_the_conditional_moment
     assert float(free[:, 1].std()) == pytest.approx((9 / 12 + 0.09) ** 0.5, abs=0.12)
     flow.save(tmp_path / "flow.safetensors")
     again = StyleFlow.load(tmp_path / "flow.safetensors")
-    assert torch.equal(again.sample(Labels.constant(data.schema, 5, a=0.0), torch.arange(5)).z, free[:5]) or \
-        float((again.sample(Labels.constant(data.schema, 5, a=0.0), torch.arange(5)).z - free[:5]).abs().max()) < 1e-5
+    torch.testing.assert_close(again.sample(Labels.constant(data.schema, 5, a=0.0), torch.arange(5)).z, free[:5], atol=1e-5, rtol=0)
 
 
 def test_divergence_ends_the_training_with_its_step() -> None:
@@ -376,11 +385,12 @@ def test_published_weights_are_read_and_nothing_is_run(tmp_path: Path) -> None:
     torch.save(state, file, _use_new_zipfile_serialization=False)
     file.write_bytes(file.read_bytes().replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
     flow = StyleFlow.published(file)
-    assert b"cuda:0" in file.read_bytes() and flow.hparams["hidden"] == [5] * 5 and flow.flow.dim == 4
-    assert float(flow.overshoot[flow.schema.index("glasses")]) == 2.5
+    assert b"cuda:0" in file.read_bytes()
+    assert (flow.hparams["hidden"], flow.flow.dim) == ([5] * 5, 4)
     before, w = labels(3, PUBLISHED_SCHEMA), torch.randn(3, 4)
     code = flow.conditions.numbers(before.values)
-    assert code.shape == (3, 17) and float(code[0, 11]) == pytest.approx(-42.7 + 92.9 * float(before.values[0, 11]), abs=1e-4)
+    assert code.shape == (3, 17)
+    assert float(code[0, 11]) == pytest.approx(-42.7 + 92.9 * float(before.values[0, 11]), abs=1e-4)
     # Their map, step by step: normalise, Euler with many steps, normalise.
     x = (w - state["chain.0.running_mean"]) / (state["chain.0.running_var"] + 1e-4).sqrt()
     x = x * state["chain.0.weight"].exp() + state["chain.0.bias"]
@@ -398,7 +408,7 @@ def test_published_weights_are_read_and_nothing_is_run(tmp_path: Path) -> None:
     x = x * state["chain.2.weight"].exp() + state["chain.2.bias"]
     torch.testing.assert_close(flow.flow.encode(w, code, flow.sampling).x, x, atol=2e-3, rtol=1e-3)
     with pytest.raises(LaceError, match="have 17 conditions, and the schema 's' has 5"):
-        StyleFlow.published(file, SCHEMA, {}, {})
+        StyleFlow.published(file, SCHEMA, {})
+    torch.save({"weight": torch.ones(2)}, file)
     with pytest.raises(LaceError, match="must hold the state dict of a StyleFlow"):
-        torch.save({"weight": torch.ones(2)}, file)
         StyleFlow.published(file)
