@@ -32,7 +32,7 @@ class Chain:
         if clamp is not None and (len(clamp) != 2 or not clamp[0] < clamp[1]):
             raise LaceError(f"A chain is clamped between two numbers, the lower one first, received {list(clamp)}.")
         self.num_steps, self.step_size, self.noise_std, self.noise_first = num_steps, step_size, noise_std, noise_first
-        self.clamp, self.gradient_clip = None if clamp is None else tuple(clamp), gradient_clip
+        self.clamp, self.gradient_clip = None if clamp is None else (float(clamp[0]), float(clamp[1])), gradient_clip
 
     def step(self, energy: EnergyFunction, x: Tensor, noise: Tensor, create_graph: bool = False) -> Tensor:
         """Return x (B, ...) after one step with normals of its shape; with `create_graph` as a function of the energy's parameters."""
@@ -63,11 +63,6 @@ class Chain:
             raise LaceError(f"A chain must stay finite and did not in {count} steps of size {self.step_size:g}: use smaller steps, or "
                             "weights from before the training diverged.")
         return x
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**vars(self), "clamp": None if self.clamp is None else list(self.clamp)}
 
 
 class FreshNoise:

@@ -31,9 +31,12 @@ class AttributeEnergies(nn.Module):
         super().__init__()
         self.schema = schema
         self.networks = nn.ModuleList(build_energy(attribute.num_logits, **network) for attribute in schema)
+        # Pictures that a network has been evaluated on.
+        self.evaluated = 0
 
     def one(self, x: Tensor, index: int, value: Tensor) -> Tensor:
         """Return the energies (B, S) of pictures given a class or number (B,) for one attribute."""
+        self.evaluated += len(x)
         attribute = self.schema.attributes[index]
         discrete = attribute.kind == "discrete"
         condition = F.one_hot(value.long(), attribute.num_classes).to(x) if discrete else value[:, None].to(x)
@@ -41,12 +44,13 @@ class AttributeEnergies(nn.Module):
 
     def forward(self, x: Tensor, codes: Labels) -> Tensor:
         """Return energies (B, K, S), those of what is not known 0."""
-        parts = []
-        for index in range(len(self.schema)):
-            known = codes.known[:, index]
-            energies = self.one(x, index, torch.where(known, codes.values[:, index], 0.0))
-            parts.append(torch.where(known[:, None], energies, 0.0))
-        return torch.stack(parts, 1)
+        # What nobody knows is left out; where nobody knows anything, something says how many scales there are.
+        asked = codes.known.any(0).nonzero()[:, 0].tolist() or [0]
+        values = torch.where(codes.known, codes.values, 0.0)
+        energies = {index: self.one(x, index, values[:, index]) for index in asked}
+        nothing = torch.zeros_like(energies[asked[0]])
+        return torch.stack([torch.where(codes.known[:, index, None], energies[index], 0.0) if index in energies else nothing
+                            for index in range(len(self.schema))], 1)
 
 
 class PictureEnergy(Energy):

@@ -190,8 +190,9 @@ class CondEBM(EnergyModel):
         shape = self.buffer.points.shape[1:]
         x = 2 * uniform(seeds, shape, START_STREAM, self.device) - 1 if starts is None else starts.to(self.device)
         steps = self.drawing.rounds * self.drawing.steps + self.drawing.refine
-        return self.timed(lambda: self.run_chains(Weighted(energy, share), x, seeds, steps), float(steps * count.float().mean()),
-                          models=len(self.models))
+        before = sum(model.evaluated for model in self.models)
+        return self.timed(lambda: self.run_chains(Weighted(energy, share), x, seeds, steps),
+                          lambda: (sum(model.evaluated for model in self.models) - before) / len(seeds), models=len(self.models))
 
 
 def _signed(x: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class EnergyModel(ConditionalModel):
 
     def random(self, everywhere: bool = False) -> torch.Generator:
         """Return the generator of this training step, on the model's device: the same in a resumed run, `everywhere` in every process."""
-        rank = 0 if everywhere or self._trainer is None else self.trainer.global_rank + 1
+        rank = 0 if everywhere else 1 + (0 if self._trainer is None else self.trainer.global_rank)
         number = (int(self.hparams["seed"]) * 1_000_003 + int(self.batches)) * 100_003 + rank
         return torch.Generator(self.device).manual_seed(number % 2**63)
 
@@ -114,13 +114,13 @@ class EnergyModel(ConditionalModel):
             return torch.cat([self.walk(energy.rows(r), x[r].clone(), seeds[r].clone(), bar.update) for r in rows])
 
     @staticmethod
-    def timed(draw: Callable[[], Tensor], evaluations: float, **diagnostics: Any) -> Sample:
-        """Return what `draw` returns as a sample, with the time that it took."""
+    def timed(draw: Callable[[], Tensor], evaluations: Callable[[], float], **diagnostics: Any) -> Sample:
+        """Return what `draw` returns as a sample, with the time that it took and what `evaluations` then says."""
         start = time.perf_counter()
         x = draw()
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
-        return Sample(x, evaluations, time.perf_counter() - start, diagnostics)
+        return Sample(x, evaluations(), time.perf_counter() - start, diagnostics)
 
     def _drawn_state(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if name.startswith(self.drawn_from)}

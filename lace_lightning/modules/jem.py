@@ -49,11 +49,12 @@ class Joint(Energy):
                 energy = energy + free
             if self.codes is None:
                 continue
-            value, known = self.codes.values[:, index], self.codes.known[:, index]
+            known = self.codes.known[:, index]
+            value = torch.where(known, self.codes.values[:, index], 0.0)
             if attribute.kind == "continuous":
                 term = (value - f[:, 0]).square() / (2 * self.sigma**2)
             else:
-                term = -f.log_softmax(1).gather(1, torch.where(known, value, 0.0).long()[:, None])[:, 0]
+                term = -f.log_softmax(1).gather(1, value.long()[:, None])[:, 0]
             energy = energy + torch.where(known, term, 0.0)
         return energy
 
@@ -236,7 +237,8 @@ class JEM(EnergyModel):
         """
         codes = self.checked(codes, seeds, starts)
         if self.drawing.conditional == "sort":
-            return self.timed(lambda: self._sorted(codes, seeds).clamp(-1, 1), 0.0, conditional="sort")
+            return self.timed(lambda: self._sorted(codes, seeds).clamp(-1, 1), lambda: len(self.buffer) / len(codes),
+                              conditional="sort")
         return self.draw(self.joint(codes).pullback(self.network), seeds, self.starts(codes, seeds) if starts is None else starts)
 
     def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
@@ -244,7 +246,7 @@ class JEM(EnergyModel):
         nothing = Labels.constant(self.schema, len(seeds)).to(self.device)
         x = self.starts(nothing, seeds) if starts is None else starts.to(self.device)
         steps = self.drawing.chain.num_steps
-        return self.timed(lambda: self.run_chains(energy, x, seeds, steps).clamp(-1, 1), steps, conditional="chain",
+        return self.timed(lambda: self.run_chains(energy, x, seeds, steps).clamp(-1, 1), lambda: steps, conditional="chain",
                           start=self.drawing.start if starts is None else "given")
 
     @torch.no_grad()

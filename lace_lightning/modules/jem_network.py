@@ -47,30 +47,35 @@ class Body(nn.Module):
             self.linear = nn.Linear(channels, num_logits).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return F.leaky_relu(x, SLOPE).mean((2, 3))
+        y = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return F.leaky_relu(y, SLOPE).to(x.dtype).mean((2, 3))
 
 
 class JEMNetwork(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, num_logits), with `energy_head` and a last column -E(x) (B, num_logits + 1).
 
-    WideResNet of `depth` 6n + 4, 16·`widen` channels at full size; no normalisation, leaky ReLU, biases everywhere. With `published` the
-    parameters are those, by name and number, of the file that belongs to JEM's paper (depth 28, widen 10: 36,478,389), with two layers
-    that may go unused. Raises LaceError for a depth that has no blocks.
+    WideResNet of `depth` 6n + 4, 16·`widen` channels at full size; no normalisation, leaky ReLU, biases everywhere. With `bf16`
+    convolutions run in bfloat16, channels last, and what follows them in the format of x. With `published` the parameters are those, by
+    name and number, of the file that belongs to JEM's paper (depth 28, widen 10: 36,478,389), with two layers that may go unused. Raises
+    LaceError for a depth that has no blocks.
     """
 
-    def __init__(self, num_logits: int, depth: int = 28, widen: int = 10, energy_head: bool = False, published: bool = False) -> None:
+    def __init__(self, num_logits: int, depth: int = 28, widen: int = 10, energy_head: bool = False, published: bool = False,
+                 bf16: bool = False) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise LaceError(f"The depth of JEM's network must be 6n + 4 and its width a factor from 1, received {depth} and {widen}: "
                             "take 10, 16 or 28.")
         self.f = Body(depth, widen, num_logits, published)
-        self.energy_head = energy_head
+        self.energy_head, self.bf16 = energy_head, bf16
+        if bf16:
+            self.f.to(memory_format=torch.channels_last)
         if energy_head or published:
             self.energy_output = nn.Linear(self.f.num_features, 1).requires_grad_(energy_head)
         self.class_output = nn.Linear(self.f.num_features, num_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.f(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.f(x.contiguous(memory_format=torch.channels_last) if self.bf16 else x)
         logits = self.class_output(features)
         return torch.cat([logits, self.energy_output(features)], 1) if self.energy_head else logits

@@ -61,6 +61,14 @@ def test_a_block_is_what_it_says_it_is() -> None:
     assert torch.equal(block(x), block.shortcut(x))
 
 
+def test_bfloat16_is_near() -> None:
+    network, x = JEMNetwork(3, 10, 1), torch.randn(4, 3, 8, 8)
+    other = JEMNetwork(3, 10, 1, bf16=True)
+    other.load_state_dict(network.state_dict())
+    assert other(x).dtype == torch.float32
+    torch.testing.assert_close(other(x), network(x), atol=5e-3, rtol=5e-2)
+
+
 def test_logits_are_energies() -> None:
     """p(c|x) = exp(E(x) - E(x, c)), Σ_c exp(-E(x, c)) = exp(-E(x)), and a constant more on all logits moves E(x) alone."""
     f = torch.randn(5, 3, dtype=torch.float64)
