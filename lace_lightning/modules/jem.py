@@ -239,15 +239,17 @@ class JEM(EnergyModel):
         if self.drawing.conditional == "sort":
             return self.timed(lambda: self._sorted(codes, seeds).clamp(-1, 1), lambda: len(self.buffer) / len(codes),
                               conditional="sort")
-        return self.draw(self.joint(codes).pullback(self.network), seeds, self.starts(codes, seeds) if starts is None else starts)
+        energy = self.joint(codes).pullback(self.network)
+        return self._chained(energy, seeds, codes, starts)
 
     def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
         """Return pictures of an energy of pictures: chains as in `sample`, from any point of the buffer, whatever the number of `terms`."""
-        nothing = Labels.constant(self.schema, len(seeds)).to(self.device)
-        x = self.starts(nothing, seeds) if starts is None else starts.to(self.device)
-        steps = self.drawing.chain.num_steps
-        return self.timed(lambda: self.run_chains(energy, x, seeds, steps).clamp(-1, 1), lambda: steps, conditional="chain",
-                          start=self.drawing.start if starts is None else "given")
+        return self._chained(energy, seeds, Labels.constant(self.schema, len(seeds)).to(self.device), starts)
+
+    def _chained(self, energy: Energy, seeds: Tensor, codes: Labels, starts: Tensor | None) -> Sample:
+        start, steps = self.drawing.start if starts is None else "given", self.drawing.chain.num_steps
+        x = self.starts(codes, seeds) if starts is None else starts.to(self.device)
+        return self.timed(lambda: self.run_chains(energy, x, seeds, steps).clamp(-1, 1), lambda: steps, conditional="chain", start=start)
 
     @torch.no_grad()
     def _sorted(self, codes: Labels, seeds: Tensor) -> Tensor:

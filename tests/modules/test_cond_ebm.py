@@ -20,7 +20,7 @@ from lace_lightning.schema import Attribute, Labels, Schema
 
 HUE, SIZE, AGE = Attribute("hue", "discrete", 3, ("red", "green", "blue")), Attribute("size"), Attribute("age", "continuous")
 ONE, SCHEMA = Schema("one", (HUE,)), Schema("many", (HUE, SIZE, AGE))
-SMALL = {"filter_dim": 4, "stages": 2, "multiscale": False}
+SMALL = {"filter_dim": 4, "stages": 1, "multiscale": False}
 DRAWING = {"models": 1, "rounds": 2, "steps": 2, "refine": 2,
            "changes": {"crop": 0.5, "mirror": 0.5, "jitter_probability": 0.5, "blur": 0.5}}
 

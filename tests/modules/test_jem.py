@@ -217,6 +217,7 @@ def test_a_sample_depends_on_its_seed_and_code_alone(sampling: dict, tmp_path: P
         torch.testing.assert_close(model.sample(codes[i : i + 1], seeds[i : i + 1]).z[0], together.z[i], atol=1e-5, rtol=1e-5)
     assert not torch.equal(model.sample(codes, seeds + 100).z, together.z)
     assert together.diagnostics["conditional"] == sampling.get("conditional", "chain")
+    assert together.diagnostics.get("start", "buffer") == sampling.get("start", "buffer")
     model.save(tmp_path / "jem.safetensors")
     torch.testing.assert_close(JEM.load(tmp_path / "jem.safetensors").sample(codes, seeds).z, together.z)
     with torch.inference_mode():
@@ -241,6 +242,7 @@ def test_starts_and_the_buffer_renewed() -> None:
     starts = torch.rand(2, 3, 8, 8)
     codes = Labels.constant(ONE, 2, hue=1.0)
     torch.testing.assert_close(model.sample(codes, torch.arange(2), starts).z, starts)
+    torch.testing.assert_close(model.sample_query("hue == green", torch.arange(2), starts=starts).z, starts)
     before = model.buffer.points.clone()
     model.renew_buffer(visits=3, num_steps=1, count=10, seed=1)
     assert (model.buffer.points != before).flatten(1).any(1).all()
