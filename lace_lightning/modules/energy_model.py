@@ -1,0 +1,155 @@
+"""What energy-based models of pictures share: batches, the randomness of a step, the guard, chains with seeds, files."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..artifacts import load_tensors, save_tensors
+from ..energies import Energy
+from ..errors import LaceError
+from ..pictures import at_a_time
+from ..query import Query, parse
+from ..samplers import Sample
+from ..schema import Labels, Schema
+from .conditional import ConditionalModel
+from .replay import ReplayBuffer
+
+# Streams of a sample's seed: where its chain begins, then the noise of its steps, then changes between rounds.
+START_STREAM, NOISE_STREAM, CHANGE_STREAM = 2**32, 1, 2**33
+
+
+class EnergyModel(ConditionalModel):
+    """A model p(x|c) ∝ exp(-E(x, c)) of pictures (B, C, H, W) in [-1, 1], trained against what chains on E reach.
+
+    Subclasses name their `kind` and the parts of their state, `drawn_from`, that drawing needs; they give `walk` and the training step.
+    """
+
+    space = "x"
+    kind = ""
+    drawn_from: tuple[str, ...] = ()
+    buffer: ReplayBuffer
+    batches: Tensor
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__(Schema.from_config(arguments["schema"]))
+        self.save_hyperparameters(dict(arguments))
+        self.register_buffer("batches", torch.zeros([], dtype=torch.long))
+
+    def parts(self, batch: Sequence[Tensor]) -> tuple[Tensor, Labels]:
+        """Return pictures and labels of a batch; all are known where it does not say."""
+        return batch[0], Labels(self.schema, batch[1], batch[2] if len(batch) > 2 else None)
+
+    def random(self, everywhere: bool = False) -> torch.Generator:
+        """Return the generator of this training step, on the model's device: the same in a resumed run, `everywhere` in every process."""
+        rank = 0 if everywhere else 1 + (0 if self._trainer is None else self.trainer.global_rank)
+        number = (int(self.hparams["seed"]) * 1_000_003 + int(self.batches)) * 100_003 + rank
+        return torch.Generator(self.device).manual_seed(number % 2**63)
+
+    def keep(self, points: Tensor, indices: Tensor) -> None:
+        """Put what chains have reached into the buffer, of all processes into the buffer of each."""
+        if self._trainer is not None and self.trainer.world_size > 1:
+            points, indices = self.all_gather(points).flatten(0, 1), self.all_gather(indices).flatten()  # type: ignore[union-attr]
+        self.buffer.put(points, indices, self.random(everywhere=True))
+
+    def guard(self, what: str, value: Tensor, bound: float) -> None:
+        """Raise LaceError, with the step, where `value` is not finite or beyond ± `bound`."""
+        number = float(value.detach())
+        if not math.isfinite(number) or abs(number) > bound:
+            raise LaceError(f"The training diverged at step {int(self.batches)}: {what} must stay within ±{bound:g} and is {number:g}; go "
+                            "on from an earlier checkpoint with a smaller learning rate, more steps of the chain or more input noise.")
+
+    def checked(self, codes: Labels, seeds: Tensor, starts: Tensor | None) -> Labels:
+        """Return the codes on the model's device. Raises LaceError for another schema or other numbers of rows."""
+        if codes.schema.names != self.schema.names:
+            raise LaceError(f"The codes must be of the model's attributes, {', '.join(self.schema.names)}, and are of "
+                            f"{', '.join(codes.schema.names)}: give labels of its schema.")
+        if len(codes) != len(seeds) or not len(codes) or (starts is not None and len(starts) != len(codes)):
+            raise LaceError(f"Every sample needs a code, a seed and, where given, a start; received {len(codes)} codes, {len(seeds)} seeds "
+                            f"and {'no' if starts is None else len(starts)} starts.")
+        for index, attribute in enumerate(self.schema):
+            values = codes.values[codes.known[:, index], index]
+            high = attribute.num_classes - 1 if attribute.kind == "discrete" else 1
+            if len(values) and not bool(((values >= 0) & (values <= high)).all()):
+                raise LaceError(f"Codes of '{attribute.name}' must be from 0 to {high}, received {float(values.min()):g} to "
+                                f"{float(values.max()):g}.")
+        with torch.inference_mode(False):
+            return Labels(self.schema, codes.values.to(self.device).clone(), codes.known.to(self.device).clone())
+
+    def parsed(self, query: str | Query) -> Query:
+        """Return a query on the model's schema."""
+        return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
+
+    def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
+        """Return the energy of a query on pictures (B, C, H, W) in [-1, 1]; `free` (B rows) gives the values of free attributes."""
+        raise NotImplementedError
+
+    def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
+        """Return pictures of an energy of pictures; `terms`, one or (B,), says of how many energies it is the sum."""
+        raise NotImplementedError
+
+    def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",
+                     starts: Tensor | None = None) -> Sample:
+        """Return pictures by chains on the energy of a query, one a seed (B,), from `starts` where given; see `energy`."""
+        query = self.parsed(query)
+        return self.draw(self.energy(query, free, logic), seeds, starts, torch.tensor(len(query.attributes)))
+
+    def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
+        """Return where the chains of sampling lead from x (B, C, H, W), a function of each sample's energy, start and seed alone."""
+        raise NotImplementedError
+
+    def run_chains(self, energy: Energy, x: Tensor, seeds: Tensor, steps: int) -> Tensor:
+        """Return where chains of so many steps lead from x (B, C, H, W), some at a time."""
+        part, seeds = at_a_time(x), seeds.to(self.device)
+        with torch.inference_mode(False), torch.no_grad(), tqdm(
+                desc="sampling", total=steps * -(-len(x) // part), leave=False, delay=1, disable=None) as bar:
+            rows = [slice(first, first + part) for first in range(0, len(x), part)]
+            return torch.cat([self.walk(energy.rows(r), x[r].clone(), seeds[r].clone(), bar.update) for r in rows])
+
+    @staticmethod
+    def timed(draw: Callable[[], Tensor], evaluations: Callable[[], float], **diagnostics: Any) -> Sample:
+        """Return what `draw` returns as a sample, with the time that it took and what `evaluations` then says."""
+        start = time.perf_counter()
+        x = draw()
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        return Sample(x, evaluations(), time.perf_counter() - start, diagnostics)
+
+    def _drawn_state(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.state_dict().items() if name.startswith(self.drawn_from)}
+
+    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write what drawing needs, and the arguments, as safetensors, atomically."""
+        save_tensors(path, self._drawn_state(), {"kind": self.kind, "arguments": dict(self.hparams), "metadata": metadata})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """Read what `save` wrote, ready for drawing (frozen). Raises LaceError for missing, damaged or other weights."""
+        tensors, config = load_tensors(path)
+        if config.get("kind") != cls.kind:
+            raise LaceError(f"The weights '{path}' must be of kind '{cls.kind}' and are of kind '{config.get('kind')}'.")
+        model = cls(**{**config["arguments"], **({"start": None} if "start" in config["arguments"] else {})})
+        if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in model._drawn_state().items()}:
+            raise LaceError(f"The weights '{path}' do not have the tensors of the network that their configuration describes: get the file "
+                            "again.")
+        model.load_state_dict(tensors, strict=False)
+        return model.eval().requires_grad_(False)
+
+
+def plain(node: Any) -> Any:
+    """Copy nested mappings and sequences into dictionaries and lists: a checkpoint must load safely."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def plain_schema(schema: Schema | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema as plain containers."""
+    return schema.to_config() if isinstance(schema, Schema) else plain(schema)
