@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
 from lace_lightning.artifacts import read_json
 
+from .test_cli import _few_pictures as few_pictures
 from .test_cli import results
 
 LOOKUP = ["+experiment=cifar10_ode", "task=model", "model._target_=tests.models.Lookup", "+model.batch_size=50", "logger=csv",
@@ -54,3 +56,28 @@ def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> 
     with pytest.raises(SystemExit):
         cli.main([*LOOKUP, override])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "small"), [
+    ("cifar10_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
+    ("cifar10_cond_ebm", ["model.network.filter_dim=4", "model.chain.num_steps=2", "model.sampling.rounds=1", "model.sampling.steps=2",
+                          "model.sampling.refine=2", "model.buffer.size=100"]),
+    ("cifar10_vp_sde", ["model.network.nf=8", "model.sampler.num_steps=21"]),
+    ("cifar10_ve_sde", ["model.network.nf=8", "model.sampler.num_steps=3"]),
+])
+def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], tmp_path: Path, shared_dir: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
+    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", few_pictures)
+    monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+    command = [f"+experiment={name}", "logger=csv", "callbacks.progress=false", "dataset.module.batch_size=8", "metrics.num_samples=10",
+               "metrics.batch_size=10", "callbacks.pictures_per_class=1", "task.checkpoint_steps=1", *small]
+    cli.main([*command, "trainer.max_steps=2", "hydra.run.dir=out", "task.export=model"])
+    metrics = results(tmp_path / "out")[0]["metrics"]
+    assert 0 <= metrics["acc"] <= 1
+    assert metrics["fd_judge"] > 0
+    # What a latent generator draws is nothing to stand beside.
+    assert "fd_judge/unconditional" not in metrics
+    assert metrics["evaluations"] > 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    with Image.open(tmp_path / "out" / "samples.png") as picture:
+        assert picture.size[1] > 10 * 32
