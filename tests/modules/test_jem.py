@@ -186,6 +186,16 @@ def test_a_resumed_training_goes_on_as_it_would_have(tmp_path: Path) -> None:
     assert not torch.equal(half.buffer.points, rest.buffer.points)
 
 
+def test_accuracy_is_that_of_known_labels(tmp_path: Path) -> None:
+    model, (images, labels) = _model(input_noise=0.0), _pictures(20)
+    known = torch.arange(20)[:, None] < 13
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    figures = trainer.validate(model, TensorBatches((images, labels, known), 6), verbose=False)[0]
+    u = model.network(images / 127.5 - 1).detach()
+    assert figures["val_accuracy/hue"] == pytest.approx(float((u.argmax(1) == labels[:, 0])[:13].float().mean()))
+    assert figures["val_energy"] == pytest.approx(float(-u.logsumexp(1).mean()), rel=1e-5)
+
+
 def test_training_tells_classes_apart_and_data_from_noise(tmp_path: Path) -> None:
     model, data = _model(), _pictures(64)
     _fit(model, data, tmp_path, 8)
