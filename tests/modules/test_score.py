@@ -186,6 +186,39 @@ def test_a_sample_depends_on_its_seed_and_code_alone(kind: str, sampler: dict) -
     assert torch.equal(module.sample(codes, seeds).z, unguided.z)
 
 
+class ExactRed(nn.Module):
+    """For pixels N(½, 0.1²) in [0, 1]: p(mean of the picture|noisy picture) as the classifier says it, f and log v."""
+
+    def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
+        kept = 0.01 / (0.01 + sigma.square())
+        size = images[0].numel()
+        zero = torch.zeros_like(sigma)
+        return torch.stack([zero, zero, 0.5 + kept * (images.mean((1, 2, 3)) - 0.5), (kept * sigma.square() / size).log()], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve"])
+@pytest.mark.parametrize("sampler", [{"kind": "probability_flow", "method": "heun", "num_steps": 150}, {"num_steps": 250}])
+def test_guided_pictures_are_of_the_posterior(kind: str, sampler: dict) -> None:
+    """Pixels N(½, 0.1²) whose mean m is seen with error σ: p(m|c) is Gaussian, with the share q/(q + σ²) of c, q = 0.1²/192."""
+    module, sigma, count = model(kind, sampler=sampler, sigma=0.005, sde={"kind": kind}).eval(), 0.005, 200
+    module.average["classifier"] = ExactRed()
+
+    def output(networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
+        a, s = module._times(t, x)
+        mean, std = (0.0, 0.2) if kind == "vp" else (0.5, 0.1)
+        return -module.sde.sign * s * (x - a * mean) / ((a * std).square() + s.square())
+
+    module._output = output
+    q = 0.01 / 192
+    for wanted in (0.56, 0.47):
+        drawn = module.sample(Labels.constant(SCHEMA, count, red=wanted), torch.arange(count))
+        means = (drawn.z.mean((1, 2, 3)) + 1) / 2
+        spread = (q * sigma**2 / (q + sigma**2)) ** 0.5
+        assert float(means.mean()) == pytest.approx(0.5 + q / (q + sigma**2) * (wanted - 0.5), abs=2e-3)
+        assert float(means.std()) == pytest.approx(spread, rel=0.2)
+        assert drawn.diagnostics["classifier_evaluations"] == drawn.evaluations
+
+
 def test_codes_are_read_by_name_and_others_are_refused() -> None:
     module = model()
     turned = Schema("t", (SCHEMA["red"], Attribute("age", "continuous"), SCHEMA["dark"]))
