@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..artifacts import load_tensors, save_tensors
 from ..errors import LaceError
 from ..pictures import from_bytes
+from ..precision import check_precision, compute_dtype
 from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..seeds import Noise, normal
@@ -39,7 +40,8 @@ class ScoreModel(ConditionalModel):
     linear warm-up, gradients of each network clipped to norm `clip`; `average` has the weights' moving average, which draws.
     `sampler` is {"kind": reverse_diffusion or probability_flow, ...}, see `score_samplers`. A sample depends on its own seed and code,
     but for reverse_diffusion with `coupled`. The guidance is γ = `guidance` times ∇ log p_t(c|x); 1 is the exact posterior's.
-    `parts` are what is trained. `start` is a file of `save`, or a checkpoint of score_sde_pytorch for networks of its architecture.
+    `parts` are what is trained, in `precision` (auto, float32, bfloat16). `start` is a file of `save`, or a checkpoint of
+    score_sde_pytorch for networks of its architecture.
     """
 
     space = "x"
@@ -48,11 +50,13 @@ class ScoreModel(ConditionalModel):
                  network: Mapping[str, Any] | None = None, classifier: Mapping[str, Any] | None = None,
                  sampler: Mapping[str, Any] | None = None, guidance: float = 1.0, sigma: float = 0.1, learning_rate: float = 2e-4,
                  classifier_rate: float = 1e-3, warmup: int = 5000, clip: float = 1.0, ema_decay: float = 0.9999,
-                 parts: Sequence[str] = PARTS, start: str | None = None, bf16: bool = False, seed: int = 0) -> None:
+                 parts: Sequence[str] = PARTS, start: str | None = None, precision: str = "auto", seed: int = 0) -> None:
         config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
         super().__init__(Schema.from_config(config))
         if not parts or not set(parts) <= set(PARTS):
             raise LaceError(f"The parts to train are some of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}.")
+        if check_precision(precision) == "float16":
+            raise LaceError("A score model is trained in auto, float32 or bfloat16, received float16: its range is too small.")
         if not (sigma > 0 and clip > 0 and guidance >= 0 and 0 <= ema_decay < 1 and warmup >= 0):
             raise LaceError(f"A score model needs sigma and clip above 0, guidance and warmup from 0 and ema_decay in [0, 1), received "
                             f"{sigma}, {clip}, {guidance}, {warmup} and {ema_decay}.")
@@ -60,7 +64,7 @@ class ScoreModel(ConditionalModel):
             "schema": config, "sde": dict(sde or {"kind": "vp"}), "resolution": resolution, "channels": channels,
             "network": _plain(network), "classifier": _plain(classifier), "sampler": dict(sampler or {}), "guidance": guidance,
             "sigma": sigma, "learning_rate": learning_rate, "classifier_rate": classifier_rate, "warmup": warmup, "clip": clip,
-            "ema_decay": ema_decay, "parts": list(parts), "start": start, "bf16": bf16, "seed": seed})
+            "ema_decay": ema_decay, "parts": list(parts), "start": start, "precision": precision, "seed": seed})
         self.sde = build_sde(**self.hparams["sde"])
         self.sampler: ScoreSampler = build_score_sampler(self.hparams["sampler"])
         self.sampler.check(self.sde)
@@ -89,16 +93,21 @@ class ScoreModel(ConditionalModel):
         shape = (-1, *[1] * (x.ndim - 1))
         return self.sde.mean(t).reshape(shape), self.sde.std(t).reshape(shape)
 
+    def _autocast(self, networks: nn.ModuleDict) -> torch.autocast:
+        """Return the context of a forward pass: what is drawn, which must not depend on its batch, is computed in float32."""
+        lowered = compute_dtype(self.hparams["precision"], self.device) == torch.bfloat16 and networks is self.networks
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=lowered)
+
     def _output(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
         """Return the score network's output, score·s(t) but for its sign."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.hparams["bf16"]):
+        with self._autocast(networks):
             return networks["score"](x if self.sde.centered else 2 * x - 1, self.sde.level(t)).float()
 
     def _logits(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
         """Return the classifier's output: what it sees is the picture in [0, 1] plus noise, whatever the diffusion."""
         a, s = self._times(t, x)
         images, sigma = ((x / a + 1) / 2, s / (2 * a)) if self.sde.centered else (x, s)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.hparams["bf16"]):
+        with self._autocast(networks):
             return networks["classifier"](images, sigma.flatten()).float()
 
     def score(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -26,8 +26,9 @@ SAMPLER = {"num_steps": 12}
 def model(kind: str = "vp", **options) -> ScoreModel:
     torch.manual_seed(0)
     network = NETWORK if kind == "vp" else {**NETWORK, "fir": True, "pyramid": True}
-    return ScoreModel(SCHEMA, **{"sde": SDES[kind], "resolution": 8, "network": network, "classifier": {"widen": 1},
-                                 "sampler": SAMPLER, "warmup": 5, "learning_rate": 2e-3, "classifier_rate": 2e-3, **options})
+    settings = {"sde": SDES[kind], "resolution": 8, "network": network, "classifier": {"widen": 1}, "sampler": SAMPLER, "warmup": 5,
+                "precision": "float32", "learning_rate": 2e-3, "classifier_rate": 2e-3, **options}
+    return ScoreModel(SCHEMA, **settings)
 
 
 def toy(count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,6 +114,20 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
         module.training_step(toy(4), 0)
 
 
+def test_gradients_of_each_network_are_clipped_to_their_own_norm(tmp_path: Path) -> None:
+    module, calls = model(clip=0.01), []
+    clip = module.configure_gradient_clipping
+
+    def watched(*arguments: object, **options: object) -> None:
+        clip(None)
+        calls.append([float(torch.stack([p.grad.norm() for p in network.parameters()]).norm()) for network in module.networks.values()])
+
+    module.configure_gradient_clipping = watched
+    trainer(tmp_path, 2).fit(module, TensorBatches(toy(16), 8, seed=3))
+    assert len(calls) == 2
+    assert calls == [[pytest.approx(0.01, rel=1e-3)] * 2] * 2
+
+
 def test_parts_train_alone() -> None:
     module = model(parts=["classifier"])
     module.log_dict = lambda *_, **__: None
@@ -122,6 +137,8 @@ def test_parts_train_alone() -> None:
     assert len(module.configure_optimizers()["optimizer"].param_groups) == 1
     with pytest.raises(LaceError, match="score, classifier"):
         model(parts=["generator"])
+    with pytest.raises(LaceError, match="auto, float32 or bfloat16"):
+        model(precision="float16")
 
 
 def excited(kind: str, **options) -> ScoreModel:
@@ -167,6 +184,39 @@ def test_a_sample_depends_on_its_seed_and_code_alone(kind: str, sampler: dict) -
     assert unguided.diagnostics["classifier_evaluations"] == 0
     module.hparams["guidance"] = 0.0
     assert torch.equal(module.sample(codes, seeds).z, unguided.z)
+
+
+class ExactRed(nn.Module):
+    """For pixels N(½, 0.1²) in [0, 1]: p(mean of the picture|noisy picture) as the classifier says it, f and log v."""
+
+    def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
+        kept = 0.01 / (0.01 + sigma.square())
+        size = images[0].numel()
+        zero = torch.zeros_like(sigma)
+        return torch.stack([zero, zero, 0.5 + kept * (images.mean((1, 2, 3)) - 0.5), (kept * sigma.square() / size).log()], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve"])
+@pytest.mark.parametrize("sampler", [{"kind": "probability_flow", "method": "heun", "num_steps": 150}, {"num_steps": 250}])
+def test_guided_pictures_are_of_the_posterior(kind: str, sampler: dict) -> None:
+    """Pixels N(½, 0.1²) whose mean m is seen with error σ: p(m|c) is Gaussian, with the share q/(q + σ²) of c, q = 0.1²/192."""
+    module, sigma, count = model(kind, sampler=sampler, sigma=0.005, sde={"kind": kind}).eval(), 0.005, 200
+    module.average["classifier"] = ExactRed()
+
+    def output(networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
+        a, s = module._times(t, x)
+        mean, std = (0.0, 0.2) if kind == "vp" else (0.5, 0.1)
+        return -module.sde.sign * s * (x - a * mean) / ((a * std).square() + s.square())
+
+    module._output = output
+    q = 0.01 / 192
+    for wanted in (0.56, 0.47):
+        drawn = module.sample(Labels.constant(SCHEMA, count, red=wanted), torch.arange(count))
+        means = (drawn.z.mean((1, 2, 3)) + 1) / 2
+        spread = (q * sigma**2 / (q + sigma**2)) ** 0.5
+        assert float(means.mean()) == pytest.approx(0.5 + q / (q + sigma**2) * (wanted - 0.5), abs=2e-3)
+        assert float(means.std()) == pytest.approx(spread, rel=0.2)
+        assert drawn.diagnostics["classifier_evaluations"] == drawn.evaluations
 
 
 def test_codes_are_read_by_name_and_others_are_refused() -> None:
@@ -247,6 +297,20 @@ def test_the_full_networks_are_the_published_ones(settings: dict, count: int, mo
     with torch.device("meta"):
         network = ScoreNetwork(nf=128, multipliers=(1, 2, 2, 2), blocks=4, **settings)
     assert sum(parameter.numel() for parameter in network.parameters()) + modules == count
+
+
+@pytest.mark.parametrize("name", ["vp_sde", "vp_sde_full", "ve_sde", "ve_sde_full"])
+def test_every_configuration_builds(name: str) -> None:
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"))
+    assert settings.pop("_target_") == f"{ScoreModel.__module__}.{ScoreModel.__name__}"
+    with torch.device("meta"):
+        module = ScoreModel(SCHEMA, **settings)
+    count = sum(parameter.numel() for parameter in module.networks["score"].parameters())
+    assert count == {"vp_sde_full": 61_804_419, "ve_sde_full": 62_758_787}.get(name, count)
+    assert count < 2e6 or name.endswith("full")
+    assert dict(module.hparams).keys() - settings.keys() == {"schema", "channels"}
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
