@@ -48,16 +48,16 @@ class Solver:
             raise LaceError(f"A flow's methods are {', '.join(ORDERS)}, received '{self.method}'.{suggest(self.method, ORDERS)}")
         positive(atol=self.atol, rtol=self.rtol, steps=self.steps)
 
-    def __call__(self, path: Path, state: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, ...]:
-        """Return the state at the end of the path that begins with `state`, or at its beginning for one that ends so."""
+    def __call__(self, right_side: RightSide, state: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, ...]:
+        """Return the state at s = 1 where `state` is that at s = 0; with `reverse` the other way round."""
         times = torch.tensor([1.0, 0.0] if reverse else [0.0, 1.0], dtype=state[0].dtype, device=state[0].device)
         options: dict[str, Any] | None = None if self.method in ADAPTIVE else {"grid_constructor": self._grid}
         integrate = odeint_adjoint if self.adjoint and torch.is_grad_enabled() else odeint
         with solving(str(self)):
-            states = integrate(path, state, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+            states = integrate(right_side, state, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         return tuple(values[-1] for values in states)
 
-    def _grid(self, path: Any, state: Tensor, times: Tensor) -> Tensor:
+    def _grid(self, right_side: Any, state: Tensor, times: Tensor) -> Tensor:
         return torch.linspace(float(times[0]), float(times[-1]), self.steps + 1, dtype=times.dtype, device=times.device)
 
 
@@ -95,7 +95,7 @@ class Velocity(nn.Module):
         return x, tangents
 
 
-class Path(nn.Module):
+class RightSide(nn.Module):
     """The right side of one solve, for s in [0, 1]: dx/ds = T·F(Ts, c, x) and d log|det| / ds = T·tr J, t = Ts.
 
     Time is scaled so that the end time T has a gradient like any weight. The trace is Σ_p vᵖ·Jvᵖ over `probes` v (P, ..., D): one
@@ -128,10 +128,10 @@ class ContinuousFlow(nn.Module):
         return self.sqrt_end_time**2
 
     def forward(self, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, reverse: bool = False) -> Flowed:
-        path = Path(self, code, probes)
+        right_side = RightSide(self, code, probes)
         state = (x,) if probes is None else (x, torch.zeros_like(x[..., 0]))
-        x, *rest = solver(path, state, reverse)
-        return Flowed(x, rest[0] if rest else None, path.evaluations)
+        x, *rest = solver(right_side, state, reverse)
+        return Flowed(x, rest[0] if rest else None, right_side.evaluations)
 
 
 class MovingNorm(nn.Module):
@@ -184,7 +184,7 @@ class FlowChain(nn.Module):
             self.chain.extend([ContinuousFlow(dim, num_conditions, hidden), MovingNorm(dim)])
 
     def encode(self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False) -> Flowed:
-        """Return z (..., D) of w (..., D) with conditions (..., C), and log|det ∂z/∂w| where there are `probes` (see `Path`).
+        """Return z (..., D) of w (..., D) with conditions (..., C), and log|det ∂z/∂w| where there are `probes` (see `RightSide`).
 
         With `learn` the moments of the normalisations move, after they were used.
         """
