@@ -34,7 +34,7 @@ NAMES = {"acc": "ACC", "holds": "query true", "prior/holds": "true for the gener
          "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64", "own/acc": "ACC, classifier",
          "own/holds": "query true, classifier", "posterior_distance": "distance to exact", "posterior_distance/floor": "floor",
          "log_p": "log P", "log_p/error": "± log P",
-         "ess": "ESS share", "checks": "pictures checked", "forward": "forward passes"}
+         "ess": "ESS share", "checks": "pictures checked", "minutes/training": "minutes of training", "forward": "forward passes"}
 
 
 def main() -> None:

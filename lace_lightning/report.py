@@ -52,7 +52,7 @@ def main_figures(names: Sequence[str]) -> list[str]:
     parts = [name for name in names if name.startswith("acc/") and name.count("/") == 1]
     wanted = ["acc", *(parts if len(parts) > 1 else []), "holds", "prior/holds", "des", "id", frechet_name(names) or "",
               "own/acc", "posterior_distance", "posterior_distance/floor", "log_p", "checks", "evaluations", "forward",
-              "seconds/sampling_per_64"]
+              "seconds/sampling_per_64", "minutes/training"]
     return [name for name in wanted if name in names]
 
 
