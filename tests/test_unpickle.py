@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import StyleGAN2Network, read_generator
-from lace_lightning.unpickle import safe_unpickle
+from lace_lightning.unpickle import Record, safe_unpickle, tensors_of
 
 from .foreign_files import nvidia_pickle, rosinality_file, tensorflow_pickle
 
@@ -226,3 +226,10 @@ def mutated(data: bytes, lot: random.Random) -> bytes:
         if len(result) < 2:
             break
     return bytes(result[: lot.randrange(1, len(result))]) if lot.random() < 0.1 else bytes(result)
+
+
+@pytest.mark.parametrize("kind", ["_parameters", "_buffers", "_modules"])
+def test_tables_of_a_network_that_are_none_are_one_sentence(kind: str) -> None:
+    inner = Record("Layer", state={kind: Record("numpy.dtype")})
+    with pytest.raises(LaceError, match=f"The {kind} of a network in the file must be a table and is Record"):
+        list(tensors_of(Record("Generator", state={"_modules": {"synthesis": inner}})))

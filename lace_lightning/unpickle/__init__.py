@@ -43,9 +43,17 @@ def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, 
     if depth > 16:
         raise LaceError("The network in the file contains itself: get the file again.")
     for kind in ("_parameters", "_buffers"):
-        for name, value in (state.get(kind) or {}).items():
+        for name, value in _table(state, kind).items():
             if isinstance(value, Tensor):
                 yield f"{prefix}{name}", value
-    for name, module in (state.get("_modules") or {}).items():
+    for name, module in _table(state, "_modules").items():
         if isinstance(module, Record):
             yield from _tensors_of(module, f"{prefix}{name}.", depth + 1)
+
+
+def _table(state: dict[Any, Any], kind: str) -> dict[Any, Any]:
+    """Return one of a module's tables, empty where there is none. Raises LaceError for what is no table."""
+    table = state.get(kind) or {}
+    if not isinstance(table, dict):
+        raise LaceError(f"The {kind} of a network in the file must be a table and is {type(table).__name__}: get the file again.")
+    return table

@@ -20,7 +20,7 @@ from lace_lightning.modules.jem_network import JEMNetwork
 def _config(name: str) -> DictConfig:
     folder = Path(lace_lightning.__file__).parent.parent / "conf"
     with initialize_config_dir(str(folder), version_base=None):
-        return compose("config", overrides=[f"+model={name}"]).model
+        return compose("config", overrides=[f"model={name}"]).model
 
 
 @pytest.mark.parametrize("name", ["jem", "cond_ebm", "cond_ebm_spectral"])
