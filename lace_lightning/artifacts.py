@@ -60,6 +60,13 @@ def digest(obj: Any) -> str:
     return hasher.hexdigest()[:16]
 
 
+def plain(node: Any) -> Any:
+    """Copy nested mappings and sequences into dictionaries and lists: a checkpoint must load safely."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the full sha256 of the file's bytes."""
     hasher = hashlib.sha256()

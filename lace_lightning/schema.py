@@ -133,11 +133,20 @@ class Schema:
                    else logits[:, self.slices[a.name]][:, 0].float().clamp(0, 1) for a in self]
         return Labels(self, torch.stack(columns, dim=1))
 
+    def agrees_with(self, other: Schema) -> bool:
+        """Whether both have the same attributes in one order, but for class names that one of them leaves out."""
+        return len(self) == len(other) and all(a.agrees_with(b) for a, b in zip(self, other, strict=True))
+
     def to_config(self) -> dict[str, Any]:
         """Return plain containers that `from_config` turns back into an equal schema."""
         return {"name": self.name, "attributes": [
             {"name": a.name, "kind": a.kind, **({"num_classes": a.num_classes, "class_names": list(a.class_names)}
                                                 if a.kind == "discrete" else {})} for a in self]}
+
+    @classmethod
+    def of(cls, schema: Schema | Mapping[str, Any]) -> Schema:
+        """Return a schema, given as one or as plain containers."""
+        return schema if isinstance(schema, Schema) else cls.from_config(schema)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schema:

@@ -19,7 +19,7 @@ from ..schema import Labels, Schema
 from ..seeds import Noise, uniform
 from .chain import Chain, FreshNoise, frozen
 from .composition import AttributeEnergies, CodeEnergy, compose
-from .energy_model import CHANGE_STREAM, NOISE_STREAM, START_STREAM, EnergyModel, plain, plain_schema
+from .energy_model import CHANGE_STREAM, NOISE_STREAM, START_STREAM, EnergyModel
 from .picture_changes import Changes
 from .replay import ReplayBuffer
 
@@ -55,11 +55,11 @@ class CondEBM(EnergyModel):
                  kl: float = 1.0, repel: float = 0.3, repel_points: int = 100, repel_from: int = 1000, kl_rows: int = 128,
                  learning_rate: float = 2e-4, betas: Sequence[float] = (0.0, 0.9), gradient_norm: float | None = 0.5,
                  ema_decay: float = 0.99, snapshot_steps: int = 1000, bound: float = 10.0, seed: int = 0) -> None:
-        super().__init__(plain({
-            "schema": plain_schema(schema), "network": network or {}, "chain": chain or {}, "buffer": buffer or {}, "changes": changes,
+        super().__init__({
+            "schema": schema, "network": network or {}, "chain": chain or {}, "buffer": buffer or {}, "changes": changes,
             "sampling": sampling or {}, "shape": shape, "objective": objective, "l2": l2, "kl": kl, "repel": repel,
             "repel_points": repel_points, "repel_from": repel_from, "kl_rows": kl_rows, "learning_rate": learning_rate, "betas": betas,
-            "gradient_norm": gradient_norm, "ema_decay": ema_decay, "snapshot_steps": snapshot_steps, "bound": bound, "seed": seed}))
+            "gradient_norm": gradient_norm, "ema_decay": ema_decay, "snapshot_steps": snapshot_steps, "bound": bound, "seed": seed})
         if objective not in OBJECTIVES:
             raise LaceError(f"The objective must be one of {', '.join(OBJECTIVES)}, received '{objective}'."
                             f"{suggest(objective, OBJECTIVES)}")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from ..artifacts import digest
+from ..artifacts import digest, load_tensors, save_tensors
+from ..errors import LaceError
 from ..samplers import Sample
 from ..schema import Labels, Schema
+
+M = TypeVar("M", bound="ConditionalModel")
 
 
 class ConditionalModel(pl.LightningModule):
     """A model that draws points of `space` with given attributes: w (B, Dw) of a generator, or x, pictures (B, C, H, W) in [-1, 1].
 
     It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in [-1, 1]. Subclasses give
-    the training step, optimizers, and `sample`.
+    the training step, optimizers, and `sample`; `kind` is what their files are called, `saved_state` what drawing needs of the state.
     """
 
     space: str
+    kind: str
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -32,6 +39,32 @@ class ConditionalModel(pl.LightningModule):
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Do nothing: what it draws is measured by a callback."""
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """Return the tensors that a file holds."""
+        return dict(self.state_dict())
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `saved_state` gave."""
+        self.load_state_dict(tensors)
+
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
+        """Write what drawing needs, the arguments and metadata as safetensors, atomically."""
+        save_tensors(path, self.saved_state(), {"kind": self.kind, "arguments": dict(self.hparams), "metadata": metadata}, dtype)
+
+    @classmethod
+    def load(cls: type[M], path: str | os.PathLike[str]) -> M:
+        """Read what `save` wrote, ready for drawing (frozen). Raises LaceError for missing, damaged or other weights."""
+        tensors, config = load_tensors(path)
+        if config.get("kind") != cls.kind:
+            raise LaceError(f"The weights '{path}' must be a {cls.kind} and are of kind '{config.get('kind')}'.")
+        # What it began from is in its weights.
+        model = cls(**{**config["arguments"], **({"start": None} if "start" in config["arguments"] else {})})
+        if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in model.saved_state().items()}:
+            raise LaceError(f"The weights '{path}' do not have the tensors of the network that their configuration describes: get the file "
+                            "again.")
+        model.take(tensors)
+        return model.eval().requires_grad_(False)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
         """Return points `Sample.z` with the attributes `codes` (B, K), free where they are not known; each has a seed (B,) int64.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import load_tensors, save_tensors
+from ..artifacts import plain
 from ..energies import Energy
 from ..errors import LaceError
 from ..pictures import at_a_time
@@ -20,6 +19,7 @@ from ..query import Query, parse
 from ..samplers import Sample
 from ..schema import Labels, Schema
 from .conditional import ConditionalModel
+from .losses import batch_parts
 from .replay import ReplayBuffer
 
 # Streams of a sample's seed: where its chain begins, then the noise of its steps, then changes between rounds.
@@ -39,13 +39,14 @@ class EnergyModel(ConditionalModel):
     batches: Tensor
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        super().__init__(Schema.from_config(arguments["schema"]))
-        self.save_hyperparameters(dict(arguments))
+        super().__init__(Schema.of(arguments["schema"]))
+        self.save_hyperparameters(plain({**arguments, "schema": self.schema.to_config()}))
         self.register_buffer("batches", torch.zeros([], dtype=torch.long))
 
     def parts(self, batch: Sequence[Tensor]) -> tuple[Tensor, Labels]:
         """Return pictures and labels of a batch; all are known where it does not say."""
-        return batch[0], Labels(self.schema, batch[1], batch[2] if len(batch) > 2 else None)
+        points, labels, known = batch_parts(batch)
+        return points, Labels(self.schema, labels, known)
 
     def random(self, everywhere: bool = False) -> torch.Generator:
         """Return the generator of this training step, on the model's device: the same in a resumed run, `everywhere` in every process."""
@@ -122,34 +123,8 @@ class EnergyModel(ConditionalModel):
             torch.cuda.synchronize(x.device)
         return Sample(x, evaluations(), time.perf_counter() - start, diagnostics)
 
-    def _drawn_state(self) -> dict[str, Tensor]:
+    def saved_state(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if name.startswith(self.drawn_from)}
 
-    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write what drawing needs, and the arguments, as safetensors, atomically."""
-        save_tensors(path, self._drawn_state(), {"kind": self.kind, "arguments": dict(self.hparams), "metadata": metadata})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Any:
-        """Read what `save` wrote, ready for drawing (frozen). Raises LaceError for missing, damaged or other weights."""
-        tensors, config = load_tensors(path)
-        if config.get("kind") != cls.kind:
-            raise LaceError(f"The weights '{path}' must be of kind '{cls.kind}' and are of kind '{config.get('kind')}'.")
-        model = cls(**{**config["arguments"], **({"start": None} if "start" in config["arguments"] else {})})
-        if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in model._drawn_state().items()}:
-            raise LaceError(f"The weights '{path}' do not have the tensors of the network that their configuration describes: get the file "
-                            "again.")
-        model.load_state_dict(tensors, strict=False)
-        return model.eval().requires_grad_(False)
-
-
-def plain(node: Any) -> Any:
-    """Copy nested mappings and sequences into dictionaries and lists: a checkpoint must load safely."""
-    if isinstance(node, Mapping):
-        return {str(key): plain(value) for key, value in node.items()}
-    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
-
-
-def plain_schema(schema: Schema | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema as plain containers."""
-    return schema.to_config() if isinstance(schema, Schema) else plain(schema)
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        self.load_state_dict(tensors, strict=False)

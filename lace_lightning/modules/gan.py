@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..artifacts import plain
 from ..errors import LaceError
 from ..generators.stylegan2 import read_network, save_network
 from ..generators.stylegan2_networks import StyleGAN2Network
@@ -47,7 +48,7 @@ class GANTraining(pl.LightningModule):
         super().__init__()
         if not 0 <= cooldown <= 1:
             raise LaceError(f"network.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
-        self.save_hyperparameters({"generator": _plain(generator), "discriminator": _plain(discriminator or {}),
+        self.save_hyperparameters({"generator": plain(generator), "discriminator": plain(discriminator or {}),
                                    "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
                                    "r1_gamma": r1_gamma, "r1_interval": r1_interval,
                                    "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
@@ -194,9 +195,3 @@ class GANTraining(pl.LightningModule):
         """Return `count` pictures (count, 3, R, R) of the moving average in [-1, 1]."""
         z = torch.randn(count, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         return self.average(z, dtype=self.features_dtype).clamp(-1, 1)
-
-
-def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy nested mappings and sequences into plain dictionaries and lists: a checkpoint must load safely."""
-    return {str(key): _plain(value) if isinstance(value, Mapping) else list(value) if isinstance(value, (list, tuple))
-            else value for key, value in node.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +16,7 @@ from ..errors import LaceError
 from ..pictures import from_bytes
 from ..schema import Schema
 from ..weights import weight_path
-from .losses import attribute_losses, attribute_scores
+from .losses import attribute_losses, attribute_scores, labelled_batch
 from .one_cycle import with_one_cycle
 
 
@@ -38,12 +38,11 @@ class ImageClassifierTraining(pl.LightningModule):
                  label_smoothing: float = 0.1, ema_decay: float = 0.995, bf16: bool = True, bias_rate: float = 1.0,
                  continuous_weight: float = 50.0, mirror: bool = True, start: str | None = None) -> None:
         super().__init__()
-        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
-        self.save_hyperparameters({"schema": config, "network": network, "arguments": dict(arguments or {}), "learning_rate": learning_rate,
-                                   "weight_decay": weight_decay, "momentum": momentum, "warmup_fraction": warmup_fraction,
-                                   "label_smoothing": label_smoothing, "ema_decay": ema_decay, "bf16": bf16,
-                                   "bias_rate": bias_rate, "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
-        self.schema = Schema.from_config(config)
+        self.schema = Schema.of(schema)
+        self.save_hyperparameters({"schema": self.schema.to_config(), "network": network, "arguments": dict(arguments or {}),
+                                   "learning_rate": learning_rate, "weight_decay": weight_decay, "momentum": momentum,
+                                   "warmup_fraction": warmup_fraction, "label_smoothing": label_smoothing,
+                                   "ema_decay": ema_decay, "bf16": bf16, "bias_rate": bias_rate, "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
         weights = [1.0 if attribute.kind == "discrete" else continuous_weight for attribute in self.schema]
         self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
         self.network = build_network(network, num_logits=self.schema.num_logits, **(arguments or {})).to(memory_format=torch.channels_last)
@@ -78,7 +77,7 @@ class ImageClassifierTraining(pl.LightningModule):
             return network(images).float()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        images, labels, known = _parts(batch)
+        images, labels, known = labelled_batch(batch)
         logits = self._logits(self.network, images)
         losses = attribute_losses(self.schema, logits, labels, self.hparams["label_smoothing"], known)
         loss = (losses * self.loss_weights).sum()
@@ -95,7 +94,7 @@ class ImageClassifierTraining(pl.LightningModule):
                 mean.lerp_(buffer, 1 - decay) if buffer.is_floating_point() else mean.copy_(buffer)
 
     def _evaluate(self, batch: tuple[Tensor, ...], stage: str) -> None:
-        images, labels, known = _parts(batch)
+        images, labels, known = labelled_batch(batch)
         logits = self._logits(self.average, images)
         scores = attribute_scores(self.schema, logits, labels, known)
         figures = {f"{stage}_accuracy": _mean(scores, known)}
@@ -129,12 +128,6 @@ class ImageClassifierTraining(pl.LightningModule):
              {"params": [p for p in trained if p.ndim <= 1], "lr": rates[1]}],
             momentum=self.hparams["momentum"], nesterov=True)
         return with_one_cycle(optimizer, rates, self.hparams["warmup_fraction"], self.trainer)
-
-
-def _parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures, labels and which of them are known: all, where the batch does not say."""
-    images, labels = batch[:2]
-    return images, labels, batch[2] if len(batch) > 2 else torch.ones_like(labels, dtype=torch.bool)
 
 
 def _mean(scores: Mapping[str, Tensor], known: Tensor) -> Tensor:

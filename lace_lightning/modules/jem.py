@@ -19,7 +19,7 @@ from ..schema import Labels, Schema
 from ..seeds import Noise, integers, uniform
 from ..unpickle.state import read_data
 from .chain import Chain, FreshNoise, frozen
-from .energy_model import NOISE_STREAM, START_STREAM, EnergyModel, plain, plain_schema
+from .energy_model import NOISE_STREAM, START_STREAM, EnergyModel
 from .jem_network import JEMNetwork
 from .losses import attribute_losses, attribute_scores
 from .replay import ReplayBuffer
@@ -86,11 +86,11 @@ class JEM(EnergyModel):
                  class_conditional: bool = False, separate: bool = False, input_noise: float = 0.03, sigma: float = 0.1,
                  learning_rate: float = 1e-4, betas: Sequence[float] = (0.9, 0.999), warmup_steps: int = 1000, decay: float = 0.3,
                  decay_epochs: Sequence[int] = (160, 180), bound: float = 1e8, start: str | None = None, seed: int = 0) -> None:
-        super().__init__(plain({
-            "schema": plain_schema(schema), "network": network or {}, "chain": chain or {}, "buffer": buffer or {},
+        super().__init__({
+            "schema": schema, "network": network or {}, "chain": chain or {}, "buffer": buffer or {},
             "sampling": sampling or {}, "shape": shape, "weights": weights, "class_conditional": class_conditional,
             "separate": separate, "input_noise": input_noise, "sigma": sigma, "learning_rate": learning_rate, "betas": betas,
-            "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs, "bound": bound, "start": start, "seed": seed}))
+            "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs, "bound": bound, "start": start, "seed": seed})
         self.classes = [attribute.num_classes for attribute in self.schema if attribute.kind == "discrete"]
         if not self.classes or len(weights) != 3 or min(weights) < 0 or not any(weights):
             raise LaceError(f"JEM needs a discrete attribute, without which E(x) is constant, and three weights from 0, not all 0; "

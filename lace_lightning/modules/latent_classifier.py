@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -16,15 +16,10 @@ from ..errors import LaceError
 from ..pictures import from_bytes
 from ..schema import Schema
 from .calibration import fit_calibration
-from .losses import attribute_losses, attribute_scores
+from .losses import attribute_losses, attribute_scores, batch_parts
 from .staircase import with_staircase
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-
-
-def _parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return u, target and which attributes are known, None for all."""
-    return batch[0], batch[1], batch[2] if len(batch) > 2 else None
 
 
 class LatentClassifier(pl.LightningModule):
@@ -45,12 +40,11 @@ class LatentClassifier(pl.LightningModule):
                  decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
                  continuous_weight: float = 1.0, generator_digest: str | None = None) -> None:
         super().__init__()
-        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
+        self.schema = Schema.of(schema)
         self.save_hyperparameters({
-            "schema": config, "space": space, "network": network, "arguments": dict(arguments or {}),
+            "schema": self.schema.to_config(), "space": space, "network": network, "arguments": dict(arguments or {}),
             "learning_rate": learning_rate, "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs,
             "weight_decay": weight_decay, "continuous_weight": continuous_weight, "generator_digest": generator_digest})
-        self.schema = Schema.from_config(config)
         self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
         weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
@@ -61,7 +55,7 @@ class LatentClassifier(pl.LightningModule):
         return self.classifier(from_bytes(u))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        u, target, known = _parts(batch)
+        u, target, known = batch_parts(batch)
         loss = (self.weights * attribute_losses(self.schema, self(u), target, known=known)).sum()
         if batch_index % 50 == 0:
             self.log("train/loss", loss.detach(), prog_bar=True)
@@ -79,7 +73,7 @@ class LatentClassifier(pl.LightningModule):
         """
         self.eval()
         parts = []
-        for u, target, known in map(_parts, batches):
+        for u, target, known in map(batch_parts, batches):
             sure = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
             parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
         if not parts:
@@ -96,7 +90,7 @@ class LatentClassifier(pl.LightningModule):
             self.log(name, value, batch_size=count, sync_dist=True)
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        u, target, known = _parts(batch)
+        u, target, known = batch_parts(batch)
         logits = self(u)
         for index, (name, score) in enumerate(attribute_scores(self.schema, logits, target, known).items()):
             self._log_mean(f"{stage}/accuracy/{name}", score, len(u) if known is None else int(known[:, index].sum()))
@@ -107,7 +101,7 @@ class LatentClassifier(pl.LightningModule):
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        logits, labels, known = self._evaluate(batch, "classifier"), self._decided(batch[1]), _parts(batch)[2]
+        logits, labels, known = self._evaluate(batch, "classifier"), self._decided(batch[1]), batch_parts(batch)[2]
         losses = attribute_losses(self.schema, logits, labels, known=known)
         for index, attribute in enumerate(self.schema):
             measure = cast(Metric, self.measures[index])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..artifacts import load_tensors, save_tensors
 from ..classifiers import AttributeClassifier
 from ..energies import Energy, Joint
 from ..errors import LaceError
@@ -19,7 +17,7 @@ from ..samplers.base import Field
 from ..schema import Labels, Schema
 from ..seeds import integers
 from .conditional import ConditionalModel
-from .losses import attribute_losses, attribute_scores
+from .losses import attribute_losses, attribute_scores, batch_parts
 from .staircase import with_staircase
 
 # Beyond it training has diverged (Grathwohl et al., ICLR 2020, stop there).
@@ -42,6 +40,7 @@ class LatentJEM(ConditionalModel):
     """
 
     space = "w"
+    kind = "latent_jem"
     buffer: Tensor
     # How often a chain of the buffer has been taken up since it began; 0 where none has begun.
     visits: Tensor
@@ -52,7 +51,7 @@ class LatentJEM(ConditionalModel):
                  buffer_size: int = 10_000, restart: float = 0.05, likelihood_weight: float = 1.0, continuous_weight: float = 1.0,
                  sigma: float = 0.1, learning_rate: float = 1e-4, warmup_steps: int = 1000, decay: float = 0.5, decay_epochs: int = 10,
                  weight_decay: float = 0.0, seed: int = 0, generator_digest: str | None = None) -> None:
-        schema = schema if isinstance(schema, Schema) else Schema.from_config(schema)
+        schema = Schema.of(schema)
         super().__init__(schema)
         if not 0 <= restart <= 1 or buffer_size < 1:
             raise LaceError(f"restart must be a probability and buffer_size at least 1, received {restart} and {buffer_size}: 0.05 and "
@@ -92,8 +91,7 @@ class LatentJEM(ConditionalModel):
         Without starts, chains begin at states of the training's buffer, which their seeds choose. Sample i depends on its seed, code
         and start alone. Raises LaceError for codes of another schema or of classes that there are not, and for an empty buffer.
         """
-        if codes.schema.names != self.schema.names or not all(
-                theirs.agrees_with(own) for theirs, own in zip(codes.schema, self.schema, strict=True)):
+        if not codes.schema.agrees_with(self.schema):
             raise LaceError(f"Codes must be of the attributes {', '.join(self.schema.names)} that the model was trained on, received "
                             f"{', '.join(codes.schema.names)}: give codes of its schema.")
         starts = self._from_buffer(seeds) if starts is None else starts
@@ -108,7 +106,7 @@ class LatentJEM(ConditionalModel):
         return self.buffer[begun[integers(seeds, len(begun), stream=BUFFER_STREAM, device=begun.device)]]
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        w, target, known = batch[0], batch[1], batch[2] if len(batch) > 2 else None
+        w, target, known = batch_parts(batch)
         points = torch.cat([w, self.negatives(w)]) if self.has_chains else w
         logits = self(points)
         conditional = (self.weights * attribute_losses(self.schema, logits[:len(w)], target, known=known)).sum()
@@ -164,7 +162,7 @@ class LatentJEM(ConditionalModel):
         return torch.Generator(self.device).manual_seed(number % 2**63)
 
     def _evaluate(self, batch: tuple[Tensor, ...], stage: str) -> None:
-        w, target, known = batch[0], batch[1], batch[2] if len(batch) > 2 else None
+        w, target, known = batch_parts(batch)
         logits = self(w)
         rows = [len(w)] * len(self.schema) if known is None else known.sum(0).tolist()
         # Weighted by what is known, the means over batches are the means over pairs.
@@ -184,18 +182,3 @@ class LatentJEM(ConditionalModel):
         h = self.hparams
         optimizer = torch.optim.Adam(self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True)
         return with_staircase(optimizer, self.trainer, h["warmup_steps"], h["decay"], h["decay_epochs"])
-
-    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights, buffer, configuration and metadata as safetensors, atomically."""
-        save_tensors(path, self.state_dict(), {"kind": "latent_jem", "arguments": dict(self.hparams), "metadata": metadata}, dtype)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LatentJEM:
-        """Read what `save` wrote, ready for use (frozen). Raises LaceError for missing, damaged or other weights."""
-        tensors, config = load_tensors(path)
-        if config.get("kind") != "latent_jem":
-            raise LaceError(f"The weights '{path}' must be a latent_jem and are of kind '{config.get('kind')}'.")
-        result = cls(**config["arguments"])
-        result.load_state_dict(tensors)
-        return result.eval().requires_grad_(False)
-

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..schema import Schema
+
+
+def batch_parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return points, target (B, K) or (B, L), and which attributes are known (B, K) bool: None for all, where the batch does not say."""
+    return batch[0], batch[1], batch[2] if len(batch) > 2 else None
+
+
+def labelled_batch(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return points, labels (B, K), and which of them are known (B, K) bool: all, where the batch does not say."""
+    points, labels, known = batch_parts(batch)
+    return points, labels, torch.ones_like(labels, dtype=torch.bool) if known is None else known
 
 
 def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoothing: float = 0.0,

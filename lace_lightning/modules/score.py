@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..artifacts import load_tensors, save_tensors
+from ..artifacts import load_tensors, plain
 from ..errors import LaceError
 from ..pictures import from_bytes
 from ..precision import check_precision, compute_dtype
@@ -20,8 +20,7 @@ from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..seeds import Noise, normal
 from .conditional import ConditionalModel
-from .image_classifier import _parts
-from .losses import attribute_scores
+from .losses import attribute_scores, labelled_batch
 from .noisy_classifier import NoisyClassifier, label_log_p
 from .score_network import ScoreNetwork, load_published
 from .score_samplers import ProbabilityFlow, Score, ScoreSampler, build_score_sampler
@@ -45,14 +44,14 @@ class ScoreModel(ConditionalModel):
     """
 
     space = "x"
+    kind = "score"
 
     def __init__(self, schema: Mapping[str, Any] | Schema, sde: Mapping[str, Any] | None = None, resolution: int = 32, channels: int = 3,
                  network: Mapping[str, Any] | None = None, classifier: Mapping[str, Any] | None = None,
                  sampler: Mapping[str, Any] | None = None, guidance: float = 1.0, sigma: float = 0.1, learning_rate: float = 2e-4,
                  classifier_rate: float = 1e-3, warmup: int = 5000, clip: float = 1.0, ema_decay: float = 0.9999,
                  parts: Sequence[str] = PARTS, start: str | None = None, precision: str = "auto", seed: int = 0) -> None:
-        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
-        super().__init__(Schema.from_config(config))
+        super().__init__(Schema.of(schema))
         if not parts or not set(parts) <= set(PARTS):
             raise LaceError(f"The parts to train are some of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}.")
         if check_precision(precision) == "float16":
@@ -61,8 +60,8 @@ class ScoreModel(ConditionalModel):
             raise LaceError(f"A score model needs sigma and clip above 0, guidance and warmup from 0 and ema_decay in [0, 1), received "
                             f"{sigma}, {clip}, {guidance}, {warmup} and {ema_decay}.")
         self.save_hyperparameters({
-            "schema": config, "sde": dict(sde or {"kind": "vp"}), "resolution": resolution, "channels": channels,
-            "network": _plain(network), "classifier": _plain(classifier), "sampler": dict(sampler or {}), "guidance": guidance,
+            "schema": self.schema.to_config(), "sde": dict(sde or {"kind": "vp"}), "resolution": resolution, "channels": channels,
+            "network": plain(network or {}), "classifier": plain(classifier or {}), "sampler": dict(sampler or {}), "guidance": guidance,
             "sigma": sigma, "learning_rate": learning_rate, "classifier_rate": classifier_rate, "warmup": warmup, "clip": clip,
             "ema_decay": ema_decay, "parts": list(parts), "start": start, "precision": precision, "seed": seed})
         self.sde = build_sde(**self.hparams["sde"])
@@ -130,7 +129,7 @@ class ScoreModel(ConditionalModel):
         return a * x + s * z, z, t
 
     def _losses(self, networks: nn.ModuleDict, batch: Sequence[Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
-        _, labels, known = _parts(batch)
+        _, labels, known = labelled_batch(batch)
         x, z, t = self._noisy(batch)
         losses = {}
         if "score" in parts:
@@ -262,34 +261,23 @@ class ScoreModel(ConditionalModel):
 
     # Files.
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the moving averages and the configuration as safetensors, atomically."""
-        save_tensors(path, self.average.state_dict(), {"kind": "score", **self.hparams, "start": None})
+    def saved_state(self) -> dict[str, Tensor]:
+        return dict(self.average.state_dict())
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ScoreModel:
-        """Read what `save` wrote, ready to draw. Raises LaceError for missing, damaged or other weights."""
-        tensors, config = load_tensors(path)
-        if config.pop("kind", None) != "score":
-            raise LaceError(f"The weights '{path}' must be a score model and are not: give a file that ScoreModel.save wrote.")
-        model = cls(**config)
-        model._take(tensors, path)
-        return model.eval().requires_grad_(False)
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        self.networks.load_state_dict(tensors)
+        self.average.load_state_dict(self.networks.state_dict())
 
     def _begin_from(self, start: str) -> None:
-        if os.fspath(start).endswith(".safetensors"):
-            self._take(load_tensors(start)[0], start)
-        else:
+        if not os.fspath(start).endswith(".safetensors"):
             load_published(self.networks["score"], start)  # type: ignore[arg-type]
             self.average["score"].load_state_dict(self.networks["score"].state_dict())
-
-    def _take(self, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+            return
         try:
-            self.networks.load_state_dict(tensors)
+            self.take(load_tensors(start)[0])
         except RuntimeError as error:
-            raise LaceError(f"The weights '{path}' must fit the networks of this configuration and do not "
+            raise LaceError(f"The weights '{start}' must fit the networks of this configuration and do not "
                             f"({' '.join(str(error).split())[:200]}): give the same networks.") from error
-        self.average.load_state_dict(self.networks.state_dict())
 
 
 def guided(score: Score, log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor], guidance: float = 1.0) -> Score:
@@ -301,8 +289,3 @@ def guided(score: Score, log_likelihood: Callable[[Tensor, Tensor, Tensor], Tens
         return score(x, t, rows) + guidance * gradient
 
     return total
-
-
-def _plain(node: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Copy settings into plain containers: a checkpoint must load safely."""
-    return {str(key): list(value) if isinstance(value, (list, tuple)) else value for key, value in (node or {}).items()}

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifacts import load_tensors, save_tensors
 from ..errors import LaceError
 from ..samplers import Sample
 from ..schema import Attribute, Labels, Schema
@@ -18,6 +17,7 @@ from ..seeds import normal
 from ..unpickle.state import read_state
 from .conditional import ConditionalModel
 from .conditions import Conditions
+from .losses import labelled_batch
 from .styleflow_editing import FlowEdited, FlowEditor
 from .styleflow_network import FlowChain, Solver, finite, solving
 
@@ -48,15 +48,15 @@ class StyleFlow(ConditionalModel):
     """
 
     space = "w"
+    kind = "styleflow"
 
     def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int = 512, hidden: Sequence[int] = (512, 512, 512, 512, 512),
                  blocks: int = 1, learning_rate: float = 1e-3, solver: Mapping[str, Any] | None = None,
                  sampling: Mapping[str, Any] | None = None, exact_trace: bool = False, num_rows: int = 10_000,
                  ranges: Mapping[str, Sequence[float]] | None = None, seed: int = 0) -> None:
-        config = schema.to_config() if isinstance(schema, Schema) else dict(schema)
-        super().__init__(Schema.from_config(config))
+        super().__init__(Schema.of(schema))
         self.save_hyperparameters({
-            "schema": config, "w_dim": w_dim, "hidden": list(hidden), "blocks": blocks, "learning_rate": learning_rate,
+            "schema": self.schema.to_config(), "w_dim": w_dim, "hidden": list(hidden), "blocks": blocks, "learning_rate": learning_rate,
             "solver": dict(solver or {}), "sampling": {"method": "rk4", "steps": 16, **(sampling or {})}, "exact_trace": exact_trace,
             "num_rows": num_rows, "ranges": {name: list(pair) for name, pair in (ranges or {}).items()}, "seed": seed})
         self.solver, self.sampling = Solver(**self.hparams["solver"]), Solver(**self.hparams["sampling"])
@@ -64,8 +64,7 @@ class StyleFlow(ConditionalModel):
         self.flow = FlowChain(w_dim, self.conditions.size, hidden, blocks)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
-        w, values = batch[:2]
-        known = batch[2] if len(batch) > 2 else torch.ones_like(values, dtype=torch.bool)
+        w, values, known = labelled_batch(batch)
         # A resumed run draws what it would have drawn.
         random = torch.Generator().manual_seed((self.hparams["seed"] * 100_003 + self.global_rank) * 1_000_003 + self.global_step)
         self.conditions.remember(values, known)
@@ -85,8 +84,9 @@ class StyleFlow(ConditionalModel):
             super().backward(loss, *arguments, **options)
 
     def _evaluate(self, batch: Sequence[Tensor], stage: str) -> None:
-        codes = Labels(self.schema, batch[1], batch[2] if len(batch) > 2 else None)
-        nll = -self.log_prob(batch[0], codes, torch.arange(len(codes), device=batch[0].device))
+        w, values, known = labelled_batch(batch)
+        codes = Labels(self.schema, values, known)
+        nll = -self.log_prob(w, codes, torch.arange(len(codes), device=w.device))
         self.log(f"{stage}/nll", nll.mean(), batch_size=len(codes), sync_dist=True)
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
@@ -130,8 +130,7 @@ class StyleFlow(ConditionalModel):
 
     def checked(self, codes: Labels) -> Labels:
         """Return codes on the flow's device. Raises LaceError for codes of another schema."""
-        ours, theirs = self.schema.attributes, codes.schema.attributes
-        if len(ours) != len(theirs) or not all(a.name == b.name and a.agrees_with(b) for a, b in zip(ours, theirs, strict=True)):
+        if not codes.schema.agrees_with(self.schema):
             raise LaceError(f"The flow is conditioned on the schema '{self.schema.name}' ({', '.join(self.schema.names)}), and labels are "
                             f"of '{codes.schema.name}' ({', '.join(codes.schema.names)}): give labels of the flow's schema.")
         return codes.to(self.device)
@@ -144,20 +143,6 @@ class StyleFlow(ConditionalModel):
         """
         editor = FlowEditor(self, layers, overshoot)
         return editor.apply(editor.begin(ws, before), after)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, moments, training rows and configuration as safetensors, atomically."""
-        save_tensors(path, self.state_dict(), {"kind": "styleflow", "settings": dict(self.hparams)})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> StyleFlow:
-        """Read what `save` wrote, ready for use (frozen). Raises LaceError for missing, damaged or other weights."""
-        tensors, config = load_tensors(path)
-        if config.get("kind") != "styleflow":
-            raise LaceError(f"The weights '{path}' must be a StyleFlow and are of kind '{config.get('kind')}'.")
-        result = cls(**config["settings"])
-        result.load_state_dict(tensors)
-        return result.eval().requires_grad_(False)
 
     @classmethod
     def published(cls, path: str | os.PathLike[str], schema: Schema = PUBLISHED_SCHEMA,

@@ -81,7 +81,7 @@ def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
     """Return the schema that labeler and judge share; warn where they are one network. Raises LaceError where they differ."""
     if labeler is None:
         return judge.schema
-    if labeler.schema.names != judge.schema.names or not all(a.agrees_with(b) for a, b in zip(labeler.schema, judge.schema, strict=True)):
+    if not labeler.schema.agrees_with(judge.schema):
         raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
                         f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
     if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
