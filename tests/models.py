@@ -1,9 +1,12 @@
-"""Conditional models whose samples are known."""
+"""Models for tests: conditional ones whose samples are known, and CLIP of random weights."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -47,3 +50,17 @@ class Lookup(ConditionalModel):
 
     def save(self, path: Any) -> None:
         save_file(self.state_dict(), str(path))
+
+
+TINY_CLIP = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+
+
+def tiny_clip(folder: Path, name: str = "tiny", seed: int = 0) -> tuple[Path, Path]:
+    """Write a CLIP model of random weights; return (configuration, weights)."""
+    open_clip = pytest.importorskip("open_clip")
+    (folder / f"{name}.json").write_text(json.dumps(TINY_CLIP))
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**TINY_CLIP)
+    save_file({key: value.contiguous().clone() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
+    return folder / f"{name}.json", folder / f"{name}.safetensors"

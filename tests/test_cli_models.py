@@ -50,12 +50,19 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
 @pytest.mark.parametrize(("override", "message"), [
     ("query=label == cat or label == dog", "a conjunction of =="), ("model._target_=null", "needs a model"),
     ("model._target_=torch.nn.Identity", "must be a ConditionalModel, received Identity"),
-    ("task.attributes=[hat]", "'hat' was asked for"),
+    ("task.attributes=[hat]", "'hat' was asked for"), ("labeler=none", "labeler=none: choose a labeler"),
 ])
 def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main([*LOOKUP, override])
     assert message in capsys.readouterr().err
+
+
+def test_models_of_pictures_learn_the_labels_that_there_are(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["+experiment=portraits_latent_jem", "model=jem", "hydra.mode=RUN", "~model.decay_epochs", "logger=csv",
+                  "metrics.fid=none"])
+    assert "learns the labels of the data set, smile, glasses" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "small"), [

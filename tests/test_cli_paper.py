@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from lace_lightning import catalogue, cli, sweeps
 from lace_lightning.artifacts import file_sha256, write_json
@@ -19,6 +17,7 @@ from lace_lightning.data import FACES_SCHEMA
 from lace_lightning.generators import StyleGAN2Network, load_generator
 
 from .foreign_files import nvidia_pickle
+from .models import tiny_clip
 from .test_cli import results
 
 FFHQ = ["ffhq_glasses", "ffhq_gender_smile_age", "ffhq_edit", "ffhq_zero_shot", "ffhq_logic"]
@@ -32,8 +31,6 @@ JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
 QUICK = ["debug=fast", "logger=csv", "task.num_pairs=40", "metrics.num_samples=4", "metrics.batch_size=4", "generator.precision=float32",
          "sampler.atol=0.1", "sampler.rtol=0.1", "trainer.max_epochs=1", "classifier.max_epochs=1", "metrics.fid=judge"]
 W = 8
-CLIP = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
 
 
 def published_file(path: Path, resolution: int) -> Path:
@@ -44,6 +41,13 @@ def published_file(path: Path, resolution: int) -> Path:
     torch.manual_seed(resolution)
     path.write_bytes(nvidia_pickle(StyleGAN2Network(**config).state_dict(), config))
     return path
+
+
+def accept(network: catalogue.Published) -> None:
+    """Write down that a published network's file, which lies where it is downloaded to, is what it shall be."""
+    stat = network.path.stat()
+    write_json(network.record, {"name": network.name, "sha256": file_sha256(network.path), "checksum": "first file", "bytes": stat.st_size,
+                                "mtime_ns": stat.st_mtime_ns})
 
 
 def styleflow(folder: Path, count: int = 120) -> Path:
@@ -64,12 +68,11 @@ def styleflow(folder: Path, count: int = 120) -> Path:
 def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     found = {"faces": published_file(folder / "faces.pkl", 1024), "styleflow": styleflow(folder / "styleflow"),
-             "cats": published_file(folder / "cats.pkl", 512), "clip": folder / "clip.json"}
+             "cats": published_file(folder / "cats.pkl", 512)}
     for seed, name in enumerate(("labeler", "judge")):
         torch.manual_seed(seed)
         found[name] = folder / f"{name}.safetensors"
         AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "resolution": 32}).eval().save(found[name])
-    found["clip"].write_text(json.dumps(CLIP))
     return found
 
 
@@ -111,28 +114,26 @@ def test_metfaces(name: str, files, tmp_path, monkeypatch) -> None:
     check_results(tmp_path, 1)
 
 
-def clip_weights(files, tmp_path: Path) -> list[str]:
-    open_clip = pytest.importorskip("open_clip")
+def clip_weights(folder: Path) -> list[str]:
+    """Return the settings of a labeler and a judge by CLIP of random weights."""
     result = []
     for seed, who in enumerate(("labeler", "judge")):
-        torch.manual_seed(seed)
-        state = {key: value.contiguous().clone() for key, value in open_clip.CLIP(**CLIP).state_dict().items()}
-        save_file(state, tmp_path / f"{who}_clip.safetensors")
-        result += [f"{who}.model={files['clip']}", f"{who}.weights={tmp_path / f'{who}_clip.safetensors'}"]
+        config, weights = tiny_clip(folder, f"{who}_clip", seed)
+        result += [f"{who}.model={config}", f"{who}.weights={weights}"]
     return result
 
 
 @pytest.mark.parametrize("name", CATS)
 def test_afhq_cats(name: str, files, tmp_path) -> None:
     # With random weights CLIP is sure of nothing, and would abstain from all.
-    cli.main([f"+experiment={name}", f"generator.name={files['cats']}", *QUICK, "labeler.confidence=0", *clip_weights(files, tmp_path),
+    cli.main([f"+experiment={name}", f"generator.name={files['cats']}", *QUICK, "labeler.confidence=0", *clip_weights(tmp_path),
               *TINY.get(name, [])])
     check_results(tmp_path, 1)
 
 
 def test_an_attribute_of_your_own(files, tmp_path) -> None:
     cli.main(["+experiment=your_attribute", f"generator.name={files['cats']}", "query=hat == 1",
-              "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", *QUICK, *clip_weights(files, tmp_path)])
+              "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", *QUICK, *clip_weights(tmp_path)])
     found = check_results(tmp_path, 1)
     assert found[0]["protocol"]["query"] == "hat == yes"
 
@@ -147,9 +148,7 @@ def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, 
                "sampler.atol=0.1", "sampler.rtol=0.1", "hydra.run.dir=out"]
     with pytest.raises(SystemExit):
         cli.main(command)
-    stat = network.path.stat()
-    write_json(network.record, {"name": network.name, "sha256": file_sha256(network.path), "checksum": "first file", "bytes": stat.st_size,
-                                "mtime_ns": stat.st_mtime_ns})
+    accept(network)
     cli.main(command)
     assert 0 <= results(tmp_path / "out")[0]["metrics"]["acc"] <= 1
 
@@ -178,7 +177,7 @@ def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         cli.main(command)
     assert "must not be lost" in capsys.readouterr().err
-    judge = clip_weights(files, tmp_path)[2:]
+    judge = clip_weights(tmp_path)[2:]
     cli.main(["+experiment=your_attribute", *generator, "labeler=none", "task.pairs_from=pictures/labels.csv", "query=hat == 1", *QUICK,
               *judge,
               "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", "judge.templates=[]", "hydra.run.dir=out2"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,8 @@ from PIL import Image
 
 from lace_lightning import cli, sweeps
 from lace_lightning.metrics import load_statistics
+
+from .test_cli import results
 
 CONTROL = ["+experiment=portraits_glasses", "debug=fast", "logger=csv", "seed=1", "query.text=glasses == 1", "task.num_pairs=100",
            "metrics.num_samples=20", "sampler.atol=0.1", "sampler.rtol=0.1", "hydra.mode=RUN", "hydra.run.dir=out"]
@@ -42,10 +43,6 @@ def inception(monkeypatch) -> None:
 
     monkeypatch.setattr("lace_lightning.callbacks.quality.inception_features", lambda *_: (features, SIZE))
     monkeypatch.setattr("lace_lightning.callbacks.quality.INCEPTION_FEATURES", SIZE)
-
-
-def results(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.rglob("metrics.json"))]
 
 
 class Embedding(torch.nn.Module):

@@ -14,12 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lace_lightning import catalogue, cli, sweeps
-from lace_lightning.artifacts import file_sha256, write_json
 from lace_lightning.labelers.clip import parse_prompts
 
 from .test_cli import results
-from .test_cli_paper import clip_weights, published_file
-from .test_cli_paper import files as files
+from .test_cli_paper import accept, clip_weights, published_file
 
 DOCS = sorted((Path(__file__).resolve().parents[1] / "docs").glob("*.md"))
 QUICK = ["debug=fast", "logger=csv", "task.num_pairs=200", "metrics.num_samples=20", "metrics.batch_size=10"]
@@ -40,7 +38,7 @@ COMMANDS = [(page.stem, words) for page in DOCS for words in commands(page)]
 
 
 @pytest.fixture
-def there(files, tmp_path, monkeypatch) -> Path:
+def there(tmp_path, monkeypatch) -> Path:
     """A folder with everything that the pages mention, which is the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
@@ -63,7 +61,7 @@ def there(files, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def overrides(words: list[str], files, folder: Path) -> list[str]:
+def overrides(words: list[str], folder: Path) -> list[str]:
     """Return what makes a command quick, and what stands in for downloads."""
     line = " ".join(words)
     if "task=reference" in line:
@@ -72,7 +70,7 @@ def overrides(words: list[str], files, folder: Path) -> list[str]:
         return ["debug=fast", "logger=csv", "task.count=40", f"task.folder={folder / 'pictures'}"]
     result = list(QUICK)
     if "your_attribute" in line:
-        labeler, judge = (clip_weights(files, folder)[i : i + 2] for i in (0, 2))
+        labeler, judge = (clip_weights(folder)[i : i + 2] for i in (0, 2))
         result += judge if re.search(r"labeler=(?!clip|cats)", line) else [*labeler, *judge]
         result += ["labeler.resolution=32"] if "labeler=torchvision" in line else []
     # Inception's weights are a download.
@@ -80,7 +78,7 @@ def overrides(words: list[str], files, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
-def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, files, capsys) -> None:
+def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, capsys) -> None:
     if words[0] == "pip":
         assert words == ["pip", "install", ".[clip]"]
         return
@@ -98,9 +96,8 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, file
     if "stylegan2_ada_cifar10" in line:
         network = catalogue.published("stylegan2_ada_cifar10")
         network.path.parent.mkdir(parents=True)
-        stat = published_file(network.path, 32).stat()
-        write_json(network.record, {"name": network.name, "sha256": file_sha256(network.path), "checksum": "first file",
-                                    "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+        published_file(network.path, 32)
+        accept(network)
     if "network.safetensors" in line:
         cli.main(["convert", "network.pkl", "network.safetensors"])
     if "hats.safetensors" in line:
@@ -111,7 +108,7 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, file
     if "pairs_from=pictures" in line:
         (there / "pictures").mkdir()
         (there / "pictures" / "labels.csv").write_text("sample,hat\n" + "".join(f"{i},{i % 2}\n" for i in range(60)))
-    cli.main([*arguments, *overrides(arguments, files, there)])
+    cli.main([*arguments, *overrides(arguments, there)])
     assert len(results(there / "outputs")) == 1
     assert "results in" in capsys.readouterr().out
 

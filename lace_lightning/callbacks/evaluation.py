@@ -32,9 +32,7 @@ class Evaluation:
 
 
 class LatentEvaluation(pl.Callback):
-    """Make pictures with a latent classifier, or another model of `space`, at the end of a test epoch, and measure them.
-
-    The result is in `evaluation`.
+    """Make pictures with a latent classifier or a conditional model at the end of a test epoch, and measure them, into `evaluation`.
 
     Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do not
     depend on the number of processes. Subclasses give `measure`.

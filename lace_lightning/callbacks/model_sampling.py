@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -46,12 +45,7 @@ class ModelSampling(QuerySampling):
         seeds = sample_seeds(count, self.seed, first).to(device)
         starts = self.generator.mapping(self.generator.prior(count, self.seed, first, device)) if source.space == "w" else None
         sample = source.sample(wanted, seeds, starts)
-        start = perf_counter()
-        with torch.no_grad():
-            images = to_bytes(sample.z) if source.space == "x" else self.generator.pictures(sample.z)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        self.synthesis_seconds = perf_counter() - start
+        images = self._made(lambda: to_bytes(sample.z) if source.space == "x" else self.generator.pictures(sample.z), device)
         return sample, images, free
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics as stats
+from collections.abc import Callable
 from itertools import islice, product
 from math import prod
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -52,6 +54,16 @@ class QuerySampling(LatentEvaluation):
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
         """Return points, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first + count - 1."""
         raise NotImplementedError
+
+    def _made(self, make: Callable[[], Tensor], device: torch.device) -> Tensor:
+        """Return the pictures that `make` makes, and keep the time that it took."""
+        start = perf_counter()
+        with torch.no_grad():
+            images = make()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.synthesis_seconds = perf_counter() - start
+        return images
 
     def prepare(self, source: Any, device: torch.device) -> Any:
         """Return what draws, of what the test was given, before the first sample."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -140,12 +139,7 @@ class ConditionalSampling(QuerySampling):
             sampler = copy.copy(sampler)
             sampler.check = check
         sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
-        start = perf_counter()
-        with torch.no_grad():
-            images = check.images if check is not None else self.generator.pictures(self.generator.mapping(sample.z))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        self.synthesis_seconds = perf_counter() - start
+        images = self._made(lambda: self.generator.pictures(self.generator.mapping(sample.z)) if check is None else check.images, device)
         return sample, images, free
 
     def energy(self, classifier: AttributeClassifier, free: Labels | None, event: bool = False) -> Energy:

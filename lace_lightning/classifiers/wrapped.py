@@ -9,34 +9,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LaceError
-from .images import ImageNetwork
+from .published import Normalized
 
 
-class WrappedImageNetwork(ImageNetwork):
+class WrappedImageNetwork(Normalized):
     """Pictures (B, 3, R, R) in [-1, 1], resized and normalised -> `body` -> features (B, F) -> `head` -> logits.
 
     `resolution` is the size that the body wants (None: as they come), `mean` and `std` those of pictures in [0, 1] that it was trained
     with.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, body: nn.Module, head: nn.Module, num_features: int, resolution: int | None = None,
+    def __init__(self, body: nn.Module, head: nn.Linear, num_features: int, resolution: int | None = None,
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)) -> None:
-        super().__init__()
-        self.body, self.head, self.num_features, self.resolution = body, head, num_features, resolution
-        self.register_buffer("mean", torch.tensor(list(mean)).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).reshape(-1, 1, 1), persistent=False)
+        super().__init__(mean, std)
+        self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
 
     def seen(self, images: Tensor) -> Tensor:
         """Return what the body sees of pictures (B, 3, R, R) in [-1, 1]."""
         if self.resolution is not None and images.shape[-1] != self.resolution:
             images = F.interpolate(images, size=(self.resolution, self.resolution), mode="bicubic", antialias=True).clamp(-1, 1)
-        return ((images + 1) / 2 - self.mean) / self.std
+        return self.normalize(images)
 
     def features(self, images: Tensor) -> Tensor:
         return self.body(self.seen(images))
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, example: Tensor) -> Tensor:
+    """Return what a model answers to an example (B, 3, R, R). Raises LaceError unless that is finite numbers (B, L)."""
+    try:
+        whole = model.eval()(example)
+    except Exception as error:
+        raise LaceError(f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
+                        f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size.") from None
+    if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
+        what = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
+        raise LaceError(f"An image network must return finite logits (B, L), and {type(model).__name__} returns {what}: wrap it.")
+    return whole
 
 
 @torch.no_grad()
@@ -45,15 +54,7 @@ def split_head(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]
 
     Raises LaceError for a model that does not turn the example (B, 3, R, R) into finite numbers (B, L).
     """
-    model.eval()
-    try:
-        whole = model(example)
-    except Exception as error:
-        raise LaceError(f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
-                        f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size.") from None
-    if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
-        what = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
-        raise LaceError(f"An image network must return finite logits (B, L), and {type(model).__name__} returns {what}: wrap it.")
+    whole = logits_of(model, example)
     for name, linear in reversed([(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]):
         if linear.out_features == whole.shape[1]:
             owner = model.get_submodule(name.rpartition(".")[0])

@@ -18,6 +18,17 @@ from .terms import Continuous, Discrete, HalfLine
 LOGICS = ("exact", "paper")
 
 
+def check_query(query: Query, free: Labels | None, logic: str) -> None:
+    """Refuse (LaceError) an unknown logic, free attributes without values, and a query that can never or must always hold."""
+    if logic not in LOGICS:
+        raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
+    if query.free and free is None:
+        raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
+    if len(outcomes := query.outcomes()) == 1:
+        raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
+                        "an attribute has one value at a time.")
+
+
 def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1, temperature: float = 1.0,
           paper_temperature: bool = False, weight: float = 1.0, hard: bool = False) -> Energy:
     """Return E(logits) of a query: logits (B, num_logits) -> (B,).
@@ -29,13 +40,7 @@ def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma:
     latent (Eq. 3); several atoms of one discrete attribute are resolved class by class, several of one continuous attribute
     are multiplied as if independent. Raises LaceError for a query that can never or must always hold.
     """
-    if logic not in LOGICS:
-        raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
-    if query.free and free is None:
-        raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
-    if len(outcomes := query.outcomes()) == 1:
-        raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
-                        "an attribute has one value at a time.")
+    check_query(query, free, logic)
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
     energy = builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
     energy = energy if weight == 1 else weight * energy

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..classifiers import AttributeClassifier
-from ..classifiers.published import load_published
 from ..classifiers.wrapped import WrappedImageNetwork, linear_of
 from ..errors import LaceError
 from ..schema import Attribute, Schema
+from ..unpickle.state import load_state
 from .network import Labeler
 
 # The sentences of every class of every attribute.
@@ -124,5 +124,5 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
     finally:
         logging.disable(logging.NOTSET)
     if path.suffix:
-        load_published(network, path)
+        load_state(network, path, fix="check labeler.model")
     return network.eval().requires_grad_(False), tokenizer

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from ..artifacts import file_sha256
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import ImageNetwork
-from ..classifiers.published import load_published
-from ..classifiers.wrapped import WrappedImageNetwork, select_outputs, split_head
+from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
+from ..classifiers.wrapped import WrappedImageNetwork, linear_of, logits_of, select_outputs, split_head
 from ..errors import LaceError, suggest
 from ..schema import Schema
+from ..unpickle.state import load_state
 from .network import Labeler
 
 LIBRARIES = ("torchvision", "timm")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Logits of a label that a function decides: p = 1 - 2e-9.
 CERTAIN = 20.0
 
@@ -49,7 +49,7 @@ def library_labeler(library: str, model: str, schema: Mapping[str, Any], weights
         keywords.setdefault("num_classes", parsed.num_logits)
     network = _library_network(library, model, None if own else str(weights), keywords)
     if own:
-        load_published(network, weights)
+        load_state(network, weights, fix="check labeler.model and the number of its outputs")
     body, head = split_head(network, _example(resolution))
     head = select_outputs(head, outputs, parsed.num_logits, model)
     wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
@@ -93,29 +93,16 @@ def script_labeler(script: str | os.PathLike[str], schema: Mapping[str, Any], ou
     except (RuntimeError, ValueError) as error:
         raise LaceError(f"The file '{path}' must be TorchScript (torch.jit.save) and could not be read "
                         f"({' '.join(str(error).split())[:120]}): labeler=torchvision and labeler=timm take state dicts.") from None
-    body, head = split_head(_Scripted(module), _example(resolution))
-    head = select_outputs(head, outputs, parsed.num_logits, path.name)
-    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
+    # A script stays whole: its features are its logits.
+    whole = linear_of(torch.eye(logits_of(module, _example(resolution)).shape[1]))
+    head = select_outputs(whole, outputs, parsed.num_logits, path.name)
+    wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std)
     return _labeler(wrapped, parsed, {"resolution": resolution, "mean": list(mean), "std": list(std), "sha256": file_sha256(path)},
                     path.stem, {"precision": "float32", **options})
 
 
 def _example(resolution: int | None) -> Tensor:
     return torch.randn(2, 3, resolution or 64, resolution or 64, generator=torch.Generator().manual_seed(0))
-
-
-class _Scripted(nn.Module):
-    """A script that stays as it is."""
-
-    def __init__(self, script: nn.Module) -> None:
-        super().__init__()
-        self.script = script
-
-    def named_modules(self, *args: Any, **keywords: Any) -> Any:
-        yield "", self
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.script(images)
 
 
 class FunctionNetwork(ImageNetwork):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..energies import And, Energy
-from ..errors import LaceError, suggest
+from ..energies.from_query import check_query
+from ..errors import LaceError
 from ..query import And as AndNode
 from ..query import Atom, Node, Query
 from ..query import Not as NotNode
@@ -19,7 +20,6 @@ from .cond_ebm_network import build_energy
 
 # Of the composition in improved contrastive divergence: how sharp a disjunction is, and how much a negation counts.
 SHARPNESS, NEGATION = 100.0, 0.001
-LOGICS = ("exact", "paper")
 # So many combinations of classes are looked through one by one.
 MAX_CELLS = 4096
 
@@ -146,13 +146,7 @@ def compose(models: Sequence[AttributeEnergies], query: Query, free: Labels | No
     values of free attributes. Raises LaceError for a query that can never or must always hold, and for what there is no energy of:
     half-lines, and in exact logic any condition on a continuous attribute but one value.
     """
-    if logic not in LOGICS:
-        raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
-    if query.free and free is None:
-        raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
-    if len(outcomes := query.outcomes()) == 1:
-        raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
-                        "an attribute has one value at a time.")
+    check_query(query, free, logic)
     if logic == "paper":
         return _published(models, query, query.root, free)
     sides = _sides(query.root)

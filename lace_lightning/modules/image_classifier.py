@@ -42,7 +42,8 @@ class ImageClassifierTraining(pl.LightningModule):
         self.save_hyperparameters({"schema": self.schema.to_config(), "network": network, "arguments": dict(arguments or {}),
                                    "learning_rate": learning_rate, "weight_decay": weight_decay, "momentum": momentum,
                                    "warmup_fraction": warmup_fraction, "label_smoothing": label_smoothing,
-                                   "ema_decay": ema_decay, "bf16": bf16, "bias_rate": bias_rate, "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
+                                   "ema_decay": ema_decay, "bf16": bf16, "bias_rate": bias_rate,
+                                   "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
         weights = [1.0 if attribute.kind == "discrete" else continuous_weight for attribute in self.schema]
         self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
         self.network = build_network(network, num_logits=self.schema.num_logits, **(arguments or {})).to(memory_format=torch.channels_last)

@@ -58,7 +58,11 @@ def is_first() -> bool:
 
 
 def generator_of(node: DictConfig) -> Generator:
-    """Return the generator of a node, checked: frozen, with the shapes and values that it declares."""
+    """Return the generator of a node, loaded once and checked: frozen, with the shapes and values that it declares."""
+    return reuse("generator", plain(node), lambda: _checked_generator(node))
+
+
+def _checked_generator(node: DictConfig) -> Generator:
     generator = build_node(node)
     if not isinstance(generator, Generator):
         raise LaceError(f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of your "

@@ -37,8 +37,8 @@ from .results import finish_loggers, log_config, start_loggers, trainer_for, wri
 def control(cfg: DictConfig) -> dict[str, float]:
     """Train (or reuse) the latent classifier, sample by attribute, measure."""
     sampler = build_node(cfg.sampler)
-    generator = reuse("generator", plain(cfg.generator), lambda: generator_of(cfg.generator))
-    labeler, judge = _labeler_or_none(cfg), labeler_of(cfg.judge)
+    generator = generator_of(cfg.generator)
+    labeler, judge = labeler_or_none(cfg), labeler_of(cfg.judge)
     schema = common_schema(labeler, judge)
     check_distance_codes(cfg)
     if cfg.task.more_pairs < 0 or (cfg.task.more_pairs and cfg.classifier.space == "x"):
@@ -103,7 +103,7 @@ def feature_space_of(cfg: DictConfig, generator: Generator, judge: Labeler, cach
         cfg.metrics.fid, judge, _pictures(cfg), cfg.dataset.name, cache, str(device_of(cfg)), theirs, generator.image_shape))
 
 
-def _labeler_or_none(cfg: DictConfig) -> Labeler | None:
+def labeler_or_none(cfg: DictConfig) -> Labeler | None:
     """Return the labeler; None for labeler=none, where pairs are given."""
     if cfg.labeler.get("_target_") is not None:
         return labeler_of(cfg.labeler)
@@ -133,12 +133,17 @@ def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[
     return [parse_edit(str(edit), schema) for edit in cfg.task.edits], options
 
 
+def sampling_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a sampling callback takes of the configuration beside what was built."""
+    return {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference")} | plain(cfg.callbacks)
+
+
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
-    settings = {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference")} | plain(cfg.callbacks)
+    settings = sampling_settings(cfg)
     if cfg.task.name == "control":
-        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=_labeler_or_none(cfg), **settings)
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=labeler_or_none(cfg), **settings)
     settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,

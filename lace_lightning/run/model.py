@@ -17,8 +17,8 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..modules.conditional import ConditionalModel
 from ..schema import Schema
-from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain, reuse
-from .control import check_distance_codes, feature_space_of, query_of
+from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain
+from .control import check_distance_codes, feature_space_of, labeler_or_none, query_of, sampling_settings
 from .pairs import data_of, given_pairs_of, prior_pairs
 from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
 
@@ -27,8 +27,8 @@ def model(cfg: DictConfig) -> dict[str, float]:
     """Train (or go on training, or find) the model of `model`, sample by attribute, measure."""
     if cfg.model.get("_target_") is None:
         raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")
-    generator = reuse("generator", plain(cfg.generator), lambda: generator_of(cfg.generator))
-    labeler, judge = labeler_of(cfg.labeler), labeler_of(cfg.judge)
+    generator = generator_of(cfg.generator)
+    labeler, judge = labeler_or_none(cfg), labeler_of(cfg.judge)
     schema, cache = common_schema(labeler, judge), Cache(cfg.paths.cache)
     check_distance_codes(cfg)
     query, _ = query_of(cfg, schema)
@@ -36,8 +36,8 @@ def model(cfg: DictConfig) -> dict[str, float]:
     query.on(known)
     feature_space = feature_space_of(cfg, generator, judge, cache)
     module, data, key = _module_and_data(cfg, generator, known, cache)
-    settings = {name: value for name, value in plain(cfg.metrics).items() if name not in ("fid", "reference", "posterior_sets")}
-    callback = ModelSampling(generator, judge, module, query, feature_space, cache, **settings, **plain(cfg.callbacks))
+    settings = {name: value for name, value in sampling_settings(cfg).items() if name != "posterior_sets"}
+    callback = ModelSampling(generator, judge, module, query, feature_space, cache, **settings)
     if hasattr(data, "pairs"):
         callback.pairs = data.pairs.labels()
     loggers = start_loggers(cfg)
@@ -68,7 +68,11 @@ def _module_and_data(cfg: DictConfig, generator: Generator, schema: Schema, cach
     module = build_node({**node, "schema": schema.to_config(), **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
                          "_convert_": "all"})
     if kind.space == "x":
-        return module, build_node(cfg.dataset.module), digest(plain(cfg.dataset))
+        pictures = build_node(cfg.dataset.module)
+        if not pictures.schema.agrees_with(schema):
+            raise LaceError(f"A model of pictures learns the labels of the data set, {', '.join(pictures.schema.names)}, and was asked for "
+                            f"{', '.join(schema.names)}: set task.attributes=null, or dataset.module.attributes where it has that.")
+        return module, pictures, digest(plain(cfg.dataset))
     pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, generator, cache)
     settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
     data = data_of(cfg, settings, int(cfg.seed), pairs, schema)

@@ -46,7 +46,7 @@ def pairs_generator_of(cfg: DictConfig, generator: Generator) -> Generator:
         raise LaceError("task.pairs_truncation needs a generator with truncation and a classifier of w (p(c|w) is the same at every "
                         "truncation, p(c|z) is not): set task.pairs_truncation=null.")
     node = OmegaConf.create({**plain(cfg.generator), "truncation": truncation})
-    return reuse("generator", plain(node), lambda: generator_of(node))
+    return generator_of(node)
 
 
 def given_pairs_of(cfg: DictConfig, generator: Generator, schema: Schema, cache: Cache) -> PairSet | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 from lace_lightning.classifiers.wrapped import split_head
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import clip_labeler, function_labeler, library_labeler, script_labeler
 from lace_lightning.labelers.clip import parse_prompts
+
+from ..models import TINY_CLIP, tiny_clip
 
 HATS = {"name": "cats", "attributes": [{"name": "hat", "num_classes": 2, "class_names": ["no", "yes"]},
                                        {"name": "warm", "kind": "continuous"}]}
@@ -142,20 +142,6 @@ def test_a_function_labels() -> None:
 
 # ------------------------------------------------------------------------------------------------ CLIP
 
-TINY = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
-
-
-def tiny_clip(folder: Path, name: str = "tiny", seed: int = 0) -> tuple[Path, Path]:
-    """Write a CLIP model of random weights; return (configuration, weights)."""
-    open_clip = pytest.importorskip("open_clip")
-    (folder / f"{name}.json").write_text(json.dumps(TINY))
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(**TINY)
-    save_file({key: value.contiguous().clone() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
-    return folder / f"{name}.json", folder / f"{name}.safetensors"
-
-
 def test_clip_compares_pictures_with_sentences(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     config, weights = tiny_clip(tmp_path)
@@ -164,7 +150,7 @@ def test_clip_compares_pictures_with_sentences(tmp_path: Path) -> None:
     labeler = clip_labeler(prompts, str(config), weights, precision="float32")
     assert [(a.name, a.class_names) for a in labeler.schema] == [("hat", ("no", "yes")), ("breed", ("persian", "bombay", "siamese"))]
     torch.manual_seed(0)
-    model, tokenizer = open_clip.CLIP(**TINY).eval(), open_clip.get_tokenizer("tiny")
+    model, tokenizer = open_clip.CLIP(**TINY_CLIP).eval(), open_clip.get_tokenizer("tiny")
     images = pictures()
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     with torch.no_grad():
