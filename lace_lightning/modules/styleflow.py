@@ -49,6 +49,7 @@ class StyleFlow(ConditionalModel):
 
     space = "w"
     kind = "styleflow"
+    draws_with = ("sampling",)
 
     def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int = 512, hidden: Sequence[int] = (512, 512, 512, 512, 512),
                  blocks: int = 1, learning_rate: float = 1e-3, solver: Mapping[str, Any] | None = None,
