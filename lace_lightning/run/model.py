@@ -71,9 +71,12 @@ def _module_and_data(cfg: DictConfig, generator: Generator, schema: Schema, cach
                          "_convert_": "all"})
     if kind.space == "x":
         pictures = build_node(cfg.dataset.module)
-        if not pictures.schema.agrees_with(schema):
-            raise LaceError(f"A model of pictures learns the labels of the data set, {', '.join(pictures.schema.names)}, and was asked for "
-                            f"{', '.join(schema.names)}: set task.attributes=null, or dataset.module.attributes where it has that.")
+        there = pictures.schema
+        if not all(a.name in there.names and a.agrees_with(there[a.name]) for a in schema):
+            raise LaceError(f"A model of pictures learns labels of the data set, {', '.join(there.names)}, and was asked for "
+                            f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema.")
+        if schema.names != there.names:
+            module.columns = [there.index(name) for name in schema.names]
         return module, pictures, digest(plain(cfg.dataset))
     pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, generator, cache)
     settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
