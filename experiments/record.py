@@ -29,6 +29,8 @@ HERE = Path(__file__).parent
 QUICK = ("cifar10_ode", "cifar10_heun", "cifar10_ld", "cifar10_edit", "portraits_sheet", "portraits_check", "portraits_layers",
          "portraits_glasses", "portraits_gender_smile_age", "portraits_edit", "portraits_edit_order", "portraits_zero_shot",
          "portraits_logic", "portraits_temperature", "portraits_attributes")
+# What of a run's results is written down.
+KEPT = ("metrics", "paper", "protocol", "command", "date", "versions")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 NAMES = {"acc": "ACC", "holds": "query true", "prior/holds": "true for the generator alone", "des": "DES", "id": "ID",
          "evaluations": "evaluations", "seconds/sampling_per_64": "s per 64", "own/acc": "ACC, classifier",
@@ -68,8 +70,7 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
         if (folders[0].parent / extra).is_file():
             shutil.copy(folders[0].parent / extra, target / extra)
             lines += [f"{text}: [{extra}]({extra})."]
-    kept = ("metrics", "paper", "protocol", "command", "date", "versions")
-    write_json(target / "results.json", [{key: result[key] for key in kept} for result in results])
+    write_json(target / "results.json", [{key: result[key] for key in KEPT} for result in results])
     insert(target / "README.md", name, "\n".join(lines).strip())
 
 
@@ -132,12 +133,13 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
     in_paper = {name for result in results for name in result["paper"]}
     # Distances on other features stand beside the paper's FID; FID of fewer samples beside that of as many.
     theirs = frechet if str(frechet).startswith("fid_") else "fid"
-    paper = {name: {frechet: theirs, f"{frechet}/unconditional": f"{theirs}/unconditional"}.get(name, name) for name in columns}
-    head, rows = ["setting"] if len(settings) > 1 else [], []
+    theirs_of = {frechet: theirs, f"{frechet}/unconditional": f"{theirs}/unconditional", "seconds/sampling_per_64": "seconds"}
+    paper = {name: theirs_of.get(name, name) for name in columns}
+    head, rows = ["setting"] if any(settings) else [], []
     for name in columns:
         head += [title(name, frechet), *([f"*{'FID, ' if 'fid' in paper[name] else ''}paper*"] if paper[name] in in_paper else [])]
     for setting, numbers in settings.items():
-        row = [setting] if len(settings) > 1 else []
+        row = [setting] if any(settings) else []
         for name in columns:
             row.append(spread([metrics[n][name] for n in numbers if name in metrics[n]]))
             if paper[name] in in_paper:

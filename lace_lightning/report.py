@@ -87,7 +87,8 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
              ("  of the energy alone", metrics.get("forward") or None, None),
              ("sampling, seconds per 64", metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
               paper.get("seconds")),
-             ("synthesis, seconds per 64", metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")), None)]
+             ("synthesis, seconds per 64", metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")), None),
+             ("training, minutes", metrics.get("minutes/training"), paper.get("minutes/training"))]
     rows = [row for row in rows if row[1] is not None or row[2] is not None]
     return text_table(("", "here", "paper"), rows)
 

@@ -21,10 +21,11 @@ class Lookup(ConditionalModel):
     """Draws what it has seen: a training point with the wanted classes, chosen by the sample's seed; its start where none is wanted."""
 
     space = "w"
+    draws_with = ("stream",)
 
-    def __init__(self, schema: dict[str, Any], w_dim: int, size: int = 400) -> None:
+    def __init__(self, schema: dict[str, Any], w_dim: int, size: int = 400, stream: int = 0) -> None:
         super().__init__(Schema.from_config(schema))
-        self.save_hyperparameters({"schema": schema, "w_dim": w_dim, "size": size})
+        self.save_hyperparameters({"schema": schema, "w_dim": w_dim, "size": size, "stream": stream})
         self.register_buffer("points", torch.zeros(size, w_dim))
         self.register_buffer("labels", torch.zeros(size, len(self.schema)))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
@@ -42,7 +43,7 @@ class Lookup(ConditionalModel):
         return self.weight.sum() * 0
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        lot, points = uniform(seeds.cpu(), (1,))[:, 0], []
+        lot, points = uniform(seeds.cpu(), (1,), stream=self.hparams["stream"])[:, 0], []
         for row in range(len(codes)):
             fits = ((self.labels[: self.seen] == codes.values[row]) | ~codes.known[row]).all(1).nonzero()[:, 0]
             points.append(self.points[fits[int(lot[row] * len(fits))]])

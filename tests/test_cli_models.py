@@ -45,6 +45,12 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     again = results(tmp_path / "again")[0]["metrics"]
     assert {name: value for name, value in again.items() if "seconds" not in name} == {
         name: value for name, value in metrics.items() if "seconds" not in name}
+    # Drawn in another way, it is the same training.
+    cli.main([*LOOKUP, "hydra.run.dir=other", "+model.stream=1"])
+    assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
+    other = results(tmp_path / "other")[0]["metrics"]
+    assert other["minutes/training"] == metrics["minutes/training"]
+    assert other["fd_judge"] != metrics["fd_judge"]
 
 
 @pytest.mark.parametrize(("override", "message"), [

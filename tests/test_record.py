@@ -8,18 +8,34 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from lace_lightning.run.results import config_digest
+from lace_lightning.sweeps import register_resolvers
 
-@pytest.fixture
-def record(tmp_path: Path, monkeypatch) -> ModuleType:
-    path = Path(__file__).parent.parent / "experiments" / "record.py"
-    spec = importlib.util.spec_from_file_location("record", path)
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def _program(name: str, tmp_path: Path, monkeypatch) -> ModuleType:
+    """Return a program of experiments/ that writes below `tmp_path`."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "HERE", tmp_path / "experiments")
     (tmp_path / "experiments").mkdir()
     return module
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch) -> ModuleType:
+    return _program("record", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch) -> ModuleType:
+    return _program("tables", tmp_path, monkeypatch)
 
 
 def _result(folder: Path, config: dict, metrics: dict, paper: dict | None = None) -> None:
@@ -76,3 +92,52 @@ def test_figures_of_two_names_become_rows_and_columns(record: ModuleType, tmp_pa
         record.record(name, tmp_path / "outputs")
         text = (tmp_path / "experiments" / name / "README.md").read_text()
         assert all(line in text for line in lines)
+
+
+TABLE = """
+common: [metrics.num_samples=5]
+seeds: [seed=0 metrics.seed=1, seed=1 metrics.seed=2]
+rows:
+  - {part: glasses, row: "Old, η = 0.1", run: [+experiment=old], paper: {acc: 0.5, fid: 9.5, seconds: 3}, trained: a minute, seeds: 1}
+  - {part: glasses, row: New, run: [+experiment=new, a=b]}
+  - {part: glasses, row: Never, run: [+experiment=never]}
+  - {part: hats, row: New, run: [+experiment=new, "query.text=hat == 1"]}
+"""
+
+
+def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tables: ModuleType, tmp_path: Path) -> None:
+    folder, outputs = tmp_path / "experiments" / "table", tmp_path / "outputs"
+    folder.mkdir()
+    (folder / "table.yaml").write_text(TABLE)
+    assert tables.commands("table")[0] == ["+experiment=old", "metrics.num_samples=5", "seed=0", "metrics.seed=1", "hydra.mode=MULTIRUN",
+                                           "hydra.sweep.dir=outputs/sweeps/table/glasses_old_0_1"]
+    assert len(tables.commands("table")) == 1 + 2 + 2 + 2
+    with pytest.raises(SystemExit, match="run the table first"):
+        tables.write("table", outputs)
+    sweeps = outputs / "sweeps" / "table"
+    _result(sweeps / "glasses_old_0_1" / "seed=0", {}, {"acc": 0.25, "fd_judge": 2.0, "seconds/sampling_per_64": 7.0})
+    for row, acc in (("glasses_new", 0.5), ("hats_new", 0.75)):
+        for seed in (0, 1):
+            _result(sweeps / row / f"seed={seed}", {}, {"acc": acc + 0.1 * seed, "fd_judge": 1.0, "seconds/sampling_per_64": 1.0})
+    tables.write("table", outputs)
+    text = (folder / "README.md").read_text()
+    assert "| setting | ACC | *paper* | distance | *FID, paper* | s per 64 | *paper* | seeds | trained here |" in text
+    assert "| Old, η = 0.1 | 0.250 | 0.5 | 2.000 | 9.5 | 7.000 | 3 | 1 | a minute |" in text
+    assert "| New | 0.550 ± 0.071 |  | 1.000 ± 0.000 |  | 1.000 ± 0.000 |  | 2 |  |" in text
+    assert "| New | 0.800 ± 0.071 | 1.000 ± 0.000 | 2 |" in text.partition("### hats")[2]
+    assert "Not made yet: Never." in text
+    assert {"glasses_old_0_1.png", "glasses_new.png", "hats_new.png", "results.json"} <= {path.name for path in folder.iterdir()}
+    assert [entry["row"] for entry in json.loads((folder / "results.json").read_text())] == ["Old, η = 0.1", *["New"] * 4]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/table.yaml")))
+def test_every_row_of_the_tables_is_a_run_that_can_be_made(name: str, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    tables = importlib.import_module("tables")
+    register_resolvers()
+    settings = set()
+    with initialize_config_dir(str(EXPERIMENTS.parent / "conf"), version_base=None):
+        for line in tables.commands(name):
+            cfg = compose("config", overrides=[*(t for t in line if not t.startswith("hydra.")), "~logger", "paths.output=o"])
+            settings.add(config_digest(cfg))
+    assert len(settings) == len(tables.commands(name))

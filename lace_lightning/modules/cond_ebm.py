@@ -46,6 +46,7 @@ class CondEBM(EnergyModel):
     """
 
     kind = "cond_ebm"
+    draws_with = ("sampling",)
     drawn_from = ("average.", "past.", "snapshots")
     snapshots: Tensor
 

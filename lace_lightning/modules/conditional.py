@@ -26,11 +26,13 @@ class ConditionalModel(pl.LightningModule):
     """A model that draws points of `space` with given attributes: w (B, Dw) of a generator, or x, pictures (B, C, H, W) in [-1, 1].
 
     It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in [-1, 1]. Subclasses give
-    the training step, optimizers, and `sample`; `kind` is what their files are called, `saved_state` what drawing needs of the state.
+    the training step, optimizers, and `sample`; `kind` is what their files are called, `saved_state` what drawing needs of the state, and
+    `draws_with` names the arguments that training does not look at.
     """
 
     space: str
     kind: str
+    draws_with: tuple[str, ...] = ()
     # What its `editor` takes: the class of the options; None for models that do not edit.
     edit_options: type | None = None
 

@@ -78,6 +78,7 @@ class JEM(EnergyModel):
     """
 
     kind = "jem"
+    draws_with = ("sampling",)
     drawn_from = ("network.", "buffer.")
 
     def __init__(self, schema: Mapping[str, Any] | Schema, network: Mapping[str, Any] | None = None,

@@ -41,6 +41,7 @@ class LatentJEM(ConditionalModel):
 
     space = "w"
     kind = "latent_jem"
+    draws_with = ("num_steps",)
     buffer: Tensor
     # How often a chain of the buffer has been taken up since it began; 0 where none has begun.
     visits: Tensor

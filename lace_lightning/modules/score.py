@@ -45,6 +45,7 @@ class ScoreModel(ConditionalModel):
 
     space = "x"
     kind = "score"
+    draws_with = ("sampler", "guidance")
 
     def __init__(self, schema: Mapping[str, Any] | Schema, sde: Mapping[str, Any] | None = None, resolution: int = 32, channels: int = 3,
                  network: Mapping[str, Any] | None = None, classifier: Mapping[str, Any] | None = None,

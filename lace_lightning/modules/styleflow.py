@@ -51,6 +51,7 @@ class StyleFlow(ConditionalModel):
 
     space = "w"
     kind = "styleflow"
+    draws_with = ("sampling",)
     edit_options = FlowOptions
 
     def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int = 512, hidden: Sequence[int] = (512, 512, 512, 512, 512),

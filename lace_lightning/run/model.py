@@ -64,7 +64,9 @@ def model(cfg: DictConfig) -> dict[str, float]:
         callback.pairs = data.pairs.labels()
     loggers = start_loggers(cfg)
     try:
-        folder = cache.folder("models", digest({"model": plain(cfg.model), "data": key, "seed": cfg.seed, "known": known.to_config(),
+        # How it draws may change without another training.
+        trained = {name: value for name, value in plain(cfg.model).items() if name not in type(module).draws_with}
+        folder = cache.folder("models", digest({"model": trained, "data": key, "seed": cfg.seed, "known": known.to_config(),
                                                 "epochs": cfg.trainer.max_epochs, "steps": cfg.trainer.get("max_steps", -1)}))
         seconds = _train(cfg, module, data, folder, loggers)
         trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
