@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +56,32 @@ class EditOptions:
                 raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}.")
 
 
+class EditState(Protocol):
+    """Styles ws (B, L, Dw) after some edits, the edits in force, evaluations per sample and seconds of the last one."""
+
+    @property
+    def ws(self) -> Tensor: ...
+
+    @property
+    def edits(self) -> tuple[Query, ...]: ...
+
+    @property
+    def evaluations(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+class StepEditor(Protocol):
+    """What edits latents z (B, Dz) of a generator step by step: an `Editor` by a latent classifier, or what a model edits by."""
+
+    def begin(self, z: Tensor) -> Any:
+        """Return the `EditState` before any edit."""
+
+    def apply(self, state: Any, edit: str | Query, seeds: Tensor | None = None) -> Any:
+        """Return the `EditState` after one more edit, which replaces earlier ones of the same attributes."""
+
+
 @dataclass(frozen=True)
 class Edited:
     """Latents after some edits: z (B, Dz), styles ws (B, L, Dw), the edits in force, what the last one cost, and what was before."""
@@ -87,7 +114,7 @@ class Editor:
             raise LaceError("Editing needs a classifier of latents (space w or z), received one of pictures (space x).")
         self.generator, self.classifier, self.sampler = generator, classifier, sampler
         self.options = options or EditOptions()
-        check_layers(self.options, generator, classifier.schema)
+        check_layers(self.options.layers, generator, classifier.schema)
 
     def begin(self, z: Tensor) -> Edited:
         """Return the state before any edit, for latents z (B, Dz)."""
@@ -97,7 +124,7 @@ class Editor:
     def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state after one more edit; `seeds` (B,) is for samplers that draw noise."""
         query = parse_edit(edit, self.classifier.schema)
-        edits = (*(earlier for earlier in state.edits if not _attributes(earlier) & _attributes(query)), query)
+        edits = in_force(state.edits, query)
         sample_from, energy = self._energy(state, edits)
         sample = self.sampler(energy, sample_from, seeds=seeds)
         z = energy.point(sample.z) if isinstance(energy, Near) else sample.z
@@ -187,9 +214,14 @@ def parse_edit(edit: str | Query, schema: Schema) -> Query:
     return query
 
 
-def check_layers(options: EditOptions, generator: Generator, schema: Schema) -> None:
+def in_force(edits: Sequence[Query], query: Query) -> tuple[Query, ...]:
+    """Return the edits in force after `query`, which replaces earlier ones of the same attributes."""
+    return (*(earlier for earlier in edits if not _attributes(earlier) & _attributes(query)), query)
+
+
+def check_layers(chosen: Mapping[str, Sequence[int]] | None, generator: Generator, schema: Schema) -> None:
     """Refuse (LaceError) style layers that the generator does not have, and layers of unknown attributes."""
-    for name, layers in (options.layers or {}).items():
+    for name, layers in (chosen or {}).items():
         _ = schema[name]
         if not generator.has_layers:
             raise LaceError(f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent for "

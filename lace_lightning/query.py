@@ -167,6 +167,14 @@ class Query:
         return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if atom.value is None))
 
     @property
+    def is_conjunction(self) -> bool:
+        """Whether it is made of `==` and `and` alone: labels can say what it wants."""
+        def simple(node: Node) -> bool:
+            return simple(node.left) and simple(node.right) if isinstance(node, And) else isinstance(node, Atom) and node.op == "=="
+
+        return simple(self.root)
+
+    @property
     def branches(self) -> tuple[Query, ...]:
         """The sides of the outermost `or`, from left to right; none where the query is no disjunction."""
         def sides(node: Node) -> list[Node]:

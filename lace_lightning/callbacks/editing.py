@@ -11,15 +11,13 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from ..artifacts import Cache
-from ..classifiers import AttributeClassifier
 from ..data.conditions import wanted_labels
-from ..editing import Edited, EditOptions, Editor
+from ..editing import Editor, EditState, StepEditor
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
 from ..pictures import from_bytes, shrunk
 from ..query import Query
-from ..samplers import Sampler
 from ..schema import Labels, Schema
 from .evaluation import Evaluation, LatentEvaluation
 from .grids import labelled_grid
@@ -28,8 +26,8 @@ from .quality import FeatureSpace
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-class SequentialEditing(LatentEvaluation):
-    """Apply `edits` one after the other to latents of the prior and measure after each.
+class StepwiseEditing(LatentEvaluation):
+    """Apply `edits` one after the other to latents of the prior and measure after each. Subclasses give the `editor`.
 
     `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: how often all of them hold; `edit<k>/des`,
     `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without
@@ -40,7 +38,7 @@ class SequentialEditing(LatentEvaluation):
 
     frames_per_edit = 8
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, edits: Sequence[Query], options: EditOptions,
+    def __init__(self, generator: Generator, judge: Labeler, sampler: Any, edits: Sequence[Query], options: Any,
                  feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
                  num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True,
                  identity_protocol: Mapping[str, Any] | None = None) -> None:
@@ -48,8 +46,12 @@ class SequentialEditing(LatentEvaluation):
         self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
         self.identity_protocol = dict(identity_protocol or {})
 
-    def measure(self, classifier: AttributeClassifier, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        editor = Editor(self.generator, classifier, self.sampler, self.options)
+    def editor(self, source: Any, device: torch.device) -> StepEditor:
+        """Return what edits, of what the test was given."""
+        raise NotImplementedError
+
+    def measure(self, source: Any, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        editor = self.editor(source, device)
         steps = [_Step(self.judge.schema, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
         path: list[Tensor] = []
@@ -80,17 +82,17 @@ class SequentialEditing(LatentEvaluation):
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
                 rows.extend(torch.stack([images[row].cpu() for images in shown]) for row in range(min(count, self.strips - first)))
-        return Evaluation(self._metrics(steps, rank, world_size, device), self._protocol(classifier, device), self._strips(rows),
+        return Evaluation(self._metrics(steps, rank, world_size, device), self.protocol(source, device), self._strips(rows),
                           self._frames(path))
 
-    def _pictures(self, state: Edited) -> Tensor:
+    def _pictures(self, state: EditState) -> Tensor:
         return self.generator.pictures(state.ws)
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
         return features, self.judge.schema.decode(logits)
 
-    def _wanted(self, state: Edited, count: int) -> Labels:
+    def _wanted(self, state: EditState, count: int) -> Labels:
         """Return what all edits in force want."""
         parts = [wanted_labels(query, count, None) for query in state.edits]
         values, known = parts[0].values.clone(), parts[0].known.clone()
@@ -119,10 +121,11 @@ class SequentialEditing(LatentEvaluation):
         final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
         return {**final, **steps[-1].accuracy.compute(), **result}
 
-    def _protocol(self, classifier: AttributeClassifier, device: torch.device) -> dict[str, Any]:
+    def protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
+        """Return what the figures were measured on and with."""
         return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
                 **({"identity": self.identity_protocol} if self.identity_protocol else {}),
-                "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(classifier, device)}
+                "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(source, device)}
 
     @property
     def _titles(self) -> list[str]:
@@ -146,6 +149,13 @@ class SequentialEditing(LatentEvaluation):
         if not rows:
             return None
         return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
+
+
+class SequentialEditing(StepwiseEditing):
+    """Edit by a latent classifier and a sampler, by the `EditOptions` that are its `options`, and measure (`StepwiseEditing`)."""
+
+    def editor(self, source: Any, device: torch.device) -> StepEditor:
+        return Editor(self.generator, source, self.sampler, self.options)
 
 
 class _Step:

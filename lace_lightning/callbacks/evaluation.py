@@ -113,8 +113,8 @@ class LatentEvaluation(pl.Callback):
         return frechet_distance(result, space.reference)
 
     def described(self) -> str:
-        """Return the sampler and its settings in one line."""
-        return repr(self.sampler)
+        """Return the sampler, or the model, and its settings in one line."""
+        return self.sampler.described() if isinstance(self.sampler, ConditionalModel) else repr(self.sampler)
 
     def _common_protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
         return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": self.described(),

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from ..data.conditions import free_labels, wanted_labels
-from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..modules.conditional import ConditionalModel
 from ..pictures import to_bytes
-from ..query import And, Atom, Query
+from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels
 from .query_sampling import QuerySampling
@@ -30,13 +29,7 @@ class ModelSampling(QuerySampling):
                  **settings: Any) -> None:
         super().__init__(generator, judge, model, query, *arguments, **settings)
         self.compared = model.space != "x"
-        if not _is_conjunction(query.root):
-            raise LaceError(f"{type(model).__name__} draws what a conjunction of == asks for, received '{query.text}': write for example "
-                            "\"glasses == 1 and smile == 0\".")
-
-    def described(self) -> str:
-        settings = ", ".join(f"{name}={value}" for name, value in self.sampler.hparams.items() if name != "schema")
-        return f"{type(self.sampler).__name__}({settings})"
+        model.check_query(query)
 
     def draw(self, source: ConditionalModel, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
@@ -47,9 +40,3 @@ class ModelSampling(QuerySampling):
         sample = source.sample(wanted, seeds, starts)
         images = self._made(lambda: to_bytes(sample.z) if source.space == "x" else self.generator.pictures(sample.z), device)
         return sample, images, free
-
-
-def _is_conjunction(node: object) -> bool:
-    if isinstance(node, And):
-        return _is_conjunction(node.left) and _is_conjunction(node.right)
-    return isinstance(node, Atom) and node.op == "=="

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from ..artifacts import digest, load_tensors, save_tensors
+from ..editing import StepEditor
 from ..errors import LaceError
+from ..generators import Generator
+from ..labelers import Labeler
+from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels, Schema
 
@@ -31,6 +35,8 @@ class ConditionalModel(pl.LightningModule):
     draws_with: tuple[str, ...] = ()
     # Which columns of a batch's labels are its attributes, in its order; None for all.
     columns: list[int] | None = None
+    # What its `editor` takes: the class of the options; None for models that do not edit.
+    edit_options: type | None = None
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -84,3 +90,19 @@ class ConditionalModel(pl.LightningModule):
         evaluations per sample. Raises LaceError for codes that the model cannot take.
         """
         raise NotImplementedError
+
+    def editor(self, generator: Generator, labeler: Labeler, options: Any) -> StepEditor:
+        """Return what edits latents of a generator, whose pictures `labeler` labels before any edit; `options` are `edit_options`."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_query(cls, query: Query) -> None:
+        """Refuse (LaceError) what labels cannot ask for: anything but a conjunction of ==."""
+        if not query.is_conjunction:
+            raise LaceError(f"{cls.__name__} takes a conjunction of ==, received '{query.text}': write for example "
+                            "\"glasses == 1 and smile == 0\".")
+
+    def described(self) -> str:
+        """Return the model and its settings in one line."""
+        settings = ", ".join(f"{name}={value}" for name, value in self.hparams.items() if name != "schema")
+        return f"{type(self).__name__}({settings})"

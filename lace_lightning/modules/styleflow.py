@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import LaceError
+from ..generators import Generator
+from ..labelers import Labeler
 from ..samplers import Sample
 from ..schema import Attribute, Labels, Schema
 from ..seeds import normal
@@ -18,7 +20,7 @@ from ..unpickle.state import read_state
 from .conditional import ConditionalModel
 from .conditions import Conditions
 from .losses import labelled_batch
-from .styleflow_editing import FlowEdited, FlowEditor
+from .styleflow_editing import FlowEdited, FlowEditor, FlowOptions, WordFlowEditor
 from .styleflow_network import FlowChain, Solver, finite, solving
 
 # Uses of a sample's seed: 0 is z.
@@ -50,6 +52,7 @@ class StyleFlow(ConditionalModel):
     space = "w"
     kind = "styleflow"
     draws_with = ("sampling",)
+    edit_options = FlowOptions
 
     def __init__(self, schema: Mapping[str, Any] | Schema, w_dim: int = 512, hidden: Sequence[int] = (512, 512, 512, 512, 512),
                  blocks: int = 1, learning_rate: float = 1e-3, solver: Mapping[str, Any] | None = None,
@@ -144,6 +147,9 @@ class StyleFlow(ConditionalModel):
         """
         editor = FlowEditor(self, layers, overshoot)
         return editor.apply(editor.begin(ws, before), after)
+
+    def editor(self, generator: Generator, labeler: Labeler, options: FlowOptions) -> WordFlowEditor:
+        return WordFlowEditor(FlowEditor(self, **vars(options)), generator, labeler)
 
     @classmethod
     def published(cls, path: str | os.PathLike[str], schema: Schema = PUBLISHED_SCHEMA,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..data.conditions import wanted_labels
+from ..editing import in_force, parse_edit
 from ..errors import LaceError
+from ..generators import Generator
+from ..labelers import Labeler
+from ..pictures import numbers
+from ..query import Query
 from ..schema import Labels
 from .styleflow_network import finite
 
@@ -21,10 +28,26 @@ PUBLISHED_OVERSHOOT = {"gender": 1.5, "glasses": 2.5, "bald": 2.0, "beard": 1.7,
 
 
 @dataclass(frozen=True)
+class FlowOptions:
+    """How a flow edits: the arguments of a `FlowEditor`, with "published" for PUBLISHED_OVERSHOOT. Raises LaceError for another word."""
+
+    layers: Mapping[str, Sequence[int]] | None = None
+    overshoot: Mapping[str, float] | str | None = None
+    reencode: bool = True
+
+    def __post_init__(self) -> None:
+        if self.overshoot == "published":
+            object.__setattr__(self, "overshoot", PUBLISHED_OVERSHOOT)
+        if isinstance(self.overshoot, str):
+            raise LaceError(f"overshoot must be factors, {{gender: 1.5}}, published or null, received '{self.overshoot}'.")
+
+
+@dataclass(frozen=True)
 class FlowEdited:
     """Styles ws (B, L, Dw) after some edits, the conditions (B, C) that they have now and had at first, what the last edit cost.
 
-    `z` (B, L, Dw) is what was decoded, None before any edit; `evaluations` are those of F per sample.
+    `z` (B, L, Dw) is what was decoded, None before any edit; `evaluations` are those of F per sample. `edits` are those in force, where
+    they were made by words.
     """
 
     ws: Tensor
@@ -32,6 +55,8 @@ class FlowEdited:
     original: Tensor
     z: Tensor | None = None
     evaluations: float = 0.0
+    seconds: float = 0.0
+    edits: tuple[Query, ...] = ()
 
 
 class FlowEditor:
@@ -70,6 +95,7 @@ class FlowEditor:
     @torch.no_grad()
     def apply(self, state: FlowEdited, after: Labels) -> FlowEdited:
         """Return the state after one more edit, of what `after` knows. Raises LaceError for another schema and for unknown layers."""
+        start = time.perf_counter()
         model, after = self.model, self.model.checked(after)
         chosen = self._chosen(after.known, state.ws.shape[1])
         wanted = model.conditions.numbers(torch.where(after.known, after.values, 0.0))
@@ -80,15 +106,44 @@ class FlowEditor:
             z, evaluations = encoded.x, encoded.evaluations
         decoded = model.flow.decode(z, codes[:, None], model.sampling)
         ws = torch.where(chosen[:, :, None], finite(decoded.x), state.ws)
-        return replace(state, ws=ws, codes=codes, z=z, evaluations=float(evaluations + decoded.evaluations))
+        if ws.is_cuda:
+            torch.cuda.synchronize(ws.device)
+        return replace(state, ws=ws, codes=codes, z=z, evaluations=float(evaluations + decoded.evaluations),
+                       seconds=time.perf_counter() - start)
 
     def _chosen(self, edited: Tensor, num_ws: int) -> Tensor:
         """Return which style layers (B, L) may change where attributes `edited` (B, K) do."""
         allowed = torch.ones(len(self.model.schema), num_ws, dtype=torch.bool)
-        for name, numbers in self.layers.items():
-            if not numbers or not all(0 <= layer < num_ws for layer in numbers):
-                raise LaceError(f"The style layers of '{name}' must lie in 0 to {num_ws - 1}, received {list(numbers)}.")
+        for name, chosen in self.layers.items():
+            if not chosen or not all(0 <= layer < num_ws for layer in chosen):
+                raise LaceError(f"The style layers of '{name}' must lie in 0 to {num_ws - 1}, received {list(chosen)}.")
             row = allowed[self.model.schema.index(name)]
             row[:] = False
-            row[list(numbers)] = True
+            row[list(chosen)] = True
         return (edited[:, :, None] & allowed.to(edited.device)).any(1)
+
+
+class WordFlowEditor:
+    """Edit latents of a generator by a flow and words (`"age == 0.8"`, `"glasses == 1"`), one edit after the other.
+
+    `editor.begin(z)` -> FlowEdited; `editor.apply(state, "smile == 1")` -> FlowEdited. An edit replaces earlier ones of the same
+    attributes. What a picture has before any edit is what `labeler` decides, also where it would abstain; that costs no evaluations.
+    Raises LaceError for edits that are no conjunction of ==, and for a labeler that does not know the flow's attributes.
+    """
+
+    def __init__(self, editor: FlowEditor, generator: Generator, labeler: Labeler) -> None:
+        self.editor, self.generator, self.labeler = editor, generator, labeler
+
+    @torch.no_grad()
+    def begin(self, z: Tensor) -> FlowEdited:
+        """Return the state before any edit, for latents z (B, Dz)."""
+        ws = self.generator.broadcast(self.generator.mapping(z)).clone()
+        logits = torch.cat([self.labeler(part) for part in numbers(self.generator.pictures(ws))])
+        return self.editor.begin(ws, self.labeler.schema.decode(logits).part(self.editor.model.schema))
+
+    def apply(self, state: FlowEdited, edit: str | Query, seeds: Tensor | None = None) -> FlowEdited:
+        """Return the state after one more edit; a flow draws nothing, and does not look at `seeds`."""
+        query = parse_edit(edit, self.editor.model.schema)
+        self.editor.model.check_query(query)
+        after = wanted_labels(query, len(state.ws), None).part(self.editor.model.schema)
+        return replace(self.editor.apply(state, after), edits=in_force(state.edits, query))

@@ -12,14 +12,14 @@ from ..artifacts import check_writable
 from ..errors import LaceError, suggest
 from .control import control
 from .looking import check_labelers, draw_portraits, pictures, reference, style_layers
-from .model import model
+from .model import edit, model
 from .results import write_inputs
 from .training import fit_classifier, fit_generator, fit_identity
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "edit": control, "temperature": control, "fit_classifier": fit_classifier,
+    tasks = {"control": control, "edit": edit, "temperature": control, "fit_classifier": fit_classifier,
              "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
              "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits,
              "pictures": pictures, "model": model}

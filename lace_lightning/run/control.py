@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     keep_pictures(cfg.task.pairs_pictures, generator, int(cfg.task.num_pairs), cfg.classifier.space)
     if cfg.classifier.calibrate and not cfg.task.holdout[0]:
         raise LaceError("classifier.calibrate needs validation pairs, and task.holdout leaves none: set task.holdout=[0.02,0.02].")
-    what = _edits(cfg, generator, schema) if cfg.task.name == "edit" else query_of(cfg, schema)
+    what = edits_of(cfg, generator, schema) if cfg.task.name == "edit" else query_of(cfg, schema)
     given = given_classifier_of(cfg, generator, schema)
     cache = Cache(cfg.paths.cache)
     given_labels = given_pairs_of(cfg, generator, schema, cache)
@@ -122,35 +123,51 @@ def query_of(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
     return query, options
 
 
-def _edits(cfg: DictConfig, generator: Generator, schema: Schema) -> tuple[list[Query], EditOptions]:
-    """Return the edits and how to make them, checked."""
+def edits_of(cfg: DictConfig, generator: Generator, schema: Schema, kind: type = EditOptions,
+             advice: str = "editing=sequential, or model=styleflow") -> tuple[list[Query], Any]:
+    """Return the edits and how to make them, a `kind` of options, checked; `advice` is what to set for another kind's settings."""
     if not cfg.task.edits:
         raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
-    options = EditOptions(sigma=cfg.query.sigma, **{key: value for key, value in plain(cfg.editing).items() if key != "name"})
-    check_layers(options, generator, schema)
-    if cfg.classifier.space == "x":
+    settings, names = plain(cfg.editing), [field.name for field in fields(kind)]
+    name = settings.pop("name", None)
+    if not set(settings) <= set(names):
+        raise LaceError(f"This editing takes {', '.join(names)}, and editing={name} has {', '.join(sorted(set(settings) - set(names)))}: "
+                        f"set {advice}.")
+    options = kind(**({"sigma": cfg.query.sigma} if "sigma" in names else {}), **settings)
+    check_layers(options.layers, generator, schema)
+    if kind is EditOptions and cfg.classifier.space == "x":
         raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
     return [parse_edit(str(edit), schema) for edit in cfg.task.edits], options
 
 
-def sampling_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return what a sampling callback takes of the configuration beside what was built."""
-    return {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference")} | plain(cfg.callbacks)
+def sampling_settings(cfg: DictConfig, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what a sampling callback takes of the configuration beside what was built, `but` some."""
+    return {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference", *but)} | plain(cfg.callbacks)
+
+
+def strips_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a callback that draws strips takes of the configuration."""
+    settings = sampling_settings(cfg)
+    return {"strips": cfg.task.strips, **{key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}}
+
+
+def editing_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what an editing callback takes of the configuration beside what was built: also who is in the picture, for ID."""
+    embedding = load_embedding(plain(cfg.task.identity), device_of(cfg))
+    who = {"identity": embedding.distance, "identity_protocol": embedding.protocol} if embedding else {}
+    return {**strips_settings(cfg), **who}
 
 
 def _evaluation(cfg: DictConfig, generator: Generator, judge: Labeler, sampler: Any, what: tuple[Any, Any],
                 feature_space: FeatureSpace | None, cache: Cache) -> LatentEvaluation:
     """Return what the test runs: sampling of (query, options), at several temperatures or one, or editing by (edits, options)."""
-    settings = sampling_settings(cfg)
     if cfg.task.name == "control":
-        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=labeler_or_none(cfg), **settings)
-    settings = {key: settings[key] for key in ("num_samples", "batch_size", "seed", "progress")}
+        return ConditionalSampling(generator, judge, sampler, *what, feature_space, cache, labeler=labeler_or_none(cfg),
+                                   **sampling_settings(cfg))
     if cfg.task.name == "temperature":
         return TemperatureStrips(generator, judge, sampler, *what, list(cfg.task.temperatures), feature_space, cache,
-                                 strips=cfg.task.strips, **settings)
-    embedding = load_embedding(plain(cfg.task.identity), device_of(cfg))
-    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, embedding.distance if embedding else None,
-                             strips=cfg.task.strips, identity_protocol=embedding.protocol if embedding else None, **settings)
+                                 **strips_settings(cfg))
+    return SequentialEditing(generator, judge, sampler, *what, feature_space, cache, **editing_settings(cfg))
 
 
 def _pictures(cfg: DictConfig) -> RealPictures | None:

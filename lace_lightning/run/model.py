@@ -1,4 +1,4 @@
-"""The baselines: train a conditional model, let it draw what a query asks for, measure it as LACE is measured."""
+"""The baselines: train a conditional model, let it draw what a query asks for, or edit, and measure it as LACE is measured."""
 
 from __future__ import annotations
 
@@ -12,33 +12,55 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 
 from ..artifacts import Cache, atomic_path, digest, read_json, write_json
-from ..callbacks import ModelSampling
+from ..callbacks import LatentEvaluation, ModelEditing, ModelSampling
 from ..errors import LaceError
 from ..generators import Generator
 from ..modules.conditional import ConditionalModel
+from ..query import Query
 from ..schema import Schema
 from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain
-from .control import check_distance_codes, feature_space_of, labeler_or_none, query_of, sampling_settings
-from .pairs import data_of, given_pairs_of, prior_pairs
+from .control import (
+    check_distance_codes,
+    control,
+    editing_settings,
+    edits_of,
+    feature_space_of,
+    labeler_or_none,
+    query_of,
+    sampling_settings,
+)
+from .pairs import data_of, given_pairs_of, pairs_generator_of, prior_pairs
 from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
 
 
+def edit(cfg: DictConfig) -> dict[str, float]:
+    """Edit by a latent classifier, or by the model of `model` where there is one, and measure."""
+    return control(cfg) if cfg.model.get("_target_") is None else model(cfg)
+
+
 def model(cfg: DictConfig) -> dict[str, float]:
-    """Train (or go on training, or find) the model of `model`, sample by attribute, measure."""
-    if cfg.model.get("_target_") is None:
-        raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")
+    """Train (or go on training, or find) the model of `model`, let it sample by attribute, or edit, and measure."""
+    kind = _kind(cfg)
     generator = generator_of(cfg.generator)
     labeler, judge = labeler_or_none(cfg), labeler_of(cfg.judge)
     schema, cache = common_schema(labeler, judge), Cache(cfg.paths.cache)
     check_distance_codes(cfg)
-    query, _ = query_of(cfg, schema)
-    known = schema.part(cfg.task.attributes or schema.names)
-    query.on(known)
+    known, editing = schema.part(cfg.task.attributes or schema.names), cfg.task.name == "edit"
+    queries, options = _wanted(cfg, kind, generator, schema)
+    for query in queries:
+        kind.check_query(query)
+        query.on(known)
     feature_space = feature_space_of(cfg, generator, judge, cache)
-    module, data, key = _module_and_data(cfg, generator, known, cache)
-    settings = {name: value for name, value in sampling_settings(cfg).items() if name != "posterior_sets"}
-    callback = ModelSampling(generator, judge, module, query, feature_space, cache, **settings)
-    if hasattr(data, "pairs"):
+    # Whatever draws random weights comes before the model: it begins the same, and is trained the same, for both.
+    settings = editing_settings(cfg) if editing else sampling_settings(cfg, but=("posterior_sets",))
+    module = _module(cfg, kind, generator, known)
+    callback: LatentEvaluation
+    if editing:
+        callback = ModelEditing(generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings)
+    else:
+        callback = ModelSampling(generator, judge, module, queries[0], feature_space, cache, **settings)
+    data, key = _data(cfg, module, generator, known, cache)
+    if isinstance(callback, ModelSampling) and hasattr(data, "pairs"):
         callback.pairs = data.pairs.labels()
     loggers = start_loggers(cfg)
     try:
@@ -60,16 +82,38 @@ def model(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _module_and_data(cfg: DictConfig, generator: Generator, schema: Schema, cache: Cache) -> tuple[Any, pl.LightningDataModule, str]:
-    """Return the model, what it is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
+def _kind(cfg: DictConfig) -> type[ConditionalModel]:
+    """Return the class of the model."""
+    if cfg.model.get("_target_") is None:
+        raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")
     kind = get_class(cfg.model._target_)
     if not issubclass(kind, ConditionalModel):
         raise LaceError(f"A model must be a ConditionalModel, received {kind.__name__}: correct model._target_.")
+    return kind
+
+
+def _wanted(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> tuple[list[Query], Any]:
+    """Return the query, or the edits, and how they are made."""
+    if cfg.task.name != "edit":
+        query, options = query_of(cfg, schema)
+        return [query], options
+    if kind.edit_options is None:
+        raise LaceError(f"Editing needs a model that edits, and {kind.__name__} only draws: set model=styleflow, or model=none for LACE.")
+    return edits_of(cfg, generator, schema, kind.edit_options, "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE")
+
+
+def _module(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> Any:
+    """Return the model before it is trained."""
     torch.manual_seed(int(cfg.seed))
     node = {name: value for name, value in plain(cfg.model).items() if name != "batch_size"}
-    module = build_node({**node, "schema": schema.to_config(), **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
-                         "_convert_": "all"})
-    if kind.space == "x":
+    return build_node({**node, "schema": schema.to_config(), **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
+                       "_convert_": "all"})
+
+
+def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schema: Schema,
+          cache: Cache) -> tuple[pl.LightningDataModule, str]:
+    """Return what the model is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
+    if module.space == "x":
         pictures = build_node(cfg.dataset.module)
         there = pictures.schema
         if not all(a.name in there.names and a.agrees_with(there[a.name]) for a in schema):
@@ -77,11 +121,11 @@ def _module_and_data(cfg: DictConfig, generator: Generator, schema: Schema, cach
                             f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema.")
         if schema.names != there.names:
             module.columns = [there.index(name) for name in schema.names]
-        return module, pictures, digest(plain(cfg.dataset))
-    pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, generator, cache)
+        return pictures, digest(plain(cfg.dataset))
+    pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, pairs_generator_of(cfg, generator), cache)
     settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
     data = data_of(cfg, settings, int(cfg.seed), pairs, schema)
-    return module, data, data.key
+    return data, data.key
 
 
 def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, loggers: Any) -> float:
