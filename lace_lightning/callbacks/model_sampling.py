@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.conditions import free_labels, wanted_labels
+from ..data.conditions import free_labels
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..modules.conditional import ConditionalModel
@@ -22,21 +22,23 @@ class ModelSampling(QuerySampling):
     """Let a conditional model draw what a query asks for, and measure it (`QuerySampling`).
 
     Models of w begin at g(z) of the generator's own starting points, and the generator makes the pictures; models of pictures have their
-    own. Raises LaceError for a query that is no conjunction of `==`.
+    own. `logic` is how models with an energy for every query compose it. Raises LaceError for a query that the model does not take.
     """
 
     def __init__(self, generator: Generator, judge: Labeler, model: ConditionalModel, query: Query, *arguments: Any,
-                 **settings: Any) -> None:
+                 logic: str = "exact", **settings: Any) -> None:
         super().__init__(generator, judge, model, query, *arguments, **settings)
-        self.compared = model.space != "x"
+        self.compared, self.logic = model.space != "x", logic
         model.check_query(query)
+
+    def protocol(self, source: ConditionalModel, device: torch.device) -> dict[str, Any]:
+        return {**super().protocol(source, device), **({} if self.query.is_conjunction else {"logic": self.logic})}
 
     def draw(self, source: ConditionalModel, first: int, count: int, device: torch.device,
              codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
         free = free_labels(self.query, count, self.seed, first, codes)
-        wanted = wanted_labels(self.query, count, free).part(source.schema).to(device)
         seeds = sample_seeds(count, self.seed, first).to(device)
         starts = self.generator.mapping(self.generator.prior(count, self.seed, first, device)) if source.space == "w" else None
-        sample = source.sample(wanted, seeds, starts)
+        sample = source.sample_query(self.query, seeds, free, self.logic, starts)
         images = self._made(lambda: to_bytes(sample.z) if source.space == "x" else self.generator.pictures(sample.z), device)
         return sample, images, free

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..artifacts import digest, load_tensors, save_tensors
+from ..data.conditions import wanted_labels
 from ..editing import StepEditor
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
-from ..query import Query
+from ..query import Query, parse
 from ..samplers import Sample
 from ..schema import Labels, Schema
 
@@ -90,6 +91,22 @@ class ConditionalModel(pl.LightningModule):
         evaluations per sample. Raises LaceError for codes that the model cannot take.
         """
         raise NotImplementedError
+
+    def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",
+                     starts: Tensor | None = None) -> Sample:
+        """Return points that a query asks for, one a seed (B,), as `sample` does; `free` (B rows) gives the values of free attributes.
+
+        Models with an energy for every query take any, and `logic` is how it is composed; others take what labels can say, and raise
+        LaceError for more than a conjunction of ==.
+        """
+        query = self.parsed(query)
+        self.check_query(query)
+        wanted = wanted_labels(query, len(seeds), None if free is None else free.part(self.schema))
+        return self.sample(wanted.to(seeds.device), seeds, starts)
+
+    def parsed(self, query: str | Query) -> Query:
+        """Return a query on the model's schema."""
+        return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
 
     def editor(self, generator: Generator, labeler: Labeler, options: Any) -> StepEditor:
         """Return what edits latents of a generator, whose pictures `labeler` labels before any edit; `options` are `edit_options`."""

@@ -15,7 +15,7 @@ from ..artifacts import plain
 from ..energies import Energy
 from ..errors import LaceError
 from ..pictures import at_a_time
-from ..query import Query, parse
+from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels, Schema
 from .conditional import ConditionalModel
@@ -84,10 +84,6 @@ class EnergyModel(ConditionalModel):
         with torch.inference_mode(False):
             return Labels(self.schema, codes.values.to(self.device).clone(), codes.known.to(self.device).clone())
 
-    def parsed(self, query: str | Query) -> Query:
-        """Return a query on the model's schema."""
-        return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
-
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
         """Return the energy of a query on pictures (B, C, H, W) in [-1, 1]; `free` (B rows) gives the values of free attributes."""
         raise NotImplementedError
@@ -100,7 +96,14 @@ class EnergyModel(ConditionalModel):
                      starts: Tensor | None = None) -> Sample:
         """Return pictures by chains on the energy of a query, one a seed (B,), from `starts` where given; see `energy`."""
         query = self.parsed(query)
+        if query.is_conjunction:
+            return super().sample_query(query, seeds, free, logic, starts)
+        free = None if free is None else free.part(self.schema)
         return self.draw(self.energy(query, free, logic), seeds, starts, torch.tensor(len(query.attributes)))
+
+    @classmethod
+    def check_query(cls, query: Query) -> None:
+        """Take any query: all have an energy."""
 
     def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
         """Return where the chains of sampling lead from x (B, C, H, W), a function of each sample's energy, start and seed alone."""

@@ -99,6 +99,19 @@ class LatentJEM(ConditionalModel):
         energy = Joint(codes.to(starts.device), self.hparams["sigma"]).pullback(self.classifier)
         return self.sampler(energy, starts, seeds)
 
+    def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",
+                     starts: Tensor | None = None) -> Sample:
+        query = self.parsed(query)
+        if query.is_conjunction:
+            return super().sample_query(query, seeds, free, logic, starts)
+        starts = self._from_buffer(seeds) if starts is None else starts
+        free = None if free is None else free.part(self.schema).to(starts.device)
+        return self.sampler(self.energy(query, free, logic=logic), starts, seeds)
+
+    @classmethod
+    def check_query(cls, query: Query) -> None:
+        """Take any query: all have an energy."""
+
     def _from_buffer(self, seeds: Tensor) -> Tensor:
         begun = self.visits.nonzero()[:, 0]
         if not len(begun):

@@ -58,7 +58,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
     if editing:
         callback = ModelEditing(generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings)
     else:
-        callback = ModelSampling(generator, judge, module, queries[0], feature_space, cache, **settings)
+        callback = ModelSampling(generator, judge, module, queries[0], feature_space, cache, logic=options.logic, **settings)
     data, key = _data(cfg, module, generator, known, cache)
     if isinstance(callback, ModelSampling) and hasattr(data, "pairs"):
         callback.pairs = data.pairs.labels()
