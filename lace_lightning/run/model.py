@@ -59,7 +59,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
         callback = ModelEditing(generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings)
     else:
         callback = ModelSampling(generator, judge, module, queries[0], feature_space, cache, **settings)
-    data, key = _data(cfg, kind, generator, known, cache)
+    data, key = _data(cfg, module, generator, known, cache)
     if isinstance(callback, ModelSampling) and hasattr(data, "pairs"):
         callback.pairs = data.pairs.labels()
     loggers = start_loggers(cfg)
@@ -110,10 +110,10 @@ def _module(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator,
                        "_convert_": "all"})
 
 
-def _data(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema,
+def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schema: Schema,
           cache: Cache) -> tuple[pl.LightningDataModule, str]:
     """Return what the model is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
-    if kind.space == "x":
+    if module.space == "x":
         pictures = build_node(cfg.dataset.module)
         if not pictures.schema.agrees_with(schema):
             raise LaceError(f"A model of pictures learns the labels of the data set, {', '.join(pictures.schema.names)}, and was asked for "
