@@ -121,6 +121,7 @@ def test_what_a_flow_cannot_edit_is_said() -> None:
             editing(flow, ONE, edit)
     with pytest.raises(LaceError, match="'hat' was asked for"):
         editing(flow, FlowOptions(overshoot={"hat": 2.0}), "side == light")
-    with pytest.raises(LaceError, match="overshoot must be factors"):
-        FlowOptions(overshoot="much")
+    for overshoot in ("much", {"age": "much"}, {"age": float("nan")}, [1.5]):
+        with pytest.raises(LaceError, match="overshoot must be factors"):
+            FlowOptions(overshoot=overshoot)
     assert FlowOptions(overshoot="published").overshoot == PUBLISHED_OVERSHOOT
