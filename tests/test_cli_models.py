@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
 from lace_lightning.artifacts import read_json
 
+from .models import Lookup
 from .test_cli import _few_pictures as few_pictures
 from .test_cli import results
 
@@ -66,9 +68,20 @@ def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> 
 
 def test_models_of_pictures_learn_the_labels_that_there_are(capsys) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["+experiment=portraits_latent_jem", "model=jem", "hydra.mode=RUN", "~model.decay_epochs", "logger=csv",
+        cli.main(["+experiment=portraits_latent_jem", "model=jem", "dataset=cifar10", "hydra.mode=RUN", "~model.decay_epochs", "logger=csv",
                   "metrics.fid=none"])
-    assert "learns the labels of the data set, smile, glasses" in capsys.readouterr().err
+    assert "learns labels of the data set, label, and was asked for glasses" in capsys.readouterr().err
+
+
+def test_a_model_of_pictures_sees_the_labels_that_it_learns() -> None:
+    model = Lookup({"name": "two", "attributes": [{"name": name, "kind": "discrete", "num_classes": 2} for name in ("b", "a")]}, 3)
+    batch = (torch.zeros(2, 3), torch.tensor([[0.0, 1, 2], [3, 4, 5]]), torch.tensor([[True, True, False]] * 2))
+    assert model.on_after_batch_transfer(batch, 0) is batch
+    model.columns = [2, 0]
+    points, labels, known = model.on_after_batch_transfer(batch, 0)
+    assert points is batch[0]
+    assert labels.tolist() == [[2, 0], [5, 3]]
+    assert known.tolist() == [[False, True]] * 2
 
 
 @pytest.mark.parametrize(("name", "small"), [

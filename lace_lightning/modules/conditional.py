@@ -33,6 +33,8 @@ class ConditionalModel(pl.LightningModule):
     space: str
     kind: str
     draws_with: tuple[str, ...] = ()
+    # Which columns of a batch's labels are its attributes, in its order; None for all.
+    columns: list[int] | None = None
     # What its `editor` takes: the class of the options; None for models that do not edit.
     edit_options: type | None = None
 
@@ -44,6 +46,12 @@ class ConditionalModel(pl.LightningModule):
     def digest(self) -> str:
         """16 hexadecimal digits of what decides its samples: settings and weights."""
         return digest({"class": type(self).__name__, "settings": dict(self.hparams), "state": dict(self.state_dict())})
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.columns is None:
+            return batch
+        points, *labels = batch
+        return (points, *(part[:, self.columns] for part in labels))
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Do nothing: what it draws is measured by a callback."""

@@ -115,9 +115,12 @@ def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schem
     """Return what the model is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
     if module.space == "x":
         pictures = build_node(cfg.dataset.module)
-        if not pictures.schema.agrees_with(schema):
-            raise LaceError(f"A model of pictures learns the labels of the data set, {', '.join(pictures.schema.names)}, and was asked for "
-                            f"{', '.join(schema.names)}: set task.attributes=null, or dataset.module.attributes where it has that.")
+        there = pictures.schema
+        if not all(a.name in there.names and a.agrees_with(there[a.name]) for a in schema):
+            raise LaceError(f"A model of pictures learns labels of the data set, {', '.join(there.names)}, and was asked for "
+                            f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema.")
+        if schema.names != there.names:
+            module.columns = [there.index(name) for name in schema.names]
         return pictures, digest(plain(cfg.dataset))
     pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, pairs_generator_of(cfg, generator), cache)
     settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
