@@ -121,3 +121,43 @@ def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], tmp_pa
     assert (tmp_path / "out" / "model.safetensors").is_file()
     with Image.open(tmp_path / "out" / "samples.png") as picture:
         assert picture.size[1] > 10 * 32
+
+
+FLOW = ["logger=csv", "debug=fast", "metrics.fid=none", "model.sampling.steps=2", "model.solver.steps=1", "hydra.mode=RUN",
+        "task.num_pairs=100", "metrics.num_samples=8", "metrics.batch_size=8"]
+
+
+def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> None:
+    cli.main(["+experiment=portraits_styleflow", *FLOW, "hydra.run.dir=sampled"])
+    sampled = results(tmp_path / "sampled")[0]
+    for name, evaluations in (("styleflow_v1", (16 + 3 * 8) / 4), ("styleflow_v2", 16)):
+        cli.main(["+experiment=portraits_edit_styleflow", *FLOW, "task.strips=1", f"editing={name}", f"hydra.run.dir={name}"])
+        result = results(tmp_path / name)[0]
+        metrics, protocol = result["metrics"], result["protocol"]
+        assert metrics["evaluations"] == evaluations
+        assert metrics["model/nll"] == sampled["metrics"]["model/nll"]
+        assert metrics["minutes/training"] == sampled["metrics"]["minutes/training"]
+        assert protocol["classifier"] == sampled["protocol"]["classifier"]
+        assert protocol["attributes_before"].startswith("labeler: portraits_labeler")
+        assert {"acc/yaw", "des", "id", "edit4/holds", "seconds/sampling_per_64"} <= set(metrics)
+        assert (tmp_path / name / "samples.gif").is_file()
+    assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
+    assert protocol["editing"]["layers"]["age"] == [0, 1]
+    assert "training, minutes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["task.edits=[age > 0.5]"], "StyleFlow takes a conjunction of =="),
+    (["model=latent_jem"], "LatentJEM only draws: set model=styleflow"),
+    (["editing=sequential"], "takes layers, overshoot, reencode, and editing=sequential has closeness"),
+    (["model=none"], "and editing=styleflow_v2 has overshoot, reencode: set editing=sequential, or model=styleflow"),
+    (["+editing.overshoot={hat: 2}"], "'hat' was asked for"), (["editing=styleflow_v2_faces"], "must lie in 0 to 7"),
+    (["editing.overshoot=much"], "overshoot must be factors"), (["task.edits=[]"], "Editing needs edits"),
+    (["task.attributes=[smile]", "editing=styleflow_v1"], "needs yaw"),
+])
+def test_what_cannot_be_edited_is_one_sentence(overrides: list[str], message: str, tmp_path: Path, capsys) -> None:
+    settings = [setting for setting in FLOW if not setting.startswith("model.")]
+    with pytest.raises(SystemExit):
+        cli.main(["+experiment=portraits_edit_styleflow", *settings, *overrides])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cache" / "pairs").exists()

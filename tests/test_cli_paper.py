@@ -20,11 +20,13 @@ from .foreign_files import nvidia_pickle
 from .models import tiny_clip
 from .test_cli import results
 
-FFHQ = ["ffhq_glasses", "ffhq_gender_smile_age", "ffhq_edit", "ffhq_zero_shot", "ffhq_logic"]
+FFHQ = ["ffhq_glasses", "ffhq_gender_smile_age", "ffhq_edit", "ffhq_edit_styleflow", "ffhq_zero_shot", "ffhq_logic"]
 METFACES = ["metfaces_yaw", "metfaces_gender_yaw", "metfaces_haircolor", "metfaces_edit"]
 CATS = ["afhq_cats_breed", "afhq_cats_hair_age", "afhq_cats_three", "afhq_cats_edit"]
 # One of every kind of thing that an experiment sweeps over.
 TINY = {"ffhq_glasses": ["seed=1"], "ffhq_gender_smile_age": ["seed=1"], "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
+        "ffhq_edit_styleflow": ["seed=1", "editing=styleflow_v2_faces", "task.strips=1", "task.edits=[glasses == 1]", "model.hidden=[8]",
+                                "model.batch_size=32"],
         "ffhq_zero_shot": ["seed=1"], "ffhq_logic": ["query.logic=exact"], "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
         "afhq_cats_edit": ["task.strips=1"]}
 JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
@@ -104,6 +106,8 @@ def test_ffhq(name: str, files, tmp_path, monkeypatch) -> None:
     cli.main([f"+experiment={name}", f"generator.name={files['faces']}", *QUICK, *TINY.get(name, [])])
     found = check_results(tmp_path, JOBS.get(name, 1))
     assert all(result["protocol"]["judge"].endswith("judge.safetensors") for result in found)
+    # Given pairs come without a labeler.
+    assert all(result["protocol"].get("attributes_before", "judge").startswith("judge") for result in found)
 
 
 @pytest.mark.parametrize("name", METFACES)

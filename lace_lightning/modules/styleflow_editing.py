@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,10 @@ PUBLISHED_OVERSHOOT = {"gender": 1.5, "glasses": 2.5, "bald": 2.0, "beard": 1.7,
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """How a flow edits: the arguments of a `FlowEditor`, with "published" for PUBLISHED_OVERSHOOT. Raises LaceError for another word."""
+    """How a flow edits: the arguments of a `FlowEditor`, with "published" for PUBLISHED_OVERSHOOT.
+
+    Raises LaceError for factors that are no finite numbers.
+    """
 
     layers: Mapping[str, Sequence[int]] | None = None
     overshoot: Mapping[str, float] | str | None = None
@@ -38,8 +42,9 @@ class FlowOptions:
     def __post_init__(self) -> None:
         if self.overshoot == "published":
             object.__setattr__(self, "overshoot", PUBLISHED_OVERSHOOT)
-        if isinstance(self.overshoot, str):
-            raise LaceError(f"overshoot must be factors, {{gender: 1.5}}, published or null, received '{self.overshoot}'.")
+        given = {} if self.overshoot is None else self.overshoot
+        if not isinstance(given, Mapping) or not all(isinstance(factor, (int, float)) and isfinite(factor) for factor in given.values()):
+            raise LaceError(f"overshoot must be factors, {{gender: 1.5}}, published or null, received '{given}'.")
 
 
 @dataclass(frozen=True)
