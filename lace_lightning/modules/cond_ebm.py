@@ -146,7 +146,9 @@ class CondEBM(EnergyModel):
             self.past.load_state_dict(self.average.state_dict())
             self.snapshots += 1
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        # Here, so that a checkpoint of this step has its average.
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.energies.parameters()), 1 - self.hparams["ema_decay"])
             for mean, buffer in zip(self.average.buffers(), self.energies.buffers(), strict=True):

@@ -11,6 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lace_lightning.data import CIFAR10DataModule, LatentPairsDataModule, PairSet, make_pairs
 from lace_lightning.data.cifar10 import SCHEMA
+from lace_lightning.modules.cond_ebm import CondEBM
+from lace_lightning.modules.image_classifier import ImageClassifierTraining
 from lace_lightning.modules.jem import JEM
 from lace_lightning.modules.latent_classifier import LatentClassifier
 from lace_lightning.modules.latent_jem import LatentJEM
@@ -46,10 +48,16 @@ def network(kind: str, pairs: PairSet) -> pl.LightningModule:
         return LatentJEM(pairs.schema, 12, {"hidden": [8]}, chain_steps=2, buffer_size=20, warmup_steps=3, decay_epochs=1)
     if kind == "styleflow":
         return StyleFlow(pairs.schema, 12, [8], solver={"method": "rk4", "steps": 2}, num_rows=12)
+    if kind == "cond_ebm":
+        return CondEBM(SCHEMA, network={"filter_dim": 2, "stages": 1, "multiscale": False}, chain={"num_steps": 1}, buffer={"size": 12},
+                       shape=(3, 32, 32), repel_from=8, repel_points=4, ema_decay=0.5, snapshot_steps=2)
+    if kind == "image classifier":
+        return ImageClassifierTraining(SCHEMA, "resnet9", {"width": 4}, bf16=False, mirror=False)
     return JEM(SCHEMA, network={"depth": 10, "widen": 1}, chain={"num_steps": 1}, buffer={"size": 12}, shape=(3, 32, 32),
                warmup_steps=1, sampling={"num_steps": 1}, learning_rate=1e-3)
 
-LATENTS, PICTURES = ("latent classifier", "latent_jem", "styleflow"), ("jem",)
+
+LATENTS, PICTURES = ("latent classifier", "latent_jem", "styleflow"), ("jem", "cond_ebm", "image classifier")
 EPOCHS, STEPS = {"max_epochs": 2}, {"max_epochs": -1, "max_steps": 2 * EPOCH}
 
 
