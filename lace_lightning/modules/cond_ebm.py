@@ -46,6 +46,7 @@ class CondEBM(EnergyModel):
     """
 
     kind = "cond_ebm"
+    needs_condition = True
     drawn_from = ("average.", "past.", "snapshots")
     snapshots: Tensor
 
@@ -179,11 +180,7 @@ class CondEBM(EnergyModel):
         Raises LaceError for a code that knows nothing.
         """
         codes = self.checked(codes, seeds, starts)
-        known = codes.known.sum(1)
-        if not bool(known.all()):
-            raise LaceError(f"A conditional energy needs a condition, and code {int((known == 0).nonzero()[0])} knows no attribute: "
-                            "give one.")
-        return self.draw(CodeEnergy(self.models, codes), seeds, starts, known)
+        return self.draw(CodeEnergy(self.models, codes), seeds, starts, codes.known.sum(1))
 
     def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
         """Return pictures of an energy of pictures; `terms`, one or (B,), is of how many energies it consists, which the steps share."""

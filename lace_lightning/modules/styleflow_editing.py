@@ -69,7 +69,7 @@ class FlowEditor:
 
     @torch.no_grad()
     def apply(self, state: FlowEdited, after: Labels) -> FlowEdited:
-        """Return the state after one more edit, of what `after` knows. Raises LaceError for another schema and for unknown layers."""
+        """Return the state after one more edit, of what `after` knows. Raises LaceError for labels and layers that do not fit."""
         model, after = self.model, self.model.checked(after)
         chosen = self._chosen(after.known, state.ws.shape[1])
         wanted = model.conditions.numbers(torch.where(after.known, after.values, 0.0))
