@@ -263,7 +263,8 @@ def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed", "wandb"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec.*", r".*does not have many workers.*", r".*`weights_only` was not set.*",
-                    r".*Found \d+ module\(s\) in eval mode.*", r".*Checkpoint directory .* exists.*", r".*lr_scheduler.step\(\).*"):
+                    r".*Found \d+ module\(s\) in eval mode.*", r".*Checkpoint directory .* exists.*", r".*lr_scheduler.step\(\).*",
+                    r".*You have overridden `on_after_batch_transfer`.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 

@@ -36,7 +36,8 @@ GIVEN = [name for name in EXPERIMENTS if name.startswith(("ffhq_", "metfaces_", 
 GIVEN += ["cifar10_jem", "cifar10_cond_ebm", "cifar10_vp_sde", "cifar10_ve_sde", "portraits_cond_ebm"]
 SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS, *GIVEN)]
 # Few samples, quick settings: enough that everything runs.
-TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
+TINY = {"portraits_edit_styleflow": ["seed=1"],
+        "cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "cifar10_ld_grid": ["sampler.num_steps=2,3", "sampler.step_size=1e-2,1e-1", "sampler.noise_std=0"],
         "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
         "cifar10_pc": ["sampler.num_steps=25,30"], "cifar10_euler": ["sampler.step_size=0.1,0.2"],
@@ -48,7 +49,8 @@ TINY = {"cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
         "portraits_rare": ["method=lace_gauss_newton,annealed_hard,auto", "query.text=glasses == 1 and smile == 0"],
         "portraits_stiff": ["method=lace_cubic,lace_gauss_newton"],
         "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"]}
-JOBS = {"cifar10_pc": 2, "cifar10_euler": 2, "cifar10_spaces": 3, "cifar10_ode_grid": 2, "cifar10_ld_grid": 4, "portraits_glasses": 2,
+JOBS = {"portraits_edit_styleflow": 2,
+        "cifar10_pc": 2, "cifar10_euler": 2, "cifar10_spaces": 3, "cifar10_ode_grid": 2, "cifar10_ld_grid": 4, "portraits_glasses": 2,
         "portraits_gender_smile_age": 2, "portraits_zero_shot": 2, "portraits_edit": 3, "portraits_edit_order": 2, "portraits_logic": 4,
         "portraits_temperature": 2, "portraits_attributes": 5, "cifar10_exact": 4, "portraits_rare": 3, "portraits_stiff": 2,
         "cifar10_latent_jem": 2, "portraits_latent_jem": 2}

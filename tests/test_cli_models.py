@@ -87,7 +87,7 @@ def test_a_model_of_pictures_sees_the_labels_that_it_learns() -> None:
 def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
     """A disjunction holds more often than for the generator alone, and its sides are told apart."""
     cli.main(["+experiment=portraits_latent_jem", "hydra.mode=RUN", "logger=csv", "callbacks.progress=false", "task.num_pairs=2000",
-              "task.attributes=[glasses,beard]", "query=glasses == 1 or beard == 1", "trainer.max_epochs=4", "model.chain_steps=2",
+              "task.attributes=[glasses,beard]", "query=glasses == 1 or beard == 1", "trainer.max_epochs=15", "model.chain_steps=2",
               "model.warmup_steps=0", "metrics.num_samples=100", "metrics.timing_repeats=0", "metrics.fid=none", "hydra.run.dir=out"])
     result = results(tmp_path / "out")[0]
     assert result["metrics"]["holds"] > result["metrics"]["prior/holds"] + 0.1

@@ -16,6 +16,7 @@ from ..artifacts import digest, file_sha256, load_tensors, save_tensors
 from ..errors import LaceError, suggest
 from ..weights import weight_path
 from .networks import build_network
+from .program import last_line, load_program
 
 # Where ArcFace's 112x112 pictures have left eye, right eye, and the corners of the mouth.
 ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (41.5493, 92.3655), (70.7299, 92.2041))
@@ -114,7 +115,7 @@ class ScriptedEmbedding(Embedding):
             raise LaceError(f"task.identity.channels must be rgb or bgr, received '{channels}'.{suggest(channels, ('rgb', 'bgr'))}")
         self.script, self.resolution, self.crop = Path(script), resolution, _crop(crop)
         self.range, self.channels, self.flip = (float(range[0]), float(range[1])), channels, flip
-        self.program = _load_program(self.script, device)
+        self.program = load_program(self.script, device)
         self._check(device)
 
     @torch.no_grad()
@@ -150,7 +151,7 @@ class ScriptedEmbedding(Embedding):
         except Exception as error:
             # A program fails in ways of its own.
             raise LaceError(f"The network '{self.script}' must take pictures of shape {shape} and fails on them "
-                            f"({_last_line(error)}): set task.identity.resolution.") from error
+                            f"({last_line(error)}): set task.identity.resolution.") from error
         what = f"{vectors.dtype} {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
         if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2 or len(vectors) != 2:
             raise LaceError(f"The network '{self.script}' must turn two pictures into floating numbers of shape (2, D), received {what}: "
@@ -172,21 +173,6 @@ def _crop(crop: str | Sequence[float] | None) -> tuple[float, ...] | None:
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise LaceError(f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}.")
     return parts
-
-
-def _load_program(path: Path, device: torch.device | str) -> torch.jit.ScriptModule:
-    if not path.is_file():
-        raise LaceError(f"The network '{path}' was required and does not exist: check task.identity.script.")
-    try:
-        return torch.jit.load(str(path), map_location=device).eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise LaceError(f"The network '{path}' must be a TorchScript file and could not be read ({_last_line(error)}): write it with "
-                        "torch.jit.trace and torch.jit.save.") from error
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
 
 
 def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.device | str = "cpu") -> Embedding | None:

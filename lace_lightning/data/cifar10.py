@@ -105,8 +105,8 @@ class AugmentedBatches(EpochBatches):
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
         self.pictures, self.labels, self.pad, self.flip, self.cutout = pictures, labels, pad, flip, cutout
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for index, rows in self.rows():
+    def batches(self, first: int) -> Iterator[tuple[Tensor, ...]]:
+        for index, rows in self.rows(first):
             yield self.augmented(index, rows)[0], self.labels[rows]
 
     def augmented(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,9 +181,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return pictures[spread(len(pictures), count)]
 
     def train_dataloader(self) -> AugmentedBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return AugmentedBatches(*self.splits["train"], self.batch_size, self.seed, rank, world_size,
-                                pad=self.pad, flip=self.flip, cutout=self.cutout)
+        return AugmentedBatches(*self.splits["train"], self.batch_size, self.seed, pad=self.pad, flip=self.flip,
+                                cutout=self.cutout).within(self.trainer)
 
     def val_dataloader(self) -> AugmentedBatches:
         return AugmentedBatches(*self.splits["test"], self.test_batch_size)

@@ -39,8 +39,8 @@ class FaceBatches(AugmentedBatches):
         self.turned = torch.tensor([name in mirrored for name in labels.schema.names])
         self.twice = torch.tensor([2 * mirrored.get(name, 0.0) for name in labels.schema.names])
 
-    def __iter__(self) -> Iterator[Faces]:
-        for index, rows in self.rows():
+    def batches(self, first: int) -> Iterator[Faces]:
+        for index, rows in self.rows(first):
             pictures, flipped = self.augmented(index, rows)
             labels = self.labels[rows]
             yield pictures, torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels), self.known[rows]
@@ -97,10 +97,9 @@ class FacesDataModule(pl.LightningDataModule):
         pictures = self.train_pictures()
         return pictures[spread(len(pictures), count)]
 
-    def _batches(self, split: str, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1, flip: bool = False,
-                 pad: int = 0) -> FaceBatches:
+    def _batches(self, split: str, batch_size: int, seed: int | None = None, flip: bool = False, pad: int = 0) -> FaceBatches:
         pictures, values, known = self.splits[split]
-        return FaceBatches(pictures, Labels(self.schema, values, known), batch_size, seed, rank, world_size, pad, flip, self._middles)
+        return FaceBatches(pictures, Labels(self.schema, values, known), batch_size, seed, pad=pad, flip=flip, mirrored=self._middles)
 
     @property
     def _middles(self) -> dict[str, float]:
@@ -110,8 +109,7 @@ class FacesDataModule(pl.LightningDataModule):
         return {name: float(values[known[:, k], k].mean()) for name, k in columns.items() if known[:, k].any()}
 
     def train_dataloader(self) -> FaceBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._batches("train", self.batch_size, self.seed, rank, world_size, self.flip, self.pad)
+        return self._batches("train", self.batch_size, self.seed, self.flip, self.pad).within(self.trainer)
 
     def val_dataloader(self) -> FaceBatches:
         return self._batches("val", self.test_batch_size)

@@ -102,8 +102,8 @@ class ShuffledPictures(EpochBatches):
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
         self.pictures, self.flip = pictures, flip
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for index, rows in self.rows():
+    def batches(self, first: int) -> Iterator[Tensor]:
+        for index, rows in self.rows(first):
             images = self.pictures.read(rows.tolist())
             if self.flip:
                 random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
@@ -152,5 +152,4 @@ class FolderDataModule(pl.LightningDataModule):
         return PictureBatches(self.pictures, self.batch_size)
 
     def train_dataloader(self) -> ShuffledPictures:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return ShuffledPictures(self.pictures, self.batch_size, self.seed, rank, world_size, self.flip)
+        return ShuffledPictures(self.pictures, self.batch_size, self.seed, flip=self.flip).within(self.trainer)

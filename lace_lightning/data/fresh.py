@@ -32,12 +32,12 @@ class FreshBatches(EpochBatches):
         super().__init__(count, batch_size, seed, rank, world_size)
         self.generator, self.labeler, self.data, self.num_stored = generator, labeler, data, num_stored
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, first: int) -> Iterator[tuple[Tensor, ...]]:
         batches = len(self) * self.world_size
         stored = self.data.parts["train"]
         order = torch.Generator().manual_seed(self.data.seed * 100_003 + self.epoch)
         rows = torch.randint(len(stored[0]), (batches, self.num_stored), generator=order)
-        for number in range(self.rank, batches, self.world_size):
+        for number in range(first * self.world_size + self.rank, batches, self.world_size):
             fresh = self.pairs((self.epoch * batches + number) * self.batch_size)
             yield tuple(torch.cat([new, old[rows[number]].to(new)]) for new, old in zip(fresh, stored, strict=True))
 
@@ -78,15 +78,14 @@ class FreshPairsDataModule(pl.LightningDataModule):
         self.data.setup(stage)
 
     def train_dataloader(self) -> FreshBatches:
-        rank, world, device = (self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device) if self.trainer else (
-            0, 1, self.generator.device)
+        world, device = (self.trainer.world_size, self.trainer.strategy.root_device) if self.trainer else (1, self.generator.device)
         wanted = max(1, round(self.share * self.data.batch_size))
         # Equal batches of at most the wanted size, so that nothing is left over.
         each = -(-self.count // self.epochs)
         steps = -(-each // (world * wanted))
         size = -(-each // (world * steps))
         return FreshBatches(self.generator.to(device), self.labeler.to(device), self.data, steps * size * world, size,
-                            self.data.pairs.seed + FRESH_SEEDS, self.data.batch_size - wanted, rank, world)
+                            self.data.pairs.seed + FRESH_SEEDS, self.data.batch_size - wanted).within(self.trainer)
 
     def val_dataloader(self) -> TensorBatches:
         return self.data.val_dataloader()

@@ -188,18 +188,12 @@ class LatentPairsDataModule(pl.LightningDataModule):
         known = pairs.labels().known[:, [pairs.schema.index(name) for name in self.schema.names]]
         return pairs.latents(self.space).clone(), target.nan_to_num(0.0), known
 
-    def _batches(self, part: str, seed: int | None) -> TensorBatches:
-        if seed is None:
-            # Small enough for every process to evaluate all of it.
-            return TensorBatches(self.parts[part], 4096)
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return TensorBatches(self.parts[part], self.batch_size, seed, rank, world)
-
     def train_dataloader(self) -> TensorBatches:
-        return self._batches("train", self.seed)
+        return TensorBatches(self.parts["train"], self.batch_size, self.seed).within(self.trainer)
 
+    # Small enough for every process to evaluate all of it.
     def val_dataloader(self) -> TensorBatches:
-        return self._batches("val", None)
+        return TensorBatches(self.parts["val"], 4096)
 
     def test_dataloader(self) -> TensorBatches:
-        return self._batches("test", None)
+        return TensorBatches(self.parts["test"], 4096)

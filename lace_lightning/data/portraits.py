@@ -56,9 +56,9 @@ class PortraitBatches(EpochBatches):
         super().__init__(count, batch_size, seed, rank, world_size)
         self.resolution, self.first, self.degraded = resolution, first, degraded
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         start = self.first + self.epoch * self.count
-        for _, rows in self.rows():
+        for _, rows in self.rows(first):
             pictures, labels = draw_people(start + rows, self.resolution)
             yield degrade(pictures, start + rows, self.degraded) if self.degraded else pictures, labels
 
@@ -118,8 +118,8 @@ class PortraitsDataModule(pl.LightningDataModule):
         return draw_people(torch.arange(self.first, self.first + count), self.resolution)[0]
 
     def train_dataloader(self) -> PortraitBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return PortraitBatches(self.count, self.batch_size, self.resolution, self.seed, rank, world_size, self.first, self.degraded)
+        return PortraitBatches(self.count, self.batch_size, self.resolution, self.seed, first=self.first,
+                               degraded=self.degraded).within(self.trainer)
 
     def val_dataloader(self) -> TensorBatches:
         return TensorBatches(self._test, self.test_batch_size)
@@ -138,9 +138,9 @@ class PeopleBatches(EpochBatches):
         super().__init__(people * per_person, batch_size, seed, rank, world_size)
         self.people, self.per_person, self.resolution, self.first = people, per_person, resolution, first
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         start = self.first + self.epoch * self.count
-        for _, rows in self.rows():
+        for _, rows in self.rows(first):
             person = rows // self.per_person
             pictures = render(sample_attributes(start + rows), sample_identity(self.first + person), self.resolution)
             yield to_bytes(pictures), person
@@ -156,9 +156,8 @@ class PeopleDataModule(pl.LightningDataModule):
         self.people, self.test_people = (min(people, limit), min(test_people, limit)) if limit else (people, test_people)
 
     def train_dataloader(self) -> PeopleBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return PeopleBatches(self.people, self.per_person, self.batch_size, self.resolution, self.seed, rank, world_size,
-                             self.seed * 2**32)
+        return PeopleBatches(self.people, self.per_person, self.batch_size, self.resolution, self.seed,
+                             first=self.seed * 2**32).within(self.trainer)
 
     def val_dataloader(self) -> PeopleBatches:
         return PeopleBatches(self.test_people, 2, 250, self.resolution, first=TEST_SEED)

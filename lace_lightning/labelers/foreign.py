@@ -16,6 +16,7 @@ from ..artifacts import file_sha256
 from ..classifiers import AttributeClassifier
 from ..classifiers.images import ImageNetwork
 from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
+from ..classifiers.program import load_program
 from ..classifiers.wrapped import WrappedImageNetwork, linear_of, logits_of, select_outputs, split_head
 from ..errors import LaceError, suggest
 from ..schema import Schema
@@ -86,13 +87,7 @@ def script_labeler(script: str | os.PathLike[str], schema: Mapping[str, Any], ou
     Raises LaceError for a file that is none, and for outputs that are not the schema's.
     """
     parsed, path = Schema.from_config(schema), Path(script)
-    if not path.is_file():
-        raise LaceError(f"A TorchScript file was required at '{path}' and is not there: set labeler.script.")
-    try:
-        module = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError) as error:
-        raise LaceError(f"The file '{path}' must be TorchScript (torch.jit.save) and could not be read "
-                        f"({' '.join(str(error).split())[:120]}): labeler=torchvision and labeler=timm take state dicts.") from None
+    module = load_program(path)
     # A script stays whole: its features are its logits.
     whole = linear_of(torch.eye(logits_of(module, _example(resolution)).shape[1]))
     head = select_outputs(whole, outputs, parsed.num_logits, path.name)

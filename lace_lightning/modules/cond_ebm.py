@@ -47,6 +47,7 @@ class CondEBM(EnergyModel):
 
     kind = "cond_ebm"
     draws_with = ("sampling",)
+    needs_condition = True
     drawn_from = ("average.", "past.", "snapshots")
     snapshots: Tensor
 
@@ -147,7 +148,9 @@ class CondEBM(EnergyModel):
             self.past.load_state_dict(self.average.state_dict())
             self.snapshots += 1
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        # Here, so that a checkpoint of this step has its average.
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.energies.parameters()), 1 - self.hparams["ema_decay"])
             for mean, buffer in zip(self.average.buffers(), self.energies.buffers(), strict=True):
@@ -178,11 +181,7 @@ class CondEBM(EnergyModel):
         Raises LaceError for a code that knows nothing.
         """
         codes = self.checked(codes, seeds, starts)
-        known = codes.known.sum(1)
-        if not bool(known.all()):
-            raise LaceError(f"A conditional energy needs a condition, and code {int((known == 0).nonzero()[0])} knows no attribute: "
-                            "give one.")
-        return self.draw(CodeEnergy(self.models, codes), seeds, starts, known)
+        return self.draw(CodeEnergy(self.models, codes), seeds, starts, codes.known.sum(1))
 
     def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
         """Return pictures of an energy of pictures; `terms`, one or (B,), is of how many energies it consists, which the steps share."""

@@ -18,7 +18,7 @@ from ..generators import Generator
 from ..labelers import Labeler
 from ..query import Query, parse
 from ..samplers import Sample
-from ..schema import Labels, Schema
+from ..schema import Attribute, Labels, Schema
 
 M = TypeVar("M", bound="ConditionalModel")
 
@@ -28,7 +28,7 @@ class ConditionalModel(pl.LightningModule):
 
     It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in [-1, 1]. Subclasses give
     the training step, optimizers, and `sample`; `kind` is what their files are called, `saved_state` what drawing needs of the state, and
-    `draws_with` names the arguments that training does not look at.
+    `draws_with` names the arguments that training does not look at; with `needs_condition` every code must know an attribute.
     """
 
     space: str
@@ -38,6 +38,7 @@ class ConditionalModel(pl.LightningModule):
     columns: list[int] | None = None
     # What its `editor` takes: the class of the options; None for models that do not edit.
     edit_options: type | None = None
+    needs_condition = False
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -82,6 +83,43 @@ class ConditionalModel(pl.LightningModule):
                             "again.")
         model.take(tensors)
         return model.eval().requires_grad_(False)
+
+    def checked(self, codes: Labels, seeds: Tensor | None = None, starts: Tensor | None = None) -> Labels:
+        """Return codes as labels (B, K) of the model's schema on its device, by name; what they do not have is not known.
+
+        Raises LaceError for codes that know attributes which the model does not have or has otherwise, or values which there are not; for
+        one that knows nothing where the model `needs_condition`; and, with seeds, for no codes and for other numbers of seeds or starts.
+        """
+        if seeds is not None and (len(codes) != len(seeds) or not len(codes) or (starts is not None and len(starts) != len(codes))):
+            raise LaceError(f"Every sample needs a code, a seed and, where given, a start; received {len(codes)} codes, {len(seeds)} seeds "
+                            f"and {'no' if starts is None else len(starts)} starts.")
+        with torch.inference_mode(False):
+            # New tensors: those of inference mode take part in no gradient.
+            result = Labels.constant(self.schema, len(codes)).to(self.device)
+            for index, attribute in enumerate(codes.schema):
+                known = codes.known[:, index].to(self.device)
+                if bool(known.any()):
+                    values = torch.where(known, codes.values[:, index].to(self.device), 0.0)
+                    place = self._place(attribute, values[known])
+                    result.values[:, place], result.known[:, place] = values, known
+            nothing = ~result.known.any(1)
+            if self.needs_condition and bool(nothing.any()):
+                raise LaceError(f"{type(self).__name__} needs a condition, and code {int(nothing.nonzero()[0])} knows no attribute: give "
+                                "one.")
+            return result
+
+    def _place(self, attribute: Attribute, values: Tensor) -> int:
+        """Return the column of an attribute of which codes know these values (N,), N > 0."""
+        own = self.schema[attribute.name]
+        if not own.agrees_with(attribute):
+            raise LaceError(f"Codes must be of the attributes {', '.join(self.schema.names)} that the model was trained on, and their "
+                            f"'{attribute.name}' is another: give codes of the schema '{self.schema.name}'.")
+        what, high = ("classes", own.num_classes - 1) if own.kind == "discrete" else ("values", 1)
+        fits = (values >= 0) & (values <= high) & ((values == values.round()) | (own.kind != "discrete"))
+        if not bool(fits.all()):
+            raise LaceError(f"Codes of '{own.name}' must be {what} from 0 to {high}, received {float(values[~fits][0]):g}: correct them, "
+                            "and say in `known` what is free.")
+        return self.schema.index(own.name)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
         """Return points `Sample.z` with the attributes `codes` (B, K), free where they are not known; each has a seed (B,) int64.

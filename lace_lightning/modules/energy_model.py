@@ -67,23 +67,6 @@ class EnergyModel(ConditionalModel):
             raise LaceError(f"The training diverged at step {int(self.batches)}: {what} must stay within ±{bound:g} and is {number:g}; go "
                             "on from an earlier checkpoint with a smaller learning rate, more steps of the chain or more input noise.")
 
-    def checked(self, codes: Labels, seeds: Tensor, starts: Tensor | None) -> Labels:
-        """Return the codes on the model's device. Raises LaceError for another schema or other numbers of rows."""
-        if codes.schema.names != self.schema.names:
-            raise LaceError(f"The codes must be of the model's attributes, {', '.join(self.schema.names)}, and are of "
-                            f"{', '.join(codes.schema.names)}: give labels of its schema.")
-        if len(codes) != len(seeds) or not len(codes) or (starts is not None and len(starts) != len(codes)):
-            raise LaceError(f"Every sample needs a code, a seed and, where given, a start; received {len(codes)} codes, {len(seeds)} seeds "
-                            f"and {'no' if starts is None else len(starts)} starts.")
-        for index, attribute in enumerate(self.schema):
-            values = codes.values[codes.known[:, index], index]
-            high = attribute.num_classes - 1 if attribute.kind == "discrete" else 1
-            if len(values) and not bool(((values >= 0) & (values <= high)).all()):
-                raise LaceError(f"Codes of '{attribute.name}' must be from 0 to {high}, received {float(values.min()):g} to "
-                                f"{float(values.max()):g}.")
-        with torch.inference_mode(False):
-            return Labels(self.schema, codes.values.to(self.device).clone(), codes.known.to(self.device).clone())
-
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
         """Return the energy of a query on pictures (B, C, H, W) in [-1, 1]; `free` (B rows) gives the values of free attributes."""
         raise NotImplementedError

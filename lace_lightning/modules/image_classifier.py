@@ -87,8 +87,11 @@ class ImageClassifierTraining(pl.LightningModule):
             self.log_dict({"loss": loss.detach(), "train_accuracy": accuracy}, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        decay = min(self.hparams["ema_decay"], (1 + self.global_step) / (10 + self.global_step))
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        # Here, so that a checkpoint of this step has its average; the step is counted afterwards.
+        updates = self.global_step + 1
+        decay = min(self.hparams["ema_decay"], (1 + updates) / (10 + updates))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
             for mean, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):

@@ -90,13 +90,11 @@ class LatentJEM(ConditionalModel):
         """Return w (B, Dw) after `num_steps` Langevin steps on E(w, c) from `starts`, g(z) of the generator.
 
         Without starts, chains begin at states of the training's buffer, which their seeds choose. Sample i depends on its seed, code
-        and start alone. Raises LaceError for codes of another schema or of classes that there are not, and for an empty buffer.
+        and start alone. Raises LaceError for codes that do not fit (see `checked`), and for an empty buffer.
         """
-        if not codes.schema.agrees_with(self.schema):
-            raise LaceError(f"Codes must be of the attributes {', '.join(self.schema.names)} that the model was trained on, received "
-                            f"{', '.join(codes.schema.names)}: give codes of its schema.")
+        codes = self.checked(codes, seeds, starts)
         starts = self._from_buffer(seeds) if starts is None else starts
-        energy = Joint(codes.to(starts.device), self.hparams["sigma"]).pullback(self.classifier)
+        energy = Joint(codes, self.hparams["sigma"]).pullback(self.classifier)
         return self.sampler(energy, starts, seeds)
 
     def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",

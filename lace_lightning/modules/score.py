@@ -209,13 +209,14 @@ class ScoreModel(ConditionalModel):
         """Return pictures `Sample.z` (B, C, R, R) in [-1, 1] with the attributes `codes` (B, K), free where they are not known.
 
         Diffusions begin at their prior, drawn from the seeds (B,) int64: `starts` are not looked at. `evaluations` counts those of the
-        score network; guided samples take as many gradients of the classifier. Raises LaceError for codes of other attributes.
+        score network; guided samples take as many gradients of the classifier. Raises LaceError for codes that do not fit (see `checked`).
         """
         begin = time.perf_counter()
-        values, known = self.aligned(codes)
+        codes = self.checked(codes, seeds)
+        values, known = codes.values, codes.known
         with torch.inference_mode(False), torch.no_grad():
-            # Copies: tensors of inference mode take part in no gradient.
-            values, known, seeds = values.to(self.device).clone(), known.to(self.device).clone(), seeds.clone()
+            # A copy: tensors of inference mode take part in no gradient.
+            seeds = seeds.clone()
             score: Score = self.score
             is_guided = bool(known.any()) and self.hparams["guidance"] > 0
             if is_guided:
@@ -230,22 +231,6 @@ class ScoreModel(ConditionalModel):
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
         return Sample(x, evaluations, time.perf_counter() - begin, {"classifier_evaluations": evaluations if is_guided else 0.0})
-
-    def aligned(self, codes: Labels) -> tuple[Tensor, Tensor]:
-        """Return values and known (B, K) in this model's order of attributes. Raises LaceError for what it does not know."""
-        values = torch.zeros(len(codes), len(self.schema))
-        known = torch.zeros(len(codes), len(self.schema), dtype=torch.bool)
-        for index, attribute in enumerate(codes.schema):
-            asked, column = codes.known[:, index].cpu(), codes.values[:, index].cpu()
-            if not bool(asked.any()):
-                continue
-            own = self.schema[attribute.name]
-            if not own.agrees_with(attribute) or (own.kind == "discrete" and not bool((column[asked] < own.num_classes).all())):
-                raise LaceError(f"The codes must be of the attributes that the model was trained on, and their '{attribute.name}' is "
-                                f"another: give codes of the schema '{self.schema.name}'.")
-            place = self.schema.index(attribute.name)
-            values[:, place], known[:, place] = torch.where(asked, column, 0.0), asked
-        return values, known
 
     def log_density(self, images: Tensor, seeds: Tensor | None = None, atol: float = 1e-5, rtol: float = 1e-5) -> Tensor:
         """Return log p(x) (B,) of pictures in [-1, 1] (B, C, R, R), free of attributes, along the probability flow.

@@ -108,7 +108,7 @@ class StyleFlow(ConditionalModel):
     def log_prob(self, w: Tensor, codes: Labels, seeds: Tensor, exact: bool | None = None) -> Tensor:
         """Return log p(w|c) (B,) of w (B, Dw); with an `exact` trace, or one probe from each sample's seed (None: as in training).
 
-        Where codes are not known they are those of a training row. Raises LaceError for codes of another schema.
+        Where codes are not known they are those of a training row. Raises LaceError for codes that do not fit (see `checked`).
         """
         exact = self.hparams["exact_trace"] if exact is None else exact
         probes = None if exact else normal(seeds, w.shape[1:], PROBE_STREAM, w.device, w.dtype)[None]
@@ -119,7 +119,7 @@ class StyleFlow(ConditionalModel):
         """Return w (B, Dw) = T_c⁻¹(z), z and what the codes leave free from the seeds; `starts` are not looked at: a flow begins at z.
 
         Sample i depends on its seed and code alone with fixed steps (see the class). `evaluations` counts those of F. Raises LaceError
-        for codes of another schema, and where something is free and no training row is there.
+        for codes that do not fit (see `checked`), and where something is free and no training row is there.
         """
         start = time.perf_counter()
         code = self._numbers(codes, seeds)
@@ -129,15 +129,8 @@ class StyleFlow(ConditionalModel):
 
     def _numbers(self, codes: Labels, seeds: Tensor) -> Tensor:
         """Return the conditions (B, C) of codes, filled where they are not known."""
-        codes = self.checked(codes)
+        codes = self.checked(codes, seeds)
         return self.conditions.numbers(self.conditions.filled_by_seed(codes, seeds.to(self.device), ROW_STREAM))
-
-    def checked(self, codes: Labels) -> Labels:
-        """Return codes on the flow's device. Raises LaceError for codes of another schema."""
-        if not codes.schema.agrees_with(self.schema):
-            raise LaceError(f"The flow is conditioned on the schema '{self.schema.name}' ({', '.join(self.schema.names)}), and labels are "
-                            f"of '{codes.schema.name}' ({', '.join(codes.schema.names)}): give labels of the flow's schema.")
-        return codes.to(self.device)
 
     def edit(self, ws: Tensor, before: Labels, after: Labels, layers: Mapping[str, Sequence[int]] | None = None,
              overshoot: Mapping[str, float] | None = None) -> FlowEdited:

@@ -99,7 +99,7 @@ class FlowEditor:
 
     @torch.no_grad()
     def apply(self, state: FlowEdited, after: Labels) -> FlowEdited:
-        """Return the state after one more edit, of what `after` knows. Raises LaceError for another schema and for unknown layers."""
+        """Return the state after one more edit, of what `after` knows. Raises LaceError for labels and layers that do not fit."""
         start = time.perf_counter()
         model, after = self.model, self.model.checked(after)
         chosen = self._chosen(after.known, state.ws.shape[1])

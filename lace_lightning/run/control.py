@@ -84,8 +84,9 @@ def control(cfg: DictConfig) -> dict[str, float]:
         figures = trainer.test(module, data, verbose=False)[0]
     finally:
         finish_loggers(loggers)
+    seconds = None if given else module.classifier.metadata.get("seconds")
     metrics = {**{name: float(value) for name, value in figures.items() if name.startswith(("classifier/", "calibration/"))},
-               **callback.evaluation.metrics}
+               **callback.evaluation.metrics, **({} if seconds is None else {"minutes/training": seconds / 60})}
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 

@@ -9,9 +9,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 
-from ..artifacts import Cache, atomic_path, digest, read_json, write_json
+from ..artifacts import Cache, digest
 from ..callbacks import LatentEvaluation, ModelEditing, ModelSampling
 from ..errors import LaceError
 from ..generators import Generator
@@ -29,6 +28,7 @@ from .control import (
     query_of,
     sampling_settings,
 )
+from .fitting import fit_to_end
 from .pairs import data_of, given_pairs_of, pairs_generator_of, prior_pairs
 from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
 
@@ -129,16 +129,8 @@ def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schem
 
 
 def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, loggers: Any) -> float:
-    """Train from the last checkpoint in `folder`, if there is one, to the end; return the seconds of training in all."""
-    last, clock = folder / "last.ckpt", Timer()
-    checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
-    trainer = trainer_for(cfg, loggers, callbacks=[clock, checkpoint], enable_model_summary=False, limit_val_batches=0,
-                          enable_progress_bar=bool(cfg.callbacks.progress))
-    before = int(read_json(folder / "steps.json")["steps"]) if (folder / "steps.json").is_file() else 0
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if trainer.global_step > before:
-        with atomic_path(last) as temporary:
-            trainer.save_checkpoint(temporary)
-        write_json(folder / "steps.json", {"steps": trainer.global_step, "seconds": clock.time_elapsed("train")})
+    """Train to the end, if it is not there yet; return the seconds of training in all."""
+    _, seconds = fit_to_end(cfg, module, data, folder, loggers, {"every_n_train_steps": int(cfg.task.checkpoint_steps)},
+                            enable_model_summary=False, limit_val_batches=0)
     module.to(device_of(cfg))
-    return clock.time_elapsed("train")
+    return seconds

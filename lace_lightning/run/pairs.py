@@ -11,7 +11,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -34,7 +33,8 @@ from ..modules.latent_classifier import LatentClassifier
 from ..schema import Schema
 from ..weights import weight_path
 from .building import OTHER_SEEDS, device_of, generator_of, labeler_of, plain, reuse
-from .results import start_loggers, trainer_for
+from .fitting import fit_to_end
+from .results import start_loggers
 
 
 def pairs_generator_of(cfg: DictConfig, generator: Generator) -> Generator:
@@ -153,34 +153,27 @@ def _trained(cfg: DictConfig, node: dict[str, Any], generator: Generator, data: 
     module = new()
     file = folder / "classifier.safetensors"
     if not file.is_file():
-        loggers, trainer = start_loggers(cfg, only_csv=True), None
-        if fresh is None or not (folder / "fresh" / "last.ckpt").is_file():
-            trainer = _fit_pairs(cfg, module, data, loggers, folder, epochs)
+        loggers = start_loggers(cfg, only_csv=True)
+        trainer, seconds = _fit_pairs(cfg, module, data, loggers, folder, epochs)
         if fresh is not None:
             first, module = module.classifier, new(
                 learning_rate=node["fresh_learning_rate"], warmup_steps=0, decay=0.7, decay_epochs=1)
             module.classifier = first
-            trainer = _fit_pairs(cfg, module, fresh, loggers, folder / "fresh", fresh.epochs)
-        assert trainer is not None
+            trainer, more = _fit_pairs(cfg, module, fresh, loggers, folder / "fresh", fresh.epochs)
+            seconds += more
         if node["calibrate"]:
             module.calibrate(data.val_dataloader())
         if trainer.is_global_zero:
-            module.classifier.save(file, pairs=data.key)
-            for last in folder.rglob("last.ckpt"):
-                last.unlink()
+            module.classifier.save(file, pairs=data.key, seconds=seconds)
+            for left in (*folder.rglob("last.ckpt"), *folder.rglob("steps.json")):
+                left.unlink()
         trainer.strategy.barrier()
     module.classifier = AttributeClassifier.load(file)
     return module
 
 
 def _fit_pairs(cfg: DictConfig, module: LatentClassifier, data: pl.LightningDataModule, loggers: list[Logger], folder: Path,
-               epochs: int) -> pl.Trainer:
-    """Train, from the last checkpoint in `folder` if there is one."""
-    last = folder / "last.ckpt"
-    # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates, less often.
-    checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=max(1, epochs // 10), save_on_train_epoch_end=True,
-                                 enable_version_counter=False)
-    trainer = trainer_for(cfg, loggers, callbacks=[checkpoint], enable_progress_bar=bool(cfg.callbacks.progress),
-                       enable_model_summary=False, max_epochs=epochs)
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    return trainer
+               epochs: int) -> tuple[pl.Trainer, float]:
+    """Train for so many epochs, a checkpoint about every tenth of them; return the trainer and the seconds of training in all."""
+    every = {"every_n_epochs": max(1, epochs // 10), "save_on_train_epoch_end": True}
+    return fit_to_end(cfg, module, data, folder, loggers, every, enable_model_summary=False, max_epochs=epochs)

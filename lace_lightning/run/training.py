@@ -9,8 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ..artifacts import Cache, digest
@@ -19,7 +17,8 @@ from ..modules.gan import GANTraining
 from ..modules.identity import IdentityTraining
 from ..modules.image_classifier import ImageClassifierTraining
 from .building import build_node, is_first, plain
-from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
+from .fitting import fit_to_end
+from .results import finish_loggers, log_config, start_loggers, write_results
 
 
 def fit_classifier(cfg: DictConfig) -> dict[str, float]:
@@ -62,13 +61,8 @@ def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModu
     folder = Cache(cfg.paths.cache).folder("training", f"{cfg.task.export}-{key}")
     loggers = start_loggers(cfg)
     try:
-        checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=int(cfg.task.checkpoint_steps))
-        trainer = trainer_for(cfg, loggers, callbacks=[checkpoint, *callbacks], enable_progress_bar=bool(cfg.callbacks.progress))
         log_config(cfg, loggers)
-        last = folder / "last.ckpt"
-        if last.is_file():
-            rank_zero_info(f"Going on from {last}")
-        trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        trainer, _ = fit_to_end(cfg, module, data, folder, loggers, {"every_n_train_steps": int(cfg.task.checkpoint_steps)}, callbacks)
         if not is_overridden("test_step", module):
             return {}
         return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}

@@ -140,7 +140,8 @@ def test_files_that_are_no_network(tmp_path: Path) -> None:
         ScriptedEmbedding(tmp_path / "e.pt")
     torch.save(Channels().state_dict(), tmp_path / "state.pt")
     (tmp_path / "text.pt").write_text("nothing")
-    for name in ("state.pt", "text.pt"):
+    (tmp_path / "page.pt").write_text("<html>sign in</html>")
+    for name in ("state.pt", "text.pt", "page.pt"):
         with pytest.raises(LaceError, match="must be a TorchScript file"):
             ScriptedEmbedding(tmp_path / name)
     with pytest.raises(LaceError, match=re.escape("must take pictures of shape (2, 3, 112, 112)")):

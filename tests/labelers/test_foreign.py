@@ -109,9 +109,9 @@ def test_a_script_answers_as_it_does_by_itself(tmp_path: Path) -> None:
     with pytest.raises(LaceError, match="The schema needs 2 outputs"):
         script_labeler(tmp_path / "labels.pt", {"name": "s", "attributes": [{"name": "a"}]}, resolution=32)
     (tmp_path / "none.pt").write_bytes(b"nothing")
-    with pytest.raises(LaceError, match="must be TorchScript"):
+    with pytest.raises(LaceError, match="must be a TorchScript file"):
         script_labeler(tmp_path / "none.pt", HATS)
-    with pytest.raises(LaceError, match="is not there"):
+    with pytest.raises(LaceError, match="does not exist"):
         script_labeler(tmp_path / "missing.pt", HATS)
 
 

@@ -282,7 +282,7 @@ def test_divergence_and_wrong_input_are_refused() -> None:
                   {"network": {"depth": 12}}, {"buffer": {"size": 2}, "class_conditional": True}):
         with pytest.raises(LaceError):
             _model(**wrong)
-    with pytest.raises(LaceError, match="attributes"):
-        model.sample(Labels.constant(SCHEMA, 1, hue=1.0), torch.arange(1))
+    with pytest.raises(LaceError, match="'size' was asked for"):
+        model.sample(Labels.constant(SCHEMA, 1, size=1.0), torch.arange(1))
     with pytest.raises(LaceError, match="from 0 to 2"):
         model.sample(Labels.constant(ONE, 1, hue=7.0), torch.arange(1))

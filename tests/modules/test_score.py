@@ -223,15 +223,10 @@ def test_codes_are_read_by_name_and_others_are_refused() -> None:
     module = model()
     turned = Schema("t", (SCHEMA["red"], Attribute("age", "continuous"), SCHEMA["dark"]))
     codes = Labels(turned, torch.tensor([[0.3, 0.0, 1.0]]), torch.tensor([[True, False, True]]))
-    values, known = module.aligned(codes)
-    assert values.tolist() == [[1.0, pytest.approx(0.3)]]
-    assert known.all()
+    seeds = torch.arange(1)
+    assert torch.equal(module.sample(codes, seeds).z, module.sample(Labels.constant(SCHEMA, 1, dark=1, red=0.3), seeds).z)
     with pytest.raises(LaceError, match="'age' was asked for"):
-        module.aligned(Labels(turned, codes.values))
-    with pytest.raises(LaceError, match="their 'dark' is another"):
-        module.aligned(Labels.constant(Schema("u", (Attribute("dark", "discrete", 3),)), 1, dark=1))
-    with pytest.raises(LaceError, match="their 'dark' is another"):
-        module.aligned(Labels.constant(SCHEMA, 1, dark=2))
+        module.sample(Labels(turned, codes.values), seeds)
 
 
 def test_the_classifier_sees_the_same_whatever_the_diffusion() -> None:

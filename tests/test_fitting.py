@@ -1,0 +1,123 @@
+"""Trainings that are killed, go on, and know how long they took."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lace_lightning import cli
+from lace_lightning.artifacts import read_json
+from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.data.batches import TensorBatches
+from lace_lightning.run.fitting import fit_to_end
+
+EVERY = {"every_n_train_steps": 2}
+
+
+class Slow(pl.LightningModule):
+    """A step takes 10 s of the clock; the step with number `dies` is the last."""
+
+    def __init__(self, clock: list[float], dies: int | None = None) -> None:
+        super().__init__()
+        self.weight, self.clock, self.dies, self.steps = torch.nn.Parameter(torch.ones(2)), clock, dies, []
+
+    def training_step(self, batch: tuple[torch.Tensor, ...], batch_index: int) -> torch.Tensor:
+        self.clock[0] += 10
+        if self.global_step == self.dies:
+            raise KeyError("killed")
+        self.steps.append(self.global_step)
+        return (batch[0] @ self.weight).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self) -> TensorBatches:
+        return TensorBatches((torch.eye(2).repeat(6, 1),), 4, 0).within(self.trainer)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("pytorch_lightning.callbacks.timer.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> DictConfig:
+    trainer = {"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False}
+    return OmegaConf.create({"trainer": trainer, "callbacks": {"progress": False}, "paths": {"output": str(tmp_path / "out")}})
+
+
+def test_seconds_are_kept_over_resumes_and_the_end_is_found(cfg: DictConfig, clock: list[float], tmp_path: Path, capsys) -> None:
+    folder, last = tmp_path / "kept", tmp_path / "kept" / "last.ckpt"
+    whole = Slow(clock)
+    trainer, seconds = fit_to_end(cfg, whole, Data(), tmp_path / "whole", [], EVERY)
+    assert (trainer.global_step, seconds) == (6, 60)
+    with pytest.raises(KeyError):
+        fit_to_end(cfg, Slow(clock, dies=5), Data(), folder, [], EVERY)
+    assert "going on" not in capsys.readouterr().err
+    clock[0] += 1000
+    rest = Slow(clock)
+    # What was done after the last checkpoint is done again, and counts once.
+    assert fit_to_end(cfg, rest, Data(), folder, [], EVERY)[1] == 60
+    assert f"going on from {last}" in capsys.readouterr().err
+    assert rest.steps == [4, 5]
+    assert torch.equal(rest.weight, whole.weight)
+    assert read_json(folder / "steps.json") == {"steps": 6, "seconds": 60}
+    written, found = last.stat().st_mtime_ns, Slow(clock)
+    assert fit_to_end(cfg, found, Data(), folder, [], EVERY)[1] == 60
+    assert (found.steps, last.stat().st_mtime_ns) == ([], written)
+    assert torch.equal(found.weight, whole.weight)
+
+
+def test_the_end_is_kept_where_it_is_between_two_checkpoints(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+    first, second = Slow(clock), Slow(clock)
+    for module in (first, second):
+        trainer, seconds = fit_to_end(cfg, module, Data(), tmp_path / "kept", [], {"every_n_train_steps": 4}, max_steps=5)
+        assert (trainer.global_step, seconds) == (5, 50)
+    assert (first.steps, second.steps) == ([0, 1, 2, 3, 4], [])
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_a_checkpoint_that_says_no_seconds_goes_on(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True, save_top_k=0, every_n_train_steps=4)
+    trainer = pl.Trainer(**cfg.trainer, callbacks=[keep], logger=False, enable_progress_bar=False)
+    with pytest.raises(KeyError):
+        trainer.fit(Slow(clock, dies=5), Data())
+    rest = Slow(clock)
+    assert fit_to_end(cfg, rest, Data(), tmp_path / "kept", [], EVERY)[1] == 20
+    assert rest.steps == [4, 5]
+
+
+def test_control_reports_the_training_of_its_classifier(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+
+    def minutes(*overrides: str) -> float | None:
+        monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+        cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", "hydra.run.dir=out", *overrides])
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"].get("minutes/training")
+
+    begin = time.perf_counter()
+    trained = minutes("task.export=classifier")
+    assert trained is not None
+    assert 0 < trained < (time.perf_counter() - begin) / 60
+    file = next((tmp_path / "cache" / "classifiers").rglob("classifier.safetensors"))
+    classifier = AttributeClassifier.load(file)
+    assert trained == classifier.metadata["seconds"] / 60
+    assert not list((tmp_path / "cache" / "classifiers").rglob("*.ckpt"))
+    assert minutes() == trained
+    assert minutes(f"classifier.weights={tmp_path}/out/classifier.safetensors") is None
+    # As classifiers were written before.
+    del classifier.metadata["seconds"]
+    classifier.save(file)
+    assert minutes() is None
