@@ -67,6 +67,8 @@ def overview() -> str:
     groups = (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Correctors of flows (corrector=...)", "corrector"),
               ("Methods: sampler, corrector and target (+method=...)", "method"), ("Generators (generator=...)", "generator"),
               ("Labelers (labeler=...; most are judges too, judge=...)", "labeler"), ("Classifiers (classifier=...)", "classifier"),
+              ("Editing (editing=...)", "editing"), ("Models: baselines (task=model model=..., or task=edit model=styleflow)", "model"),
+              ("Samplers of scores (score_sampler@model.sampler=...)", "score_sampler"),
               ("Data sets (dataset=...)", "dataset"), ("Tasks", "task"), ("Loggers (logger=...)", "logger"))
     for title, group in groups:
         entries = describe(group)

@@ -21,6 +21,7 @@ class Lookup(ConditionalModel):
     """Draws what it has seen: a training point with the wanted classes, chosen by the sample's seed; its start where none is wanted."""
 
     space = "w"
+    kind = "lookup"
     draws_with = ("stream",)
 
     def __init__(self, schema: dict[str, Any], w_dim: int, size: int = 400, stream: int = 0) -> None:
@@ -48,9 +49,6 @@ class Lookup(ConditionalModel):
             fits = ((self.labels[: self.seen] == codes.values[row]) | ~codes.known[row]).all(1).nonzero()[:, 0]
             points.append(self.points[fits[int(lot[row] * len(fits))]])
         return Sample(torch.stack(points), 0.0, 1e-3)
-
-    def save(self, path: Any) -> None:
-        save_file(self.state_dict(), str(path))
 
 
 TINY_CLIP = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},

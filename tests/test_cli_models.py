@@ -50,7 +50,14 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     # Drawn in another way, it is the same training.
     cli.main([*LOOKUP, "hydra.run.dir=other", "+model.stream=1"])
     assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
-    other = results(tmp_path / "other")[0]["metrics"]
+    # So it is with the file, which another generator refuses.
+    cli.main([*LOOKUP, "hydra.run.dir=given", "+model.stream=1", "task.weights=out/lookup.safetensors"])
+    given, other = (results(tmp_path / name)[0]["metrics"] for name in ("given", "other"))
+    assert {name: value for name, value in given.items() if "seconds" not in name} == {
+        name: value for name, value in other.items() if "seconds" not in name}
+    with pytest.raises(SystemExit):
+        cli.main([*LOOKUP, "generator=portraits", "task.weights=out/lookup.safetensors"])
+    assert "was trained on the latents of generator" in capsys.readouterr().err
     assert other["minutes/training"] == metrics["minutes/training"]
     assert other["fd_judge"] != metrics["fd_judge"]
 
@@ -103,7 +110,7 @@ def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
                             "model.sampling.refine=2", "model.buffer.size=100", "dataset.module.limit=40", "hydra.mode=RUN",
                             "query=glasses == 1 and smile == 0 or not glasses == 1 and smile == 1"]),
     ("cifar10_vp_sde", ["model.network.nf=8", "model.sampler.num_steps=21"]),
-    ("cifar10_ve_sde", ["model.network.nf=8", "model.sampler.num_steps=3"]),
+    ("cifar10_ve_sde", ["model.network.nf=8", "score_sampler@model.sampler=probability_flow", "model.sampler.num_steps=2"]),
 ])
 def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], tmp_path: Path, shared_dir: Path, monkeypatch) -> None:
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))

@@ -43,6 +43,8 @@ class ConditionalModel(pl.LightningModule):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
+        # What `save` was told, of models that were loaded.
+        self.metadata: dict[str, Any] = {}
 
     @property
     def digest(self) -> str:
@@ -71,17 +73,22 @@ class ConditionalModel(pl.LightningModule):
         save_tensors(path, self.saved_state(), {"kind": self.kind, "arguments": dict(self.hparams), "metadata": metadata}, dtype)
 
     @classmethod
-    def load(cls: type[M], path: str | os.PathLike[str]) -> M:
-        """Read what `save` wrote, ready for drawing (frozen). Raises LaceError for missing, damaged or other weights."""
+    def load(cls: type[M], path: str | os.PathLike[str], **settings: Any) -> M:
+        """Read what `save` wrote, ready for drawing (frozen), with other `settings` of `draws_with` where given.
+
+        Raises LaceError for missing, damaged or other weights.
+        """
         tensors, config = load_tensors(path)
         if config.get("kind") != cls.kind:
             raise LaceError(f"The weights '{path}' must be a {cls.kind} and are of kind '{config.get('kind')}'.")
         # What it began from is in its weights.
-        model = cls(**{**config["arguments"], **({"start": None} if "start" in config["arguments"] else {})})
+        begun = {"start": None} if "start" in config["arguments"] else {}
+        model = cls(**{**config["arguments"], **begun, **settings})
         if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in model.saved_state().items()}:
             raise LaceError(f"The weights '{path}' do not have the tensors of the network that their configuration describes: get the file "
                             "again.")
         model.take(tensors)
+        model.metadata = dict(config["metadata"])
         return model.eval().requires_grad_(False)
 
     def checked(self, codes: Labels, seeds: Tensor | None = None, starts: Tensor | None = None) -> Labels:

@@ -45,7 +45,8 @@ def model(cfg: DictConfig) -> dict[str, float]:
     labeler, judge = labeler_or_none(cfg), labeler_of(cfg.judge)
     schema, cache = common_schema(labeler, judge), Cache(cfg.paths.cache)
     check_distance_codes(cfg)
-    known, editing = schema.part(cfg.task.attributes or schema.names), cfg.task.name == "edit"
+    given, editing = _given(cfg, kind, generator, schema), cfg.task.name == "edit"
+    known = given.schema if given else schema.part(cfg.task.attributes or schema.names)
     queries, options = _wanted(cfg, kind, generator, schema)
     for query in queries:
         kind.check_query(query)
@@ -53,7 +54,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
     feature_space = feature_space_of(cfg, generator, judge, cache)
     # Whatever draws random weights comes before the model: it begins the same, and is trained the same, for both.
     settings = editing_settings(cfg) if editing else sampling_settings(cfg, but=("posterior_sets",))
-    module = _module(cfg, kind, generator, known)
+    module = given or _module(cfg, kind, generator, known)
     callback: LatentEvaluation
     if editing:
         callback = ModelEditing(generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings)
@@ -65,19 +66,21 @@ def model(cfg: DictConfig) -> dict[str, float]:
     loggers = start_loggers(cfg)
     try:
         # How it draws may change without another training.
-        trained = {name: value for name, value in plain(cfg.model).items() if name not in type(module).draws_with}
-        folder = cache.folder("models", digest({"model": trained, "data": key, "seed": cfg.seed, "known": known.to_config(),
-                                                "epochs": cfg.trainer.max_epochs, "steps": cfg.trainer.get("max_steps", -1)}))
-        seconds = _train(cfg, module, data, folder, loggers)
+        trained = {name: value for name, value in plain(cfg.model).items() if name not in kind.draws_with}
+        depends = {"model": trained, "data": key, "seed": cfg.seed, "known": known.to_config(), "epochs": cfg.trainer.max_epochs,
+                   "steps": cfg.trainer.get("max_steps", -1)}
+        seconds: float | None = given.metadata.get("seconds") if given else _train(
+            cfg, module, data, cache.folder("models", digest(depends)), loggers)
         trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
         log_config(cfg, loggers)
         figures = trainer.test(module, data, verbose=False)[0]
     finally:
         finish_loggers(loggers)
     if cfg.task.export and is_first():
-        module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors")
+        made_for: dict[str, Any] = {"generator": generator.digest_for("w")} if kind.space == "w" else {}
+        module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", seconds=seconds, **made_for)
     metrics = {**{name.replace("test/", "model/", 1): float(value) for name, value in figures.items() if name.startswith("test/")},
-               **callback.evaluation.metrics, "minutes/training": seconds / 60}
+               **callback.evaluation.metrics, **({} if seconds is None else {"minutes/training": seconds / 60})}
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
@@ -100,6 +103,22 @@ def _wanted(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator,
     if kind.edit_options is None:
         raise LaceError(f"Editing needs a model that edits, and {kind.__name__} only draws: set model=styleflow, or model=none for LACE.")
     return edits_of(cfg, generator, schema, kind.edit_options, "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE")
+
+
+def _given(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> ConditionalModel | None:
+    """Return the model of `task.weights`, checked against generator and schema, drawing as `model` says; None when it is to be trained."""
+    path = cfg.task.get("weights")
+    if path is None:
+        return None
+    module = kind.load(path, **{name: value for name, value in plain(cfg.model).items() if name in kind.draws_with})
+    made_for = module.metadata.get("generator", generator.digest_for("w"))
+    if kind.space == "w" and made_for != generator.digest_for("w"):
+        raise LaceError(f"The model '{path}' was trained on the latents of generator {made_for} and was given generator "
+                        f"{generator.digest_for('w')}: load the other generator, or train one for this.")
+    if not all(a.name in schema.names and a.agrees_with(schema[a.name]) for a in module.schema):
+        raise LaceError(f"The model '{path}' knows {', '.join(module.schema.names)}, and the judge {', '.join(schema.names)}: choose a "
+                        "judge of its schema.")
+    return module.to(device_of(cfg))
 
 
 def _module(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> Any:
