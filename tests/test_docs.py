@@ -108,6 +108,8 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
     if "pairs_from=pictures" in line:
         (there / "pictures").mkdir()
         (there / "pictures" / "labels.csv").write_text("sample,hat\n" + "".join(f"{i},{i % 2}\n" for i in range(60)))
+    if "flow.safetensors" in line:
+        cli.main(["+experiment=portraits_styleflow", *QUICK, "task.export=flow", "hydra.run.dir=."])
     cli.main([*arguments, *overrides(arguments, there)])
     assert len(results(there / "outputs")) == 1
     assert "results in" in capsys.readouterr().out
