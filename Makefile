@@ -3,7 +3,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint experiments bench clean
+.PHONY: help demo test lint experiments tables bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ lint: $(VENV)/tools  ## ruff, mypy and the import rules
 
 experiments: $(VENV)/installed  ## run the quick experiments again and write experiments/
 	$(RUN) experiments/record.py
+
+tables: $(VENV)/installed  ## make what is missing of the tables of systems and write experiments/table*
+	$(RUN) experiments/tables.py
 
 bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_sampling.py

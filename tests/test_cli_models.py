@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from lace_lightning import cli, sweeps
 from lace_lightning.artifacts import read_json
+from lace_lightning.data import CIFAR10_SCHEMA
+from lace_lightning.modules.jem import JEM
 
 from .models import Lookup
 from .test_cli import _few_pictures as few_pictures
@@ -102,6 +104,28 @@ def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
     assert result["protocol"]["logic"] == "exact"
 
 
+@pytest.fixture
+def few(shared_dir: Path, monkeypatch) -> None:
+    """Fifty pictures of CIFAR-10 for all of it."""
+    monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
+    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", few_pictures)
+    monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+
+
+def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path) -> None:
+    """Its chains of no length end in the pictures that the file's buffer has."""
+    source = JEM(CIFAR10_SCHEMA, {"depth": 10, "widen": 1, "published": True}, buffer={"size": 12})
+    grey = torch.full_like(source.buffer.points, 0.5)
+    torch.save({"model_state_dict": source.network.state_dict(), "replay_buffer": grey}, tmp_path / "published.pt")
+    cli.main(["+experiment=cifar10_jem", "logger=csv", "callbacks.progress=false", "metrics.num_samples=10", "metrics.fid=none",
+              "metrics.batch_size=10", "callbacks.pictures_per_class=1", "model.network.published=true", "model.buffer.size=12",
+              "model.start=published.pt", "trainer.max_steps=0", "model.sampling.num_steps=1", "model.sampling.noise_std=0",
+              "model.sampling.step_size=1e-9", "hydra.run.dir=out"])
+    assert results(tmp_path / "out")[0]["metrics"]["minutes/training"] == 0
+    with Image.open(tmp_path / "out" / "samples.png") as picture:
+        assert picture.getpixel((picture.width - 16, picture.height - 16)) == (191, 191, 191)
+
+
 @pytest.mark.parametrize(("name", "small"), [
     ("cifar10_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
     ("cifar10_cond_ebm", ["model.network.filter_dim=4", "model.chain.num_steps=2", "model.sampling.rounds=1", "model.sampling.steps=2",
@@ -112,10 +136,7 @@ def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
     ("cifar10_vp_sde", ["model.network.nf=8", "model.sampler.num_steps=21"]),
     ("cifar10_ve_sde", ["model.network.nf=8", "score_sampler@model.sampler=probability_flow", "model.sampler.num_steps=2"]),
 ])
-def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], tmp_path: Path, shared_dir: Path, monkeypatch) -> None:
-    monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
-    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", few_pictures)
-    monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], few: None, tmp_path: Path) -> None:
     command = [f"+experiment={name}", "logger=csv", "callbacks.progress=false", "dataset.module.batch_size=8", "metrics.num_samples=10",
                "metrics.batch_size=10", "callbacks.pictures_per_class=1", "task.checkpoint_steps=1", *small]
     cli.main([*command, "trainer.max_steps=2", "hydra.run.dir=out", "task.export=model"])
