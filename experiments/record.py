@@ -146,8 +146,9 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
                 row.append(f"{results[numbers[0]]['paper'].get(paper[name], '')}")
         rows.append(row)
     # A column that says the same as its neighbour, or nothing, is left out.
+    before = {c: max((b for b in range(c) if not head[b].startswith("*")), default=0) for c in range(len(head))}
     keep = [c for c in range(len(head)) if any(row[c] for row in rows)
-            and (c == 0 or head[c].startswith("*") or any(row[c] != row[c - 1] for row in rows))]
+            and (c == 0 or head[c].startswith("*") or any(row[c] != row[before[c]] for row in rows))]
     return ["| " + " | ".join(row[c] for c in keep) + " |" for row in ([head, ["---"] * len(head), *rows])]
 
 

@@ -65,28 +65,25 @@ def folder_of(row: Mapping[str, Any]) -> str:
 
 def write(name: str, outputs: Path, since: float = 0.0) -> None:
     """Write experiments/<name>/ from what lies under `outputs` and was made, or found, after `since`; rows without results are named."""
-    about, target = definition(name), HERE / name
+    rows, target = definition(name)["rows"], HERE / name
     lines: list[str] = []
     everything: list[dict[str, Any]] = []
     shown: list[str] = []
     for old in target.glob("*.png"):
         old.unlink()
-    for part in dict.fromkeys(row.get("part", "") for row in about["rows"]):
-        rows = [row for row in about["rows"] if row.get("part", "") == part]
-        settings: dict[str, list[int]] = {}
-        results: list[dict[str, Any]] = []
-        for row in rows:
-            folders = jobs(f"{name}/{folder_of(row)}", outputs, since)
-            settings[row["row"]] = list(range(len(results), len(results) + len(folders)))
-            results += [{**read_json(folder / "metrics.json"), "row": row["row"], "part": part, "paper": row.get("paper", {})}
-                        for folder in folders]
-            if folders and (folders[0] / "samples.png").is_file():
-                shutil.copy(folders[0] / "samples.png", target / f"{folder_of(row)}.png")
-                title = ", ".join(filter(None, (part, row["row"])))
+    for part in dict.fromkeys(row.get("part", "") for row in rows):
+        of_part = [row for row in rows if row.get("part", "") == part]
+        folders = {row["row"]: jobs(f"{name}/{folder_of(row)}", outputs, since) for row in of_part}
+        results = [{**read_json(folder / "metrics.json"), "row": row["row"], "part": part, "paper": row.get("paper", {})}
+                   for row in of_part for folder in folders[row["row"]]]
+        lines += [*([f"### {part}", ""] if part else []), *_table(of_part, results), ""]
+        if missing := [row for row, found in folders.items() if not found]:
+            lines += [f"Not made yet: {'; '.join(missing)}.", ""]
+        for row in of_part:
+            if (source := next(iter(folders[row["row"]]), target) / "samples.png").is_file():
+                shutil.copy(source, target / f"{folder_of(row)}.png")
+                title = ": ".join(filter(None, (part, row["row"])))
                 shown += [f"{title}:", "", f"![{title}]({folder_of(row)}.png)", ""]
-        done = {row: numbers for row, numbers in settings.items() if numbers}
-        lines += [*([f"### {part}", ""] if part else []), *(_with_words(table(done, results), rows, done) if done else []), ""]
-        lines += [f"Not made yet: {', '.join(row for row in settings if row not in done)}.", ""] if len(done) < len(settings) else []
         everything += results
     if not everything:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the table first.")
@@ -97,12 +94,23 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
     insert(target / "README.md", name, "\n".join(lines).strip())
 
 
-def _with_words(lines: Sequence[str], rows: Sequence[Mapping[str, Any]], done: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return a table with two more columns: how many seeds there are, and for how long a row was trained here, in words."""
+def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table of rows with results; its last columns: how many seeds there are, and how long it was trained here, in words."""
+    done = {row["row"]: [number for number, result in enumerate(results) if result["row"] == row["row"]] for row in rows}
+    done = {row: numbers for row, numbers in done.items() if numbers}
+    if not done:
+        return []
     trained = {row["row"]: row.get("trained", "") for row in rows}
     extra = [["seeds", "trained here"], ["---", "---"], *([str(len(numbers)), trained[row]] for row, numbers in done.items())]
     keep = 2 if any(trained.values()) else 1
+    lines = table(done, [_shared(result) for result in results])
     return [f"{line} {' | '.join(words[:keep])} |" for line, words in zip(lines, extra, strict=True)]
+
+
+def _shared(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without the figures that one kind of system alone has."""
+    alone = ("own/", "log_p", "branch/", "prior/branch/")
+    return {**result, "metrics": {name: value for name, value in result["metrics"].items() if not name.startswith(alone)}}
 
 
 if __name__ == "__main__":
