@@ -53,7 +53,7 @@ def definition(name: str) -> dict[str, Any]:
 def commands(name: str) -> list[list[str]]:
     """Return the arguments of every run of a table: each row with each of its seeds."""
     about = definition(name)
-    return [[*row["run"], *about.get("common", []), *seed.split(), "hydra.mode=MULTIRUN",
+    return [[*about.get("common", []), *row["run"], *seed.split(), "hydra.mode=MULTIRUN",
              f"hydra.sweep.dir=outputs/sweeps/{name}/{folder_of(row)}"]
             for row in about["rows"] for seed in about["seeds"][: row.get("seeds")]]
 

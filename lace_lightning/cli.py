@@ -266,7 +266,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (r".*isinstance\(treespec.*", r".*does not have many workers.*", r".*`weights_only` was not set.*",
                     r".*Found \d+ module\(s\) in eval mode.*", r".*Checkpoint directory .* exists.*", r".*lr_scheduler.step\(\).*",
-                    r".*You have overridden `on_after_batch_transfer`.*"):
+                    r".*You have overridden `on_after_batch_transfer`.*", r".*You passed in a `val_dataloader` but.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 

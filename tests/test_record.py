@@ -109,7 +109,7 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     folder, outputs = tmp_path / "experiments" / "table", tmp_path / "outputs"
     folder.mkdir()
     (folder / "table.yaml").write_text(TABLE)
-    assert tables.commands("table")[0] == ["+experiment=old", "metrics.num_samples=5", "seed=0", "metrics.seed=1", "hydra.mode=MULTIRUN",
+    assert tables.commands("table")[0] == ["metrics.num_samples=5", "+experiment=old", "seed=0", "metrics.seed=1", "hydra.mode=MULTIRUN",
                                            "hydra.sweep.dir=outputs/sweeps/table/glasses_old_0_1"]
     assert len(tables.commands("table")) == 1 + 2 + 2 + 2
     with pytest.raises(SystemExit, match="run the table first"):
