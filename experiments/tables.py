@@ -36,7 +36,10 @@ def main() -> None:
             print(f"=== {name}: {' '.join(line)}", flush=True)
             if subprocess.run([sys.executable, "-m", "lace_lightning", *line]).returncode:
                 failed.append(" ".join(line))
-        write(name, Path("outputs"), start)
+        try:
+            write(name, Path("outputs"), start)
+        except SystemExit as error:
+            failed.append(str(error))
     if failed:
         raise SystemExit("These did not succeed:\n" + "\n".join(failed))
 
@@ -69,8 +72,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
     lines: list[str] = []
     everything: list[dict[str, Any]] = []
     shown: list[str] = []
-    for old in target.glob("*.png"):
-        old.unlink()
+    pictures: dict[str, Path] = {}
     for part in dict.fromkeys(row.get("part", "") for row in rows):
         of_part = [row for row in rows if row.get("part", "") == part]
         folders = {row["row"]: jobs(f"{name}/{folder_of(row)}", outputs, since) for row in of_part}
@@ -81,12 +83,16 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
             lines += [f"Not made yet: {'; '.join(missing)}.", ""]
         for row in of_part:
             if (source := next(iter(folders[row["row"]]), target) / "samples.png").is_file():
-                shutil.copy(source, target / f"{folder_of(row)}.png")
+                pictures[f"{folder_of(row)}.png"] = source
                 title = ": ".join(filter(None, (part, row["row"])))
                 shown += [f"{title}:", "", f"![{title}]({folder_of(row)}.png)", ""]
         everything += results
     if not everything:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the table first.")
+    for old in target.glob("*.png"):
+        old.unlink()
+    for file, source in pictures.items():
+        shutil.copy(source, target / file)
     dates = sorted({result["date"] for result in everything})
     lines = [f"Run on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine()}. Figures are means ± standard deviations over "
              "the seeds.", "", *lines, *shown]

@@ -33,7 +33,8 @@ OTHERS = [name for name in EXPERIMENTS if name.endswith(("_reference", "_sheet",
 # What needs files that are not shipped: tests/test_cli_paper.py and tests/data/test_celeba.py run these on small ones.
 GIVEN = [name for name in EXPERIMENTS if name.startswith(("ffhq_", "metfaces_", "afhq_cats_", "celeba_", "your_", "pictures_"))]
 # Trained on pictures: tests/test_cli_models.py.
-GIVEN += ["cifar10_jem", "cifar10_cond_ebm", "cifar10_vp_sde", "cifar10_ve_sde", "portraits_cond_ebm"]
+GIVEN += [f"cifar10_{name}{size}" for name in ("jem", "cond_ebm", "vp_sde", "ve_sde") for size in ("", "_full")]
+GIVEN += ["portraits_cond_ebm"]
 SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS, *GIVEN)]
 # Few samples, quick settings: enough that everything runs.
 TINY = {"portraits_edit_styleflow": ["seed=1"],

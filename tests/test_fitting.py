@@ -16,6 +16,7 @@ from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data.batches import TensorBatches
+from lace_lightning.modules.staircase import with_staircase
 from lace_lightning.run.fitting import fit_to_end
 
 EVERY = {"every_n_train_steps": 2}
@@ -64,12 +65,12 @@ def test_seconds_are_kept_over_resumes_and_the_end_is_found(cfg: DictConfig, clo
     assert (trainer.global_step, seconds) == (6, 60)
     with pytest.raises(KeyError):
         fit_to_end(cfg, Slow(clock, dies=5), Data(), folder, [], EVERY)
-    assert "going on" not in capsys.readouterr().err
+    assert "found" not in capsys.readouterr().err
     clock[0] += 1000
     rest = Slow(clock)
     # What was done after the last checkpoint is done again, and counts once.
     assert fit_to_end(cfg, rest, Data(), folder, [], EVERY)[1] == 60
-    assert f"going on from {last}" in capsys.readouterr().err
+    assert f"found {last}" in capsys.readouterr().err
     assert rest.steps == [4, 5]
     assert torch.equal(rest.weight, whole.weight)
     assert read_json(folder / "steps.json") == {"steps": 6, "seconds": 60}
@@ -86,6 +87,30 @@ def test_the_end_is_kept_where_it_is_between_two_checkpoints(cfg: DictConfig, cl
         assert (trainer.global_step, seconds) == (5, 50)
     assert (first.steps, second.steps) == ([0, 1, 2, 3, 4], [])
     assert torch.equal(first.weight, second.weight)
+
+
+def test_a_training_may_take_so_much_time_and_no_more(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+    """Thirty seconds, of all sittings, are three steps of ten."""
+    cfg.trainer.max_time = "00:00:00:30"
+    for _ in range(2):
+        trainer, seconds = fit_to_end(cfg, Slow(clock), Data(), tmp_path / "kept", [], EVERY)
+        assert (trainer.global_step, seconds) == (3, 30)
+
+
+def test_epochs_of_a_staircase_are_those_of_the_data(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+    """Three batches an epoch, whatever else ends the training."""
+    class Stairs(Slow):
+        def configure_optimizers(self) -> dict:
+            return with_staircase(torch.optim.SGD(self.parameters(), 1.0), self.trainer, 0, 0.5, 1)
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.rates.append(self.optimizers().param_groups[0]["lr"])
+
+    cfg.trainer.max_epochs = 1000
+    module = Stairs(clock)
+    module.rates = []
+    fit_to_end(cfg, module, Data(), tmp_path / "kept", [], EVERY, max_steps=7)
+    assert module.rates == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_a_checkpoint_that_says_no_seconds_goes_on(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:

@@ -112,8 +112,10 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     assert tables.commands("table")[0] == ["metrics.num_samples=5", "+experiment=old", "seed=0", "metrics.seed=1", "hydra.mode=MULTIRUN",
                                            "hydra.sweep.dir=outputs/sweeps/table/glasses_old_0_1"]
     assert len(tables.commands("table")) == 1 + 2 + 2 + 2
+    (folder / "old.png").touch()
     with pytest.raises(SystemExit, match="run the table first"):
         tables.write("table", outputs)
+    assert (folder / "old.png").is_file()
     sweeps = outputs / "sweeps" / "table"
     _result(sweeps / "glasses_old_0_1" / "seed=0", {}, {"acc": 0.25, "fd_judge": 2.0, "seconds/sampling_per_64": 7.0})
     for row, acc in (("glasses_new", 0.5), ("hats_new", 0.75)):

@@ -30,6 +30,10 @@ class ModelSampling(QuerySampling):
         super().__init__(generator, judge, model, query, *arguments, **settings)
         self.compared, self.logic = model.space != "x", logic
         model.check_query(query)
+        if not query.is_conjunction:
+            # Once before the model is trained, so that what it has no energy for shows now.
+            free = free_labels(query, 1, self.seed)
+            model.energy(query.on(model.schema), None if free is None else free.part(model.schema), logic=logic)
 
     def protocol(self, source: ConditionalModel, device: torch.device) -> dict[str, Any]:
         return {**super().protocol(source, device), **({} if self.query.is_conjunction else {"logic": self.logic})}

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..artifacts import digest, load_tensors, save_tensors
 from ..data.conditions import wanted_labels
 from ..editing import StepEditor
+from ..energies import Energy
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
@@ -152,6 +153,10 @@ class ConditionalModel(pl.LightningModule):
     def parsed(self, query: str | Query) -> Query:
         """Return a query on the model's schema."""
         return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
+
+    def energy(self, query: str | Query, free: Labels | None = None, *, logic: str = "exact") -> Energy:
+        """Return the energy of a query on points of `space`, of models that have one; `free` (B rows) has values of free attributes."""
+        raise NotImplementedError
 
     def editor(self, generator: Generator, labeler: Labeler, options: Any) -> StepEditor:
         """Return what edits latents of a generator, whose pictures `labeler` labels before any edit; `options` are `edit_options`."""

@@ -46,6 +46,9 @@ class EnergyModel(ConditionalModel):
     def parts(self, batch: Sequence[Tensor]) -> tuple[Tensor, Labels]:
         """Return pictures and labels of a batch; all are known where it does not say."""
         points, labels, known = batch_parts(batch)
+        if points.shape[1:] != self.buffer.points.shape[1:]:
+            raise LaceError(f"The model has pictures {tuple(self.buffer.points.shape[1:])}, and those of the data set are "
+                            f"{tuple(points.shape[1:])}: set dataset.module.resolution, or +model.shape.")
         return points, Labels(self.schema, labels, known)
 
     def random(self, everywhere: bool = False) -> torch.Generator:

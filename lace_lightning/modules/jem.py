@@ -23,6 +23,7 @@ from .energy_model import NOISE_STREAM, START_STREAM, EnergyModel
 from .jem_network import JEMNetwork
 from .losses import attribute_losses, attribute_scores
 from .replay import ReplayBuffer
+from .staircase import steps_per_epoch
 
 CONDITIONALS = ("chain", "sort")
 
@@ -198,7 +199,7 @@ class JEM(EnergyModel):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], h["learning_rate"], tuple(h["betas"]))
-        per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // max(1, self.trainer.max_epochs or 1))
+        per_epoch = steps_per_epoch(self.trainer)
 
         def factor(step: int) -> float:
             passed = sum(step >= epoch * per_epoch for epoch in h["decay_epochs"])
@@ -244,7 +245,13 @@ class JEM(EnergyModel):
         return self._chained(energy, seeds, codes, starts)
 
     def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
-        """Return pictures of an energy of pictures: chains as in `sample`, from any point of the buffer, whatever the number of `terms`."""
+        """Return pictures of an energy of pictures: chains as in `sample`, from any point of the buffer, whatever the number of `terms`.
+
+        Raises LaceError where the constructor says that pictures are sorted: that is for codes.
+        """
+        if self.drawing.conditional == "sort":
+            raise LaceError("Sorting picks what labels say, a conjunction of ==, and the query is none: set "
+                            "model.sampling.conditional=chain.")
         return self._chained(energy, seeds, Labels.constant(self.schema, len(seeds)).to(self.device), starts)
 
     def _chained(self, energy: Energy, seeds: Tensor, codes: Labels, starts: Tensor | None) -> Sample:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 
+def steps_per_epoch(trainer: pl.Trainer) -> int:
+    """Return the optimizer's steps of an epoch, however early the training ends."""
+    _ = trainer.estimated_stepping_batches  # sets up the batches, which are then counted
+    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+
+
 def with_staircase(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float,
                    decay_epochs: int) -> dict[str, Any]:
     """Return what `configure_optimizers` does: linear over `warmup_steps`, and times `decay` every `decay_epochs` epochs."""
-    per_epoch = max(1, int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1))
+    per_epoch = steps_per_epoch(trainer)
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / max(1, warmup_steps)) * decay ** (step // per_epoch // decay_epochs)

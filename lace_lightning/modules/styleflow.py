@@ -20,7 +20,7 @@ from ..unpickle.state import read_state
 from .conditional import ConditionalModel
 from .conditions import Conditions
 from .losses import labelled_batch
-from .styleflow_editing import FlowEdited, FlowEditor, FlowOptions, WordFlowEditor
+from .styleflow_editing import PUBLISHED_OVERSHOOT, FlowEdited, FlowEditor, FlowOptions, WordFlowEditor
 from .styleflow_network import FlowChain, Solver, finite, solving
 
 # Uses of a sample's seed: 0 is z.
@@ -142,7 +142,12 @@ class StyleFlow(ConditionalModel):
         return editor.apply(editor.begin(ws, before), after)
 
     def editor(self, generator: Generator, labeler: Labeler, options: FlowOptions) -> WordFlowEditor:
-        return WordFlowEditor(FlowEditor(self, **vars(options)), generator, labeler)
+        # Tables of all attributes say nothing of those that this flow was not trained on; names that nobody has are refused before.
+        layers = {name: chosen for name, chosen in (options.layers or {}).items() if name in self.schema.names}
+        overshoot = dict(options.overshoot or {})
+        if options.overshoot is PUBLISHED_OVERSHOOT:
+            overshoot = {name: factor for name, factor in PUBLISHED_OVERSHOOT.items() if name in self.schema.names}
+        return WordFlowEditor(FlowEditor(self, layers, overshoot, options.reencode), generator, labeler)
 
     @classmethod
     def published(cls, path: str | os.PathLike[str], schema: Schema = PUBLISHED_SCHEMA,

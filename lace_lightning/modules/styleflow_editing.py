@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class FlowOptions:
     """
 
     layers: Mapping[str, Sequence[int]] | None = None
-    overshoot: Mapping[str, float] | str | None = None
+    overshoot: Mapping[str, float] | Any = None
     reencode: bool = True
 
     def __post_init__(self) -> None:

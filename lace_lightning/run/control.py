@@ -31,7 +31,7 @@ from ..metrics import GivenStatistics, read_statistics
 from ..query import Query, parse
 from ..schema import Labels, Schema
 from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain, reuse
-from .pairs import classifier_of, data_of, given_classifier_of, given_pairs_of, more_pairs_of, pairs_generator_of, prior_pairs
+from .pairs import check_test, classifier_of, data_of, given_classifier_of, given_pairs_of, more_pairs_of, pairs_generator_of, prior_pairs
 from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
 
 
@@ -69,10 +69,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
     node = plain(cfg.classifier)
     data = reuse("data", [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
                  lambda: data_of(cfg, node, cfg.seed, pairs, known, more))
-    data.setup()
-    if not len(data.parts["test"][0]):
-        raise LaceError(f"The classifier is measured on pairs that it has not seen, and of {len(pairs)} none is left for that: set "
-                        "task.holdout=[0.1,0.1], or make more pairs.")
+    check_test(data, len(pairs))
     module = given or classifier_of(cfg, node, generator, data, cache, lambda: FreshPairsDataModule(
         data, pairs_generator, labeler_of(cfg.labeler), int(node["fresh_pairs"]), float(node["fresh_share"])))
     if cfg.task.get("export") and is_first():

@@ -24,13 +24,14 @@ def fit_to_end(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDa
 
     `every` says when a checkpoint is written (see `ModelCheckpoint`); the end is written too, so that a training that has ended is found.
     """
-    last, clock = folder / "last.ckpt", Timer()
+    # With a Timer of one's own, Lightning leaves `max_time` to it.
+    last, clock = folder / "last.ckpt", Timer(cfg.trainer.get("max_time"))
     # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates, less often.
     checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **every)
     trainer = trainer_for(cfg, loggers, callbacks=[clock, checkpoint, *callbacks], enable_progress_bar=bool(cfg.callbacks.progress),
                           **options)
     if last.is_file() and is_first():
-        print(f"going on from {last}", file=sys.stderr, flush=True)
+        print(f"found {last}", file=sys.stderr, flush=True)
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     # Where the end was there, nothing started.
     if clock.start_time("train") is not None:

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from ..artifacts import Cache, digest
+from ..artifacts import Cache, digest, file_sha256
 from ..callbacks import LatentEvaluation, ModelEditing, ModelSampling
 from ..errors import LaceError
 from ..generators import Generator
@@ -29,7 +29,7 @@ from .control import (
     sampling_settings,
 )
 from .fitting import fit_to_end
-from .pairs import data_of, given_pairs_of, pairs_generator_of, prior_pairs
+from .pairs import check_test, data_of, given_pairs_of, pairs_generator_of, prior_pairs
 from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
 
 
@@ -67,8 +67,10 @@ def model(cfg: DictConfig) -> dict[str, float]:
     try:
         # How it draws may change without another training.
         trained = {name: value for name, value in plain(cfg.model).items() if name not in kind.draws_with}
+        start = cfg.model.get("start")
         depends = {"model": trained, "data": key, "seed": cfg.seed, "known": known.to_config(), "epochs": cfg.trainer.max_epochs,
-                   "steps": cfg.trainer.get("max_steps", -1)}
+                   "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout),
+                   **({"start": file_sha256(start)} if start and Path(start).is_file() else {})}
         seconds: float | None = given.metadata.get("seconds") if given else _train(
             cfg, module, data, cache.folder("models", digest(depends)), loggers)
         trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
@@ -144,6 +146,7 @@ def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schem
     pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, pairs_generator_of(cfg, generator), cache)
     settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
     data = data_of(cfg, settings, int(cfg.seed), pairs, schema)
+    check_test(data, len(pairs))
     return data, data.key
 
 

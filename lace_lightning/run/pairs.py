@@ -109,6 +109,14 @@ def data_of(cfg: DictConfig, node: dict[str, Any], seed: int, pairs: PairSet, kn
     return LatentPairsDataModule(pairs, node["space"], node["batch_size"], node["soft_labels"], tuple(cfg.task.holdout), seed, known, more)
 
 
+def check_test(data: LatentPairsDataModule, count: int) -> None:
+    """Refuse (LaceError) data of `count` pairs of which none is left to measure on what was trained on the others."""
+    data.setup()
+    if not len(data.parts["test"][0]):
+        raise LaceError(f"What is trained is measured on pairs that it has not seen, and of {count} none is left for that: set "
+                        "task.holdout=[0.1,0.1], or make more pairs.")
+
+
 def given_classifier_of(cfg: DictConfig, generator: Generator, schema: Schema) -> LatentClassifier | None:
     """Return the classifier of `classifier.weights`, checked against generator, space and schema; None when it is to be trained."""
     if cfg.classifier.get("weights") is None:
