@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,8 +12,10 @@ import torch
 
 def steps_per_epoch(trainer: pl.Trainer) -> int:
     """Return the optimizer's steps of an epoch, however early the training ends."""
-    _ = trainer.estimated_stepping_batches  # sets up the batches, which are then counted
-    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    # Data that do not know their length have no second epoch.
+    return sys.maxsize if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
 def with_staircase(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -43,7 +45,8 @@ def test_warm_up_and_staircase() -> None:
                               decay_epochs=2)
 
     class FakeTrainer:
-        estimated_stepping_batches, max_epochs = 100, 10
+        fit_loop = SimpleNamespace(setup_data=lambda: None)
+        num_training_batches, accumulate_grad_batches = 10, 1
 
     module._trainer = FakeTrainer()
     module.__class__ = type("Stub", (LatentClassifier,), {"trainer": property(lambda self: FakeTrainer())})

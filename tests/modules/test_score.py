@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -296,9 +298,8 @@ def test_the_full_networks_are_the_published_ones(settings: dict, count: int, mo
 
 @pytest.mark.parametrize("name", ["vp_sde", "vp_sde_full", "ve_sde", "ve_sde_full"])
 def test_every_configuration_builds(name: str) -> None:
-    from omegaconf import OmegaConf
-
-    settings = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / f"{name}.yaml"))
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base=None):
+        settings = OmegaConf.to_container(compose("config", overrides=[f"model={name}"]).model, resolve=True)
     assert settings.pop("_target_") == f"{ScoreModel.__module__}.{ScoreModel.__name__}"
     with torch.device("meta"):
         module = ScoreModel(SCHEMA, **settings)
