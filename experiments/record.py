@@ -119,7 +119,7 @@ def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any
     """Return a Markdown table: a row a setting, the paper's figures in columns of their own beside ours."""
     metrics = [result["metrics"] for result in results]
     names = list(dict.fromkeys(name for m in metrics for name in m))
-    if "acc" not in names:
+    if not {"acc", "holds"} & set(names):
         return matrix({name: spread([m[name] for m in metrics if name in m]) for name in names})
     frechet = frechet_name(names)
     columns = [*main_figures(names), *([f"{frechet}/unconditional"] if f"{frechet}/unconditional" in names else [])]
