@@ -137,6 +137,10 @@ class Schema:
         """Whether both have the same attributes in one order, but for class names that one of them leaves out."""
         return len(self) == len(other) and all(a.agrees_with(b) for a, b in zip(self, other, strict=True))
 
+    def covers(self, other: Schema) -> bool:
+        """Whether every attribute of the other is one of these, but for class names that one of them leaves out."""
+        return all(a.name in self.names and a.agrees_with(self[a.name]) for a in other)
+
     def to_config(self) -> dict[str, Any]:
         """Return plain containers that `from_config` turns back into an equal schema."""
         return {"name": self.name, "attributes": [

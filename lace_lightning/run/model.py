@@ -117,7 +117,7 @@ def _given(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, 
     if kind.space == "w" and made_for != generator.digest_for("w"):
         raise LaceError(f"The model '{path}' was trained on the latents of generator {made_for} and was given generator "
                         f"{generator.digest_for('w')}: load the other generator, or train one for this.")
-    if not all(a.name in schema.names and a.agrees_with(schema[a.name]) for a in module.schema):
+    if not schema.covers(module.schema):
         raise LaceError(f"The model '{path}' knows {', '.join(module.schema.names)}, and the judge {', '.join(schema.names)}: choose a "
                         "judge of its schema.")
     return module.to(device_of(cfg))
@@ -137,7 +137,7 @@ def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schem
     if module.space == "x":
         pictures = build_node(cfg.dataset.module)
         there = pictures.schema
-        if not all(a.name in there.names and a.agrees_with(there[a.name]) for a in schema):
+        if not there.covers(schema):
             raise LaceError(f"A model of pictures learns labels of the data set, {', '.join(there.names)}, and was asked for "
                             f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema.")
         if schema.names != there.names:

@@ -61,7 +61,7 @@ def given_pairs_of(cfg: DictConfig, generator: Generator, schema: Schema, cache:
     if cfg.classifier.space not in pairs.arrays:
         raise LaceError(f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {cfg.classifier.space}: set "
                         "classifier.space=w.")
-    if not all(a.name in schema.names and a.agrees_with(schema[a.name]) for a in pairs.schema):
+    if not schema.covers(pairs.schema):
         raise LaceError(f"The judge must know every attribute of the given pairs, {', '.join(pairs.schema.names)}, and knows "
                         f"{', '.join(schema.names)}: choose a judge of their schema.")
     return pairs
