@@ -37,6 +37,8 @@ class ConditionalModel(pl.LightningModule):
     draws_with: tuple[str, ...] = ()
     # Which columns of a batch's labels are its attributes, in its order; None for all.
     columns: list[int] | None = None
+    # Whether it has an energy for every query.
+    composes = False
     # What its `editor` takes: the class of the options; None for models that do not edit.
     edit_options: type | None = None
     needs_condition = False
@@ -147,8 +149,11 @@ class ConditionalModel(pl.LightningModule):
         """
         query = self.parsed(query)
         self.check_query(query)
-        wanted = wanted_labels(query, len(seeds), None if free is None else free.part(self.schema))
-        return self.sample(wanted.to(seeds.device), seeds, starts)
+        free = None if free is None else free.part(self.schema)
+        if query.is_conjunction:
+            return self.sample(wanted_labels(query, len(seeds), free).to(seeds.device), seeds, starts)
+        energy = self.energy(query, None if free is None else free.to(seeds.device), logic=logic)
+        return self.draw(energy, seeds, starts, torch.tensor(len(query.attributes)))
 
     def parsed(self, query: str | Query) -> Query:
         """Return a query on the model's schema."""
@@ -158,14 +163,18 @@ class ConditionalModel(pl.LightningModule):
         """Return the energy of a query on points of `space`, of models that have one; `free` (B rows) has values of free attributes."""
         raise NotImplementedError
 
+    def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
+        """Return points of an energy of points, of models that have energies; `terms`, one or (B,), says of how many it is the sum."""
+        raise NotImplementedError
+
     def editor(self, generator: Generator, labeler: Labeler, options: Any) -> StepEditor:
         """Return what edits latents of a generator, whose pictures `labeler` labels before any edit; `options` are `edit_options`."""
         raise NotImplementedError
 
     @classmethod
     def check_query(cls, query: Query) -> None:
-        """Refuse (LaceError) what labels cannot ask for: anything but a conjunction of ==."""
-        if not query.is_conjunction:
+        """Refuse (LaceError) what labels cannot ask for, anything but a conjunction of ==, of models without an energy for it."""
+        if not cls.composes and not query.is_conjunction:
             raise LaceError(f"{cls.__name__} takes a conjunction of ==, received '{query.text}': write for example "
                             "\"glasses == 1 and smile == 0\".")
 

@@ -15,7 +15,6 @@ from ..artifacts import plain
 from ..energies import Energy
 from ..errors import LaceError
 from ..pictures import at_a_time
-from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels, Schema
 from .conditional import ConditionalModel
@@ -33,6 +32,7 @@ class EnergyModel(ConditionalModel):
     """
 
     space = "x"
+    composes = True
     kind = ""
     drawn_from: tuple[str, ...] = ()
     buffer: ReplayBuffer
@@ -69,27 +69,6 @@ class EnergyModel(ConditionalModel):
         if not math.isfinite(number) or abs(number) > bound:
             raise LaceError(f"The training diverged at step {int(self.batches)}: {what} must stay within ±{bound:g} and is {number:g}; go "
                             "on from an earlier checkpoint with a smaller learning rate, more steps of the chain or more input noise.")
-
-    def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
-        """Return the energy of a query on pictures (B, C, H, W) in [-1, 1]; `free` (B rows) gives the values of free attributes."""
-        raise NotImplementedError
-
-    def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
-        """Return pictures of an energy of pictures; `terms`, one or (B,), says of how many energies it is the sum."""
-        raise NotImplementedError
-
-    def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",
-                     starts: Tensor | None = None) -> Sample:
-        """Return pictures by chains on the energy of a query, one a seed (B,), from `starts` where given; see `energy`."""
-        query = self.parsed(query)
-        if query.is_conjunction:
-            return super().sample_query(query, seeds, free, logic, starts)
-        free = None if free is None else free.part(self.schema)
-        return self.draw(self.energy(query, free, logic), seeds, starts, torch.tensor(len(query.attributes)))
-
-    @classmethod
-    def check_query(cls, query: Query) -> None:
-        """Take any query: all have an energy."""
 
     def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
         """Return where the chains of sampling lead from x (B, C, H, W), a function of each sample's energy, start and seed alone."""

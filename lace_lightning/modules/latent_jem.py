@@ -40,6 +40,7 @@ class LatentJEM(ConditionalModel):
     """
 
     space = "w"
+    composes = True
     kind = "latent_jem"
     draws_with = ("num_steps",)
     buffer: Tensor
@@ -93,22 +94,11 @@ class LatentJEM(ConditionalModel):
         and start alone. Raises LaceError for codes that do not fit (see `checked`), and for an empty buffer.
         """
         codes = self.checked(codes, seeds, starts)
-        starts = self._from_buffer(seeds) if starts is None else starts
-        energy = Joint(codes, self.hparams["sigma"]).pullback(self.classifier)
-        return self.sampler(energy, starts, seeds)
+        return self.draw(Joint(codes, self.hparams["sigma"]).pullback(self.classifier), seeds, starts)
 
-    def sample_query(self, query: str | Query, seeds: Tensor, free: Labels | None = None, logic: str = "exact",
-                     starts: Tensor | None = None) -> Sample:
-        query = self.parsed(query)
-        if query.is_conjunction:
-            return super().sample_query(query, seeds, free, logic, starts)
-        starts = self._from_buffer(seeds) if starts is None else starts
-        free = None if free is None else free.part(self.schema).to(starts.device)
-        return self.sampler(self.energy(query, free, logic=logic), starts, seeds)
-
-    @classmethod
-    def check_query(cls, query: Query) -> None:
-        """Take any query: all have an energy."""
+    def draw(self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None) -> Sample:
+        """Return w (B, Dw) after the steps of `sample` on an energy of w, whatever the number of `terms`."""
+        return self.sampler(energy, self._from_buffer(seeds) if starts is None else starts, seeds)
 
     def _from_buffer(self, seeds: Tensor) -> Tensor:
         begun = self.visits.nonzero()[:, 0]
