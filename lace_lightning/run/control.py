@@ -32,7 +32,7 @@ from ..query import Query, parse
 from ..schema import Labels, Schema
 from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain, reuse
 from .pairs import check_test, classifier_of, data_of, given_classifier_of, given_pairs_of, more_pairs_of, pairs_generator_of, prior_pairs
-from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
+from .results import finish_loggers, log_config, start_loggers, trainer_for, training_minutes, write_results
 
 
 def control(cfg: DictConfig) -> dict[str, float]:
@@ -83,7 +83,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
         finish_loggers(loggers)
     seconds = None if given else module.classifier.metadata.get("seconds")
     metrics = {**{name: float(value) for name, value in figures.items() if name.startswith(("classifier/", "calibration/"))},
-               **callback.evaluation.metrics, **({} if seconds is None else {"minutes/training": seconds / 60})}
+               **callback.evaluation.metrics, **training_minutes(seconds)}
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 

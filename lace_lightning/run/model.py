@@ -30,7 +30,7 @@ from .control import (
 )
 from .fitting import fit_to_end
 from .pairs import check_test, data_of, given_pairs_of, pairs_generator_of, prior_pairs
-from .results import finish_loggers, log_config, start_loggers, trainer_for, write_results
+from .results import finish_loggers, log_config, start_loggers, trainer_for, training_minutes, write_results
 
 
 def edit(cfg: DictConfig) -> dict[str, float]:
@@ -82,7 +82,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
         made_for: dict[str, Any] = {"generator": generator.digest_for("w")} if kind.space == "w" else {}
         module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", seconds=seconds, **made_for)
     metrics = {**{name.replace("test/", "model/", 1): float(value) for name, value in figures.items() if name.startswith("test/")},
-               **callback.evaluation.metrics, **({} if seconds is None else {"minutes/training": seconds / 60})}
+               **callback.evaluation.metrics, **training_minutes(seconds)}
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 

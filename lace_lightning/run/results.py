@@ -44,6 +44,11 @@ def paper_row(cfg: DictConfig) -> dict[str, float]:
     return {}
 
 
+def training_minutes(seconds: float | None) -> dict[str, float]:
+    """Return the figure of how long a training took; none where nobody knows."""
+    return {} if seconds is None else {"minutes/training": seconds / 60}
+
+
 @rank_zero_only
 def write_inputs(cfg: DictConfig) -> None:
     """Write the resolved configuration and the command that was typed."""
