@@ -25,7 +25,8 @@ demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10
 test: $(VENV)/tools  ## build the environment and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/tools  ## ruff, mypy and the import rules
+lint: $(VENV)/tools  ## format, ruff, mypy and the import rules
+	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/ruff check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --config setup.cfg

@@ -18,7 +18,9 @@ from lace_lightning.portraits import PORTRAITS_SCHEMA
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--classifier", help="a trained latent classifier (task.export); without it one with random weights")
+    parser.add_argument(
+        "--classifier", help="a trained latent classifier (task.export); without it one with random weights"
+    )
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = begin(parser)
@@ -37,8 +39,10 @@ def main() -> None:
             generator.synthesis(state.ws)
 
     with torch.inference_mode():
-        seconds = side_by_side({method: lambda method=method: edit(method) for method in ("sequential", "from_start", "posterior")},
-                               options.rounds)
+        seconds = side_by_side(
+            {method: lambda method=method: edit(method) for method in ("sequential", "from_start", "posterior")},
+            options.rounds,
+        )
     print(f"\nSeconds for one edit of {options.count} portraits, the mean of a discrete and a continuous one")
     for name, value in seconds.items():
         print(f"  {name:<12} {value / 2:8.3f}")

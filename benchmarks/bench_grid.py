@@ -29,11 +29,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64)
     options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator, plain_generator = lace.load_generator("cifar10").to(device), PlainGenerator("cifar10_generator").to(device)
+    generator, plain_generator = (
+        lace.load_generator("cifar10").to(device),
+        PlainGenerator("cifar10_generator").to(device),
+    )
     classifier, judge = lace.load_classifier("cifar10").to(device), Labeler("cifar10_judge").to(device)
     z = generator.prior(options.count, seed=0, device=device)
     target = (torch.arange(options.count) % 10).to(device)
-    energy = classifier.energy("label == *", free=lace.Labels.constant(classifier.schema, options.count, label=target.float()))
+    energy = classifier.energy(
+        "label == *", free=lace.Labels.constant(classifier.schema, options.count, label=target.float())
+    )
     energy = energy.pullback(generator.mapping)
     field = PlainField(plain_generator, [(networks_of(classifier)[0], 0, 10, target)])
     ways: dict[str, tuple[Callable[[], list[Tensor]], Callable[[Tensor], Tensor]]] = {
@@ -43,8 +48,14 @@ def main() -> None:
     for method in ("dopri5", "bosh3"):
         settings = [RungeKutta(method, atol, rtol) for atol, rtol in GRID]
         ways[f"one by one, {method} a sample"] = (lambda s=settings: [one(energy, z).z for one in s], generator)
-        ways[f"one pass, {method} a sample"] = (lambda s=settings: [one.z for one in sample_settings(s, energy, z)], generator)
-    print(f"\n{len(GRID)} settings, {options.count} samples each: seconds of sampling and of pictures, how many times faster, mean ACC")
+        ways[f"one pass, {method} a sample"] = (
+            lambda s=settings: [one.z for one in sample_settings(s, energy, z)],
+            generator,
+        )
+    print(
+        f"\n{len(GRID)} settings, {options.count} samples each: seconds of sampling and of pictures, how many times "
+        f"faster, mean ACC"
+    )
     base = None
     for name, (sample, draw) in ways.items():
         start = time.perf_counter()
@@ -55,8 +66,11 @@ def main() -> None:
             pictures = time.perf_counter() - start - sampling
             acc = torch.stack([(judge(image).argmax(1) == target).float().mean() for image in images]).mean()
         base = base or (sampling, pictures)
-        print(f"  {name:<28}  {sampling:8.2f}  {pictures:8.2f}   sampling {base[0] / sampling:6.2f}x  all "
-              f"{sum(base) / (sampling + pictures):6.2f}x   {float(acc):.4f}", flush=True)
+        print(
+            f"  {name:<28}  {sampling:8.2f}  {pictures:8.2f}   sampling {base[0] / sampling:6.2f}x  all "
+            f"{sum(base) / (sampling + pictures):6.2f}x   {float(acc):.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

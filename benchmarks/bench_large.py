@@ -1,4 +1,5 @@
-"""StyleGAN2 at 1024x1024 (configuration f, random weights) beside one grouped convolution a layer in float32: time and memory.
+"""StyleGAN2 at 1024x1024 (configuration f, random weights) beside one grouped convolution a layer in float32: time and
+memory.
 
 Run: python benchmarks/bench_large.py [--resolution 1024] [--batches 1 2] [--rounds 3]
 """
@@ -42,16 +43,26 @@ def main() -> None:
     for count in options.batches:
         with torch.inference_mode():
             w = plain.mapping(ours["float32"].prior(count, device=device))
-            variants = {"plain": lambda w=w: plain.synthesis(w), **{key: lambda g=g, w=w: g.synthesis(w) for key, g in ours.items()}}
-            table(f"{count} of {options.resolution}x{options.resolution}", side_by_side(variants, options.rounds), "plain")
+            variants = {
+                "plain": lambda w=w: plain.synthesis(w),
+                **{key: lambda g=g, w=w: g.synthesis(w) for key, g in ours.items()},
+            }
+            table(
+                f"{count} of {options.resolution}x{options.resolution}", side_by_side(variants, options.rounds), "plain"
+            )
             truth = variants["plain"]()
-            print("  peak memory a picture (said), largest and mean difference from plain, in pixels of 0 .. 255; "
-                  f"{float((truth.abs() < 1).float().mean()):.2f} of the plain pixels within the range")
+            print(
+                "  peak memory a picture (said), largest and mean difference from plain, in pixels of 0 .. 255; "
+                f"{float((truth.abs() < 1).float().mean()):.2f} of the plain pixels within the range"
+            )
             for key, variant in variants.items():
                 difference = (variant() - truth).abs() * 127.5
                 said = f"{ours[key].bytes_per_picture() / 2**20:5.0f}" if key in ours else "    -"
-                print(f"  {key:<9}  {peak(variant) / count:6.0f} MiB ({said})  {float(difference.max()):8.4f}  "
-                      f"{float(difference.mean()):8.5f}", flush=True)
+                print(
+                    f"  {key:<9}  {peak(variant) / count:6.0f} MiB ({said})  {float(difference.max()):8.4f}  "
+                    f"{float(difference.mean()):8.5f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -34,12 +34,19 @@ def measure(name: str, count: int, dim: int, threads: int, results: mp.Queue) ->
     """Put (peak MiB before, peak MiB after, seconds) of one sampler on random weights of this size."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = StyleGAN2Network(dim, dim, img_resolution=8, mapping_kwargs={"num_layers": 4, "lr_multiplier": 1.0},
-                               synthesis_kwargs={"channel_base": 64, "channel_max": 8})
+    network = StyleGAN2Network(
+        dim,
+        dim,
+        img_resolution=8,
+        mapping_kwargs={"num_layers": 4, "lr_multiplier": 1.0},
+        synthesis_kwargs={"channel_base": 64, "channel_max": 8},
+    )
     generator = StyleGAN2Generator(network)
     schema = Schema("ten", (Attribute("label", "discrete", 10),))
     classifier: nn.Module = AttributeClassifier(schema, "w", "mlp", {"input_dim": dim}).eval().requires_grad_(False)
-    energy = classifier.energy("label == *", free=Labels.constant(schema, count, label=(torch.arange(count) % 10).float()))
+    energy = classifier.energy(
+        "label == *", free=Labels.constant(schema, count, label=(torch.arange(count) % 10).float())
+    )
     energy = 30 * energy.pullback(generator.mapping)  # so that flows take several steps
     z, seeds = torch.randn(count, dim), torch.arange(count)
     for sampler in SAMPLERS.values():
@@ -60,7 +67,10 @@ def main() -> None:
     options = begin(parser)
     context = mp.get_context("spawn")
     for dim in options.dim:
-        print(f"\n{options.count} latents of {dim}: {options.count * dim * 4 / 2**20:.0f} MiB; peak before, what sampling adds, seconds")
+        print(
+            f"\n{options.count} latents of {dim}: {options.count * dim * 4 / 2**20:.0f} MiB; peak before, what "
+            f"sampling adds, seconds"
+        )
         for name in SAMPLERS:
             queue = context.Queue()
             process = context.Process(target=measure, args=(name, options.count, dim, options.threads, queue))

@@ -28,10 +28,15 @@ def main() -> None:
     def ours(precision: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             generator = lace.load_generator("cifar10", precision=precision)
-            make_pairs(folder, generator, Labeler("cifar10_labeler", precision=precision), options.count, progress=False)
+            make_pairs(
+                folder, generator, Labeler("cifar10_labeler", precision=precision), options.count, progress=False
+            )
 
-    variants = {"plain": lambda: plain_pairs(plain, labeler, options.count), "make_pairs, float32": lambda: ours("float32"),
-                "make_pairs, auto": lambda: ours("auto")}
+    variants = {
+        "plain": lambda: plain_pairs(plain, labeler, options.count),
+        "make_pairs, float32": lambda: ours("float32"),
+        "make_pairs, auto": lambda: ours("auto"),
+    }
     table(f"{options.count} pairs", side_by_side(variants, options.rounds), "plain")
     generator = lace.load_generator("cifar10")
     with torch.inference_mode():

@@ -22,7 +22,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     people = torch.arange(options.count)
     labels, identity = sample_attributes(people).to(device), sample_identity(people).to(device)
-    seconds = side_by_side({f"{size}x{size}": lambda size=size: render(labels, identity, size) for size in (32, 64, 128)}, options.rounds)
+    seconds = side_by_side(
+        {f"{size}x{size}": lambda size=size: render(labels, identity, size) for size in (32, 64, 128)}, options.rounds
+    )
     print("\nPortraits per second")
     for name, value in seconds.items():
         print(f"  {name:<8}  {options.count / value:8.0f}")

@@ -1,4 +1,5 @@
-"""Field and samplers beside a plain implementation (torchdiffeq adjoint, autograd through everything), with the ACC of both.
+"""Field and samplers beside a plain implementation (torchdiffeq adjoint, autograd through everything), with the ACC of
+both.
 
 Run: python benchmarks/bench_sampling.py [--samples 64 4096] [--rounds 5] [--judge 2000]
 """
@@ -74,16 +75,26 @@ class FourAttributes(OneClass):
         self.plain = PlainGenerator("portraits_generator").to(device)
         self.schema = PORTRAITS_SCHEMA.part(["gender", "smile", "glasses", "age"])
         torch.manual_seed(0)
-        self.classifier = AttributeClassifier(self.schema, "w", "mlp", {"input_dim": self.generator.w_dim, "mode": "separate"}).to(
-            device).eval().requires_grad_(False)
+        self.classifier = (
+            AttributeClassifier(self.schema, "w", "mlp", {"input_dim": self.generator.w_dim, "mode": "separate"})
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
 
     def both(self, count: int) -> tuple[lace.energies.Energy, PlainField, Tensor]:
         z = self.generator.prior(count, seed=0, device=self.generator.device)
         values = {"gender": 1.0, "smile": 1.0, "glasses": 1.0, "age": 0.7}
         energy = self.classifier.energy(" and ".join(f"{name} == {value:g}" for name, value in values.items()))
-        conditions = [(network, 0, attribute.num_logits if attribute.kind == "discrete" else 0,
-                       torch.full((count,), values[attribute.name], device=z.device))
-                      for network, attribute in zip(networks_of(self.classifier), self.schema, strict=True)]
+        conditions = [
+            (
+                network,
+                0,
+                attribute.num_logits if attribute.kind == "discrete" else 0,
+                torch.full((count,), values[attribute.name], device=z.device),
+            )
+            for network, attribute in zip(networks_of(self.classifier), self.schema, strict=True)
+        ]
         return energy.pullback(self.generator.mapping), PlainField(self.plain, conditions), z
 
 
@@ -92,22 +103,35 @@ def compare(what: OneClass, count: int, rounds: int) -> None:
     energy, plain, z = what.both(count)
     identity = torch.arange(count)
     title = f"{what.name}: %s, {count} samples"
-    table(title % "one field evaluation", side_by_side({"plain field": lambda: plain.gradient(z),
-                                                       "field": lambda: energy.value_and_grad(z)}, rounds), "plain field")
+    table(
+        title % "one field evaluation",
+        side_by_side({"plain field": lambda: plain.gradient(z), "field": lambda: energy.value_and_grad(z)}, rounds),
+        "plain field",
+    )
     print(f"  largest difference {float((plain.gradient(z) + energy.value_and_grad(z)[1]).abs().max()):.2g}")
     rounds = min(rounds, 3) if count > 256 else rounds
-    variants = {"plain ode": lambda: plain_ode(plain, z), **{name: (lambda s=s: s(energy, z)) for name, s in FLOWS.items()}}
+    variants = {
+        "plain ode": lambda: plain_ode(plain, z),
+        **{name: (lambda s=s: s(energy, z)) for name, s in FLOWS.items()},
+    }
     table(title % "flows", side_by_side(variants, rounds), "plain ode")
     difference = (plain_ode(plain, z) - samplers.ODE()(energy, z).z).abs()
-    print(f"  largest and median difference of plain ode and ode {float(difference.max()):.2g}, {float(difference.median()):.2g}")
+    print(
+        f"  largest and median difference of plain ode and ode {float(difference.max()):.2g}, "
+        f"{float(difference.median()):.2g}"
+    )
     if what.trained:
         frozen = {name: sampler.calibrated(energy, z) for name, sampler in EXACT.items()}
-        variants = {"plain ode": lambda: plain_ode(plain, z), **{
-            name: (lambda s=s: s(energy, z, seeds=identity)) for name, s in frozen.items()}}
+        variants = {
+            "plain ode": lambda: plain_ode(plain, z),
+            **{name: (lambda s=s: s(energy, z, seeds=identity)) for name, s in frozen.items()},
+        }
         table(title % "exact samplers, steps calibrated before", side_by_side(variants, rounds), "plain ode")
-    for name, ours, theirs in (("euler", samplers.Euler(), lambda: plain_ode(plain, z, method="euler")),
-                               ("ld", samplers.Langevin(), lambda: plain_langevin(plain, z)),
-                               ("pc", samplers.PredictorCorrector(), lambda: plain_predictor_corrector(plain, z))):
+    for name, ours, theirs in (
+        ("euler", samplers.Euler(), lambda: plain_ode(plain, z, method="euler")),
+        ("ld", samplers.Langevin(), lambda: plain_langevin(plain, z)),
+        ("pc", samplers.PredictorCorrector(), lambda: plain_predictor_corrector(plain, z)),
+    ):
         variants = {f"plain {name}": theirs, name: lambda s=ours: s(energy, z, seeds=identity)}
         table(title % name, side_by_side(variants, rounds), f"plain {name}")
         if name == "euler":
@@ -145,8 +169,10 @@ def main() -> None:
             compare(what, count, options.rounds)
     if options.judge:
         accuracy(one, options.judge)
-    noise = {"torch.randn": lambda: torch.randn(4096, one.generator.z_dim),
-             "per-sample seeds": lambda: seeds.normal(torch.arange(4096), (one.generator.z_dim,))}
+    noise = {
+        "torch.randn": lambda: torch.randn(4096, one.generator.z_dim),
+        "per-sample seeds": lambda: seeds.normal(torch.arange(4096), (one.generator.z_dim,)),
+    }
     table("Noise, 4096 rows", side_by_side(noise, options.rounds), "torch.randn")
 
 

@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--base", type=int, default=16384, help="channels of T times the cutoff; the published networks have 32768")
+    parser.add_argument(
+        "--base", type=int, default=16384, help="channels of T times the cutoff; the published networks have 32768"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     options = begin(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,16 +29,32 @@ def main() -> None:
     twice = {key: 2 * value for key, value in width.items()}
     for name, synthesis in (("T", width), ("R", {**twice, "conv_kernel": 1, "use_radial_filters": True})):
         torch.manual_seed(0)
-        network = StyleGAN3Network(img_resolution=options.resolution, synthesis_kwargs=synthesis).eval().requires_grad_(False).to(device)
+        network = (
+            StyleGAN3Network(img_resolution=options.resolution, synthesis_kwargs=synthesis)
+            .eval()
+            .requires_grad_(False)
+            .to(device)
+        )
         with torch.inference_mode():
             ws = network.broadcast(network.mapping(torch.randn(options.batch, 512, device=device)))
-            variants = {"plain": lambda n=network, ws=ws: plain_stylegan3(n, ws), "ours": lambda n=network, ws=ws: n.synthesis(ws)}
-            table(f"StyleGAN3-{name}, {options.batch} of {options.resolution}x{options.resolution}, at most "
-                  f"{synthesis['channel_max']} channels", side_by_side(variants, options.rounds), "plain")
+            variants = {
+                "plain": lambda n=network, ws=ws: plain_stylegan3(n, ws),
+                "ours": lambda n=network, ws=ws: n.synthesis(ws),
+            }
+            table(
+                f"StyleGAN3-{name}, {options.batch} of {options.resolution}x{options.resolution}, at most "
+                f"{synthesis['channel_max']} channels",
+                side_by_side(variants, options.rounds),
+                "plain",
+            )
             truth = variants["plain"]()
-            print(f"  largest difference {float((variants['ours']() - truth).abs().max()):.2g} at standard deviation "
-                  f"{float(truth.std()):.2g}; peak memory a picture: plain {peak(variants['plain']) / options.batch:.0f} MiB, ours "
-                  f"{peak(variants['ours']) / options.batch:.0f} MiB", flush=True)
+            print(
+                f"  largest difference {float((variants['ours']() - truth).abs().max()):.2g} at standard deviation "
+                f"{float(truth.std()):.2g}; peak memory a picture: plain {peak(variants['plain']) / options.batch:.0f} "
+                f"MiB, ours "
+                f"{peak(variants['ours']) / options.batch:.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

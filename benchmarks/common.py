@@ -24,12 +24,15 @@ def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def fair_clock() -> Callable[[], float]:
-    """Return the clock for one process: the time that the processor gave to one thread, whatever else runs; else the one on the wall."""
+    """Return the clock for one process: the time that the processor gave to one thread, whatever else runs; else the
+    one on the wall.
+    """
     return time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
 
 
-def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
-                 clock: Callable[[], float] | None = None) -> dict[str, float]:
+def side_by_side(
+    variants: dict[str, Callable[[], object]], rounds: int = 5, clock: Callable[[], float] | None = None
+) -> dict[str, float]:
     """Return the median seconds of each variant; the rounds interleave so that a drifting machine hits all alike.
 
     What starts processes of its own must be timed by the clock on the wall (see `fair_clock`).
@@ -49,7 +52,9 @@ def side_by_side(variants: dict[str, Callable[[], object]], rounds: int = 5,
 
 
 def peak(function: Callable[[], object]) -> float:
-    """Return by how many MiB the memory in use grows while a warm function runs: the GPU's, or all that the process has (Linux)."""
+    """Return by how many MiB the memory in use grows while a warm function runs: the GPU's, or all that the process has
+    (Linux).
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -64,7 +69,11 @@ def peak(function: Callable[[], object]) -> float:
 
 
 def _status(name: str) -> int:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
+    return next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(name + ":")
+    )
 
 
 def table(title: str, seconds: dict[str, float], baseline: str) -> None:

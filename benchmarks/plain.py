@@ -25,8 +25,12 @@ BETA_MIN, BETA_MAX = 0.1, 20.0
 # ---------------------------------------------------------------------------------------------- generator
 
 
-def modulated(x: Tensor, weight: Tensor, style: Tensor, taps: Tensor, up: bool = False, demodulate: bool = True) -> Tensor:
-    """Convolve every sample with a kernel of its own: one grouped convolution; upsampling by zero insertion and a filter."""
+def modulated(
+    x: Tensor, weight: Tensor, style: Tensor, taps: Tensor, up: bool = False, demodulate: bool = True
+) -> Tensor:
+    """Convolve every sample with a kernel of its own: one grouped convolution; upsampling by zero insertion and a
+    filter.
+    """
     batch, channels, height, width = x.shape
     kernel = weight[None] * style[:, None, :, None, None]
     if demodulate:
@@ -50,7 +54,9 @@ def enlarge(image: Tensor, taps: Tensor) -> Tensor:
 
 
 class PlainGenerator(nn.Module):
-    """z -> w -> pictures with the weights of a trained network, float32, contiguous, one grouped convolution a layer."""
+    """z -> w -> pictures with the weights of a trained network, float32, contiguous,
+    one grouped convolution a layer.
+    """
 
     def __init__(self, name: str | StyleGAN2Network) -> None:
         super().__init__()
@@ -76,7 +82,10 @@ class PlainGenerator(nn.Module):
             x = block.const.expand(len(w), -1, -1, -1) if x is None else self._layer(block.conv0, x, w)
             x = self._layer(block.conv1, x, w)
             style = block.torgb.affine(w) * block.torgb.weight_gain
-            rgb = modulated(x, block.torgb.weight, style, block.resample_filter, demodulate=False) + block.torgb.bias[:, None, None]
+            rgb = (
+                modulated(x, block.torgb.weight, style, block.resample_filter, demodulate=False)
+                + block.torgb.bias[:, None, None]
+            )
             image = rgb if image is None else enlarge(image, block.resample_filter) + rgb
         assert image is not None
         return image.clamp(-1, 1)
@@ -99,7 +108,9 @@ def resampled(x: Tensor, taps: Tensor | None, up: int, down: int, padding: tuple
 
 
 def alias_free(layer: AliasFreeLayer, x: Tensor, w: Tensor) -> Tensor:
-    """Apply a layer of StyleGAN3: one kernel a sample; leaky-ReLU between a filtered upsampling and a filtered downsampling."""
+    """Apply a layer of StyleGAN3: one kernel a sample; leaky-ReLU between a filtered upsampling and a filtered
+    downsampling.
+    """
     style, weight, resample = layer.affine(w), layer.weight, layer.resample
     if layer.to_rgb:
         style = style / math.sqrt(weight.shape[1])
@@ -134,7 +145,9 @@ def plain_stylegan3(network: StyleGAN3Network, ws: Tensor) -> Tensor:
 
 
 def networks_of(classifier: AttributeClassifier) -> list[nn.Sequential]:
-    """Return one nn.Sequential an attribute with the weights of a classifier (one for all where it is a single network)."""
+    """Return one nn.Sequential an attribute with the weights of a classifier (one for all where it is a single
+    network).
+    """
     mlp = classifier.network
     assert isinstance(mlp, LatentMLP)
     outputs = [sum(mlp.head_sizes)] if mlp.mode == "single" else mlp.head_sizes
@@ -142,7 +155,10 @@ def networks_of(classifier: AttributeClassifier) -> list[nn.Sequential]:
     for number, size in enumerate(outputs):
         layers: list[nn.Module] = []
         for index in range(mlp.num_hidden + 1):
-            weight, bias = getattr(mlp, f"weight{index}").detach()[number], getattr(mlp, f"bias{index}").detach()[number]
+            weight, bias = (
+                getattr(mlp, f"weight{index}").detach()[number],
+                getattr(mlp, f"bias{index}").detach()[number],
+            )
             if index == mlp.num_hidden:
                 weight, bias = weight[:, :size], bias[:size]
             linear = nn.Linear(*weight.shape, device=weight.device)
@@ -153,7 +169,8 @@ def networks_of(classifier: AttributeClassifier) -> list[nn.Sequential]:
 
 
 class PlainField(nn.Module):
-    """The field of LACE-ODE (Eq. 7) the obvious way: a fresh graph at each call, mapping and network again for every attribute.
+    """The field of LACE-ODE (Eq. 7) the obvious way: a fresh graph at each call, mapping and network again for every
+    attribute.
 
     `conditions` holds (network, first column, classes, target (B,)) of every attribute; no classes: a continuous one.
     """
@@ -168,7 +185,9 @@ class PlainField(nn.Module):
         for network, first, classes, target in self.conditions:
             logits = network(self.generator.mapping(z))
             if classes:
-                total = total + logits[:, first : first + classes].log_softmax(1).gather(1, target.long()[:, None])[:, 0]
+                total = (
+                    total + logits[:, first : first + classes].log_softmax(1).gather(1, target.long()[:, None])[:, 0]
+                )
             else:
                 total = total - (target - logits[:, first]).square() / (2 * 0.1**2)
         return total
@@ -186,8 +205,14 @@ class PlainField(nn.Module):
         return (-0.5 * (BETA_MIN + t * (BETA_MAX - BETA_MIN)) * self.gradient(state[0]),)
 
 
-def plain_ode(field: PlainField, z: Tensor, atol: float = 1e-3, rtol: float = 1e-3, method: str = "dopri5",
-              step_size: float = 0.01) -> Tensor:
+def plain_ode(
+    field: PlainField,
+    z: Tensor,
+    atol: float = 1e-3,
+    rtol: float = 1e-3,
+    method: str = "dopri5",
+    step_size: float = 0.01,
+) -> Tensor:
     """Integrate from t = 1 to 0 behind the adjoint wrapper."""
     times = torch.tensor([1.0, 0.0], device=z.device)
     options = {} if method == "dopri5" else {"options": {"step_size": step_size}}
@@ -202,7 +227,9 @@ def plain_langevin(field: PlainField, z: Tensor, num_steps: int = 100) -> Tensor
     return z
 
 
-def plain_predictor_corrector(field: PlainField, z: Tensor, num_steps: int = 100, corrections: int = 2, snr: float = 0.16) -> Tensor:
+def plain_predictor_corrector(
+    field: PlainField, z: Tensor, num_steps: int = 100, corrections: int = 2, snr: float = 0.16
+) -> Tensor:
     """LACE-PC (Eq. 6): a step of the reverse diffusion, then Langevin corrections with its score."""
     betas = torch.linspace(BETA_MIN / num_steps, BETA_MAX / num_steps, num_steps, device=z.device)
     for index in reversed(range(num_steps)):
@@ -220,7 +247,9 @@ def plain_predictor_corrector(field: PlainField, z: Tensor, num_steps: int = 100
 # ---------------------------------------------------------------------------------------------- pairs and training
 
 
-def plain_pairs(generator: PlainGenerator, labeler: Labeler, count: int, batch_size: int = 100) -> tuple[Tensor, Tensor]:
+def plain_pairs(
+    generator: PlainGenerator, labeler: Labeler, count: int, batch_size: int = 100
+) -> tuple[Tensor, Tensor]:
     """Draw latents, generate, label; the labeler's network in float32 as it stands. Returns (w, labels)."""
     ws, labels = [], []
     with torch.no_grad():
@@ -232,12 +261,22 @@ def plain_pairs(generator: PlainGenerator, labeler: Labeler, count: int, batch_s
     return torch.cat(ws), torch.cat(labels)
 
 
-def plain_training(networks: Sequence[nn.Module], x: Tensor, y: Tensor, sizes: Sequence[int], epochs: int, batch_size: int,
-                   workers: int, learning_rate: float = 1e-3) -> None:
+def plain_training(
+    networks: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    sizes: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    workers: int,
+    learning_rate: float = 1e-3,
+) -> None:
     """Train one network an attribute, one after another: a DataLoader, Adam, a loss that is read at every step."""
     for column, (network, size) in enumerate(zip(networks, sizes, strict=True)):
         optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-        loader = DataLoader(TensorDataset(x, y[:, column]), batch_size=batch_size, shuffle=True, num_workers=workers, drop_last=True)
+        loader = DataLoader(
+            TensorDataset(x, y[:, column]), batch_size=batch_size, shuffle=True, num_workers=workers, drop_last=True
+        )
         for _ in range(epochs):
             for u, target in loader:
                 logits = network(u)

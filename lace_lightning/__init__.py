@@ -32,12 +32,32 @@ __version__ = "0.1.0"
 
 # Name -> module it comes from: importing the package stays cheap, and needs neither Hydra nor Lightning.
 _NAMES = {
-    "load_generator": "generators", "ModuleGenerator": "generators", "load_classifier": "classifiers", "Attribute": "schema",
-    "Schema": "schema", "Labels": "schema",
-    "Query": "query", "parse": "query", "Energy": "energies", "Labeler": "labelers", "LaceError": "errors",
-    "Editor": "editing", "EditOptions": "editing",
+    "load_generator": "generators",
+    "ModuleGenerator": "generators",
+    "load_classifier": "classifiers",
+    "Attribute": "schema",
+    "Schema": "schema",
+    "Labels": "schema",
+    "Query": "query",
+    "parse": "query",
+    "Energy": "energies",
+    "Labeler": "labelers",
+    "LaceError": "errors",
+    "Editor": "editing",
+    "EditOptions": "editing",
 }
-_MODULES = ("samplers", "energies", "generators", "classifiers", "labelers", "metrics", "seeds", "schema", "query", "weights")
+_MODULES = (
+    "samplers",
+    "energies",
+    "generators",
+    "classifiers",
+    "labelers",
+    "metrics",
+    "seeds",
+    "schema",
+    "query",
+    "weights",
+)
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 

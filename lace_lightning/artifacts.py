@@ -92,8 +92,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(target)
         os.replace(temporary, target)
     except OSError as error:
-        raise LaceError(f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
-                        "folder, then run the same command again.") from error
+        raise LaceError(
+            f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
+            "folder, then run the same command again."
+        ) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -125,8 +127,10 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"\0" * 4096)
     except OSError as error:
-        raise LaceError(f"The folder '{path}' must be writable and is not ({error.strerror or error}): choose another "
-                        "one or change its permissions.") from error
+        raise LaceError(
+            f"The folder '{path}' must be writable and is not ({error.strerror or error}): choose another "
+            "one or change its permissions."
+        ) from error
     return path
 
 
@@ -144,8 +148,12 @@ class Cache:
         return f"Cache({str(self.root)!r})"
 
 
-def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any],
-                 dtype: torch.dtype | None = None) -> None:
+def save_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write tensors and a plain configuration as safetensors, atomically; floating tensors in `dtype` when given."""
     from safetensors.torch import save_file
 
@@ -154,8 +162,11 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], co
         return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous().clone()
 
     with atomic_path(path) as temporary:
-        save_file({name: stored(tensor) for name, tensor in tensors.items()}, str(temporary),
-                  metadata={"lace": json.dumps(dict(config), sort_keys=True)})
+        save_file(
+            {name: stored(tensor) for name, tensor in tensors.items()},
+            str(temporary),
+            metadata={"lace": json.dumps(dict(config), sort_keys=True)},
+        )
         # The library writes for the owner alone; other users of an installed package read it too.
         temporary.chmod(0o644)
 
@@ -184,5 +195,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
         with safe_open(str(path), framework="pt") as stream:
             yield stream, json.loads((stream.metadata() or {})["lace"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise LaceError(f"The weights '{path}' must be a safetensors file written by this program and could not be read "
-                        f"({error}): get the file again.") from error
+        raise LaceError(
+            f"The weights '{path}' must be a safetensors file written by this program and could not be read "
+            f"({error}): get the file again."
+        ) from error

@@ -19,7 +19,8 @@ LICENCE = "NVIDIA Source Code License, non-commercial"
 
 @dataclass(frozen=True)
 class Published:
-    """A network that others published: its file is the last part of the first address; the other addresses are copies of that file.
+    """A network that others published: its file is the last part of the first address; the other addresses are copies
+    of that file.
 
     `sha256` is None where nobody has said it, `bytes` where at most about its `size` is known.
     """
@@ -44,20 +45,35 @@ class Published:
 
 
 NETWORKS = (
-    Published("stylegan2_ada_cifar10", "StyleGAN2-ADA for CIFAR-10, 32x32, unconditional",
-              (f"{NVIDIA}/paper-fig11b-cifar10/cifar10u-cifar-ada-best-fid.pkl",)),
-    Published("stylegan2_ffhq", "StyleGAN2 (config F) for FFHQ faces, 1024x1024",
-              (f"{NVIDIA}/ffhq.pkl",
-               "https://huggingface.co/DragGan/DragGan-Models/resolve/refs%2Fpr%2F3/stylegan2-ffhq1024x1024.pkl",
-               "https://huggingface.co/spaces/edemana/my-stylegan-model/resolve/da64592673081d7d05abe1437c383f5ad91bf529/ffhq.pkl"),
-              # As several programs require it that download the first address; both copies state the same.
-              "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c", 381_624_121),
-    Published("stylegan2_metfaces", "StyleGAN2-ADA for MetFaces paintings, 1024x1024, begun from FFHQ",
-              (f"{NVIDIA}/metfaces.pkl",
-               "https://huggingface.co/aaronb/StyleGAN2-pkl/resolve/7d9a80d433e2a63592e73622d3606d600f1fd46e/ada/metfaces.pkl",
-               "https://huggingface.co/spaces/adirik/stylemc-demo/resolve/1c472db80f268413f095f52b30a2494b83086c19/pretrained/metfaces.pkl"),
-              # As both copies state it, which different people uploaded.
-              "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f", size="382 MB"),
+    Published(
+        "stylegan2_ada_cifar10",
+        "StyleGAN2-ADA for CIFAR-10, 32x32, unconditional",
+        (f"{NVIDIA}/paper-fig11b-cifar10/cifar10u-cifar-ada-best-fid.pkl",),
+    ),
+    Published(
+        "stylegan2_ffhq",
+        "StyleGAN2 (config F) for FFHQ faces, 1024x1024",
+        (
+            f"{NVIDIA}/ffhq.pkl",
+            "https://huggingface.co/DragGan/DragGan-Models/resolve/refs%2Fpr%2F3/stylegan2-ffhq1024x1024.pkl",
+            "https://huggingface.co/spaces/edemana/my-stylegan-model/resolve/da64592673081d7d05abe1437c383f5ad91bf529/ffhq.pkl",
+        ),
+        # As several programs require it that download the first address; both copies state the same.
+        "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c",
+        381_624_121,
+    ),
+    Published(
+        "stylegan2_metfaces",
+        "StyleGAN2-ADA for MetFaces paintings, 1024x1024, begun from FFHQ",
+        (
+            f"{NVIDIA}/metfaces.pkl",
+            "https://huggingface.co/aaronb/StyleGAN2-pkl/resolve/7d9a80d433e2a63592e73622d3606d600f1fd46e/ada/metfaces.pkl",
+            "https://huggingface.co/spaces/adirik/stylemc-demo/resolve/1c472db80f268413f095f52b30a2494b83086c19/pretrained/metfaces.pkl",
+        ),
+        # As both copies state it, which different people uploaded.
+        "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f",
+        size="382 MB",
+    ),
     Published("stylegan2_afhqcat", "StyleGAN2-ADA for AFHQ cats, 512x512", (f"{NVIDIA}/afhqcat.pkl",)),
 )
 
@@ -77,31 +93,42 @@ def published(name: str) -> Published:
     for network in NETWORKS:
         if network.name == name:
             return network
-    raise LaceError(f"The published networks are {', '.join(published_names())}, and '{name}' was asked for."
-                    f"{suggest(name, published_names())}")
+    raise LaceError(
+        f"The published networks are {', '.join(published_names())}, and '{name}' was asked for."
+        f"{suggest(name, published_names())}"
+    )
 
 
 def published_path(name: str, sha256: str | None = None, trust_first: bool = False) -> Path:
     """Return the checked file of a published network, downloaded where it is not here yet.
 
-    Where the catalogue has no checksum, the first call needs `sha256` or `trust_first`; what came is then written down beside the
-    file and required from then on. A file put there by hand is treated alike. Raises LaceError for a file that is not the required
-    one, for one of which nothing is known, and as `download` does.
+    Where the catalogue has no checksum, the first call needs `sha256` or `trust_first`; what came is then written down
+    beside the file and required from then on. A file put there by hand is treated alike. Raises LaceError for a file
+    that is not the required one, for one of which nothing is known, and as `download` does.
     """
     network, record = published(name), _record(published(name))
     required = network.sha256 or record.get("sha256")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256 := sha256.lower()):
         raise LaceError(f"A sha256 has 64 hexadecimal digits, received '{sha256}': copy it again.")
     if None not in (sha256, required) and sha256 != required:
-        raise LaceError(f"The network '{name}' must have the sha256 {required} "
-                        f"({'catalogue' if network.sha256 else network.record}), and {sha256} was given: leave it out.")
+        raise LaceError(
+            f"The network '{name}' must have the sha256 {required} "
+            f"({'catalogue' if network.sha256 else network.record}), and {sha256} was given: leave it out."
+        )
     required = required or sha256
     here = network.path.is_file()
     if required is None and not trust_first:
-        raise LaceError(f"The network '{name}' {'was put here by hand' if here else 'is not here'} and its checksum is not known: "
-                        f"run 'lace-lightning download {name} --trust-first' to take {network.path if here else network.urls[0]} as it is, "
-                        f"or --sha256 HEX instead to check it{'' if here else f', or first put that file at {network.path}'}.")
-    if here and required == record.get("sha256") and _stamp(network.path) == {key: record.get(key) for key in ("bytes", "mtime_ns")}:
+        raise LaceError(
+            f"The network '{name}' {'was put here by hand' if here else 'is not here'} and its checksum is not known: "
+            f"run 'lace-lightning download {name} --trust-first' to take {network.path if here else network.urls[0]} "
+            f"as it is, "
+            f"or --sha256 HEX instead to check it{'' if here else f', or first put that file at {network.path}'}."
+        )
+    if (
+        here
+        and required == record.get("sha256")
+        and _stamp(network.path) == {key: record.get(key) for key in ("bytes", "mtime_ns")}
+    ):
         return network.path
     if not here:
         print(f"{name}: {network.what} ({network.licence})", file=sys.stderr)
@@ -127,5 +154,7 @@ def _record(network: Published) -> dict[str, Any]:
         return {}
     record = read_json(network.record)
     if not isinstance(record, dict) or not re.fullmatch(r"[0-9a-f]{64}", str(record.get("sha256"))):
-        raise LaceError(f"'{network.record}' must hold the checksum of '{network.path.name}' and does not: delete it and run again.")
+        raise LaceError(
+            f"'{network.record}' must hold the checksum of '{network.path.name}' and does not: delete it and run again."
+        )
     return record

@@ -28,28 +28,33 @@ sweeps.register_resolvers()
 USAGE = """\
 lace_lightning: control a frozen image generator by attribute.
 
-  python -m lace_lightning +experiment=<name> [key=value ...]     run an experiment
-  python -m lace_lightning -m +experiment=<name> key=a,b          sweep over values, in one process; the same command resumes
-  python -m lace_lightning +experiment=<name> --cfg job           show its configuration
-  debug=fast                                                      shrink any experiment to seconds
-  --config-dir my_conf labeler=cats                               with YAML files of your own: my_conf/labeler/cats.yaml
-  LACE_TRACEBACK=1                                                show tracebacks of errors
-  LACE_OFFLINE=1                                                  download no network; say where to put its file by hand
+  python -m lace_lightning +experiment=<name> [key=value ...]   run an experiment
+  python -m lace_lightning -m +experiment=<name> key=a,b        sweep over values; the same command resumes
+  python -m lace_lightning +experiment=<name> --cfg job         show its configuration
+  debug=fast                                                    shrink any experiment to seconds
+  --config-dir my_conf labeler=cats                             with YAML files of your own: my_conf/labeler/cats.yaml
+  LACE_TRACEBACK=1                                              show tracebacks of errors
+  LACE_OFFLINE=1                                                download no network; say where to put its file by hand
 
-  lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]   a generator of another program, read as data, with a card
-  lace-lightning models                                           networks: what is shipped, what others published, what is here
-  lace-lightning download NAME [--sha256 HEX | --trust-first]     a published generator, checked, for generator=NAME
+  lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
+  lace-lightning models                                         networks: shipped, published, here
+  lace-lightning download NAME [--sha256 HEX | --trust-first]   a published generator, checked, for generator=NAME
 """
 STOPPED = "stopped: the same command goes on from here"
 
 
 def config_folder() -> Path:
-    """Return the folder of YAML files: inside the package (a wheel), or beside it (a checkout or an editable install)."""
+    """Return the folder of YAML files.
+
+    Inside the package (a wheel), or beside it (a checkout or an editable install).
+    """
     package = Path(__file__).resolve().parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise LaceError(f"The configuration was required in '{package / 'conf'}' and is not there: install the package again.")
+    raise LaceError(
+        f"The configuration was required in '{package / 'conf'}' and is not there: install the package again."
+    )
 
 
 def describe(group: str) -> list[tuple[str, str]]:
@@ -64,12 +69,21 @@ def describe(group: str) -> list[tuple[str, str]]:
 def overview() -> str:
     """Return what there is: experiments, samplers, generators and the other groups, one line each."""
     parts = [USAGE]
-    groups = (("Experiments", "experiment"), ("Samplers (sampler=...)", "sampler"), ("Correctors of flows (corrector=...)", "corrector"),
-              ("Methods: sampler, corrector and target (+method=...)", "method"), ("Generators (generator=...)", "generator"),
-              ("Labelers (labeler=...; most are judges too, judge=...)", "labeler"), ("Classifiers (classifier=...)", "classifier"),
-              ("Editing (editing=...)", "editing"), ("Models: baselines (task=model model=..., or task=edit model=styleflow)", "model"),
-              ("Samplers of scores (score_sampler@model.sampler=...)", "score_sampler"),
-              ("Data sets (dataset=...)", "dataset"), ("Tasks", "task"), ("Loggers (logger=...)", "logger"))
+    groups = (
+        ("Experiments", "experiment"),
+        ("Samplers (sampler=...)", "sampler"),
+        ("Correctors of flows (corrector=...)", "corrector"),
+        ("Methods: sampler, corrector and target (+method=...)", "method"),
+        ("Generators (generator=...)", "generator"),
+        ("Labelers (labeler=...; most are judges too, judge=...)", "labeler"),
+        ("Classifiers (classifier=...)", "classifier"),
+        ("Editing (editing=...)", "editing"),
+        ("Models: baselines (task=model model=..., or task=edit model=styleflow)", "model"),
+        ("Samplers of scores (score_sampler@model.sampler=...)", "score_sampler"),
+        ("Data sets (dataset=...)", "dataset"),
+        ("Tasks", "task"),
+        ("Loggers (logger=...)", "logger"),
+    )
     for title, group in groups:
         entries = describe(group)
         width = max(len(name) for name, _ in entries)
@@ -112,7 +126,10 @@ def check_choices(arguments: Sequence[str]) -> None:
         names = [name for name, _ in describe(key.lstrip("+"))] + _own_choices(arguments, key.lstrip("+"))
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
-                raise LaceError(f"There is no {key.lstrip('+')} '{choice}': choose one of {', '.join(names)}.{suggest(choice, names)}")
+                raise LaceError(
+                    f"There is no {key.lstrip('+')} '{choice}': choose one of "
+                    f"{', '.join(names)}.{suggest(choice, names)}"
+                )
 
 
 def _own_choices(arguments: Sequence[str], group: str) -> list[str]:
@@ -143,7 +160,11 @@ def job(cfg: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         sweeps.mark(folder)
-    if in_sweep and (folder / "metrics.json").is_file() and read_json(folder / "metrics.json")["config_digest"] == config_digest(cfg):
+    if (
+        in_sweep
+        and (folder / "metrics.json").is_file()
+        and read_json(folder / "metrics.json")["config_digest"] == config_digest(cfg)
+    ):
         sweeps.OUTCOMES[folder.name] = "skipped"
         return None
     try:
@@ -172,13 +193,18 @@ def convert(arguments: Sequence[str]) -> None:
     from .generators import convert as convert_file
 
     if not 2 <= len(arguments) <= 3:
-        raise LaceError(f"convert needs IN and OUT.safetensors, and received {len(arguments)} arguments: write for example "
-                        "lace-lightning convert network.pkl network.safetensors.")
+        raise LaceError(
+            f"convert needs IN and OUT.safetensors, and received {len(arguments)} arguments: write for example "
+            "lace-lightning convert network.pkl network.safetensors."
+        )
     card = convert_file(*arguments)
     print(f"{card['what']}, {card['parameters'] / 1e6:.1f} M parameters, from {card['layout']}")
     for assumption in card["assumed"]:
         print(f"assumed: {assumption}")
-    print(f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 {card['sha256']}")
+    print(
+        f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 "
+        f"{card['sha256']}"
+    )
 
 
 def models(arguments: Sequence[str]) -> None:
@@ -198,7 +224,9 @@ def models(arguments: Sequence[str]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
-    print(f"\nlace-lightning download NAME brings one that is not here to {downloads_folder()}; generator=NAME uses it.")
+    print(
+        f"\nlace-lightning download NAME brings one that is not here to {downloads_folder()}; generator=NAME uses it."
+    )
 
 
 def _size(count: int | None) -> str:
@@ -206,7 +234,9 @@ def _size(count: int | None) -> str:
 
 
 def download(arguments: Sequence[str]) -> None:
-    """`download NAME [--sha256 HEX | --trust-first]`: bring a published network here, or check one that was put here by hand."""
+    """`download NAME [--sha256 HEX | --trust-first]`: bring a published network here, or check one that was put here by
+    hand.
+    """
     from .artifacts import file_sha256
     from .catalogue import published, published_path
 
@@ -218,9 +248,14 @@ def download(arguments: Sequence[str]) -> None:
         case [name, "--sha256", sha256] | ["--sha256", sha256, name]:
             path = published_path(name, sha256)
         case _:
-            raise LaceError(f"download needs NAME and at most one of --sha256 HEX and --trust-first, and received "
-                            f"'{' '.join(arguments)}': write for example lace-lightning download stylegan2_ffhq.")
-    print(f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 {file_sha256(path)}")
+            raise LaceError(
+                f"download needs NAME and at most one of --sha256 HEX and --trust-first, and received "
+                f"'{' '.join(arguments)}': write for example lace-lightning download stylegan2_ffhq."
+            )
+    print(
+        f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 "
+        f"{file_sha256(path)}"
+    )
 
 
 # What is no run: the first word of a command line that Hydra never sees.
@@ -264,9 +299,16 @@ def _quiet() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed", "wandb"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (r".*isinstance\(treespec.*", r".*does not have many workers.*", r".*`weights_only` was not set.*",
-                    r".*Found \d+ module\(s\) in eval mode.*", r".*Checkpoint directory .* exists.*", r".*lr_scheduler.step\(\).*",
-                    r".*You have overridden `on_after_batch_transfer`.*", r".*You passed in a `val_dataloader` but.*"):
+    for message in (
+        r".*isinstance\(treespec.*",
+        r".*does not have many workers.*",
+        r".*`weights_only` was not set.*",
+        r".*Found \d+ module\(s\) in eval mode.*",
+        r".*Checkpoint directory .* exists.*",
+        r".*lr_scheduler.step\(\).*",
+        r".*You have overridden `on_after_batch_transfer`.*",
+        r".*You passed in a `val_dataloader` but.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 

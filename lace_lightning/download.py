@@ -33,8 +33,9 @@ class _Refused(Exception):
 
 
 class _Redirects(request.HTTPRedirectHandler):
-    def redirect_request(self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
-                         newurl: str) -> request.Request | None:
+    def redirect_request(
+        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> request.Request | None:
         """Follow to https, and to http only from http."""
         if urlsplit(newurl).scheme not in ("https", req.type):
             raise URLError(f"it leads to {newurl}, which is not https")
@@ -44,8 +45,16 @@ class _Redirects(request.HTTPRedirectHandler):
 def _opener() -> request.OpenerDirector:
     """Return what opens https, http and file addresses, and no others."""
     opener = request.OpenerDirector()
-    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.FileHandler, request.UnknownHandler,
-                    request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor, _Redirects):
+    for handler in (
+        request.ProxyHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.FileHandler,
+        request.UnknownHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPErrorProcessor,
+        _Redirects,
+    ):
         opener.add_handler(handler())
     return opener
 
@@ -74,13 +83,20 @@ class _Part:
         self.said = {}
 
 
-def download(urls: Sequence[str], target: str | os.PathLike[str], sha256: str | None, size: int | None = None,
-             largest: int = LARGEST) -> str:
-    """Fetch `target`, where it is not there yet, from the first of `urls` (https, http, file) that gives it, and return its sha256.
+def download(
+    urls: Sequence[str],
+    target: str | os.PathLike[str],
+    sha256: str | None,
+    size: int | None = None,
+    largest: int = LARGEST,
+) -> str:
+    """Fetch `target`, where it is not there yet, from the first of `urls` (https, http, file) that gives it, and return
+    its sha256.
 
-    What a killed call left is gone on with. `size` is the exact number of bytes, `largest` the bound where that is not known; without
-    `sha256` the file is taken as it is, and the caller has to keep what is returned. Raises LaceError for a file that cannot be had,
-    that is not the required one or that does not fit on the disk, and for a missing one where LACE_OFFLINE is set.
+    What a killed call left is gone on with. `size` is the exact number of bytes, `largest` the bound where that is not
+    known; without `sha256` the file is taken as it is, and the caller has to keep what is returned. Raises LaceError
+    for a file that cannot be had, that is not the required one or that does not fit on the disk, and for a missing one
+    where LACE_OFFLINE is set.
     """
     target = Path(target)
     for url in urls:
@@ -88,19 +104,27 @@ def download(urls: Sequence[str], target: str | os.PathLike[str], sha256: str | 
             raise LaceError(f"The address of a file must begin with https, http or file, received '{url}'.")
     if not target.is_file():
         if os.environ.get("LACE_OFFLINE", "0") not in ("", "0"):
-            raise LaceError(f"The file '{target.name}' is needed and LACE_OFFLINE forbids to download it: get {urls[0]} elsewhere and put "
-                            f"it at '{target}', or unset LACE_OFFLINE.")
+            raise LaceError(
+                f"The file '{target.name}' is needed and LACE_OFFLINE forbids to download it: get {urls[0]} elsewhere "
+                f"and put "
+                f"it at '{target}', or unset LACE_OFFLINE."
+            )
         check_writable(target.parent)
         try:
             with _one_at_a_time(target):
                 if not target.is_file():  # otherwise another process has been faster
                     return _fetch(urls, target, sha256, size, largest)
         except OSError as error:
-            raise LaceError(f"'{target}' could not be written ({error.strerror or error}): free space or choose another folder "
-                            "(LACE_CACHE), then run the same command again.") from error
+            raise LaceError(
+                f"'{target}' could not be written ({error.strerror or error}): free space or choose another folder "
+                "(LACE_CACHE), then run the same command again."
+            ) from error
     received = file_sha256(target)
     if sha256 is not None and received != sha256:
-        raise LaceError(f"The file '{target}' must have the sha256 {sha256} and has {received}: delete it and run the same command again.")
+        raise LaceError(
+            f"The file '{target}' must have the sha256 {sha256} and has {received}: delete it and run the same command "
+            f"again."
+        )
     return received
 
 
@@ -142,12 +166,17 @@ def _fetch(urls: Sequence[str], target: Path, sha256: str | None, size: int | No
             return received
         except _Refused as reason:
             reasons.append(str(reason))
-    raise LaceError(f"The file '{target.name}' could not be downloaded, because {', and '.join(reasons)}: run the same command again, "
-                    f"which goes on where it stopped, or put the file at '{target}' by hand.")
+    raise LaceError(
+        f"The file '{target.name}' could not be downloaded, because {', and '.join(reasons)}: run the same command "
+        f"again, "
+        f"which goes on where it stopped, or put the file at '{target}' by hand."
+    )
 
 
 def _receive(url: str, part: _Part, checked: bool, size: int | None, largest: int) -> bool:
-    """Ask once for what is missing and append it; return whether the file is whole. Raises _Refused where asking again is of no use."""
+    """Ask once for what is missing and append it; return whether the file is whole. Raises _Refused where asking again
+    is of no use.
+    """
     count = part.count if part.said.get("url") == url else 0
     if count and count == part.said["size"]:
         return True
@@ -166,8 +195,12 @@ def _receive(url: str, part: _Part, checked: bool, size: int | None, largest: in
     with response:
         headers = response.headers
         start, total = _range(headers) if response.status == 206 else (0, headers.get("Content-Length"))
-        said = {"url": url, "etag": headers.get("ETag"), "modified": headers.get("Last-Modified"),
-                "size": int(total) if total and total.isdigit() else None}
+        said = {
+            "url": url,
+            "etag": headers.get("ETag"),
+            "modified": headers.get("Last-Modified"),
+            "size": int(total) if total and total.isdigit() else None,
+        }
         if start and (start != count or said != part.said):  # the rest of another file
             part.remove()
             return False
@@ -188,7 +221,9 @@ def _check(url: str, total: int | None, headers: HTTPMessage, checked: bool, siz
     if headers.get_content_type() == "text/html":
         raise _Refused(f"{url} answered with a web page")
     if total is None and not checked:
-        raise _Refused(f"{url} does not say how large the file is, and without a checksum nobody would see that the end is missing")
+        raise _Refused(
+            f"{url} does not say how large the file is, and without a checksum nobody would see that the end is missing"
+        )
     if total is not None and size is not None and total != size:
         raise _Refused(f"{url} announces {total:,} bytes where {size:,} are required")
     if total is not None and total > (size or largest):
@@ -200,11 +235,18 @@ def _append(url: str, response: Any, part: _Part, start: int, most: int) -> bool
     total: int | None = part.said["size"]
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - start > free:
-        raise LaceError(f"'{part.path}' needs {total - start:,} more bytes and the disk has {free:,}: free space or choose another folder "
-                        "(LACE_CACHE), then run the same command again.")
+        raise LaceError(
+            f"'{part.path}' needs {total - start:,} more bytes and the disk has {free:,}: free space or choose another "
+            f"folder "
+            "(LACE_CACHE), then run the same command again."
+        )
     count, cut = start, False
-    with (open(part.path, "ab" if start else "wb") as stream,
-          tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.path.stem, leave=False, mininterval=1) as bar):
+    with (
+        open(part.path, "ab" if start else "wb") as stream,
+        tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, desc=part.path.stem, leave=False, mininterval=1
+        ) as bar,
+    ):
         while True:
             try:
                 piece = response.read(CHUNK)
@@ -222,5 +264,7 @@ def _append(url: str, response: Any, part: _Part, start: int, most: int) -> bool
     if not cut and total in (None, count):
         return True
     if count == start:
-        raise _Refused(f"{url} ended after {count:,} of {'an unknown number of' if total is None else f'{total:,}'} bytes")
+        raise _Refused(
+            f"{url} ended after {count:,} of {'an unknown number of' if total is None else f'{total:,}'} bytes"
+        )
     return False

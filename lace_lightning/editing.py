@@ -24,14 +24,14 @@ METHODS = ("sequential", "from_start", "posterior")
 class EditOptions:
     """How an edit is made.
 
-    `sequential` is the paper's: from z_{k-1}, E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z - z_{k-1}‖² + ‖w - w_{k-1}‖²)
-    + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖², with μ = `proximity`, γ = `keep`, and weights of 1 unless `reweight`: then
-    λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`.
-    `from_start` solves for all edits at once from the original z₀, held near that one (k-1 is 0 in the terms of μ and γ): their
-    order does not matter, and nothing drifts.
-    `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`, starting at z₀ again.
-    `weight` is the γ of p(c|w)^γ in all three: 1 is calibrated, 4 to 8 hold a doubtful classifier to its word.
-    `layers` names the style layers that an edit of an attribute may change (subset selection); others keep their style.
+    `sequential` is the paper's: from z_{k-1}, E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z - z_{k-1}‖² + ‖w -
+    w_{k-1}‖²) + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖², with μ = `proximity`, γ = `keep`, and weights of 1 unless
+    `reweight`: then λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`. `from_start` solves
+    for all edits at once from the original z₀, held near that one (k-1 is 0 in the terms of μ and γ): their order does
+    not matter, and nothing drifts. `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`,
+    starting at z₀ again. `weight` is the γ of p(c|w)^γ in all three: 1 is calibrated, 4 to 8 hold a doubtful classifier
+    to its word. `layers` names the style layers that an edit of an attribute may change (subset selection); others keep
+    their style.
     """
 
     method: str = "sequential"
@@ -48,9 +48,14 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise LaceError(f"Editing knows the methods {', '.join(METHODS)}, received '{self.method}'.{suggest(self.method, METHODS)}")
+            raise LaceError(
+                f"Editing knows the methods {', '.join(METHODS)}, received "
+                f"'{self.method}'.{suggest(self.method, METHODS)}"
+            )
         if not 0 <= self.closeness < 1:
-            raise LaceError(f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing may change.")
+            raise LaceError(
+                f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing may change."
+            )
         for name in ("proximity", "keep", "previous_weight", "continuous_weight", "discrete_weight", "weight"):
             if not getattr(self, name) >= 0:
                 raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}.")
@@ -73,7 +78,9 @@ class EditState(Protocol):
 
 
 class StepEditor(Protocol):
-    """What edits latents z (B, Dz) of a generator step by step: an `Editor` by a latent classifier, or what a model edits by."""
+    """What edits latents z (B, Dz) of a generator step by step: an `Editor` by a latent classifier, or what a model
+    edits by.
+    """
 
     def begin(self, z: Tensor) -> Any:
         """Return the `EditState` before any edit."""
@@ -84,7 +91,9 @@ class StepEditor(Protocol):
 
 @dataclass(frozen=True)
 class Edited:
-    """Latents after some edits: z (B, Dz), styles ws (B, L, Dw), the edits in force, what the last one cost, and what was before."""
+    """Latents after some edits: z (B, Dz), styles ws (B, L, Dw), the edits in force, what the last one cost, and what
+    was before.
+    """
 
     z: Tensor
     ws: Tensor
@@ -103,12 +112,18 @@ class Edited:
 class Editor:
     """Apply edits (`"age == 0.8"`, `"glasses == 1"`) to latents of a generator, one after the other.
 
-    `editor.begin(z)` -> Edited; `editor.apply(state, "smile == 1")` -> Edited. An edit replaces earlier ones of the same
-    attributes. Sample i depends on its own z and seed alone. Raises LaceError for a classifier of another generator or space x,
-    and for style layers that the generator does not have.
+    `editor.begin(z)` -> Edited; `editor.apply(state, "smile == 1")` -> Edited. An edit replaces earlier ones of the
+    same attributes. Sample i depends on its own z and seed alone. Raises LaceError for a classifier of another
+    generator or space x, and for style layers that the generator does not have.
     """
 
-    def __init__(self, generator: Generator, classifier: AttributeClassifier, sampler: Sampler, options: EditOptions | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        classifier: AttributeClassifier,
+        sampler: Sampler,
+        options: EditOptions | None = None,
+    ) -> None:
         classifier.check_generator(generator.digest_for(classifier.space))
         if classifier.space == "x":
             raise LaceError("Editing needs a classifier of latents (space w or z), received one of pictures (space x).")
@@ -133,10 +148,14 @@ class Editor:
         return Edited(z, ws, edits, sample.evaluations, sample.seconds, state)
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
-        """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the start."""
+        """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the
+        start.
+        """
         query = parse_edit(edit, self.classifier.schema)
         if query not in state.edits:
-            raise LaceError(f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'}).")
+            raise LaceError(
+                f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'})."
+            )
         result = self.begin(_first(state).z)
         for other in state.edits:
             result = result if other == query else self.apply(result, other, seeds)
@@ -166,16 +185,25 @@ class Editor:
         if not o.reweight:
             return energies
         continuous = any(atom.attribute.kind == "continuous" for atom in atoms(edits[-1].root))
-        return [*(o.previous_weight * energy for energy in energies[:-1]),
-                (o.continuous_weight if continuous else o.discrete_weight) * energies[-1]]
+        return [
+            *(o.previous_weight * energy for energy in energies[:-1]),
+            (o.continuous_weight if continuous else o.discrete_weight) * energies[-1],
+        ]
 
     def _held(self, origin: Tensor, wanted: Sequence[Energy], touched: set[str]) -> Energy:
-        """Return the energy of z: what is wanted, held near `origin` and near what it has of the attributes that are not touched."""
+        """Return the energy of z: what is wanted, held near `origin` and near what it has of the attributes that are
+        not touched.
+        """
         o, schema, terms = self.options, self.classifier.schema, list(wanted)
         with torch.no_grad():
             w = self.generator.mapping(origin)
             before = self.classifier(w if self.classifier.space == "w" else origin)
-        columns = [c for a in schema if a.name not in touched for c in range(schema.slices[a.name].start, schema.slices[a.name].stop)]
+        columns = [
+            c
+            for a in schema
+            if a.name not in touched
+            for c in range(schema.slices[a.name].start, schema.slices[a.name].stop)
+        ]
         if o.keep and columns:
             terms.append(Anchor(before, o.keep, columns).pullback(self.classifier))
         if o.proximity and self.classifier.space == "w" and self.generator.has_w:
@@ -206,7 +234,9 @@ class Editor:
 
 
 def parse_edit(edit: str | Query, schema: Schema) -> Query:
-    """Return the edit as a query. Raises LaceError for unknown attributes, values left free, and what can never be true."""
+    """Return the edit as a query. Raises LaceError for unknown attributes, values left free, and what can never be
+    true.
+    """
     query = parse(edit, schema) if isinstance(edit, str) else edit
     if query.free:
         raise LaceError(f"An edit says what it wants, and '{query}' leaves {', '.join(query.free)} free: give a value.")
@@ -224,10 +254,15 @@ def check_layers(chosen: Mapping[str, Sequence[int]] | None, generator: Generato
     for name, layers in (chosen or {}).items():
         _ = schema[name]
         if not generator.has_layers:
-            raise LaceError(f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent for "
-                            "the whole picture: leave layers empty.")
+            raise LaceError(
+                f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent "
+                f"for "
+                "the whole picture: leave layers empty."
+            )
         if not layers or not all(0 <= layer < generator.num_ws for layer in layers):
-            raise LaceError(f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}.")
+            raise LaceError(
+                f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}."
+            )
 
 
 def _attributes(*queries: Query) -> set[str]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class Kept:
-    """What follows from a frozen weight, computed once; again when the weight was changed or moved, always while it is trained."""
+    """What follows from a frozen weight, computed once; again when the weight was changed or moved, always while it is
+    trained.
+    """
 
     def __init__(self) -> None:
         self._known: dict[object, tuple[Tensor, int, Tensor]] = {}
@@ -20,8 +22,8 @@ class Kept:
             return make(weight)
         known = self._known.get(key)
         if known is None or known[0].data_ptr() != weight.data_ptr() or known[1] != weight._version:
-            # Outside of inference mode, so that gradients with respect to latents may pass later. The alias keeps the memory,
-            # so that no other weight can come to lie at the same address.
+            # Outside of inference mode, so that gradients with respect to latents may pass later. The alias keeps the
+            # memory, so that no other weight can come to lie at the same address.
             with torch.inference_mode(False), torch.no_grad():
                 known = weight.detach(), weight._version, make(weight)
             self._known[key] = known

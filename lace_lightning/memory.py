@@ -28,10 +28,15 @@ def check_memory(memory: float | None) -> float | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes can be had on a device: of a GPU what is free or only cached, of a processor what the system has
-    available and the control groups of this process leave."""
+    """Return how many bytes can be had on a device: of a GPU what is free or only cached, of a processor what the
+    system has available and the control groups of this process leave.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     return int(min(_system_memory(), control_group_room()))
 
 
@@ -50,7 +55,8 @@ def _system_memory() -> int:
 
 
 def control_group_room(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return how many bytes the control groups of this process leave it, of version 1 or 2; infinite where none limits it.
+    """Return how many bytes the control groups of this process leave it, of version 1 or 2; infinite where none limits
+    it.
 
     Cache that can be dropped at once is not counted as used.
     """
@@ -63,12 +69,15 @@ def control_group_room(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path(
             base, limit, used = mounted / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        # Inside a container the path may be the host's, of which only the root is mounted; a limit further up holds as well.
+        # Inside a container the path may be the host's, of which only the root is mounted; a limit further up holds as
+        # well.
         parts = Path(path.strip("/")).parts
         for folder in (base.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)):
             most, now = _text(folder / limit).strip(), _text(folder / used).strip()
             if most.isdigit() and now.isdigit():
-                counters = dict(pair.split() for pair in _text(folder / "memory.stat").splitlines() if len(pair.split()) == 2)
+                counters = dict(
+                    pair.split() for pair in _text(folder / "memory.stat").splitlines() if len(pair.split()) == 2
+                )
                 room = min(room, max(int(most) - int(now) + int(counters.get("inactive_file", 0)), 0))
     return room
 
@@ -83,8 +92,9 @@ def _text(path: Path) -> str:
 class Chunks:
     """function(rows) for rows (B, ...), so many at a time as `memory` allows; halved where a GPU runs out of it.
 
-    `size` is that number, or "auto": as many as fit into `memory` GiB (None: half of what is free), at `each` bytes a row. What was
-    found to be too much is not tried again. Raises LaceError for a size that is neither "auto" nor at least 1.
+    `size` is that number, or "auto": as many as fit into `memory` GiB (None: half of what is free), at `each` bytes a
+    row. What was found to be too much is not tried again. Raises LaceError for a size that is neither "auto" nor at
+    least 1.
     """
 
     # A processor is no faster with more at a time, and slower with much more: measured.
@@ -100,7 +110,9 @@ class Chunks:
         if self.size != "auto":
             return int(min(self.size, self._most))  # type: ignore[type-var]
         limit = SHARE * free_memory(device) if self.memory is None else self.memory * GIB
-        return int(max(1, min(limit // each, self._most, math.inf if device.type == "cuda" else max(1, self.enough // each))))
+        return int(
+            max(1, min(limit // each, self._most, math.inf if device.type == "cuda" else max(1, self.enough // each)))
+        )
 
     def __call__(self, function: Callable[[Tensor], Tensor], rows: Tensor, each: int) -> Iterator[Tensor]:
         """Yield function(part) of consecutive parts of the rows; the function of no rows where there are none."""
@@ -116,8 +128,10 @@ class Chunks:
             # Outside of the handler, which holds on to what was computed when memory ran out.
             if failed:
                 size = self._most = len(part) // 2
-                warnings.warn(f"{len(part)} pictures at a time are too many for the memory of the device: going on with {size}.",
-                              stacklevel=2)
+                warnings.warn(
+                    f"{len(part)} pictures at a time are too many for the memory of the device: going on with {size}.",
+                    stacklevel=2,
+                )
                 torch.cuda.empty_cache()
                 continue
             yield done

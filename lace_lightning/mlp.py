@@ -11,8 +11,8 @@ from .kept import Kept
 from .precision import lowered
 
 Layer = tuple[Tensor, Tensor]
-# A kernel in bfloat16 is built anew for every number of rows, which costs milliseconds and memory: only multiples of this many
-# rows are computed in it, and fewer rows, which gain nothing, in float32.
+# A kernel in bfloat16 is built anew for every number of rows, which costs milliseconds and memory: only multiples of
+# this many rows are computed in it, and fewer rows, which gain nothing, in float32.
 BLOCK = 128
 
 
@@ -31,12 +31,13 @@ def leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> Tensor:
     return x
 
 
-def linearized_leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2,
-                         kept: Kept | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def linearized_leaky_mlp(
+    x: Tensor, layers: Sequence[Layer], slope: float = 0.2, kept: Kept | None = None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return `leaky_mlp(x)` and the function g ↦ gᵀ·∂y/∂x, without automatic differentiation.
 
-    Inside `precision.fields_in` the layers of `BLOCK` rows or more are computed in that number format, with results in the
-    format of x; `kept` keeps the weights in it.
+    Inside `precision.fields_in` the layers of `BLOCK` rows or more are computed in that number format, with results in
+    the format of x; `kept` keeps the weights in it.
     """
     dtype, outputs, count = x.dtype, [], x.shape[-2]
     low = lowered(dtype) if count >= BLOCK else dtype
@@ -52,7 +53,8 @@ def linearized_leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2,
     def vjp(gradient: Tensor) -> Tensor:
         gradient = _low(gradient, low, more)
         for (weight, _), output in zip(reversed(layers), reversed(outputs), strict=True):
-            # leaky-ReLU keeps the sign, so its output tells its own derivative: the last argument says that it is given.
+            # leaky-ReLU keeps the sign, so its output tells its own derivative: the last argument says that it is
+            # given.
             gradient = torch.ops.aten.leaky_relu_backward(gradient, output, slope, True) @ weight.mT
         return gradient[..., :count, :].to(dtype)
 
@@ -66,4 +68,6 @@ def _low(x: Tensor, dtype: torch.dtype, more: int) -> Tensor:
 
 def _cast(layer: Layer, index: int, dtype: torch.dtype, kept: Kept) -> Layer:
     weight, bias = layer
-    return kept(("weight", index, dtype), weight, lambda w: w.to(dtype)), kept(("bias", index, dtype), bias, lambda b: b.to(dtype))
+    return kept(("weight", index, dtype), weight, lambda w: w.to(dtype)), kept(
+        ("bias", index, dtype), bias, lambda b: b.to(dtype)
+    )

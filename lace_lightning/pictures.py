@@ -20,7 +20,9 @@ def from_bytes(images: Tensor) -> Tensor:
 
 
 def at_a_time(images: Tensor, count: int = 100) -> int:
-    """Return how many pictures (N, C, H, W) a network looks at together: `count` of up to 64x64, of larger ones as many pixels."""
+    """Return how many pictures (N, C, H, W) a network looks at together: `count` of up to 64x64, of larger ones as many
+    pixels.
+    """
     return max(1, min(count, count * 64**2 // max(1, images.shape[-2] * images.shape[-1])))
 
 
@@ -30,7 +32,9 @@ def numbers(images: Tensor) -> Iterator[Tensor]:
 
 
 def shrunk(images: Tensor, side: int = 256) -> Tensor:
-    """Shrink uint8 pictures (N, C, H, W) to at most `side` pixels, by a whole number: each pixel is the mean of those it covers."""
+    """Shrink uint8 pictures (N, C, H, W) to at most `side` pixels, by a whole number: each pixel is the mean of those
+    it covers.
+    """
     factor = -(-max(images.shape[-2:]) // side)
     if factor <= 1:
         return images

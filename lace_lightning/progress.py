@@ -24,6 +24,7 @@ def waiting(title: str) -> Iterator[None]:
 
     done = threading.Event()
     with tqdm(desc=title, bar_format="{desc}: {elapsed}", **_OPTIONS) as bar:
+
         def tick() -> None:
             while not done.wait(0.5):
                 bar.update(0)

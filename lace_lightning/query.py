@@ -1,8 +1,8 @@
 """The language of conditions: `glasses == 1 and not yaw == 0.5`, parsed, checked against a schema, printed.
 
-Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or `!=`
-for classes (by number or name), `==`, `<` or `>` for continuous values in [0, 1]. `attribute == *` leaves the value free: it
-is given for each sample when the query is used.
+Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or
+`!=` for classes (by number or name), `==`, `<` or `>` for continuous values in [0, 1]. `attribute == *` leaves the
+value free: it is given for each sample when the query is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor
 from .errors import LaceError
 from .schema import Attribute, Labels, Schema
 
-_TOKEN = re.compile(r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
+)
 _HELP = "write for example `glasses == 1 and not yaw == 0.5`"
 
 
@@ -128,8 +130,18 @@ def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
         values: list[float] = list(range(attribute.num_classes))
     else:
         # Truth changes at a value, or at its tolerance: the points between all of these.
-        edges = sorted({0.0, 1.0, *(min(max(atom.value + shift, 0.0), 1.0) for atom in bound if atom.attribute == attribute
-                                    and atom.value is not None for shift in (-tolerance, 0.0, tolerance))})
+        edges = sorted(
+            {
+                0.0,
+                1.0,
+                *(
+                    min(max(atom.value + shift, 0.0), 1.0)
+                    for atom in bound
+                    if atom.attribute == attribute and atom.value is not None
+                    for shift in (-tolerance, 0.0, tolerance)
+                ),
+            }
+        )
         values = edges + [(low + high) / 2 for low, high in pairwise(edges)]
     for value in values:
         result |= _outcomes(restrict(node, attribute.name, value, tolerance), tolerance)
@@ -169,14 +181,20 @@ class Query:
     @property
     def is_conjunction(self) -> bool:
         """Whether it is made of `==` and `and` alone: labels can say what it wants."""
+
         def simple(node: Node) -> bool:
-            return simple(node.left) and simple(node.right) if isinstance(node, And) else isinstance(node, Atom) and node.op == "=="
+            return (
+                simple(node.left) and simple(node.right)
+                if isinstance(node, And)
+                else isinstance(node, Atom) and node.op == "=="
+            )
 
         return simple(self.root)
 
     @property
     def branches(self) -> tuple[Query, ...]:
         """The sides of the outermost `or`, from left to right; none where the query is no disjunction."""
+
         def sides(node: Node) -> list[Node]:
             return [*sides(node.left), *sides(node.right)] if isinstance(node, Or) else [node]
 
@@ -186,16 +204,21 @@ class Query:
         """Return the query on a schema that has its attributes among others. Raises LaceError where one is missing."""
         missing = [name for name in self.attributes if self.schema[name] not in schema.attributes]
         if missing:
-            raise LaceError(f"The query '{self}' needs {', '.join(missing)}, and the classifier knows {', '.join(schema.names)} alone: "
-                            "leave it out, or train a classifier on it.")
+            raise LaceError(
+                f"The query '{self}' needs {', '.join(missing)}, and the classifier knows {', '.join(schema.names)} "
+                f"alone: "
+                "leave it out, or train a classifier on it."
+            )
         return Query(self.root, schema)
 
     def bind(self, **values: str | float) -> Query:
         """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""
         for name in values:
             if name not in self.free:
-                raise LaceError(f"The query '{self}' has the free attributes {', '.join(self.free) or 'none'}, and '{name}' "
-                                "was bound.")
+                raise LaceError(
+                    f"The query '{self}' has the free attributes {', '.join(self.free) or 'none'}, and '{name}' "
+                    "was bound."
+                )
 
         def fill(atom: Atom) -> Atom:
             if atom.value is not None or atom.attribute.name not in values:
@@ -228,7 +251,9 @@ class Query:
         return _true(node.attribute, node.op, value, target, tolerance)
 
     def outcomes(self, tolerance: float = 0.1) -> set[bool]:
-        """Return whether the query can be true and whether it can be false, over all values that attributes can have."""
+        """Return whether the query can be true and whether it can be false,
+        over all values that attributes can have.
+        """
         return _outcomes(self.root, tolerance)
 
     def __str__(self) -> str:
@@ -258,8 +283,10 @@ def _value(attribute: Attribute, op: str, text: str) -> float | None:
     """Check operator and value against the attribute."""
     allowed = ("==", "!=") if attribute.kind == "discrete" else ("==", "!=", "<", ">")
     if op not in allowed:
-        raise LaceError(f"Attribute '{attribute.name}' is {attribute.kind} and is compared with {' or '.join(allowed)}, "
-                        f"received '{op}'.")
+        raise LaceError(
+            f"Attribute '{attribute.name}' is {attribute.kind} and is compared with {' or '.join(allowed)}, "
+            f"received '{op}'."
+        )
     if text == "*":
         return None
     if attribute.kind == "discrete":
@@ -269,7 +296,9 @@ def _value(attribute: Attribute, op: str, text: str) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise LaceError(f"Attribute '{attribute.name}' is continuous with values from 0 to 1, received '{text}': scale it.")
+        raise LaceError(
+            f"Attribute '{attribute.name}' is continuous with values from 0 to 1, received '{text}': scale it."
+        )
     return value
 
 

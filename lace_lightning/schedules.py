@@ -27,8 +27,10 @@ class VP:
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta_min <= self.beta_max or self.beta_max <= 0:
-            raise LaceError(f"A schedule needs 0 <= beta_min <= beta_max and beta_max > 0, received {self.beta_min} and "
-                            f"{self.beta_max}.")
+            raise LaceError(
+                f"A schedule needs 0 <= beta_min <= beta_max and beta_max > 0, received {self.beta_min} and "
+                f"{self.beta_max}."
+            )
 
     def beta(self, t: Time) -> Time:
         return self.beta_min + (self.beta_max - self.beta_min) * t

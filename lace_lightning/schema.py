@@ -30,16 +30,22 @@ class Attribute:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         if not self.name.isidentifier():
-            raise LaceError(f"An attribute's name must be a word of letters, digits and underscores, received '{self.name}': "
-                            "rename it.")
+            raise LaceError(
+                f"An attribute's name must be a word of letters, digits and underscores, received '{self.name}': "
+                "rename it."
+            )
         if self.kind not in KINDS:
-            raise LaceError(f"Attribute '{self.name}' must be discrete or continuous, received '{self.kind}'."
-                            f"{suggest(self.kind, KINDS)}")
+            raise LaceError(
+                f"Attribute '{self.name}' must be discrete or continuous, received '{self.kind}'."
+                f"{suggest(self.kind, KINDS)}"
+            )
         if self.kind == "discrete" and self.num_classes < 2:
             raise LaceError(f"Attribute '{self.name}' must have at least 2 classes, received {self.num_classes}.")
         if self.class_names and len(set(self.class_names)) != self.num_classes:
-            raise LaceError(f"Attribute '{self.name}' has {self.num_classes} classes and {len(self.class_names)} different "
-                            "class names: give one name a class.")
+            raise LaceError(
+                f"Attribute '{self.name}' has {self.num_classes} classes and {len(self.class_names)} different "
+                "class names: give one name a class."
+            )
 
     @property
     def num_logits(self) -> int:
@@ -48,7 +54,9 @@ class Attribute:
 
     def agrees_with(self, other: Attribute) -> bool:
         """Whether labels of one are labels of the other: the same but for class names that one of them leaves out."""
-        unnamed = replace(self, class_names=()) == replace(other, class_names=()) and not (self.class_names and other.class_names)
+        unnamed = replace(self, class_names=()) == replace(other, class_names=()) and not (
+            self.class_names and other.class_names
+        )
         return self == other or unnamed
 
     def class_name(self, index: int) -> str:
@@ -71,8 +79,10 @@ class Attribute:
         if text.isdigit() and int(text) < self.num_classes:
             return int(text)
         known = ", ".join(self.class_names) or f"0 to {self.num_classes - 1}"
-        raise LaceError(f"Attribute '{self.name}' has the classes {known}, and '{text}' was asked for."
-                        f"{suggest(text, self.class_names)}")
+        raise LaceError(
+            f"Attribute '{self.name}' has the classes {known}, and '{text}' was asked for."
+            f"{suggest(text, self.class_names)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,10 @@ class Schema:
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", tuple(self.attributes))
         if not self.attributes or len(set(self.names)) != len(self.attributes):
-            raise LaceError(f"Schema '{self.name}' needs at least one attribute and no name twice, received "
-                            f"{', '.join(self.names) or 'none'}.")
+            raise LaceError(
+                f"Schema '{self.name}' needs at least one attribute and no name twice, received "
+                f"{', '.join(self.names) or 'none'}."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,8 +126,10 @@ class Schema:
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute
-        raise LaceError(f"The schema '{self.name}' has the attributes {', '.join(self.names)}, and '{name}' was asked for."
-                        f"{suggest(name, self.names)}")
+        raise LaceError(
+            f"The schema '{self.name}' has the attributes {', '.join(self.names)}, and '{name}' was asked for."
+            f"{suggest(name, self.names)}"
+        )
 
     def __iter__(self) -> Iterator[Attribute]:
         return iter(self.attributes)
@@ -129,8 +143,12 @@ class Schema:
 
     def decode(self, logits: Tensor) -> Labels:
         """Decide from logits (B, num_logits): the class with the largest logit, the value clamped to [0, 1]."""
-        columns = [logits[:, self.slices[a.name]].argmax(1).float() if a.kind == "discrete"
-                   else logits[:, self.slices[a.name]][:, 0].float().clamp(0, 1) for a in self]
+        columns = [
+            logits[:, self.slices[a.name]].argmax(1).float()
+            if a.kind == "discrete"
+            else logits[:, self.slices[a.name]][:, 0].float().clamp(0, 1)
+            for a in self
+        ]
         return Labels(self, torch.stack(columns, dim=1))
 
     def agrees_with(self, other: Schema) -> bool:
@@ -143,9 +161,21 @@ class Schema:
 
     def to_config(self) -> dict[str, Any]:
         """Return plain containers that `from_config` turns back into an equal schema."""
-        return {"name": self.name, "attributes": [
-            {"name": a.name, "kind": a.kind, **({"num_classes": a.num_classes, "class_names": list(a.class_names)}
-                                                if a.kind == "discrete" else {})} for a in self]}
+        return {
+            "name": self.name,
+            "attributes": [
+                {
+                    "name": a.name,
+                    "kind": a.kind,
+                    **(
+                        {"num_classes": a.num_classes, "class_names": list(a.class_names)}
+                        if a.kind == "discrete"
+                        else {}
+                    ),
+                }
+                for a in self
+            ],
+        }
 
     @classmethod
     def of(cls, schema: Schema | Mapping[str, Any]) -> Schema:
@@ -156,11 +186,15 @@ class Schema:
     def from_config(cls, config: Mapping[str, Any]) -> Schema:
         """Build a schema from plain containers: {"name": ..., "attributes": [{"name": ..., "kind": ...}, ...]}."""
         try:
-            attributes = tuple(Attribute(**{str(key): value for key, value in entry.items()}) for entry in config["attributes"])
+            attributes = tuple(
+                Attribute(**{str(key): value for key, value in entry.items()}) for entry in config["attributes"]
+            )
             return cls(str(config["name"]), attributes)
         except (KeyError, TypeError) as error:
-            raise LaceError("A schema needs 'name' and 'attributes', each attribute 'name', 'kind' and for discrete ones "
-                            f"'num_classes' and 'class_names'; received {dict(config)} ({error}).") from error
+            raise LaceError(
+                "A schema needs 'name' and 'attributes', each attribute 'name', 'kind' and for discrete ones "
+                f"'num_classes' and 'class_names'; received {dict(config)} ({error})."
+            ) from error
 
 
 class Labels:
@@ -172,8 +206,9 @@ class Labels:
     def __init__(self, schema: Schema, values: Tensor, known: Tensor | None = None) -> None:
         values = values.float()
         if values.ndim != 2 or values.shape[1] != len(schema):
-            raise LaceError(f"Labels of schema '{schema.name}' must have shape (N, {len(schema)}), received "
-                            f"{tuple(values.shape)}.")
+            raise LaceError(
+                f"Labels of schema '{schema.name}' must have shape (N, {len(schema)}), received {tuple(values.shape)}."
+            )
         self.schema, self.values = schema, values
         self.known = torch.ones_like(values, dtype=torch.bool) if known is None else known.bool()
 
@@ -212,4 +247,5 @@ class Labels:
         return Labels(parts[0].schema, torch.cat([p.values for p in parts]), torch.cat([p.known for p in parts]))
 
     def __repr__(self) -> str:
-        return f"Labels({self.schema.name}: {', '.join(self.schema.names)}; {len(self)} rows, {int(self.known.sum())} known)"
+        names, known = ", ".join(self.schema.names), int(self.known.sum())
+        return f"Labels({self.schema.name}: {names}; {len(self)} rows, {known} known)"

@@ -46,7 +46,9 @@ def _check(seeds: Tensor, shape: Sequence[int]) -> None:
         received = f"{seeds.dtype} of shape {tuple(seeds.shape)}" if isinstance(seeds, Tensor) else type(seeds).__name__
         raise LaceError(f"seeds must be an int64 tensor of shape (B,), received {received}: use torch.arange(B).")
     if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise LaceError(f"A noise shape must hold integers >= 0, received {tuple(shape)}: give the shape of one sample.")
+        raise LaceError(
+            f"A noise shape must hold integers >= 0, received {tuple(shape)}: give the shape of one sample."
+        )
 
 
 def _words(seeds: Tensor, count: int, streams: Tensor, device: torch.device | str | None) -> Tensor:
@@ -85,8 +87,8 @@ def normal(
 ) -> Tensor:
     """Standard normals with shape (B, *shape); row i is a function of `seeds[i]` and `stream` only.
 
-    `seeds` is int64 (B,), all 64 bits count. `stream` (>= 0, one for all or (B,)) separates uses of one seed: 0 is the prior of
-    z, samplers use 1 and up. Raises LaceError when `seeds` is no int64 vector.
+    `seeds` is int64 (B,), all 64 bits count. `stream` (>= 0, one for all or (B,)) separates uses of one seed: 0 is the
+    prior of z, samplers use 1 and up. Raises LaceError when `seeds` is no int64 vector.
     """
     values = _box_muller(_rows(seeds, shape, stream, device), dtype)
     return values[:, : math.prod(shape)].reshape(-1, *shape)
@@ -133,10 +135,14 @@ class Noise:
 
     def rows(self, index: Tensor | slice) -> Noise:
         """Return the noise of these samples of the batch."""
-        return Noise(self.seeds[index.to(self.seeds.device) if isinstance(index, Tensor) else index], self.stream, self.ahead)
+        return Noise(
+            self.seeds[index.to(self.seeds.device) if isinstance(index, Tensor) else index], self.stream, self.ahead
+        )
 
     def shifted(self, streams: int) -> Noise:
-        """Return noise of the same samples that has nothing to do with this one, as long as fewer steps than `streams` are drawn."""
+        """Return noise of the same samples that has nothing to do with this one, as long as fewer steps than `streams`
+        are drawn.
+        """
         return Noise(self.seeds, self.stream + streams, self.ahead)
 
     def uniform(self, k: int, count: int, device: torch.device | str | None = None) -> Tensor:
@@ -144,7 +150,8 @@ class Noise:
         return uniform(self.seeds, (count,), self.stream + UNIFORM_STREAM + k, device)
 
     def attempts(self, first: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normals (B·count, D) and uniforms (B·count,) of attempts first .. first + count - 1, those of a sample together.
+        """Return normals (B·count, D) and uniforms (B·count,) of attempts first .. first + count - 1, those of a sample
+        together.
 
         `like` (B, D) says shape and device.
         """
@@ -156,10 +163,16 @@ class Noise:
     def __call__(self, k: int, like: Tensor) -> Tensor:
         """Normals for step k >= 0 with the shape, the device and the dtype of `like` (B, *shape)."""
         if like.shape[0] != len(self.seeds):
-            raise LaceError(f"Noise needs one seed per sample, received {len(self.seeds)} for {like.shape[0]} samples: "
-                            "match them.")
+            raise LaceError(
+                f"Noise needs one seed per sample, received {len(self.seeds)} for {like.shape[0]} samples: match them."
+            )
         steps = self._steps
-        known = steps is not None and steps[0].shape == like.shape and steps.device == like.device and steps.dtype == like.dtype
+        known = (
+            steps is not None
+            and steps[0].shape == like.shape
+            and steps.device == like.device
+            and steps.dtype == like.dtype
+        )
         if steps is None or not known or not self._first <= k < self._first + len(steps):
             count = max(1, min(self.ahead, 2**21 // max(1, like.numel())))
             streams = self.stream + torch.arange(k, k + count).repeat_interleave(len(self.seeds))

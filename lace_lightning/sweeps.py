@@ -28,7 +28,11 @@ SEED_KEYS = ("seed", "metrics.seed", "task.pairs_seed")
 
 def job_folder(overrides: Sequence[str]) -> str:
     """Return a folder name for a job: its overrides in readable form, and a hash of them."""
-    chosen = sorted(_short(text) for text in overrides if not re.match(r"\+?(experiment|debug|hydra|logger|paths|callbacks)\b", text))
+    chosen = sorted(
+        _short(text)
+        for text in overrides
+        if not re.match(r"\+?(experiment|debug|hydra|logger|paths|callbacks)\b", text)
+    )
     slug = re.sub(r"[^\w.=-]+", "_", ",".join(chosen))
     code = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     return f"{slug[:80]}-{code}" if slug else code
@@ -51,7 +55,10 @@ def mark(folder: Path) -> None:
 
 
 class SweepReport(Callback):
-    """At the end of a sweep: results.csv, a table, ACC against the Fréchet distance, and curves over hyper-parameters."""
+    """At the end of a sweep.
+
+    Results.csv, a table, ACC against the Fréchet distance, and curves over hyper-parameters.
+    """
 
     def __init__(self) -> None:
         self.start = 0.0
@@ -77,11 +84,20 @@ def varied_keys(config: DictConfig) -> list[str]:
 
 
 def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
-    """Return one record for each job marked after `since`: settings, metrics, state (done, skipped, failed) and reason."""
+    """Return one record for each job marked after `since`.
+
+    Settings, metrics, state (done, skipped, failed) and reason.
+    """
     records = []
     for job in sorted(path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= since):
         config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
-        record: dict[str, Any] = {"folder": job.name, "config": config, "metrics": {}, "state": "unfinished", "reason": ""}
+        record: dict[str, Any] = {
+            "folder": job.name,
+            "config": config,
+            "metrics": {},
+            "state": "unfinished",
+            "reason": "",
+        }
         if (job / "metrics.json").is_file():
             record["metrics"] = read_json(job / "metrics.json")["metrics"]
             record["state"] = OUTCOMES.get(job.name, "done")
@@ -99,13 +115,20 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     frechet = frechet_name(names)
     values = [[_setting(record["config"], key) for key in keys] for record in records]
-    rows = [[*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
-            for value, record in zip(values, records, strict=True)]
+    rows = [
+        [*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
+        for value, record in zip(values, records, strict=True)
+    ]
     with atomic_path(folder / "results.csv") as temporary:
         temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows))
     main = main_figures(names)
-    table = text_table([*keys, "state", *main], [[*value, record["state"], *(record["metrics"].get(name) for name in main)]
-                                                 for value, record in zip(values, records, strict=True)])
+    table = text_table(
+        [*keys, "state", *main],
+        [
+            [*value, record["state"], *(record["metrics"].get(name) for name in main)]
+            for value, record in zip(values, records, strict=True)
+        ],
+    )
     states = [record["state"] for record in records]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failures = [f"{record['folder']}: {record['reason']}" for record in records if record["state"] == "failed"]
@@ -114,11 +137,16 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
         if curves:
             draw_curves(records, curves, frechet, folder / "curves.png", title)
     repeated = over_seeds(folder, records, keys, names, main)
-    return "\n".join([f"{title}: {counts}", table, *([repeated] if repeated else []), *failures, f"results in {folder}"])
+    return "\n".join(
+        [f"{title}: {counts}", table, *([repeated] if repeated else []), *failures, f"results in {folder}"]
+    )
 
 
-def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str], main: Sequence[str]) -> str:
-    """Write seeds.csv, mean and standard deviation (n - 1) over the seeds of each setting; return the table of the main figures.
+def over_seeds(
+    folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str], main: Sequence[str]
+) -> str:
+    """Write seeds.csv, mean and standard deviation (n - 1) over the seeds of each setting; return the table of the main
+    figures.
 
     Empty where no seed is varied.
     """
@@ -132,12 +160,16 @@ def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[s
     rows, shown = [], []
     for setting, metrics in groups.items():
         columns = {name: np.array([m[name] for m in metrics if name in m]) for name in names}
-        spread = {name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items() if len(v)}
+        spread = {
+            name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items() if len(v)
+        }
         rows.append([*setting, len(metrics), *(value for name in names for value in spread.get(name, ("", "")))])
         texts = (" ± ".join(f"{value:.4g}" for value in spread.get(name, ()) if value != "") for name in main)
         shown.append([*setting, len(metrics), *texts])
     with atomic_path(folder / "seeds.csv") as temporary:
-        temporary.write_text(to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows))
+        temporary.write_text(
+            to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows)
+        )
     return text_table([*others, "seeds", *main], shown) if shown else ""
 
 
@@ -150,13 +182,20 @@ def _setting(config: DictConfig, key: str) -> Any:
     return value
 
 
-def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str) -> None:
+def draw_acc_against_fid(
+    records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str
+) -> None:
     """Draw one point a setting, coloured by the first varied hyper-parameter."""
     pyplot = _pyplot()
     done = [record for record in records if "acc" in record["metrics"]]
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     groups = list(dict.fromkeys(_setting(record["config"], keys[0]) if keys else "" for record in done))
-    groups.sort(key=lambda value: (not isinstance(value, (int, float)), value if isinstance(value, (int, float)) else str(value)))
+    groups.sort(
+        key=lambda value: (
+            not isinstance(value, (int, float)),
+            value if isinstance(value, (int, float)) else str(value),
+        )
+    )
     colours = pyplot.get_cmap("viridis")(np.linspace(0, 0.9, max(len(groups), 1)))
     for group, colour in zip(groups, colours, strict=True):
         points = [r["metrics"] for r in done if not keys or _setting(r["config"], keys[0]) == group]
@@ -169,8 +208,14 @@ def draw_acc_against_fid(records: Sequence[dict[str, Any]], keys: Sequence[str],
 
 
 def draw_together(folder: Path, others: Sequence[Path]) -> None:
-    """Draw this sweep and those of other samplers that have been run in one picture: ACC against the Fréchet distance."""
-    sweeps = {path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json")] for path in sorted((folder, *others))}
+    """Draw this sweep and those of other samplers that have been run in one picture.
+
+    ACC against the Fréchet distance.
+    """
+    sweeps = {
+        path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json")]
+        for path in sorted((folder, *others))
+    }
     sweeps = {name: points for name, points in sweeps.items() if points}
     shared = set.intersection(*(set(point) for points in sweeps.values() for point in points)) if sweeps else set()
     frechet = frechet_name(sorted(shared))
@@ -179,8 +224,14 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     for (name, points), marker in zip(sweeps.items(), "osD^v<>", strict=False):
-        axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], s=20, alpha=0.6, marker=marker,
-                     label=f"{name} ({len(points)} settings)")
+        axes.scatter(
+            [p[frechet] for p in points],
+            [p["acc"] for p in points],
+            s=20,
+            alpha=0.6,
+            marker=marker,
+            label=f"{name} ({len(points)} settings)",
+        )
     axes.set(xlabel=frechet_title(frechet), ylabel="ACC")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -188,13 +239,19 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
 
 
 def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) -> None:
-    """Put the pictures of these methods next to each other, a row for every query: the same condition, the same starting points."""
+    """Put the pictures of these methods next to each other, a row for every query: the same condition, the same
+    starting points.
+    """
     found: dict[str, dict[str, Path]] = {}
     for record in collect(folder, since):
         path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
         if method in methods and path.is_file():
             found.setdefault(str(record["config"].query.text), {}).setdefault(method, path)
-    rows = [{method: Image.open(paths[method]) for method in methods if method in paths} for paths in found.values() if len(paths) > 1]
+    rows = [
+        {method: Image.open(paths[method]) for method in methods if method in paths}
+        for paths in found.values()
+        if len(paths) > 1
+    ]
     if not rows:
         return
     widths = [max((row[method].width for row in rows if method in row), default=0) for method in methods]
@@ -212,7 +269,9 @@ def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], freche
     """Draw ACC and the Fréchet distance against each hyper-parameter: every setting as a point, the mean as a line."""
     pyplot = _pyplot()
     done = [record for record in records if "acc" in record["metrics"]]
-    figure, axes = pyplot.subplots(2, len(curves), figsize=(4 * len(curves), 6), layout="constrained", squeeze=False, sharey="row")
+    figure, axes = pyplot.subplots(
+        2, len(curves), figsize=(4 * len(curves), 6), layout="constrained", squeeze=False, sharey="row"
+    )
     for column, key in enumerate(curves):
         x = np.array([float(_setting(record["config"], key)) for record in done])
         for row, metric in enumerate(("acc", frechet)):

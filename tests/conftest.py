@@ -24,8 +24,13 @@ def tiny_generator():
     from lace_lightning.generators import StyleGAN2Generator, StyleGAN2Network
 
     torch.manual_seed(0)
-    network = StyleGAN2Network(8, 12, img_resolution=8, mapping_kwargs={"num_layers": 2, "lr_multiplier": 1.0},
-                               synthesis_kwargs={"channel_base": 64, "channel_max": 8})
+    network = StyleGAN2Network(
+        8,
+        12,
+        img_resolution=8,
+        mapping_kwargs={"num_layers": 2, "lr_multiplier": 1.0},
+        synthesis_kwargs={"channel_base": 64, "channel_max": 8},
+    )
     return StyleGAN2Generator(network)
 
 

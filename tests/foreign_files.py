@@ -27,8 +27,17 @@ def _class(module: types.ModuleType, name: str, base: type = object, **members: 
 @contextmanager
 def their_modules() -> Iterator[dict[str, Any]]:
     """Names that their pickles mention, importable while files are written and gone when they are read."""
-    modules = {name: types.ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util", "dnnlib.tflib",
-                                                         "dnnlib.tflib.network")}
+    modules = {
+        name: types.ModuleType(name)
+        for name in (
+            "torch_utils",
+            "torch_utils.persistence",
+            "dnnlib",
+            "dnnlib.util",
+            "dnnlib.tflib",
+            "dnnlib.tflib.network",
+        )
+    }
     persistence = modules["torch_utils.persistence"]
 
     def _reconstruct_persistent_obj(meta: Any) -> None:
@@ -37,8 +46,11 @@ def their_modules() -> Iterator[dict[str, Any]]:
     _reconstruct_persistent_obj.__module__ = persistence.__name__
     _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
     persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
-    made = {"reconstruct": _reconstruct_persistent_obj, "EasyDict": _class(modules["dnnlib.util"], "EasyDict", dict),
-            "Network": _class(modules["dnnlib.tflib.network"], "Network", __getstate__=lambda self: self.state)}
+    made = {
+        "reconstruct": _reconstruct_persistent_obj,
+        "EasyDict": _class(modules["dnnlib.util"], "EasyDict", dict),
+        "Network": _class(modules["dnnlib.tflib.network"], "Network", __getstate__=lambda self: self.state),
+    }
     sys.modules.update(modules)
     try:
         yield made
@@ -54,7 +66,9 @@ class _Persistent:
         self.theirs, self.name, self.state = theirs, name, state
 
     def __reduce__(self) -> tuple[Any, tuple[Any]]:
-        meta = self.theirs["EasyDict"](type="class", version=6, module_src=SOURCE, class_name=self.name, state=self.state)
+        meta = self.theirs["EasyDict"](
+            type="class", version=6, module_src=SOURCE, class_name=self.name, state=self.state
+        )
         return self.theirs["reconstruct"], (meta,)
 
 
@@ -67,36 +81,66 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
     clamp = None if stylegan3 else config["synthesis_kwargs"].get("conv_clamp")
 
     def module(prefix: str, kind: str, **attributes: Any) -> _Persistent:
-        own = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
-        children = OrderedDict((child, module(f"{prefix}{child}.", f"{child}Layer"))
-                               for child in dict.fromkeys(key.split(".")[0] for key in own if "." in key))
+        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        children = OrderedDict(
+            (child, module(f"{prefix}{child}.", f"{child}Layer"))
+            for child in dict.fromkeys(key.split(".")[0] for key in own if "." in key)
+        )
         buffers = {"resample_filter", "noise_const", "w_avg"}
         leaves = {key: value.clone() for key, value in own.items() if "." not in key}
         if kind.startswith("conv"):
             attributes["conv_clamp"] = clamp
         if kind.startswith("fc") and not stylegan3:
-            attributes["weight_gain"] = config["mapping_kwargs"].get("lr_multiplier", 0.01) / np.sqrt(leaves["weight"].shape[1])
-        return _Persistent(theirs, kind, {
-            "training": False, "_parameters": OrderedDict((k, torch.nn.Parameter(v)) for k, v in leaves.items() if k not in buffers),
-            "_buffers": OrderedDict((k, v) for k, v in leaves.items() if k in buffers), "_non_persistent_buffers_set": set(),
-            "_backward_hooks": OrderedDict(), "_modules": children, **attributes})
+            attributes["weight_gain"] = config["mapping_kwargs"].get("lr_multiplier", 0.01) / np.sqrt(
+                leaves["weight"].shape[1]
+            )
+        return _Persistent(
+            theirs,
+            kind,
+            {
+                "training": False,
+                "_parameters": OrderedDict((k, torch.nn.Parameter(v)) for k, v in leaves.items() if k not in buffers),
+                "_buffers": OrderedDict((k, v) for k, v in leaves.items() if k in buffers),
+                "_non_persistent_buffers_set": set(),
+                "_backward_hooks": OrderedDict(),
+                "_modules": children,
+                **attributes,
+            },
+        )
 
     arguments = {key: config[key] for key in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")}
     if stylegan3:
         return module("", "Generator", _init_args=(), _init_kwargs=theirs["EasyDict"](config))
-    return module("", "Generator", _init_args=(), _init_kwargs=theirs["EasyDict"](
-        **arguments, mapping_kwargs=theirs["EasyDict"](num_layers=config["mapping_kwargs"]["num_layers"]),
-        synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4)), **arguments)
+    return module(
+        "",
+        "Generator",
+        _init_args=(),
+        _init_kwargs=theirs["EasyDict"](
+            **arguments,
+            mapping_kwargs=theirs["EasyDict"](num_layers=config["mapping_kwargs"]["num_layers"]),
+            synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4),
+        ),
+        **arguments,
+    )
 
 
-def nvidia_pickle(state: Mapping[str, Tensor], config: Mapping[str, Any], protocol: int = 4, discriminator: int = 3) -> bytes:
+def nvidia_pickle(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], protocol: int = 4, discriminator: int = 3
+) -> bytes:
     """Return a snapshot of StyleGAN2-ADA's repository, whose discriminator has so many parameters."""
     with their_modules() as theirs:
         average = nvidia_network(theirs, state, config)
         other = nvidia_network(theirs, {key: value * 2 for key, value in state.items()}, config)
-        return pickle.dumps({"training_set_kwargs": theirs["EasyDict"](path="x"), "G": other, "D": _critic(theirs, discriminator),
-                             "G_ema": average, "augment_pipe": _Persistent(theirs, "AugmentPipe", {
-                                 "_buffers": OrderedDict(p=torch.zeros([]))})}, protocol)
+        return pickle.dumps(
+            {
+                "training_set_kwargs": theirs["EasyDict"](path="x"),
+                "G": other,
+                "D": _critic(theirs, discriminator),
+                "G_ema": average,
+                "augment_pipe": _Persistent(theirs, "AugmentPipe", {"_buffers": OrderedDict(p=torch.zeros([]))}),
+            },
+            protocol,
+        )
 
 
 def discriminator_pickle(alone: bool = False) -> bytes:
@@ -106,7 +150,9 @@ def discriminator_pickle(alone: bool = False) -> bytes:
 
 
 def _critic(theirs: Mapping[str, Any], count: int = 3) -> _Persistent:
-    return _Persistent(theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(count)))})
+    return _Persistent(
+        theirs, "Discriminator", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(count)))}
+    )
 
 
 def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:
@@ -127,7 +173,12 @@ def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:
         if rest[1] == "const":
             variables[f"{block}/Const/const"] = array[None]
         elif rest[-1] != "resample_filter":
-            layer = {"conv0": "Conv0_up", "conv1": "Conv1" if resolution > 4 else "Conv", "torgb": "ToRGB", "skip": "Skip"}[rest[1]]
+            layer = {
+                "conv0": "Conv0_up",
+                "conv1": "Conv1" if resolution > 4 else "Conv",
+                "torgb": "ToRGB",
+                "skip": "Skip",
+            }[rest[1]]
             if rest[-1] == "noise_const":
                 number = 0 if resolution == 4 else 2 * level - (5 if rest[1] == "conv0" else 4)
                 variables[f"synthesis/noise{number}"] = array[None, None]
@@ -139,12 +190,23 @@ def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:
             else:
                 variables[f"{block}/{layer}/{rest[2]}"] = array
     with their_modules() as theirs:
+
         def network(prefix: str, components: dict[str, Any]) -> Any:
             made = theirs["Network"]()
-            own = [(name[len(prefix):], np.ascontiguousarray(value)) for name, value in variables.items()
-                   if name.startswith(prefix) and (prefix or "/" not in name)]
-            made.state = {"version": 5, "name": prefix, "static_kwargs": theirs["EasyDict"](), "components": theirs["EasyDict"](components),
-                          "build_module_src": SOURCE, "build_func_name": "G_main", "variables": own}
+            own = [
+                (name[len(prefix) :], np.ascontiguousarray(value))
+                for name, value in variables.items()
+                if name.startswith(prefix) and (prefix or "/" not in name)
+            ]
+            made.state = {
+                "version": 5,
+                "name": prefix,
+                "static_kwargs": theirs["EasyDict"](),
+                "components": theirs["EasyDict"](components),
+                "build_module_src": SOURCE,
+                "build_func_name": "G_main",
+                "variables": own,
+            }
             return made
 
         whole = network("", {"synthesis": network("synthesis/", {}), "mapping": network("mapping/", {})})
@@ -176,7 +238,9 @@ def rosinality_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             elif rest[2] == "weight":
                 result[f"{name}.conv.weight"] = value[None] * (1 if rgb else np.sqrt(value[0].numel()))
             else:
-                result[f"{name}.bias" if rgb else f"{name}.activate.bias"] = value.reshape(1, -1, 1, 1) if rgb else value
+                result[f"{name}.bias" if rgb else f"{name}.activate.bias"] = (
+                    value.reshape(1, -1, 1, 1) if rgb else value
+                )
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     result["convs.0.conv.blur.kernel"] = torch.outer(taps, taps) / 16
     return result
@@ -191,9 +255,15 @@ def rosinality_file(state: Mapping[str, Tensor], legacy: bool = False) -> bytes:
     weight.sum().backward()
     optimiser.step()
     average = rosinality_state(state)
-    data = {"g": {key: value * 2 for key, value in average.items()}, "g_ema": average, "d": {"w": torch.ones(2)},
-            "g_optim": optimiser.state_dict(), "args": argparse.Namespace(size=16, ckpt=None), "ada_aug_p": 0.1,
-            "latent_avg": state["mapping.w_avg"]}
+    data = {
+        "g": {key: value * 2 for key, value in average.items()},
+        "g_ema": average,
+        "d": {"w": torch.ones(2)},
+        "g_optim": optimiser.state_dict(),
+        "args": argparse.Namespace(size=16, ckpt=None),
+        "ada_aug_p": 0.1,
+        "latent_avg": state["mapping.w_avg"],
+    }
     stream = io.BytesIO()
     torch.save(data, stream, _use_new_zipfile_serialization=not legacy)
     return stream.getvalue()

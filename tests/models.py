@@ -18,7 +18,9 @@ from lace_lightning.seeds import uniform
 
 
 class Lookup(ConditionalModel):
-    """Draws what it has seen: a training point with the wanted classes, chosen by the sample's seed; its start where none is wanted."""
+    """Draws what it has seen: a training point with the wanted classes, chosen by the sample's seed; its start where
+    none is wanted.
+    """
 
     space = "w"
     kind = "lookup"
@@ -51,8 +53,11 @@ class Lookup(ConditionalModel):
         return Sample(torch.stack(points), 0.0, 1e-3)
 
 
-TINY_CLIP = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 def tiny_clip(folder: Path, name: str = "tiny", seed: int = 0) -> tuple[Path, Path]:
@@ -61,5 +66,7 @@ def tiny_clip(folder: Path, name: str = "tiny", seed: int = 0) -> tuple[Path, Pa
     (folder / f"{name}.json").write_text(json.dumps(TINY_CLIP))
     torch.manual_seed(seed)
     model = open_clip.CLIP(**TINY_CLIP)
-    save_file({key: value.contiguous().clone() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
+    save_file(
+        {key: value.contiguous().clone() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors"
+    )
     return folder / f"{name}.json", folder / f"{name}.safetensors"

@@ -16,8 +16,16 @@ from lace_lightning.generators.stylegan2_networks import MappingNetwork
 from lace_lightning.schema import Attribute, Schema
 
 CLASSES = Schema("classes", (Attribute("label", "discrete", 10),))
-PORTRAITS = Schema("portraits", (Attribute("glasses"), Attribute("yaw", "continuous"), Attribute("haircolor", "discrete", 5),
-                                 Attribute("age", "continuous"), Attribute("smile")))
+PORTRAITS = Schema(
+    "portraits",
+    (
+        Attribute("glasses"),
+        Attribute("yaw", "continuous"),
+        Attribute("haircolor", "discrete", 5),
+        Attribute("age", "continuous"),
+        Attribute("smile"),
+    ),
+)
 
 
 class Oracle:
@@ -35,8 +43,12 @@ class Oracle:
 
     def mapping(self, num_layers: int, truncation: float = 1.0) -> TruncatedMapping:
         network = MappingNetwork(64, 0, 64, num_layers)
-        network.load_state_dict({name: self[f"mapping/{name}"] if f"mapping/{name}" in self.data.files else self["mean_w"][0]
-                                 for name in network.state_dict()})
+        network.load_state_dict(
+            {
+                name: self[f"mapping/{name}"] if f"mapping/{name}" in self.data.files else self["mean_w"][0]
+                for name in network.state_dict()
+            }
+        )
         return TruncatedMapping(network, truncation).requires_grad_(False)
 
     def classifier(self, prefix: str, head: str, schema: Schema) -> AttributeClassifier:

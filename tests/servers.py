@@ -66,7 +66,7 @@ class _Answer(BaseHTTPRequestHandler):
         body = server.data[start:]
         body = body[: server.cut_after.pop(0)] if server.cut_after else body
         for begin in range(0, len(body), 1 << 16):
-            piece = body[begin:begin + (1 << 16)]
+            piece = body[begin : begin + (1 << 16)]
             server.sent[number] += len(piece)  # before, because the client may look as soon as it has everything
             self.wfile.write(piece)
             time.sleep(server.pause)

@@ -27,6 +27,7 @@ def test_digest_depends_on_content_not_on_order_or_spelling() -> None:
 def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     write_json(target, {"value": 1})
+
     def interrupted() -> None:
         with atomic_path(target) as temporary:
             temporary.write_text("half")

@@ -23,8 +23,15 @@ from lace_lightning.weights import weight_names
 from .foreign_files import nvidia_pickle
 from .servers import FileServer, serving
 
-CONFIG = {"z_dim": 16, "w_dim": 12, "c_dim": 0, "img_resolution": 16, "img_channels": 3,
-          "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.01}, "synthesis_kwargs": {"channels": {4: 8, 8: 8, 16: 4}}}
+CONFIG = {
+    "z_dim": 16,
+    "w_dim": 12,
+    "c_dim": 0,
+    "img_resolution": 16,
+    "img_channels": 3,
+    "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.01},
+    "synthesis_kwargs": {"channels": {4: 8, 8: 8, 16: 4}},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +57,14 @@ def server(pickled: bytes, monkeypatch) -> Iterator[FileServer]:
     """A server in the place of every published network; the FFHQ network has the checksum of what it gives."""
     with serving(pickled) as made:
         known = {"stylegan2_ffhq": {"sha256": hashlib.sha256(pickled).hexdigest(), "bytes": len(pickled)}}
-        monkeypatch.setattr(catalogue, "NETWORKS", tuple(
-            replace(network, urls=(made.url(network.path.name),), **known.get(network.name, {})) for network in NETWORKS))
+        monkeypatch.setattr(
+            catalogue,
+            "NETWORKS",
+            tuple(
+                replace(network, urls=(made.url(network.path.name),), **known.get(network.name, {}))
+                for network in NETWORKS
+            ),
+        )
         yield made
 
 
@@ -201,8 +214,13 @@ def test_the_command_lines(server: FileServer, tmp_path: Path, capsys) -> None:
     text = said("models")[0]
     assert text.count("  here") == 2
     assert text.count("not checked") == 1
-    for arguments in (("models", "x"), ("download",), ("download", "stylegan2_ffhq", "--sha256"), ("download", "a", "--trust-first", "b"),
-                      ("download", "stylegan3")):
+    for arguments in (
+        ("models", "x"),
+        ("download",),
+        ("download", "stylegan2_ffhq", "--sha256"),
+        ("download", "a", "--trust-first", "b"),
+        ("download", "stylegan3"),
+    ):
         out, error = said(*arguments)
         assert error.startswith("error: ")
         assert error.count("\n") == 1

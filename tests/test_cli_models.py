@@ -18,9 +18,20 @@ from .models import Lookup
 from .test_cli import _few_pictures as few_pictures
 from .test_cli import results
 
-LOOKUP = ["+experiment=cifar10_ode", "task=model", "model._target_=tests.models.Lookup", "+model.batch_size=50", "logger=csv",
-          "task.num_pairs=500", "task.pairs_batch_size=250", "metrics.num_samples=200", "metrics.batch_size=100",
-          "metrics.timing_repeats=0", "trainer.max_epochs=1", "callbacks.progress=false"]
+LOOKUP = [
+    "+experiment=cifar10_ode",
+    "task=model",
+    "model._target_=tests.models.Lookup",
+    "+model.batch_size=50",
+    "logger=csv",
+    "task.num_pairs=500",
+    "task.pairs_batch_size=250",
+    "metrics.num_samples=200",
+    "metrics.batch_size=100",
+    "metrics.timing_repeats=0",
+    "trainer.max_epochs=1",
+    "callbacks.progress=false",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +46,8 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     cli.main([*LOOKUP, "hydra.run.dir=out", "task.export=lookup"])
     result = results(tmp_path / "out")[0]
     metrics, protocol = result["metrics"], result["protocol"]
-    # Labeler and judge agree on 0.85 of the generator's pictures, and every sample is one that the labeler gave the wanted class.
+    # Labeler and judge agree on 0.85 of the generator's pictures, and every sample is one that the labeler gave the
+    # wanted class.
     assert 0.75 < metrics["acc"] < 0.95
     assert metrics["evaluations"] == 0
     assert metrics["minutes/training"] > 0
@@ -48,7 +60,8 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     assert read_json(steps) == before
     again = results(tmp_path / "again")[0]["metrics"]
     assert {name: value for name, value in again.items() if "seconds" not in name} == {
-        name: value for name, value in metrics.items() if "seconds" not in name}
+        name: value for name, value in metrics.items() if "seconds" not in name
+    }
     # Drawn in another way, it is the same training.
     cli.main([*LOOKUP, "hydra.run.dir=other", "+model.stream=1"])
     assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
@@ -56,7 +69,8 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     cli.main([*LOOKUP, "hydra.run.dir=given", "+model.stream=1", "task.weights=out/lookup.safetensors"])
     given, other = (results(tmp_path / name)[0]["metrics"] for name in ("given", "other"))
     assert {name: value for name, value in given.items() if "seconds" not in name} == {
-        name: value for name, value in other.items() if "seconds" not in name}
+        name: value for name, value in other.items() if "seconds" not in name
+    }
     with pytest.raises(SystemExit):
         cli.main([*LOOKUP, "generator=portraits", "task.weights=out/lookup.safetensors"])
     assert "was trained on the latents of generator" in capsys.readouterr().err
@@ -64,12 +78,17 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     assert other["fd_judge"] != metrics["fd_judge"]
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("query=label == cat or label == dog", "a conjunction of =="), ("model._target_=null", "needs a model"),
-    ("model._target_=torch.nn.Identity", "must be a ConditionalModel, received Identity"),
-    ("task.holdout=[0,0]", "none is left for that"),
-    ("task.attributes=[hat]", "'hat' was asked for"), ("labeler=none", "labeler=none: choose a labeler"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("query=label == cat or label == dog", "a conjunction of =="),
+        ("model._target_=null", "needs a model"),
+        ("model._target_=torch.nn.Identity", "must be a ConditionalModel, received Identity"),
+        ("task.holdout=[0,0]", "none is left for that"),
+        ("task.attributes=[hat]", "'hat' was asked for"),
+        ("labeler=none", "labeler=none: choose a labeler"),
+    ],
+)
 def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main([*LOOKUP, override])
@@ -78,21 +97,40 @@ def test_what_cannot_be_is_one_sentence(override: str, message: str, capsys) -> 
 
 def test_models_of_pictures_learn_the_labels_that_there_are(capsys) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["+experiment=portraits_latent_jem", "model=jem", "dataset=cifar10", "hydra.mode=RUN", "~model.decay_epochs", "logger=csv",
-                  "metrics.fid=none"])
+        cli.main(
+            [
+                "+experiment=portraits_latent_jem",
+                "model=jem",
+                "dataset=cifar10",
+                "hydra.mode=RUN",
+                "~model.decay_epochs",
+                "logger=csv",
+                "metrics.fid=none",
+            ]
+        )
     assert "learns labels of the data set, label, and was asked for glasses" in capsys.readouterr().err
 
 
 def test_what_an_energy_cannot_say_is_refused_before_it_is_trained(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["+experiment=portraits_cond_ebm", "hydra.mode=RUN", "logger=csv", "metrics.fid=none", "task.attributes=[age,glasses]",
-                  "query=age > 0.5 or glasses == 1"])
+        cli.main(
+            [
+                "+experiment=portraits_cond_ebm",
+                "hydra.mode=RUN",
+                "logger=csv",
+                "metrics.fid=none",
+                "task.attributes=[age,glasses]",
+                "query=age > 0.5 or glasses == 1",
+            ]
+        )
     assert "age" in capsys.readouterr().err
     assert not list((tmp_path / "cache" / "models").rglob("*"))
 
 
 def test_a_model_of_pictures_sees_the_labels_that_it_learns() -> None:
-    model = Lookup({"name": "two", "attributes": [{"name": name, "kind": "discrete", "num_classes": 2} for name in ("b", "a")]}, 3)
+    model = Lookup(
+        {"name": "two", "attributes": [{"name": name, "kind": "discrete", "num_classes": 2} for name in ("b", "a")]}, 3
+    )
     batch = (torch.zeros(2, 3), torch.tensor([[0.0, 1, 2], [3, 4, 5]]), torch.tensor([[True, True, False]] * 2))
     assert model.on_after_batch_transfer(batch, 0) is batch
     model.columns = [2, 0]
@@ -104,9 +142,24 @@ def test_a_model_of_pictures_sees_the_labels_that_it_learns() -> None:
 
 def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
     """A disjunction holds more often than for the generator alone, and its sides are told apart."""
-    cli.main(["+experiment=portraits_latent_jem", "hydra.mode=RUN", "logger=csv", "callbacks.progress=false", "task.num_pairs=2000",
-              "task.attributes=[glasses,beard]", "query=glasses == 1 or beard == 1", "trainer.max_epochs=15", "model.chain_steps=2",
-              "model.warmup_steps=0", "metrics.num_samples=100", "metrics.timing_repeats=0", "metrics.fid=none", "hydra.run.dir=out"])
+    cli.main(
+        [
+            "+experiment=portraits_latent_jem",
+            "hydra.mode=RUN",
+            "logger=csv",
+            "callbacks.progress=false",
+            "task.num_pairs=2000",
+            "task.attributes=[glasses,beard]",
+            "query=glasses == 1 or beard == 1",
+            "trainer.max_epochs=15",
+            "model.chain_steps=2",
+            "model.warmup_steps=0",
+            "metrics.num_samples=100",
+            "metrics.timing_repeats=0",
+            "metrics.fid=none",
+            "hydra.run.dir=out",
+        ]
+    )
     result = results(tmp_path / "out")[0]
     assert result["metrics"]["holds"] > result["metrics"]["prior/holds"] + 0.1
     assert "branch/glasses == yes" in result["metrics"]
@@ -126,34 +179,112 @@ def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path)
     source = JEM(CIFAR10_SCHEMA, {"depth": 10, "widen": 1, "published": True}, buffer={"size": 12})
     grey = torch.full_like(source.buffer.points, 0.5)
     torch.save({"model_state_dict": source.network.state_dict(), "replay_buffer": grey}, tmp_path / "published.pt")
-    cli.main(["+experiment=cifar10_jem", "logger=csv", "callbacks.progress=false", "metrics.num_samples=10", "metrics.fid=none",
-              "metrics.batch_size=10", "callbacks.pictures_per_class=1", "model.network.published=true", "model.buffer.size=12",
-              "model.start=published.pt", "trainer.max_steps=0", "model.sampling.num_steps=1", "model.sampling.noise_std=0",
-              "model.sampling.step_size=1e-9", "hydra.run.dir=out"])
+    cli.main(
+        [
+            "+experiment=cifar10_jem",
+            "logger=csv",
+            "callbacks.progress=false",
+            "metrics.num_samples=10",
+            "metrics.fid=none",
+            "metrics.batch_size=10",
+            "callbacks.pictures_per_class=1",
+            "model.network.published=true",
+            "model.buffer.size=12",
+            "model.start=published.pt",
+            "trainer.max_steps=0",
+            "model.sampling.num_steps=1",
+            "model.sampling.noise_std=0",
+            "model.sampling.step_size=1e-9",
+            "hydra.run.dir=out",
+        ]
+    )
     assert results(tmp_path / "out")[0]["metrics"]["minutes/training"] == 0
     with Image.open(tmp_path / "out" / "samples.png") as picture:
         assert picture.getpixel((picture.width - 16, picture.height - 16)) == (191, 191, 191)
 
 
-@pytest.mark.parametrize(("name", "small"), [
-    ("cifar10_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
-    ("cifar10_cond_ebm", ["model.network.filter_dim=4", "model.chain.num_steps=2", "model.sampling.rounds=1", "model.sampling.steps=2",
-                          "model.sampling.refine=2", "model.buffer.size=100"]),
-    ("portraits_cond_ebm", ["model.network.filter_dim=4", "model.chain.num_steps=2", "model.sampling.rounds=1", "model.sampling.steps=2",
-                            "model.sampling.refine=2", "model.buffer.size=100", "dataset.module.limit=40", "hydra.mode=RUN",
-                            "query=glasses == 1 and smile == 0 or not glasses == 1 and smile == 1"]),
-    ("cifar10_vp_sde", ["model.network.nf=8", "model.sampler.num_steps=21"]),
-    ("cifar10_jem_full", ["model.network.depth=10", "model.network.widen=1", "model.chain.num_steps=2", "model.sampling.num_steps=2",
-                          "model.buffer.size=100"]),
-    ("cifar10_cond_ebm_full", ["model.network.filter_dim=4", "model.chain.num_steps=2", "model.sampling.rounds=1",
-                               "model.sampling.steps=2", "model.sampling.refine=2", "model.buffer.size=100"]),
-    *((f"cifar10_{kind}_sde_full", ["model.network.nf=8", "model.network.blocks=1", "model.classifier.depth=10",
-                                    "model.classifier.widen=1", "model.sampler.num_steps=21"]) for kind in ("vp", "ve")),
-    ("cifar10_ve_sde", ["model.network.nf=8", "score_sampler@model.sampler=probability_flow", "model.sampler.num_steps=2"]),
-])
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("cifar10_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
+        (
+            "cifar10_cond_ebm",
+            [
+                "model.network.filter_dim=4",
+                "model.chain.num_steps=2",
+                "model.sampling.rounds=1",
+                "model.sampling.steps=2",
+                "model.sampling.refine=2",
+                "model.buffer.size=100",
+            ],
+        ),
+        (
+            "portraits_cond_ebm",
+            [
+                "model.network.filter_dim=4",
+                "model.chain.num_steps=2",
+                "model.sampling.rounds=1",
+                "model.sampling.steps=2",
+                "model.sampling.refine=2",
+                "model.buffer.size=100",
+                "dataset.module.limit=40",
+                "hydra.mode=RUN",
+                "query=glasses == 1 and smile == 0 or not glasses == 1 and smile == 1",
+            ],
+        ),
+        ("cifar10_vp_sde", ["model.network.nf=8", "model.sampler.num_steps=21"]),
+        (
+            "cifar10_jem_full",
+            [
+                "model.network.depth=10",
+                "model.network.widen=1",
+                "model.chain.num_steps=2",
+                "model.sampling.num_steps=2",
+                "model.buffer.size=100",
+            ],
+        ),
+        (
+            "cifar10_cond_ebm_full",
+            [
+                "model.network.filter_dim=4",
+                "model.chain.num_steps=2",
+                "model.sampling.rounds=1",
+                "model.sampling.steps=2",
+                "model.sampling.refine=2",
+                "model.buffer.size=100",
+            ],
+        ),
+        *(
+            (
+                f"cifar10_{kind}_sde_full",
+                [
+                    "model.network.nf=8",
+                    "model.network.blocks=1",
+                    "model.classifier.depth=10",
+                    "model.classifier.widen=1",
+                    "model.sampler.num_steps=21",
+                ],
+            )
+            for kind in ("vp", "ve")
+        ),
+        (
+            "cifar10_ve_sde",
+            ["model.network.nf=8", "score_sampler@model.sampler=probability_flow", "model.sampler.num_steps=2"],
+        ),
+    ],
+)
 def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], few: None, tmp_path: Path) -> None:
-    command = [f"+experiment={name}", "logger=csv", "callbacks.progress=false", "dataset.module.batch_size=8", "metrics.num_samples=10",
-               "metrics.batch_size=10", "callbacks.pictures_per_class=1", "task.checkpoint_steps=1", *small]
+    command = [
+        f"+experiment={name}",
+        "logger=csv",
+        "callbacks.progress=false",
+        "dataset.module.batch_size=8",
+        "metrics.num_samples=10",
+        "metrics.batch_size=10",
+        "callbacks.pictures_per_class=1",
+        "task.checkpoint_steps=1",
+        *small,
+    ]
     cli.main([*command, "trainer.max_steps=2", "hydra.run.dir=out", "task.export=model"])
     metrics = results(tmp_path / "out")[0]["metrics"]
     assert metrics["fd_judge"] > 0
@@ -165,15 +296,26 @@ def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], few: N
         assert picture.size[1] > 10 * 32
 
 
-FLOW = ["logger=csv", "debug=fast", "metrics.fid=none", "model.sampling.steps=2", "model.solver.steps=1", "hydra.mode=RUN",
-        "task.num_pairs=100", "metrics.num_samples=8", "metrics.batch_size=8"]
+FLOW = [
+    "logger=csv",
+    "debug=fast",
+    "metrics.fid=none",
+    "model.sampling.steps=2",
+    "model.solver.steps=1",
+    "hydra.mode=RUN",
+    "task.num_pairs=100",
+    "metrics.num_samples=8",
+    "metrics.batch_size=8",
+]
 
 
 def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> None:
     cli.main(["+experiment=portraits_styleflow", *FLOW, "hydra.run.dir=sampled"])
     sampled = results(tmp_path / "sampled")[0]
     for name, evaluations in (("styleflow_v1", (16 + 3 * 8) / 4), ("styleflow_v2", 16)):
-        cli.main(["+experiment=portraits_edit_styleflow", *FLOW, "task.strips=1", f"editing={name}", f"hydra.run.dir={name}"])
+        cli.main(
+            ["+experiment=portraits_edit_styleflow", *FLOW, "task.strips=1", f"editing={name}", f"hydra.run.dir={name}"]
+        )
         result = results(tmp_path / name)[0]
         metrics, protocol = result["metrics"], result["protocol"]
         assert metrics["evaluations"] == evaluations
@@ -188,15 +330,23 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
     assert "training, minutes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    (["task.edits=[age > 0.5]"], "StyleFlow takes a conjunction of =="),
-    (["model=latent_jem"], "LatentJEM only draws: set model=styleflow"),
-    (["editing=sequential"], "takes layers, overshoot, reencode, and editing=sequential has closeness"),
-    (["model=none"], "and editing=styleflow_v2 has overshoot, reencode: set editing=sequential, or model=styleflow"),
-    (["+editing.overshoot={hat: 2}"], "'hat' was asked for"), (["editing=styleflow_v2_faces"], "must lie in 0 to 7"),
-    (["editing.overshoot=much"], "overshoot must be factors"), (["task.edits=[]"], "Editing needs edits"),
-    (["task.attributes=[smile]", "editing=styleflow_v1"], "needs yaw"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.edits=[age > 0.5]"], "StyleFlow takes a conjunction of =="),
+        (["model=latent_jem"], "LatentJEM only draws: set model=styleflow"),
+        (["editing=sequential"], "takes layers, overshoot, reencode, and editing=sequential has closeness"),
+        (
+            ["model=none"],
+            "and editing=styleflow_v2 has overshoot, reencode: set editing=sequential, or model=styleflow",
+        ),
+        (["+editing.overshoot={hat: 2}"], "'hat' was asked for"),
+        (["editing=styleflow_v2_faces"], "must lie in 0 to 7"),
+        (["editing.overshoot=much"], "overshoot must be factors"),
+        (["task.edits=[]"], "Editing needs edits"),
+        (["task.attributes=[smile]", "editing=styleflow_v1"], "needs yaw"),
+    ],
+)
 def test_what_cannot_be_edited_is_one_sentence(overrides: list[str], message: str, tmp_path: Path, capsys) -> None:
     settings = [setting for setting in FLOW if not setting.startswith("model.")]
     with pytest.raises(SystemExit):

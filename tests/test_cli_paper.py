@@ -1,4 +1,6 @@
-"""The paper's experiments on published networks, on small files of their layouts: 18 style layers, given pairs, prompts."""
+"""The paper's experiments on published networks, on small files of their layouts: 18 style layers, given pairs,
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +26,52 @@ FFHQ = ["ffhq_glasses", "ffhq_gender_smile_age", "ffhq_edit", "ffhq_edit_stylefl
 METFACES = ["metfaces_yaw", "metfaces_gender_yaw", "metfaces_haircolor", "metfaces_edit"]
 CATS = ["afhq_cats_breed", "afhq_cats_hair_age", "afhq_cats_three", "afhq_cats_edit"]
 # One of every kind of thing that an experiment sweeps over.
-TINY = {"ffhq_glasses": ["seed=1"], "ffhq_gender_smile_age": ["seed=1"], "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
-        "ffhq_edit_styleflow": ["seed=1", "editing=styleflow_v2_faces", "task.strips=1", "task.edits=[glasses == 1]", "model.hidden=[8]",
-                                "model.batch_size=32"],
-        "ffhq_zero_shot": ["seed=1"], "ffhq_logic": ["query.logic=exact"], "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
-        "afhq_cats_edit": ["task.strips=1"]}
+TINY = {
+    "ffhq_glasses": ["seed=1"],
+    "ffhq_gender_smile_age": ["seed=1"],
+    "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
+    "ffhq_edit_styleflow": [
+        "seed=1",
+        "editing=styleflow_v2_faces",
+        "task.strips=1",
+        "task.edits=[glasses == 1]",
+        "model.hidden=[8]",
+        "model.batch_size=32",
+    ],
+    "ffhq_zero_shot": ["seed=1"],
+    "ffhq_logic": ["query.logic=exact"],
+    "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
+    "afhq_cats_edit": ["task.strips=1"],
+}
 JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
-QUICK = ["debug=fast", "logger=csv", "task.num_pairs=40", "metrics.num_samples=4", "metrics.batch_size=4", "generator.precision=float32",
-         "sampler.atol=0.1", "sampler.rtol=0.1", "trainer.max_epochs=1", "classifier.max_epochs=1", "metrics.fid=judge"]
+QUICK = [
+    "debug=fast",
+    "logger=csv",
+    "task.num_pairs=40",
+    "metrics.num_samples=4",
+    "metrics.batch_size=4",
+    "generator.precision=float32",
+    "sampler.atol=0.1",
+    "sampler.rtol=0.1",
+    "trainer.max_epochs=1",
+    "classifier.max_epochs=1",
+    "metrics.fid=judge",
+]
 W = 8
 
 
 def published_file(path: Path, resolution: int) -> Path:
     """Write a pickle as NVIDIA's of this resolution, with two channels a layer."""
     sides = [2**level for level in range(2, resolution.bit_length())]
-    config = {"z_dim": W, "w_dim": W, "c_dim": 0, "img_resolution": resolution, "img_channels": 3,
-              "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.01}, "synthesis_kwargs": {"channels": dict.fromkeys(sides, 2)}}
+    config = {
+        "z_dim": W,
+        "w_dim": W,
+        "c_dim": 0,
+        "img_resolution": resolution,
+        "img_channels": 3,
+        "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.01},
+        "synthesis_kwargs": {"channels": dict.fromkeys(sides, 2)},
+    }
     torch.manual_seed(resolution)
     path.write_bytes(nvidia_pickle(StyleGAN2Network(**config).state_dict(), config))
     return path
@@ -48,8 +80,16 @@ def published_file(path: Path, resolution: int) -> Path:
 def accept(network: catalogue.Published) -> None:
     """Write down that a published network's file, which lies where it is downloaded to, is what it shall be."""
     stat = network.path.stat()
-    write_json(network.record, {"name": network.name, "sha256": file_sha256(network.path), "checksum": "first file", "bytes": stat.st_size,
-                                "mtime_ns": stat.st_mtime_ns})
+    write_json(
+        network.record,
+        {
+            "name": network.name,
+            "sha256": file_sha256(network.path),
+            "checksum": "first file",
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+        },
+    )
 
 
 def styleflow(folder: Path, count: int = 120) -> Path:
@@ -69,12 +109,17 @@ def styleflow(folder: Path, count: int = 120) -> Path:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
-    found = {"faces": published_file(folder / "faces.pkl", 1024), "styleflow": styleflow(folder / "styleflow"),
-             "cats": published_file(folder / "cats.pkl", 512)}
+    found = {
+        "faces": published_file(folder / "faces.pkl", 1024),
+        "styleflow": styleflow(folder / "styleflow"),
+        "cats": published_file(folder / "cats.pkl", 512),
+    }
     for seed, name in enumerate(("labeler", "judge")):
         torch.manual_seed(seed)
         found[name] = folder / f"{name}.safetensors"
-        AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "resolution": 32}).eval().save(found[name])
+        AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "resolution": 32}).eval().save(
+            found[name]
+        )
     return found
 
 
@@ -130,14 +175,30 @@ def clip_weights(folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", CATS)
 def test_afhq_cats(name: str, files, tmp_path) -> None:
     # With random weights CLIP is sure of nothing, and would abstain from all.
-    cli.main([f"+experiment={name}", f"generator.name={files['cats']}", *QUICK, "labeler.confidence=0", *clip_weights(tmp_path),
-              *TINY.get(name, [])])
+    cli.main(
+        [
+            f"+experiment={name}",
+            f"generator.name={files['cats']}",
+            *QUICK,
+            "labeler.confidence=0",
+            *clip_weights(tmp_path),
+            *TINY.get(name, []),
+        ]
+    )
     check_results(tmp_path, 1)
 
 
 def test_an_attribute_of_your_own(files, tmp_path) -> None:
-    cli.main(["+experiment=your_attribute", f"generator.name={files['cats']}", "query=hat == 1",
-              "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", *QUICK, *clip_weights(tmp_path)])
+    cli.main(
+        [
+            "+experiment=your_attribute",
+            f"generator.name={files['cats']}",
+            "query=hat == 1",
+            "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}",
+            *QUICK,
+            *clip_weights(tmp_path),
+        ]
+    )
     found = check_results(tmp_path, 1)
     assert found[0]["protocol"]["query"] == "hat == yes"
 
@@ -148,8 +209,16 @@ def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, 
     network = catalogue.published("stylegan2_ada_cifar10")
     network.path.parent.mkdir(parents=True)
     published_file(network.path, 32)
-    command = ["+experiment=cifar10_ode", "generator=stylegan2_ada_cifar10", "debug=fast", "logger=csv", "metrics.fid=judge",
-               "sampler.atol=0.1", "sampler.rtol=0.1", "hydra.run.dir=out"]
+    command = [
+        "+experiment=cifar10_ode",
+        "generator=stylegan2_ada_cifar10",
+        "debug=fast",
+        "logger=csv",
+        "metrics.fid=judge",
+        "sampler.atol=0.1",
+        "sampler.rtol=0.1",
+        "hydra.run.dir=out",
+    ]
     with pytest.raises(SystemExit):
         cli.main(command)
     accept(network)
@@ -159,32 +228,65 @@ def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, 
 
 def test_given_pairs_say_what_they_cannot_do(files, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("LACE_FACES_JUDGE", str(files["judge"]))
-    for setting, message in (("task.pairs_from=null", "labeler=none"), ("task.more_pairs=10", "task.more_pairs is 10"),
-                             ("classifier.soft_labels=true", "classifier.soft_labels is True"),
-                             ("classifier.space=z", "classifier.space is z"),
-                             ("task.pairs_from=nowhere", "are not there"), ("judge=cifar10", "The judge must know every attribute")):
+    for setting, message in (
+        ("task.pairs_from=null", "labeler=none"),
+        ("task.more_pairs=10", "task.more_pairs is 10"),
+        ("classifier.soft_labels=true", "classifier.soft_labels is True"),
+        ("classifier.space=z", "classifier.space is z"),
+        ("task.pairs_from=nowhere", "are not there"),
+        ("judge=cifar10", "The judge must know every attribute"),
+    ):
         with pytest.raises(SystemExit):
-            cli.main(["+experiment=ffhq_glasses", f"generator.name={files['faces']}", *QUICK, f"task.pairs_from={files['styleflow']}",
-                      "hydra.mode=RUN", "query=glasses == 1" if "cifar10" not in setting else "query=label == 1", setting])
+            cli.main(
+                [
+                    "+experiment=ffhq_glasses",
+                    f"generator.name={files['faces']}",
+                    *QUICK,
+                    f"task.pairs_from={files['styleflow']}",
+                    "hydra.mode=RUN",
+                    "query=glasses == 1" if "cifar10" not in setting else "query=label == 1",
+                    setting,
+                ]
+            )
         assert message in capsys.readouterr().err
 
 
 def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     generator = ["generator=stylegan2", f"generator.name={files['cats']}", "generator.precision=float32"]
-    command = ["+experiment=pictures_to_label", *generator, "task.attributes=[hat]", "task.count=60", "logger=csv", "hydra.run.dir=out"]
+    command = [
+        "+experiment=pictures_to_label",
+        *generator,
+        "task.attributes=[hat]",
+        "task.count=60",
+        "logger=csv",
+        "hydra.run.dir=out",
+    ]
     cli.main(command)
     rows = (tmp_path / "pictures" / "labels.csv").read_text().splitlines()
     assert rows[:2] == ["sample,hat", "000000.png,"]
     assert len(list((tmp_path / "pictures").glob("*.png"))) == len(rows) - 1 == 60
-    (tmp_path / "pictures" / "labels.csv").write_text("\n".join([rows[0], *(f"{row}{index % 2}" for index, row in enumerate(rows[1:]))]))
+    (tmp_path / "pictures" / "labels.csv").write_text(
+        "\n".join([rows[0], *(f"{row}{index % 2}" for index, row in enumerate(rows[1:]))])
+    )
     with pytest.raises(SystemExit):
         cli.main(command)
     assert "must not be lost" in capsys.readouterr().err
     judge = clip_weights(tmp_path)[2:]
-    cli.main(["+experiment=your_attribute", *generator, "labeler=none", "task.pairs_from=pictures/labels.csv", "query=hat == 1", *QUICK,
-              *judge,
-              "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}", "judge.templates=[]", "hydra.run.dir=out2"])
+    cli.main(
+        [
+            "+experiment=your_attribute",
+            *generator,
+            "labeler=none",
+            "task.pairs_from=pictures/labels.csv",
+            "query=hat == 1",
+            *QUICK,
+            *judge,
+            "judge.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}",
+            "judge.templates=[]",
+            "hydra.run.dir=out2",
+        ]
+    )
     check_results(tmp_path / "out2", 1)
     pairs = next(path for path in (tmp_path / "cache" / "pairs").iterdir())
     drawn = load_generator(files["cats"], precision="float32").prior(60)

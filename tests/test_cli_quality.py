@@ -14,8 +14,19 @@ from lace_lightning.metrics import load_statistics
 
 from .test_cli import results
 
-CONTROL = ["+experiment=portraits_glasses", "debug=fast", "logger=csv", "seed=1", "query.text=glasses == 1", "task.num_pairs=100",
-           "metrics.num_samples=20", "sampler.atol=0.1", "sampler.rtol=0.1", "hydra.mode=RUN", "hydra.run.dir=out"]
+CONTROL = [
+    "+experiment=portraits_glasses",
+    "debug=fast",
+    "logger=csv",
+    "seed=1",
+    "query.text=glasses == 1",
+    "task.num_pairs=100",
+    "metrics.num_samples=20",
+    "sampler.atol=0.1",
+    "sampler.rtol=0.1",
+    "hydra.mode=RUN",
+    "hydra.run.dir=out",
+]
 SIZE = 48
 
 
@@ -57,9 +68,24 @@ class Embedding(torch.nn.Module):
 def test_edits_are_compared_by_a_network_of_others(tmp_path: Path, capsys) -> None:
     torch.manual_seed(0)
     torch.jit.trace(Embedding(), torch.zeros(1, 3, 16, 16)).save(str(tmp_path / "faces.pt"))
-    cli.main(["+experiment=portraits_edit", "editing=sequential", "seed=1", "debug=fast", "logger=csv", "task.num_pairs=100",
-              "task.edits=[glasses == 1]", "metrics.num_samples=10", "sampler.atol=0.1", "sampler.rtol=0.1",
-              "task.identity.script=faces.pt", "task.identity.resolution=16", "task.identity.crop=ffhq_arcface", "metrics.fid=none"])
+    cli.main(
+        [
+            "+experiment=portraits_edit",
+            "editing=sequential",
+            "seed=1",
+            "debug=fast",
+            "logger=csv",
+            "task.num_pairs=100",
+            "task.edits=[glasses == 1]",
+            "metrics.num_samples=10",
+            "sampler.atol=0.1",
+            "sampler.rtol=0.1",
+            "task.identity.script=faces.pt",
+            "task.identity.resolution=16",
+            "task.identity.crop=ffhq_arcface",
+            "metrics.fid=none",
+        ]
+    )
     (result,) = results(tmp_path / "outputs")
     assert 0 < result["metrics"]["edit1/id"] < 2
     assert 0 < result["metrics"]["id"] < 2
@@ -93,11 +119,18 @@ def test_given_statistics_mean_inception_and_say_how_many_samples(tmp_path: Path
     assert results(tmp_path / "out")[0]["metrics"]["fid_20"] > result["metrics"]["fid_20"] + 10
 
 
-@pytest.mark.parametrize(("size", "options", "words"), [
-    (64, [], "must be of the features 'portraits_judge"), (64, ["metrics.fid=inception"], "are of 64 features"),
-    (SIZE, ["metrics.fid=judge"], "are of 48 features"), (SIZE, [], "weights of torch-fidelity could not be had"),
-])
-def test_statistics_of_other_features_are_refused(size: int, options: list[str], words: str, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("size", "options", "words"),
+    [
+        (64, [], "must be of the features 'portraits_judge"),
+        (64, ["metrics.fid=inception"], "are of 64 features"),
+        (SIZE, ["metrics.fid=judge"], "are of 48 features"),
+        (SIZE, [], "weights of torch-fidelity could not be had"),
+    ],
+)
+def test_statistics_of_other_features_are_refused(
+    size: int, options: list[str], words: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
     def offline(*_, **__):
         raise OSError("no network")
 
@@ -109,11 +142,19 @@ def test_statistics_of_other_features_are_refused(size: int, options: list[str],
     assert words in " ".join(capsys.readouterr().err.split())
 
 
-def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: Path, inception, capsys, monkeypatch) -> None:
+def test_statistics_of_a_folder_are_measured_once_and_given_to_others(
+    tmp_path: Path, inception, capsys, monkeypatch
+) -> None:
     (tmp_path / "faces").mkdir()
     for index, array in enumerate(np.random.default_rng(0).integers(0, 256, (30, 40, 48, 3), dtype=np.uint8)):
         Image.fromarray(array).save(tmp_path / "faces" / f"{index:02d}.png")
-    folder = ["dataset=folder", "dataset.name=faces", "dataset.module.root=faces", "dataset.module.resolution=32", "metrics.fid=inception"]
+    folder = [
+        "dataset=folder",
+        "dataset.name=faces",
+        "dataset.module.root=faces",
+        "dataset.module.resolution=32",
+        "metrics.fid=inception",
+    ]
     cli.main(["task=reference", "task.export=faces", *folder, "logger=csv", "hydra.run.dir=measured"])
     statistics, protocol = load_statistics(tmp_path / "measured" / "faces.safetensors")
     assert int(statistics["count"]) == 30
@@ -132,8 +173,10 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(tmp_path: 
         assert result["metrics"]["fid_20"] == pytest.approx(whole["metrics"]["fid_20"], rel=1e-6)
         assert result["protocol"]["frechet"]["reference"] == "faces train, 30 pictures"
         assert result["protocol"]["frechet"]["reference_resize"].startswith("square in the middle, Lanczos to 32x32")
-    for options, words in ((["dataset=folder", "metrics.fid=inception"], "set dataset.module.root"),
-                           ([*folder, "dataset.module.resolution=16", "metrics.fid=judge"], "the generator's are 3x32x32")):
+    for options, words in (
+        (["dataset=folder", "metrics.fid=inception"], "set dataset.module.root"),
+        ([*folder, "dataset.module.resolution=16", "metrics.fid=judge"], "the generator's are 3x32x32"),
+    ):
         with pytest.raises(SystemExit):
             cli.main([*CONTROL, *options])
         assert words in " ".join(capsys.readouterr().err.split())

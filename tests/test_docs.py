@@ -45,11 +45,17 @@ def there(tmp_path, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     sweeps.OUTCOMES.clear()
     published_file(tmp_path / "network.pkl", 32)
-    decoder = torch.nn.Sequential(torch.nn.Linear(64, 3 * 32 * 32), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))
+    decoder = torch.nn.Sequential(
+        torch.nn.Linear(64, 3 * 32 * 32), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32))
+    )
     torch.save(decoder.state_dict(), tmp_path / "decoder.pt")
-    (tmp_path / "my_package.py").write_text("import torch\n\n\ndef Decoder():\n    return torch.nn.Sequential(torch.nn.Linear(64, 3072), "
-                                            "torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))\n")
-    (tmp_path / "my_labels.py").write_text(next(b for page in DOCS for b in blocks(page, "python") if "def bright" in b))
+    (tmp_path / "my_package.py").write_text(
+        "import torch\n\n\ndef Decoder():\n    return torch.nn.Sequential(torch.nn.Linear(64, 3072), "
+        "torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))\n"
+    )
+    (tmp_path / "my_labels.py").write_text(
+        next(b for page in DOCS for b in blocks(page, "python") if "def bright" in b)
+    )
     (tmp_path / "photographs").mkdir()
     for index in range(4):
         picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -116,6 +116,7 @@ def test_a_killed_download_goes_on_and_fetches_only_the_rest(server: FileServer,
 
 def test_a_whole_part_needs_no_server(server: FileServer, tmp_path: Path, monkeypatch) -> None:
     """Killed between the last byte and the name."""
+
     def killed(path: Path) -> str:
         raise KeyboardInterrupt
 
@@ -175,18 +176,23 @@ def test_the_address_of_the_part_goes_first(server: FileServer, tmp_path: Path) 
         assert (sum(server.sent), sum(mirror.sent)) == (0, len(DATA))
 
 
-@pytest.mark.parametrize(("changes", "options", "words"), [
-    ({"status": 404}, {}, "404"),
-    ({"cut_after": [CHUNK, 0]}, {}, "ended after 262,144 of"),
-    ({"length": False}, {"sha256": None}, "how large"),
-    ({"kind": "text/html; charset=utf-8"}, {}, "web page"),
-    ({}, {"size": 17}, "where 17 are required"),
-    ({}, {"largest": 1000}, "at most 1,000"),
-    ({"length": False}, {"largest": CHUNK}, "more than the 262,144 bytes"),
-    ({"location": "file:///etc/hostname"}, {}, "is not allowed"),
-    ({"location": "ftp://127.0.0.1/f"}, {}, "is not https"),
-])
-def test_bad_servers_are_refused_in_a_sentence(server: FileServer, tmp_path: Path, changes: dict, options: dict, words: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({"status": 404}, {}, "404"),
+        ({"cut_after": [CHUNK, 0]}, {}, "ended after 262,144 of"),
+        ({"length": False}, {"sha256": None}, "how large"),
+        ({"kind": "text/html; charset=utf-8"}, {}, "web page"),
+        ({}, {"size": 17}, "where 17 are required"),
+        ({}, {"largest": 1000}, "at most 1,000"),
+        ({"length": False}, {"largest": CHUNK}, "more than the 262,144 bytes"),
+        ({"location": "file:///etc/hostname"}, {}, "is not allowed"),
+        ({"location": "ftp://127.0.0.1/f"}, {}, "is not https"),
+    ],
+)
+def test_bad_servers_are_refused_in_a_sentence(
+    server: FileServer, tmp_path: Path, changes: dict, options: dict, words: str
+) -> None:
     vars(server).update(changes)
     sha256 = options.pop("sha256", SHA256)
     message = refused([server.url()], tmp_path / "f", sha256, **options)
@@ -245,7 +251,9 @@ def test_a_full_disk_is_seen_before_and_while_writing(server: FileServer, tmp_pa
             self.stream.write(piece)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open", lambda path, mode: (Full if path.suffix == ".part" else open)(path, mode), raising=False)
+        patch.setattr(
+            module, "open", lambda path, mode: (Full if path.suffix == ".part" else open)(path, mode), raising=False
+        )
         assert "No space left" in refused([server.url()], tmp_path / "f", SHA256)
     assert read_json(tmp_path / "f.part.json")["size"] == len(DATA)
     there = (tmp_path / "f.part").stat().st_size

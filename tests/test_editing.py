@@ -145,7 +145,9 @@ def test_reweighting_prefers_the_new_edit() -> None:
 def test_a_weight_is_a_smaller_error(method: str) -> None:
     """γ·(c - f)²/(2σ²) = (c - f)²/(2(σ/√γ)²)."""
     first, second = (editor(method=method, **options) for options in ({"weight": 4.0, "sigma": 1.0}, {"sigma": 0.5}))
-    torch.testing.assert_close(first.apply(first.begin(START), "yaw == 0.9").z, second.apply(second.begin(START), "yaw == 0.9").z)
+    torch.testing.assert_close(
+        first.apply(first.begin(START), "yaw == 0.9").z, second.apply(second.begin(START), "yaw == 0.9").z
+    )
 
 
 def test_the_posterior_near_the_start() -> None:
@@ -154,7 +156,8 @@ def test_the_posterior_near_the_start() -> None:
     z0 = torch.tensor([[-0.5, 0.7, 0.0, 0.0]]).expand(count, 4)
     tool = editor(Langevin(400, step, math.sqrt(2 * step)), method="posterior", sigma=0.1, closeness=0.9)
     z = tool.apply(tool.begin(z0), "yaw == 1", torch.arange(count)).z
-    # Along the edit the step of 0.02 times the curvature 1 + 0.19/0.01 = 20 makes the chain's variance 1/(1 - 0.2) times the law's.
+    # Along the edit the step of 0.02 times the curvature 1 + 0.19/0.01 = 20 makes the chain's variance 1/(1 - 0.2)
+    # times the law's.
     assert z[:, 0].mean().item() == pytest.approx(0.9275, abs=0.006)
     assert z[:, 0].var().item() == pytest.approx(0.0095 / 0.8, rel=0.1)
     assert z[:, 1].mean().item() == pytest.approx(0.63, abs=0.03)
@@ -185,7 +188,11 @@ def test_subset_selection_changes_the_chosen_layers_alone() -> None:
 
 def test_what_cannot_be_edited_is_refused() -> None:
     tool = editor()
-    for edit, message in (("beard == 1", "yaw, age, smile"), ("yaw == 1.5", "from 0 to 1"), ("smile == *", "leaves smile free")):
+    for edit, message in (
+        ("beard == 1", "yaw, age, smile"),
+        ("yaw == 1.5", "from 0 to 1"),
+        ("smile == *", "leaves smile free"),
+    ):
         with pytest.raises(LaceError, match=message):
             parse_edit(edit, SCHEMA)
     with pytest.raises(LaceError, match="can never be true"):

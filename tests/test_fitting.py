@@ -55,10 +55,14 @@ def clock(monkeypatch) -> list[float]:
 @pytest.fixture
 def cfg(tmp_path: Path) -> DictConfig:
     trainer = {"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False}
-    return OmegaConf.create({"trainer": trainer, "callbacks": {"progress": False}, "paths": {"output": str(tmp_path / "out")}})
+    return OmegaConf.create(
+        {"trainer": trainer, "callbacks": {"progress": False}, "paths": {"output": str(tmp_path / "out")}}
+    )
 
 
-def test_seconds_are_kept_over_resumes_and_the_end_is_found(cfg: DictConfig, clock: list[float], tmp_path: Path, capsys) -> None:
+def test_seconds_are_kept_over_resumes_and_the_end_is_found(
+    cfg: DictConfig, clock: list[float], tmp_path: Path, capsys
+) -> None:
     folder, last = tmp_path / "kept", tmp_path / "kept" / "last.ckpt"
     whole = Slow(clock)
     trainer, seconds = fit_to_end(cfg, whole, Data(), tmp_path / "whole", [], EVERY)
@@ -80,10 +84,14 @@ def test_seconds_are_kept_over_resumes_and_the_end_is_found(cfg: DictConfig, clo
     assert torch.equal(found.weight, whole.weight)
 
 
-def test_the_end_is_kept_where_it_is_between_two_checkpoints(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+def test_the_end_is_kept_where_it_is_between_two_checkpoints(
+    cfg: DictConfig, clock: list[float], tmp_path: Path
+) -> None:
     first, second = Slow(clock), Slow(clock)
     for module in (first, second):
-        trainer, seconds = fit_to_end(cfg, module, Data(), tmp_path / "kept", [], {"every_n_train_steps": 4}, max_steps=5)
+        trainer, seconds = fit_to_end(
+            cfg, module, Data(), tmp_path / "kept", [], {"every_n_train_steps": 4}, max_steps=5
+        )
         assert (trainer.global_step, seconds) == (5, 50)
     assert (first.steps, second.steps) == ([0, 1, 2, 3, 4], [])
     assert torch.equal(first.weight, second.weight)
@@ -99,6 +107,7 @@ def test_a_training_may_take_so_much_time_and_no_more(cfg: DictConfig, clock: li
 
 def test_epochs_of_a_staircase_are_those_of_the_data(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
     """Three batches an epoch, whatever else ends the training."""
+
     class Stairs(Slow):
         def configure_optimizers(self) -> dict:
             return with_staircase(torch.optim.SGD(self.parameters(), 1.0), self.trainer, 0, 0.5, 1)

@@ -37,7 +37,10 @@ def test_half_as_many_where_memory_runs_out() -> None:
         return part * 2
 
     rows = torch.arange(9)
-    with pytest.warns(UserWarning, match="8 pictures at a time"), pytest.warns(UserWarning, match="4 pictures at a time"):
+    with (
+        pytest.warns(UserWarning, match="8 pictures at a time"),
+        pytest.warns(UserWarning, match="4 pictures at a time"),
+    ):
         assert torch.equal(torch.cat(list(chunks(function, rows, 1))), rows * 2)
     assert calls == [8, 4, 2, 2, 2, 2, 1]
     calls.clear()
@@ -47,16 +50,21 @@ def test_half_as_many_where_memory_runs_out() -> None:
         list(chunks(lambda part: function(rows), rows, 1))
 
 
-@pytest.mark.parametrize(("size", "memory"), [(0, None), ("all", None), (2.5, None), (None, None), ("auto", 0), ("auto", -1.0)])
+@pytest.mark.parametrize(
+    ("size", "memory"), [(0, None), ("all", None), (2.5, None), (None, None), ("auto", 0), ("auto", -1.0)]
+)
 def test_what_is_no_size_is_refused(size, memory) -> None:
     with pytest.raises(LaceError, match="must be"):
         Chunks(size, memory)
 
 
-@pytest.mark.parametrize(("line", "names"), [
-    ("0::/job/step", ("", "memory.max", "memory.current", "inactive_file")),
-    ("4:cpu,memory:/job/step", ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "inactive_file")),
-])
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("0::/job/step", ("", "memory.max", "memory.current", "inactive_file")),
+        ("4:cpu,memory:/job/step", ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "inactive_file")),
+    ],
+)
 def test_control_groups_limit_what_there_is(tmp_path: Path, line: str, names: tuple[str, ...]) -> None:
     base, limit, used, cache = names
     own = tmp_path / "own"

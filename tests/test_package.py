@@ -26,8 +26,12 @@ def test_every_package_is_installed() -> None:
 
 
 def test_importing_pulls_in_neither_hydra_nor_lightning() -> None:
-    code = ("import sys, lace_lightning as lace; lace.load_generator; lace.samplers.Heun; lace.load_classifier; lace.energies; "
-            "print([name for name in ('hydra', 'omegaconf', 'pytorch_lightning', 'wandb', 'torch_fidelity') if name in sys.modules])")
+    code = (
+        "import sys, lace_lightning as lace; lace.load_generator; lace.samplers.Heun; lace.load_classifier; "
+        "lace.energies; "
+        "print([name for name in ('hydra', 'omegaconf', 'pytorch_lightning', 'wandb', 'torch_fidelity') if name in "
+        "sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -45,8 +49,13 @@ def test_every_public_name_is_there() -> None:
         _ = lace_lightning.no_such_name
 
 
-@pytest.mark.parametrize("name", [*(f"cifar10_{kind}" for kind in ("generator", "labeler", "judge", "reference", "classifier")),
-                                  *(f"portraits_{kind}" for kind in ("generator", "labeler", "judge", "reference", "identity"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"cifar10_{kind}" for kind in ("generator", "labeler", "judge", "reference", "classifier")),
+        *(f"portraits_{kind}" for kind in ("generator", "labeler", "judge", "reference", "identity")),
+    ],
+)
 def test_shipped_weights_have_cards(name: str) -> None:
     card = weights.card(name)
     assert {"what", "data", "licence", "sha256", "date"} <= set(card)
@@ -82,8 +91,22 @@ def test_the_wheel_finds_its_configuration_from_anywhere(tmp_path) -> None:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)],
-                   check=True, cwd=tmp_path)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            str(tmp_path),
+            str(source),
+        ],
+        check=True,
+        cwd=tmp_path,
+    )
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
     assert (tmp_path / "site" / "lace_lightning" / "conf" / "experiment" / "cifar10_ode.yaml").is_file()
@@ -91,7 +114,13 @@ def test_the_wheel_finds_its_configuration_from_anywhere(tmp_path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "LACE_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-P", "-m", "lace_lightning", "+experiment=cifar10_heun", "debug=fast", "logger=csv"]
     subprocess.run([*command, "hydra.run.dir=out"], check=True, cwd=tmp_path / "elsewhere", env=environment)
-    config = subprocess.run([*command, "--info", "searchpath"], capture_output=True, text=True, check=True, cwd=tmp_path / "elsewhere",
-                            env=environment)
+    config = subprocess.run(
+        [*command, "--info", "searchpath"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path / "elsewhere",
+        env=environment,
+    )
     assert str(tmp_path / "site") in config.stdout
     assert (tmp_path / "elsewhere" / "out" / "metrics.json").is_file()

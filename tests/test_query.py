@@ -20,20 +20,38 @@ def test_precedence_is_pythons() -> None:
     assert query.attributes == ("glasses", "haircolor", "yaw")
 
 
-@pytest.mark.parametrize(("text", "canonical"), [
-    ("(( glasses==1 ))and(yaw>.7)", "glasses == 1 and yaw > 0.7"),
-    ("haircolor == 2", "haircolor == red"),
-    ("not (glasses == 1 or glasses != 0)", "not (glasses == 1 or glasses != 0)"),
-    ("glasses == *", "glasses == *"),
-])
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("(( glasses==1 ))and(yaw>.7)", "glasses == 1 and yaw > 0.7"),
+        ("haircolor == 2", "haircolor == red"),
+        ("not (glasses == 1 or glasses != 0)", "not (glasses == 1 or glasses != 0)"),
+        ("glasses == *", "glasses == *"),
+    ],
+)
 def test_text_is_canonical(text: str, canonical: str) -> None:
     assert parse(text, FACES).text == canonical
 
 
-ATOMS = st.sampled_from([parse(text, FACES).root for text in (
-    "glasses == 1", "glasses != 1", "yaw == 0.5", "yaw < 0.25", "yaw > 0.75", "haircolor == red", "haircolor != black")])
-TREES = st.recursive(ATOMS, lambda inner: st.builds(Not, inner) | st.builds(And, inner, inner) | st.builds(Or, inner, inner),
-                     max_leaves=8)
+ATOMS = st.sampled_from(
+    [
+        parse(text, FACES).root
+        for text in (
+            "glasses == 1",
+            "glasses != 1",
+            "yaw == 0.5",
+            "yaw < 0.25",
+            "yaw > 0.75",
+            "haircolor == red",
+            "haircolor != black",
+        )
+    ]
+)
+TREES = st.recursive(
+    ATOMS,
+    lambda inner: st.builds(Not, inner) | st.builds(And, inner, inner) | st.builds(Or, inner, inner),
+    max_leaves=8,
+)
 
 
 def _python(node: Node, row: dict[str, float]) -> bool:
@@ -73,22 +91,41 @@ def test_slug_is_a_file_name() -> None:
     assert parse("glasses == 1 and not yaw < 0.3", FACES).slug == "glasses_is_1_and_not_yaw_below_0p3"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("glases == 1", "Did you mean 'glasses'"), ("haircolor == blak", "Did you mean 'black'"), ("", "it is empty"),
-    ("glasses", "a comparison"), ("glasses == ", "a value is missing"), ("(glasses == 1", "not closed"),
-    ("glasses == 1 yaw == 0.5", "'yaw' was not expected"), ("yaw == 3", "from 0 to 1"), ("glasses < 1", "compared with"),
-    ("glasses == 1 & yaw == 0", "'&' cannot be read"), ("yaw == black", "from 0 to 1"), ("glasses == 7", "0 to 1"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("glases == 1", "Did you mean 'glasses'"),
+        ("haircolor == blak", "Did you mean 'black'"),
+        ("", "it is empty"),
+        ("glasses", "a comparison"),
+        ("glasses == ", "a value is missing"),
+        ("(glasses == 1", "not closed"),
+        ("glasses == 1 yaw == 0.5", "'yaw' was not expected"),
+        ("yaw == 3", "from 0 to 1"),
+        ("glasses < 1", "compared with"),
+        ("glasses == 1 & yaw == 0", "'&' cannot be read"),
+        ("yaw == black", "from 0 to 1"),
+        ("glasses == 7", "0 to 1"),
+    ],
+)
 def test_what_is_wrong_is_said(text: str, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         parse(text, FACES)
 
 
-@pytest.mark.parametrize(("text", "outcomes"), [
-    ("yaw == 0.1 and yaw == 0.9", {False}), ("yaw == 0.4 and yaw == 0.55", {True, False}), ("yaw < 0.2 and yaw > 0.5", {False}),
-    ("yaw < 0.5 or yaw > 0.4", {True}), ("yaw < 0", {False}), ("yaw == * and yaw < 0.5", {True, False}),
-    ("(glasses == 1 and yaw == 0.5) or (not glasses == 1 and not yaw == 0.5)", {True, False}),
-    ("(yaw < 0.3 or glasses == 1) and yaw > 0.4 and glasses == 0", {False}),
-    (" and ".join(f"not {name} == 0" for name in ("glasses", "yaw", "haircolor")), {True, False})])
+@pytest.mark.parametrize(
+    ("text", "outcomes"),
+    [
+        ("yaw == 0.1 and yaw == 0.9", {False}),
+        ("yaw == 0.4 and yaw == 0.55", {True, False}),
+        ("yaw < 0.2 and yaw > 0.5", {False}),
+        ("yaw < 0.5 or yaw > 0.4", {True}),
+        ("yaw < 0", {False}),
+        ("yaw == * and yaw < 0.5", {True, False}),
+        ("(glasses == 1 and yaw == 0.5) or (not glasses == 1 and not yaw == 0.5)", {True, False}),
+        ("(yaw < 0.3 or glasses == 1) and yaw > 0.4 and glasses == 0", {False}),
+        (" and ".join(f"not {name} == 0" for name in ("glasses", "yaw", "haircolor")), {True, False}),
+    ],
+)
 def test_what_a_query_can_be(text: str, outcomes: set[bool]) -> None:
     assert parse(text, FACES).outcomes() == outcomes

@@ -41,19 +41,35 @@ def tables(tmp_path: Path, monkeypatch) -> ModuleType:
 def _result(folder: Path, config: dict, metrics: dict, paper: dict | None = None) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(config))
-    (folder / "metrics.json").write_text(json.dumps({
-        "metrics": metrics, "paper": paper or {}, "protocol": {}, "command": "c", "date": "2026-01-02", "versions": {}}))
+    (folder / "metrics.json").write_text(
+        json.dumps(
+            {
+                "metrics": metrics,
+                "paper": paper or {},
+                "protocol": {},
+                "command": "c",
+                "date": "2026-01-02",
+                "versions": {},
+            }
+        )
+    )
     Image.new("RGB", (9, 9)).save(folder / "samples.png")
 
 
 def test_a_sweep_becomes_a_table_over_seeds_beside_the_paper(record: ModuleType, tmp_path: Path) -> None:
     for text, base in (("a == 1", 0.5), ("b == 1", 0.7)):
         for seed in (1, 2, 3):
-            _result(tmp_path / "outputs" / "sweeps" / "portraits_logic" / f"{text}{seed}",
-                    {"query": {"text": text}, "seed": seed, "metrics": {"seed": seed},
-                     "editing": {"name": text[0], "layers": {"smile": seed} if text[0] == "a" else None}},
-                    {"acc": base + 0.1 * seed, "fd_judge": 2.0, "fd_judge/unconditional": 1.0, "branch/x": 0.25},
-                    {"acc": 0.9, "fid": 20.5} if text == "a == 1" else None)
+            _result(
+                tmp_path / "outputs" / "sweeps" / "portraits_logic" / f"{text}{seed}",
+                {
+                    "query": {"text": text},
+                    "seed": seed,
+                    "metrics": {"seed": seed},
+                    "editing": {"name": text[0], "layers": {"smile": seed} if text[0] == "a" else None},
+                },
+                {"acc": base + 0.1 * seed, "fd_judge": 2.0, "fd_judge/unconditional": 1.0, "branch/x": 0.25},
+                {"acc": 0.9, "fid": 20.5} if text == "a == 1" else None,
+            )
     folder = tmp_path / "experiments" / "portraits_logic"
     folder.mkdir()
     (folder / "README.md").write_text(f"# Logic\n\nOwn words.\n\n{record.BEGIN}\nold\n{record.END}\n\nMore of them.\n")
@@ -62,8 +78,12 @@ def test_a_sweep_becomes_a_table_over_seeds_beside_the_paper(record: ModuleType,
     assert text.startswith("# Logic\n\nOwn words.")
     assert text.endswith("\n\nMore of them.\n")
     assert "old" not in text
-    assert "| setting | ACC | *paper* | distance | *FID, paper* | distance of the generator alone | of these x |" in text
-    assert "| `a == 1`, editing a | 0.700 ± 0.100 | 0.9 | 2.000 ± 0.000 | 20.5 | 1.000 ± 0.000 | 0.250 ± 0.000 |" in text
+    assert (
+        "| setting | ACC | *paper* | distance | *FID, paper* | distance of the generator alone | of these x |" in text
+    )
+    assert (
+        "| `a == 1`, editing a | 0.700 ± 0.100 | 0.9 | 2.000 ± 0.000 | 20.5 | 1.000 ± 0.000 | 0.250 ± 0.000 |" in text
+    )
     assert "| `b == 1`, editing b | 0.900 ± 0.100 |  | 2.000 ± 0.000 |  |" in text
     assert {"samples_1.png", "samples_2.png", "results.json"} <= {path.name for path in folder.iterdir()}
     assert len(json.loads((folder / "results.json").read_text())) == 6
@@ -85,9 +105,17 @@ def test_a_single_run_is_the_latest_and_a_new_readme_says_how(record: ModuleType
 
 def test_figures_of_two_names_become_rows_and_columns(record: ModuleType, tmp_path: Path) -> None:
     for name, metrics, lines in (
-            ("portraits_check", {"labeler/smile": 1.0, "labeler/age": 0.9, "judge/age": 0.8},
-             ["| | labeler | judge |", "|---|---|---|", "| smile | 1.000 |  |", "| age | 0.900 | 0.800 |"]),
-            ("portraits_sheet", {"portraits": 140, "a/b": 0.5}, ["| figure | value |", "| portraits | 140.0 |", "| a/b | 0.500 |"])):
+        (
+            "portraits_check",
+            {"labeler/smile": 1.0, "labeler/age": 0.9, "judge/age": 0.8},
+            ["| | labeler | judge |", "|---|---|---|", "| smile | 1.000 |  |", "| age | 0.900 | 0.800 |"],
+        ),
+        (
+            "portraits_sheet",
+            {"portraits": 140, "a/b": 0.5},
+            ["| figure | value |", "| portraits | 140.0 |", "| a/b | 0.500 |"],
+        ),
+    ):
         _result(tmp_path / "outputs" / name / "2026-01-01_00-00-00", {"seed": 0}, metrics)
         record.record(name, tmp_path / "outputs")
         text = (tmp_path / "experiments" / name / "README.md").read_text()
@@ -98,7 +126,8 @@ TABLE = """
 common: [metrics.num_samples=5]
 seeds: [seed=0 metrics.seed=1, seed=1 metrics.seed=2]
 rows:
-  - {part: glasses, row: "Old, η = 0.1", run: [+experiment=old], paper: {acc: 0.5, fid: 9.5, seconds: 3}, trained: a minute, seeds: 1}
+  - {part: glasses, row: "Old, η = 0.1", run: [+experiment=old], paper: {acc: 0.5, fid: 9.5, seconds: 3},
+     trained: a minute, seeds: 1}
   - {part: glasses, row: New, run: [+experiment=new, a=b]}
   - {part: glasses, row: Never, run: [+experiment=never]}
   - {part: hats, row: New, run: [+experiment=new, "query.text=hat == 1"]}
@@ -109,8 +138,14 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     folder, outputs = tmp_path / "experiments" / "table", tmp_path / "outputs"
     folder.mkdir()
     (folder / "table.yaml").write_text(TABLE)
-    assert tables.commands("table")[0] == ["metrics.num_samples=5", "+experiment=old", "seed=0", "metrics.seed=1", "hydra.mode=MULTIRUN",
-                                           "hydra.sweep.dir=outputs/sweeps/table/glasses_old_0_1"]
+    assert tables.commands("table")[0] == [
+        "metrics.num_samples=5",
+        "+experiment=old",
+        "seed=0",
+        "metrics.seed=1",
+        "hydra.mode=MULTIRUN",
+        "hydra.sweep.dir=outputs/sweeps/table/glasses_old_0_1",
+    ]
     assert len(tables.commands("table")) == 1 + 2 + 2 + 2
     (folder / "old.png").touch()
     with pytest.raises(SystemExit, match="run the table first"):
@@ -120,7 +155,11 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     _result(sweeps / "glasses_old_0_1" / "seed=0", {}, {"acc": 0.25, "fd_judge": 2.0, "seconds/sampling_per_64": 7.0})
     for row, acc in (("glasses_new", 0.5), ("hats_new", 0.75)):
         for seed in (0, 1):
-            _result(sweeps / row / f"seed={seed}", {}, {"acc": acc + 0.1 * seed, "fd_judge": 1.0, "seconds/sampling_per_64": 1.0})
+            _result(
+                sweeps / row / f"seed={seed}",
+                {},
+                {"acc": acc + 0.1 * seed, "fd_judge": 1.0, "seconds/sampling_per_64": 1.0},
+            )
     tables.write("table", outputs)
     text = (folder / "README.md").read_text()
     assert "| setting | ACC | *paper* | distance | *FID, paper* | s per 64 | *paper* | seeds | trained here |" in text
@@ -128,8 +167,13 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     assert "| New | 0.550 ± 0.071 |  | 1.000 ± 0.000 |  | 1.000 ± 0.000 |  | 2 |  |" in text
     assert "| New | 0.800 ± 0.071 | 1.000 ± 0.000 | 2 |" in text.partition("### hats")[2]
     assert "Not made yet: Never." in text
-    assert {"glasses_old_0_1.png", "glasses_new.png", "hats_new.png", "results.json"} <= {path.name for path in folder.iterdir()}
-    assert [entry["row"] for entry in json.loads((folder / "results.json").read_text())] == ["Old, η = 0.1", *["New"] * 4]
+    assert {"glasses_old_0_1.png", "glasses_new.png", "hats_new.png", "results.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert [entry["row"] for entry in json.loads((folder / "results.json").read_text())] == [
+        "Old, η = 0.1",
+        *["New"] * 4,
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/table.yaml")))
@@ -140,6 +184,8 @@ def test_every_row_of_the_tables_is_a_run_that_can_be_made(name: str, monkeypatc
     settings = set()
     with initialize_config_dir(str(EXPERIMENTS.parent / "conf"), version_base=None):
         for line in tables.commands(name):
-            cfg = compose("config", overrides=[*(t for t in line if not t.startswith("hydra.")), "~logger", "paths.output=o"])
+            cfg = compose(
+                "config", overrides=[*(t for t in line if not t.startswith("hydra.")), "~logger", "paths.output=o"]
+            )
             settings.add(config_digest(cfg))
     assert len(settings) == len(tables.commands(name))

@@ -6,8 +6,14 @@ import torch
 from lace_lightning.errors import LaceError
 from lace_lightning.schema import Attribute, Labels, Schema
 
-FACES = Schema("faces", (Attribute("glasses"), Attribute("yaw", "continuous"),
-                         Attribute("haircolor", "discrete", 3, ("black", "brown", "red"))))
+FACES = Schema(
+    "faces",
+    (
+        Attribute("glasses"),
+        Attribute("yaw", "continuous"),
+        Attribute("haircolor", "discrete", 3, ("black", "brown", "red")),
+    ),
+)
 
 
 def test_columns_follow_the_attributes() -> None:
@@ -32,16 +38,19 @@ def test_labels_rows_and_masks() -> None:
     assert Labels.cat([labels[:1], labels[1:]]).values.equal(labels.values)
 
 
-@pytest.mark.parametrize(("build", "words"), [
-    (lambda: FACES["glases"], "Did you mean 'glasses'"),
-    (lambda: FACES["haircolor"].class_index("blak"), "Did you mean 'black'"),
-    (lambda: Attribute("a", "discret"), "Did you mean 'discrete'"),
-    (lambda: Attribute("a", "discrete", 3, ("x", "y")), "one name a class"),
-    (lambda: Attribute("two words"), "rename it"),
-    (lambda: Schema("s", (Attribute("a"), Attribute("a"))), "no name twice"),
-    (lambda: Schema.from_config({"name": "s"}), "attributes"),
-    (lambda: Labels(FACES, torch.zeros(3, 2)), r"\(N, 3\)"),
-])
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: FACES["glases"], "Did you mean 'glasses'"),
+        (lambda: FACES["haircolor"].class_index("blak"), "Did you mean 'black'"),
+        (lambda: Attribute("a", "discret"), "Did you mean 'discrete'"),
+        (lambda: Attribute("a", "discrete", 3, ("x", "y")), "one name a class"),
+        (lambda: Attribute("two words"), "rename it"),
+        (lambda: Schema("s", (Attribute("a"), Attribute("a"))), "no name twice"),
+        (lambda: Schema.from_config({"name": "s"}), "attributes"),
+        (lambda: Labels(FACES, torch.zeros(3, 2)), r"\(N, 3\)"),
+    ],
+)
 def test_bad_input_is_named(build, words) -> None:
     with pytest.raises(LaceError, match=words):
         build()

@@ -12,7 +12,11 @@ from torch import nn
 from lace_lightning.errors import LaceError
 from lace_lightning.unpickle.state import WRAPPERS, load_state, read_state
 
-STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2, dtype=torch.float64), "count": torch.tensor(3)}
+STATE = {
+    "weight": torch.arange(6.0).reshape(2, 3),
+    "bias": torch.ones(2, dtype=torch.float64),
+    "count": torch.tensor(3),
+}
 
 
 def write(data: object, path: Path) -> Path:
@@ -25,7 +29,9 @@ def write(data: object, path: Path) -> Path:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_same_state_out_of_every_wrapper(tmp_path: Path, suffix: str, wrapper: str | None, prefix: str) -> None:
     state: dict = {prefix + name: value for name, value in STATE.items()}
-    file = write(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"state": {}}}, tmp_path / f"n.{suffix}")
+    file = write(
+        state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"state": {}}}, tmp_path / f"n.{suffix}"
+    )
     same(read_state(file))
 
 
@@ -65,13 +71,26 @@ def test_schedulers_beside_are_no_hindrance(tmp_path: Path) -> None:
     module = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
-    write({"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()], "lr_schedulers": [scheduler.state_dict()]},
-          tmp_path / "n.ckpt")
+    write(
+        {
+            "state_dict": module.state_dict(),
+            "optimizer_states": [optimizer.state_dict()],
+            "lr_schedulers": [scheduler.state_dict()],
+        },
+        tmp_path / "n.ckpt",
+    )
     assert read_state(tmp_path / "n.ckpt").keys() == {"weight", "bias"}
 
 
-@pytest.mark.parametrize(("data", "words"), [({"epoch": 3, "seed": 1}, "and holds epoch, seed: save"), ({}, "and holds nothing"),
-                                             (torch.ones(3), "and holds a Tensor"), ([torch.ones(3)], "and holds a list")])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"epoch": 3, "seed": 1}, "and holds epoch, seed: save"),
+        ({}, "and holds nothing"),
+        (torch.ones(3), "and holds a Tensor"),
+        ([torch.ones(3)], "and holds a list"),
+    ],
+)
 def test_a_file_without_a_state_is_refused(tmp_path: Path, data: object, words: str) -> None:
     write(data, tmp_path / "n.pt")
     with pytest.raises(LaceError, match=words) as caught:
@@ -81,6 +100,8 @@ def test_a_file_without_a_state_is_refused(tmp_path: Path, data: object, words: 
 
 def test_the_state_of_another_module_is_refused(tmp_path: Path) -> None:
     write(nn.Linear(3, 4).state_dict(), tmp_path / "n.pt")
-    with pytest.raises(LaceError, match=r"must be those of a Linear and are not \(.*size mismatch.*\): check the width\.$") as caught:
+    with pytest.raises(
+        LaceError, match=r"must be those of a Linear and are not \(.*size mismatch.*\): check the width\.$"
+    ) as caught:
         load_state(nn.Linear(3, 2), tmp_path / "n.pt", fix="check the width")
     assert "\n" not in str(caught.value)

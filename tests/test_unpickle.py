@@ -29,19 +29,36 @@ from lace_lightning.unpickle import Record, safe_unpickle, tensors_of
 
 from .foreign_files import nvidia_pickle, rosinality_file, tensorflow_pickle
 
-SMALL = {"z_dim": 4, "w_dim": 4, "c_dim": 0, "img_resolution": 8, "img_channels": 3, "mapping_kwargs": {"num_layers": 1},
-         "synthesis_kwargs": {"channels": {4: 2, 8: 2}}}
-SCALARS = st.none() | st.booleans() | st.integers(-2**200, 2**200) | st.floats(allow_nan=False) | st.text() | st.binary()
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(SCALARS, inner)
-                      | st.sets(SCALARS), max_leaves=20)
+SMALL = {
+    "z_dim": 4,
+    "w_dim": 4,
+    "c_dim": 0,
+    "img_resolution": 8,
+    "img_channels": 3,
+    "mapping_kwargs": {"num_layers": 1},
+    "synthesis_kwargs": {"channels": {4: 2, 8: 2}},
+}
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(SCALARS, inner) | st.sets(SCALARS),
+    max_leaves=20,
+)
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     torch.manual_seed(0)
     state = StyleGAN2Network(**SMALL).state_dict()
-    return {"nvidia4": nvidia_pickle(state, SMALL), "nvidia0": nvidia_pickle(state, SMALL, 0), "tensorflow": tensorflow_pickle(state),
-            "zip": rosinality_file(state), "legacy": rosinality_file(state, legacy=True)}
+    return {
+        "nvidia4": nvidia_pickle(state, SMALL),
+        "nvidia0": nvidia_pickle(state, SMALL, 0),
+        "tensorflow": tensorflow_pickle(state),
+        "zip": rosinality_file(state),
+        "legacy": rosinality_file(state, legacy=True),
+    }
 
 
 def read(folder: Path, data: bytes) -> object:
@@ -57,9 +74,17 @@ def test_what_python_pickles_comes_back(tmp_path_factory, value: object, protoco
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_arrays_come_back(tmp_path: Path, protocol: int) -> None:
-    arrays = [np.arange(6.0).reshape(2, 3), np.arange(6, dtype=">i2").reshape(3, 2).T, np.array(["a", "bc"]), np.array([1.5, None], object),
-              np.zeros((0, 3)), np.float32(0.25), OrderedDict(a=np.ones(2, bool)), np.asfortranarray(np.arange(12.0).reshape(3, 4)),
-              defaultdict(int, a=1)]
+    arrays = [
+        np.arange(6.0).reshape(2, 3),
+        np.arange(6, dtype=">i2").reshape(3, 2).T,
+        np.array(["a", "bc"]),
+        np.array([1.5, None], object),
+        np.zeros((0, 3)),
+        np.float32(0.25),
+        OrderedDict(a=np.ones(2, bool)),
+        np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        defaultdict(int, a=1),
+    ]
     for array, again in zip(arrays, read(tmp_path, pickle.dumps(arrays, protocol)), strict=True):
         np.testing.assert_equal(again, array)
 
@@ -67,14 +92,23 @@ def test_arrays_come_back(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("new", [True, False])
 def test_tensors_come_back(tmp_path: Path, new: bool) -> None:
     base = torch.arange(12.0)
-    tensors = {"whole": base, "part": base[2:8].view(2, 3).T, "half": torch.randn(3).half(),
-               "bf": torch.randn(3).bfloat16(), "int": torch.arange(3), "empty": torch.empty(0, 2),
-               "complex": torch.randn(3, dtype=torch.complex64),
-               "parameter": torch.nn.Parameter(torch.ones(2)), "scalar": torch.tensor(2.0)}
+    tensors = {
+        "whole": base,
+        "part": base[2:8].view(2, 3).T,
+        "half": torch.randn(3).half(),
+        "bf": torch.randn(3).bfloat16(),
+        "int": torch.arange(3),
+        "empty": torch.empty(0, 2),
+        "complex": torch.randn(3, dtype=torch.complex64),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "scalar": torch.tensor(2.0),
+    }
     torch.save(tensors, tmp_path / "t.pt", _use_new_zipfile_serialization=new)
     again = safe_unpickle(tmp_path / "t.pt")
     assert list(again) == list(tensors)
-    assert all(torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
 
 
 def hostile(mark: Path) -> Iterator[tuple[str, bytes]]:
@@ -88,12 +122,19 @@ def hostile(mark: Path) -> Iterator[tuple[str, bytes]]:
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
             return self.reduced
 
-    calls = {"system": By(os.system, command), "eval": By(eval, f"__import__('os').system({command!r})"),
-             "exec": By(exec, "1"),
-             "popen": By(subprocess.Popen, command), "getattr": By(getattr, os, "system"), "import": By(builtins.__import__, "os"),
-             "loads": By(pickle.loads, pickle.dumps(By(os.system, command))), "touch": By(Path.touch, mark),
-             "open": By(open, str(mark), "w"),
-             "load": By(torch.load, str(mark)), "memmap": By(np.memmap, str(mark))}
+    calls = {
+        "system": By(os.system, command),
+        "eval": By(eval, f"__import__('os').system({command!r})"),
+        "exec": By(exec, "1"),
+        "popen": By(subprocess.Popen, command),
+        "getattr": By(getattr, os, "system"),
+        "import": By(builtins.__import__, "os"),
+        "loads": By(pickle.loads, pickle.dumps(By(os.system, command))),
+        "touch": By(Path.touch, mark),
+        "open": By(open, str(mark), "w"),
+        "load": By(torch.load, str(mark)),
+        "memmap": By(np.memmap, str(mark)),
+    }
     for name, value in calls.items():
         for protocol in (0, 2, 4):
             try:
@@ -112,7 +153,10 @@ def hostile(mark: Path) -> Iterator[tuple[str, bytes]]:
     nested = io.BytesIO()
     torch.save({"a": By(os.system, command)}, nested, _use_new_zipfile_serialization=False)
     inner = nested.getvalue()
-    yield "nested", b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + len(inner).to_bytes(4, "little") + inner + b"\x85R."
+    yield (
+        "nested",
+        b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + len(inner).to_bytes(4, "little") + inner + b"\x85R.",
+    )
     archive = io.BytesIO()
     torch.save({"a": By(os.system, command)}, archive)
     yield "archive", archive.getvalue()
@@ -176,7 +220,9 @@ MUTATIONS = int(os.environ.get("LACE_MUTATIONS", 500))
 
 @pytest.mark.parametrize("name", ["nvidia4", "nvidia0", "tensorflow", "zip", "legacy"])
 def test_mutated_files_give_a_network_or_one_sentence(tmp_path: Path, files, name: str) -> None:
-    """Bits flipped, bytes changed, cut, repeated, spliced; every process, connection and new file would be an execution."""
+    """Bits flipped, bytes changed, cut, repeated, spliced; every process, connection and new file would be an
+    execution.
+    """
     data, lot = files[name], random.Random(name)
     path, events = tmp_path / "file.pkl", []
     watched = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect")

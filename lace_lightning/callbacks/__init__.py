@@ -19,7 +19,25 @@ from .quality import (
 from .sampling import ConditionalSampling, EnergyOptions
 from .temperature import TemperatureStrips
 
-__all__ = ["ConditionalSampling", "EnergyOptions", "Evaluation", "Extractor", "FeatureSpace", "LatentEvaluation", "ModelEditing",
-           "ModelSampling", "RealPictures", "SequentialEditing", "StepwiseEditing", "TemperatureStrips", "TrainingPictures",
-           "build_feature_space", "generator_grid", "inception_extractor", "judge_extractor", "labelled_grid", "measure_reference",
-           "reference_statistics"]
+__all__ = [
+    "ConditionalSampling",
+    "EnergyOptions",
+    "Evaluation",
+    "Extractor",
+    "FeatureSpace",
+    "LatentEvaluation",
+    "ModelEditing",
+    "ModelSampling",
+    "RealPictures",
+    "SequentialEditing",
+    "StepwiseEditing",
+    "TemperatureStrips",
+    "TrainingPictures",
+    "build_feature_space",
+    "generator_grid",
+    "inception_extractor",
+    "judge_extractor",
+    "labelled_grid",
+    "measure_reference",
+    "reference_statistics",
+]

@@ -1,4 +1,6 @@
-"""Diagnostics of conditional sampling: how probable, how worn, how wide, how far from the posterior, and what the classifier thinks."""
+"""Diagnostics of conditional sampling: how probable, how worn, how wide, how far from the posterior, and what the
+classifier thinks.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,13 @@ def groups_of(query: Query, free: Labels | None, count: int, device: torch.devic
 
 
 class PictureCheck:
-    """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at each row."""
+    """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at
+    each row.
+    """
 
-    def __init__(self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int,
-                 tolerance: float) -> None:
+    def __init__(
+        self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int, tolerance: float
+    ) -> None:
         self.generator, self.labeler, self.query, self.free, self.tolerance = generator, labeler, query, free, tolerance
         self.images = torch.zeros(count, *generator.image_shape, dtype=torch.uint8, device=generator.device)
 
@@ -65,7 +70,9 @@ class PictureCheck:
 class Diagnosis:
     """Collects what `Diagnosis.update` is told of every batch; `compute` gives the figures."""
 
-    def __init__(self, query: Query, classifier: AttributeClassifier, generator: Generator, device: torch.device) -> None:
+    def __init__(
+        self, query: Query, classifier: AttributeClassifier, generator: Generator, device: torch.device
+    ) -> None:
         self.query, self.classifier, self.generator = query.on(classifier.schema), classifier, generator
         space = classifier.space if classifier.space != "x" else "z"
         self.map = generator.map_to(space) or (lambda z: z)
@@ -82,7 +89,9 @@ class Diagnosis:
         group, _ = groups_of(self.query, free, count, start.device)
         u = self.map(sample.z)
         told = sample.diagnostics
-        self.metric.update(u, -event(sample.z), group, told.get("log_weights"), told.get("event_log_weights"), told.get("counts"))
+        self.metric.update(
+            u, -event(sample.z), group, told.get("log_weights"), told.get("event_log_weights"), told.get("counts")
+        )
         self.metric.update_start(self.map(start), -event(start), -target(start), group)
         if self.classifier.space != "x":
             judged = self.classifier.schema.decode(self.classifier(u))
@@ -102,17 +111,23 @@ class Diagnosis:
 
 
 def _num_groups(query: Query) -> int:
-    return groups_of(query, Labels.constant(query.schema, 1, **dict.fromkeys(query.free, 0.0)), 1, torch.device("cpu"))[1]
+    return groups_of(query, Labels.constant(query.schema, 1, **dict.fromkeys(query.free, 0.0)), 1, torch.device("cpu"))[
+        1
+    ]
 
 
 class PosteriorDistance:
-    """Fréchet distance of latents to exact samples of the same target, beside that of exact samples to each other (the floor).
+    """Fréchet distance of latents to exact samples of the same target, beside that of exact samples to each other (the
+    floor).
 
-    Statistics are those of the classifier's space (z for a classifier of pictures), per combination of free classes, of equally many
-    samples; `sets` independent exact sets are drawn by rejection, or by slow annealing where the target is rarer than 1 in `ATTEMPTS`.
+    Statistics are those of the classifier's space (z for a classifier of pictures), per combination of free classes, of
+    equally many samples; `sets` independent exact sets are drawn by rejection, or by slow annealing where the target is
+    rarer than 1 in `ATTEMPTS`.
     """
 
-    def __init__(self, query: Query, map: Callable[[Tensor], Tensor], dim: int, sets: int, device: torch.device) -> None:
+    def __init__(
+        self, query: Query, map: Callable[[Tensor], Tensor], dim: int, sets: int, device: torch.device
+    ) -> None:
         self.query, self.map, self.sets, self.device = query, map, sets, device
         self.groups = _num_groups(query)
         self.own = self._empty(dim)
@@ -134,21 +149,42 @@ class PosteriorDistance:
         with torch.no_grad():
             self._add(self.own, z, free)
 
-    def compute(self, batches: list[tuple[int, int]], seed: int, generator: Generator, energy: MakeEnergy,
-                free_of: Callable[[int, int], Labels | None], cache: Cache | None, key: Any) -> tuple[dict[str, float], str]:
+    def compute(
+        self,
+        batches: list[tuple[int, int]],
+        seed: int,
+        generator: Generator,
+        energy: MakeEnergy,
+        free_of: Callable[[int, int], Labels | None],
+        cache: Cache | None,
+        key: Any,
+    ) -> tuple[dict[str, float], str]:
         """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
         sampler: Sampler | None = None
         measured, how = [], ""
         for number in range(self.sets):
-            path = None if cache is None else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
+            path = (
+                None
+                if cache is None
+                else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
+            )
             statistics = self._empty(self.dim)
             if path is not None and path.is_file():
                 tensors, config = load_tensors(path)
                 drawn, how = tensors["z"].to(self.device), config["sampler"]
             else:
                 run = POSTERIOR_SEED + self.sets * seed + number
-                drawn, sampler = draw_exactly([(energy(free_of(first, count)), generator.prior(count, run, first, self.device),
-                                                sample_seeds(count, run, first).to(self.device)) for first, count in batches], sampler)
+                drawn, sampler = draw_exactly(
+                    [
+                        (
+                            energy(free_of(first, count)),
+                            generator.prior(count, run, first, self.device),
+                            sample_seeds(count, run, first).to(self.device),
+                        )
+                        for first, count in batches
+                    ],
+                    sampler,
+                )
                 how = type(sampler).__name__
                 if path is not None:
                     save_tensors(path, {"z": drawn.cpu()}, {"sampler": how})
@@ -168,11 +204,15 @@ class PosteriorDistance:
         return sum(frechet_distance(x, y) for x, y in used) / max(len(used), 1)
 
 
-def draw_exactly(batches: list[tuple[Energy, Tensor, Tensor]], sampler: Sampler | None = None) -> tuple[Tensor, Sampler]:
-    """Return exact samples of (target, starting points, seeds), and what drew them, ready for more (the next call's `sampler`).
+def draw_exactly(
+    batches: list[tuple[Energy, Tensor, Tensor]], sampler: Sampler | None = None
+) -> tuple[Tensor, Sampler]:
+    """Return exact samples of (target, starting points, seeds), and what drew them, ready for more (the next call's
+    `sampler`).
 
     That is rejection, or slow annealing with many slice moves behind it where a target is too rare.
     """
+
     def by(sampler: Sampler) -> tuple[Tensor, Sampler]:
         frozen = sampler.calibrated(*batches[0][:2])
         return torch.cat([frozen(energy, z, seeds=seeds).z for energy, z, seeds in batches]), frozen

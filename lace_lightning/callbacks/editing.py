@@ -30,18 +30,31 @@ class StepwiseEditing(LatentEvaluation):
     """Apply `edits` one after the other to latents of the prior and measure after each. Subclasses give the `editor`.
 
     `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: how often all of them hold; `edit<k>/des`,
-    `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`. Without
-    `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits. `strips` people go into the picture, one row
-    each, one column an edit, and into `frames`, where they change from one edit to the next along straight lines between their
-    styles.
+    `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`.
+    Without `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits. `strips` people go into the
+    picture, one row each, one column an edit, and into `frames`, where they change from one edit to the next along
+    straight lines between their styles.
     """
 
     frames_per_edit = 8
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Any, edits: Sequence[Query], options: Any,
-                 feature_space: FeatureSpace | None = None, cache: Cache | None = None, identity: Distance | None = None,
-                 num_samples: int = 1000, batch_size: int = 250, seed: int = 1, strips: int = 8, progress: bool = True,
-                 identity_protocol: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        judge: Labeler,
+        sampler: Any,
+        edits: Sequence[Query],
+        options: Any,
+        feature_space: FeatureSpace | None = None,
+        cache: Cache | None = None,
+        identity: Distance | None = None,
+        num_samples: int = 1000,
+        batch_size: int = 250,
+        seed: int = 1,
+        strips: int = 8,
+        progress: bool = True,
+        identity_protocol: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
         self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
         self.identity_protocol = dict(identity_protocol or {})
@@ -81,9 +94,16 @@ class StepwiseEditing(LatentEvaluation):
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
-                rows.extend(torch.stack([images[row].cpu() for images in shown]) for row in range(min(count, self.strips - first)))
-        return Evaluation(self._metrics(steps, rank, world_size, device), self.protocol(source, device), self._strips(rows),
-                          self._frames(path))
+                rows.extend(
+                    torch.stack([images[row].cpu() for images in shown])
+                    for row in range(min(count, self.strips - first))
+                )
+        return Evaluation(
+            self._metrics(steps, rank, world_size, device),
+            self.protocol(source, device),
+            self._strips(rows),
+            self._frames(path),
+        )
 
     def _pictures(self, state: EditState) -> Tensor:
         return self.generator.pictures(state.ws)
@@ -106,8 +126,12 @@ class StepwiseEditing(LatentEvaluation):
         result: dict[str, float] = {}
         for number, step in enumerate(steps, 1):
             accuracy = step.accuracy.compute()
-            figures = {"acc": accuracy["acc"], "holds": accuracy["holds"], "des": step.strength.compute()["des"],
-                       "evaluations": step.evaluations / share}
+            figures = {
+                "acc": accuracy["acc"],
+                "holds": accuracy["holds"],
+                "des": step.strength.compute()["des"],
+                "evaluations": step.evaluations / share,
+            }
             if self.identity is not None:
                 figures["id"] = float(step.distance.compute())
             if space is not None and step.quality is not None:
@@ -115,7 +139,10 @@ class StepwiseEditing(LatentEvaluation):
             result |= {f"edit{number}/{name}": value for name, value in figures.items()}
         last = f"edit{len(steps)}/"
         final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
-        final |= {name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps) for name in ("des", "evaluations")}
+        final |= {
+            name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps)
+            for name in ("des", "evaluations")
+        }
         if space is not None:
             final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(rank, world_size, device)
         final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
@@ -123,9 +150,13 @@ class StepwiseEditing(LatentEvaluation):
 
     def protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
         """Return what the figures were measured on and with."""
-        return {"query": ", ".join(map(str, self.edits)), "editing": vars(self.options),
-                **({"identity": self.identity_protocol} if self.identity_protocol else {}),
-                "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)", **self._common_protocol(source, device)}
+        return {
+            "query": ", ".join(map(str, self.edits)),
+            "editing": vars(self.options),
+            **({"identity": self.identity_protocol} if self.identity_protocol else {}),
+            "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)",
+            **self._common_protocol(source, device),
+        }
 
     @property
     def _titles(self) -> list[str]:
@@ -137,9 +168,17 @@ class StepwiseEditing(LatentEvaluation):
         for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
             before = path[max(number - 1, 0)]
             for step in range(1, self.frames_per_edit + 1) if number else (1,):
-                images = shrunk(self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0)))
-                frames.append(labelled_grid(list(images.cpu().split(4)), [""] * -(-len(images) // 4), title,
-                                            scale=max(1, 96 // images.shape[-1])))
+                images = shrunk(
+                    self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0))
+                )
+                frames.append(
+                    labelled_grid(
+                        list(images.cpu().split(4)),
+                        [""] * -(-len(images) // 4),
+                        title,
+                        scale=max(1, 96 // images.shape[-1]),
+                    )
+                )
             frames.extend([frames[-1]] * (self.frames_per_edit - 1))
         # A long title makes its frames larger; the pictures stay where they are.
         width, height = (max((getattr(frame, side) for frame in frames), default=0) for side in ("width", "height"))
@@ -152,7 +191,9 @@ class StepwiseEditing(LatentEvaluation):
 
 
 class SequentialEditing(StepwiseEditing):
-    """Edit by a latent classifier and a sampler, by the `EditOptions` that are its `options`, and measure (`StepwiseEditing`)."""
+    """Edit by a latent classifier and a sampler, by the `EditOptions` that are its `options`, and measure
+    (`StepwiseEditing`).
+    """
 
     def editor(self, source: Any, device: torch.device) -> StepEditor:
         return Editor(self.generator, source, self.sampler, self.options)

@@ -23,7 +23,9 @@ from .quality import FeatureSpace
 
 @dataclass
 class Evaluation:
-    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures, and `frames` of a moving one."""
+    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures, and `frames` of a moving
+    one.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -32,15 +34,25 @@ class Evaluation:
 
 
 class LatentEvaluation(pl.Callback):
-    """Make pictures with a latent classifier or a conditional model at the end of a test epoch, and measure them, into `evaluation`.
+    """Make pictures with a latent classifier or a conditional model at the end of a test epoch, and measure them, into
+    `evaluation`.
 
-    Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do not
-    depend on the number of processes. Subclasses give `measure`.
+    Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do
+    not depend on the number of processes. Subclasses give `measure`.
     """
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Any, feature_space: FeatureSpace | None = None,
-                 cache: Cache | None = None, num_samples: int = 10_000, batch_size: int = 500, seed: int = 1,
-                 progress: bool = True) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        judge: Labeler,
+        sampler: Any,
+        feature_space: FeatureSpace | None = None,
+        cache: Cache | None = None,
+        num_samples: int = 10_000,
+        batch_size: int = 500,
+        seed: int = 1,
+        progress: bool = True,
+    ) -> None:
         self.generator, self.judge, self.sampler = generator, judge, sampler
         self.feature_space, self.cache = feature_space, cache
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
@@ -55,7 +67,9 @@ class LatentEvaluation(pl.Callback):
         source = pl_module if isinstance(pl_module, ConditionalModel) else pl_module.classifier
         self.evaluation = self.evaluate(source, trainer.global_rank, trainer.world_size)
         numbers = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
-        pl_module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True)
+        pl_module.log_dict(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True
+        )
         if trainer.is_global_zero:
             self._show(trainer)
 
@@ -82,13 +96,22 @@ class LatentEvaluation(pl.Callback):
 
     def _batches(self, rank: int, world_size: int, what: str) -> Iterator[tuple[int, int]]:
         starts = range(0, self.num_samples, self.batch_size)[rank::world_size]
-        bar = tqdm(starts, desc=f"{what} ({type(self.sampler).__name__})", unit="batch", disable=not self.progress or rank > 0,
-                   leave=False, mininterval=0.5)
+        bar = tqdm(
+            starts,
+            desc=f"{what} ({type(self.sampler).__name__})",
+            unit="batch",
+            disable=not self.progress or rank > 0,
+            leave=False,
+            mininterval=0.5,
+        )
         for first in bar:
             yield first, min(self.batch_size, self.num_samples - first)
 
     def _share(self, rank: int, world_size: int) -> int:
-        return sum(min(self.batch_size, self.num_samples - f) for f in range(0, self.num_samples, self.batch_size)[rank::world_size])
+        return sum(
+            min(self.batch_size, self.num_samples - f)
+            for f in range(0, self.num_samples, self.batch_size)[rank::world_size]
+        )
 
     def _unconditional_pictures(self, rank: int, world_size: int, device: torch.device) -> Iterator[Tensor]:
         """Draw what the generator makes of the starting points themselves, uint8 batches."""
@@ -99,7 +122,14 @@ class LatentEvaluation(pl.Callback):
         """Measure the generator alone on the same number of samples, once for all samplers."""
         space = self.feature_space
         assert space is not None
-        key = digest({"generator": self.generator.digest, "protocol": space.protocol, "count": self.num_samples, "seed": self.seed})
+        key = digest(
+            {
+                "generator": self.generator.digest,
+                "protocol": space.protocol,
+                "count": self.num_samples,
+                "seed": self.seed,
+            }
+        )
         path = None if self.cache is None else self.cache.folder("unconditional", key) / "statistics.safetensors"
         if path is not None and path.is_file():
             return frechet_distance(load_statistics(path)[0], space.reference)
@@ -117,11 +147,23 @@ class LatentEvaluation(pl.Callback):
         return self.sampler.described() if isinstance(self.sampler, ConditionalModel) else repr(self.sampler)
 
     def _common_protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
-        return {"num_samples": self.num_samples, "seed": self.seed, "batch_size": self.batch_size, "sampler": self.described(),
-                "space": source.space, "judge": self.judge.name, "judge_digest": self.judge.digest,
-                "classifier": source.digest, "generator": self.generator.digest,
-                "frechet": None if self.feature_space is None else {**self.feature_space.protocol, "samples": self.num_samples},
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"}
+        return {
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "sampler": self.described(),
+            "space": source.space,
+            "judge": self.judge.name,
+            "judge_digest": self.judge.digest,
+            "classifier": source.digest,
+            "generator": self.generator.digest,
+            "frechet": None
+            if self.feature_space is None
+            else {**self.feature_space.protocol, "samples": self.num_samples},
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads",
+        }
 
     def _show(self, trainer: pl.Trainer) -> None:
         """Hand the grid and the table per class to every logger that takes them."""

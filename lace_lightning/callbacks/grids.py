@@ -13,12 +13,19 @@ from ..pictures import shrunk
 GAP, MARGIN = 2, 8
 
 
-def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = "", scale: int | None = None,
-                  columns: Sequence[str] = (), captions: Sequence[Sequence[str]] = ()) -> Image.Image:
-    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is long).
+def labelled_grid(
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    title: str = "",
+    scale: int | None = None,
+    columns: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is
+    long).
 
-    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. `columns` are written above the
-    columns, broken into lines; `captions`, one for each picture of each row, below the pictures.
+    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. `columns` are written
+    above the columns, broken into lines; `captions`, one for each picture of each row, below the pictures.
     """
     rows = [shrunk(row) for row in rows]
     height, width = rows[0].shape[-2:]
@@ -27,7 +34,11 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
     font, small = ImageFont.load_default(size=max(13, min(20, cell_h // 3))), ImageFont.load_default(size=12)
     cell_h += 15 if captions else 0
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    left = MARGIN + max((int(probe.textlength(label, font=font)) for label in labels), default=0) + (MARGIN if any(labels) else 0)
+    left = (
+        MARGIN
+        + max((int(probe.textlength(label, font=font)) for label in labels), default=0)
+        + (MARGIN if any(labels) else 0)
+    )
     line_height, grid = int(getattr(font, "size", 13)) + 3, left + max(len(row) for row in rows) * cell_w
     titles = _lines(title, max(grid, 300) - MARGIN, lambda line: probe.textlength(line, font=font))
     top = MARGIN + (len(titles) * line_height + MARGIN - 3 if title else 0)
@@ -41,7 +52,13 @@ def labelled_grid(rows: Sequence[Tensor], labels: Sequence[str], title: str = ""
         draw.text((MARGIN, MARGIN + number * line_height), line, fill="black", font=font)
     for c, lines in enumerate(heads):
         for number, line in enumerate(lines):
-            draw.text((left + c * cell_w + cell_w // 2, head_top + number * line_height), line, fill="black", font=font, anchor="ma")
+            draw.text(
+                (left + c * cell_w + cell_w // 2, head_top + number * line_height),
+                line,
+                fill="black",
+                font=font,
+                anchor="ma",
+            )
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = top + r * cell_h
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")

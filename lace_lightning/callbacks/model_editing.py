@@ -18,12 +18,21 @@ from .editing import StepwiseEditing
 class ModelEditing(StepwiseEditing):
     """Edit by a conditional model, by its `edit_options`, and measure (`StepwiseEditing`).
 
-    What there is before an edit the model is told by the `labeler`, so that the judge stays independent; without one by the judge.
-    Raises LaceError for edits that are no conjunction of `==`, and for options that the model cannot take.
+    What there is before an edit the model is told by the `labeler`, so that the judge stays independent; without one by
+    the judge. Raises LaceError for edits that are no conjunction of `==`, and for options that the model cannot take.
     """
 
-    def __init__(self, generator: Generator, judge: Labeler, model: ConditionalModel, edits: Sequence[Query], options: Any,
-                 *arguments: Any, labeler: Labeler | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        judge: Labeler,
+        model: ConditionalModel,
+        edits: Sequence[Query],
+        options: Any,
+        *arguments: Any,
+        labeler: Labeler | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(generator, judge, model, edits, options, *arguments, **settings)
         self.labeler = labeler or judge
         for query in self.edits:
@@ -36,4 +45,7 @@ class ModelEditing(StepwiseEditing):
 
     def protocol(self, source: ConditionalModel, device: torch.device) -> dict[str, Any]:
         who = "judge" if self.labeler is self.judge else "labeler"
-        return {**super().protocol(source, device), "attributes_before": f"{who}: {self.labeler.name} {self.labeler.digest}"}
+        return {
+            **super().protocol(source, device),
+            "attributes_before": f"{who}: {self.labeler.name} {self.labeler.digest}",
+        }

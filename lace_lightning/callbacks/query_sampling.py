@@ -30,11 +30,11 @@ from .quality import FeatureSpace
 class QuerySampling(LatentEvaluation):
     """Draw pictures that satisfy a query, and measure them; runs at the end of a test epoch. Subclasses give `draw`.
 
-    `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points, if it is
-    `compared`. Free attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
-    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in `pairs`.
-    `prior/holds` is how often the query holds for the same starting points alone; for a disjunction, both have the shares of its
-    sides.
+    `pictures_per_class` columns go into the grid. The unconditional generator is measured on the same starting points,
+    if it is `compared`. Free attributes are balanced or uniform for ACC; the Fréchet distance is measured on the same
+    samples, or, with `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs,
+    which are in `pairs`. `prior/holds` is how often the query holds for the same starting points alone; for a
+    disjunction, both have the shares of its sides.
     """
 
     pairs: Labels | None = None
@@ -42,17 +42,38 @@ class QuerySampling(LatentEvaluation):
     compared = True
     rows_of_grid = 20
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Any, query: Query, feature_space: FeatureSpace | None = None,
-                 cache: Cache | None = None, num_samples: int = 10_000, batch_size: int = 500, seed: int = 1, pictures_per_class: int = 10,
-                 timing_repeats: int = 3, timing_batch: int = 64, distance_codes: str = "same", progress: bool = True) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        judge: Labeler,
+        sampler: Any,
+        query: Query,
+        feature_space: FeatureSpace | None = None,
+        cache: Cache | None = None,
+        num_samples: int = 10_000,
+        batch_size: int = 500,
+        seed: int = 1,
+        pictures_per_class: int = 10,
+        timing_repeats: int = 3,
+        timing_batch: int = 64,
+        distance_codes: str = "same",
+        progress: bool = True,
+    ) -> None:
         super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
         self.query, self.distance_codes = query, distance_codes
-        self.pictures_per_class, self.timing_repeats, self.timing_batch = pictures_per_class, timing_repeats, timing_batch
+        self.pictures_per_class, self.timing_repeats, self.timing_batch = (
+            pictures_per_class,
+            timing_repeats,
+            timing_batch,
+        )
         self.synthesis_seconds = 0.0
 
-    def draw(self, source: Any, first: int, count: int, device: torch.device,
-             codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
-        """Return points, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first + count - 1."""
+    def draw(
+        self, source: Any, first: int, count: int, device: torch.device, codes: Labels | None = None
+    ) -> tuple[Sample, Tensor, Labels | None]:
+        """Return points, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first +
+        count - 1.
+        """
         raise NotImplementedError
 
     def _made(self, make: Callable[[], Tensor], device: torch.device) -> Tensor:
@@ -69,7 +90,9 @@ class QuerySampling(LatentEvaluation):
         """Return what draws, of what the test was given, before the first sample."""
         return source
 
-    def observe(self, source: Any, first: int, count: int, sample: Sample, free: Labels | None, device: torch.device) -> None:
+    def observe(
+        self, source: Any, first: int, count: int, sample: Sample, free: Labels | None, device: torch.device
+    ) -> None:
         """Look at a batch of samples."""
 
     def observed(self, source: Any, device: torch.device) -> tuple[dict[str, float], dict[str, Any]]:
@@ -116,7 +139,11 @@ class QuerySampling(LatentEvaluation):
 
     def protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
         """Return what the figures were measured on and with."""
-        return {"query": self.query.text, "distance_codes": self.distance_codes, **self._common_protocol(source, device)}
+        return {
+            "query": self.query.text,
+            "distance_codes": self.distance_codes,
+            **self._common_protocol(source, device),
+        }
 
     def _prior(self, device: torch.device) -> dict[str, float]:
         """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
@@ -129,26 +156,43 @@ class QuerySampling(LatentEvaluation):
 
     def _judged_prior(self, device: torch.device) -> Labels:
         """Return what the judge sees without any query; looked at once for all queries."""
-        key = digest({"generator": self.generator.digest, "judge": self.judge.digest, "count": self.num_samples, "seed": self.seed})
+        key = digest(
+            {
+                "generator": self.generator.digest,
+                "judge": self.judge.digest,
+                "count": self.num_samples,
+                "seed": self.seed,
+            }
+        )
         path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
         if path is not None and path.is_file():
             return Labels(self.judge.schema, load_tensors(path)[0]["values"])
         with torch.no_grad():
-            labels = Labels.cat(self.judge.labels(part).to("cpu") for images in self._unconditional_pictures(0, 1, device)
-                                for part in numbers(images))
+            labels = Labels.cat(
+                self.judge.labels(part).to("cpu")
+                for images in self._unconditional_pictures(0, 1, device)
+                for part in numbers(images)
+            )
         if path is not None:
             save_tensors(path, {"values": labels.values}, {})
         return labels
 
     def _shown(self) -> int:
         """Return how many of the first samples the picture needs."""
-        classes = [self.query.schema[name].num_classes for name in self.query.free if self.query.schema[name].kind == "discrete"]
+        classes = [
+            self.query.schema[name].num_classes
+            for name in self.query.free
+            if self.query.schema[name].kind == "discrete"
+        ]
         return self.pictures_per_class * (min(prod(classes), 200) if classes else 8)
 
     def _timing(self, source: Any, device: torch.device, cost: dict[str, float], share: int) -> dict[str, float]:
         """Seconds per 64 samples: over the whole run, and the median of a few repeats with batches of 64."""
         scale = 64 / max(share, 1)
-        result = {"seconds/sampling_per_64": cost["sampling"] * scale, "seconds/synthesis_per_64": cost["synthesis"] * scale}
+        result = {
+            "seconds/sampling_per_64": cost["sampling"] * scale,
+            "seconds/synthesis_per_64": cost["synthesis"] * scale,
+        }
         if self.timing_repeats > 0:
             runs = []
             for repeat in range(self.timing_repeats + 1):
@@ -161,10 +205,14 @@ class QuerySampling(LatentEvaluation):
         return result
 
     def _grid(self, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
-        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous value."""
+        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous
+        value.
+        """
         images = torch.cat([part for part, _ in kept])
         title = f"{self.query.text}   {type(self.sampler).__name__}"
-        free = Labels.cat(Labels.constant(self.query.schema, len(part)) if codes is None else codes for part, codes in kept)
+        free = Labels.cat(
+            Labels.constant(self.query.schema, len(part)) if codes is None else codes for part, codes in kept
+        )
         attributes = [self.query.schema[name] for name in self.query.free]
         discrete, values = ([a for a in attributes if a.kind == kind] for kind in KINDS)
         rows, labels, captions = [], [], []
@@ -172,7 +220,11 @@ class QuerySampling(LatentEvaluation):
             chosen = torch.ones(len(images), dtype=torch.bool)
             for attribute, number in zip(discrete, combination, strict=True):
                 chosen &= free.column(attribute.name) == number
-            index = chosen.nonzero()[: self.pictures_per_class, 0] if discrete else torch.arange(len(images))[: 8 * self.pictures_per_class]
+            index = (
+                chosen.nonzero()[: self.pictures_per_class, 0]
+                if discrete
+                else torch.arange(len(images))[: 8 * self.pictures_per_class]
+            )
             if not len(index):  # fewer samples than combinations
                 continue
             if values:
@@ -180,5 +232,7 @@ class QuerySampling(LatentEvaluation):
             for part in index.split(self.pictures_per_class):
                 rows.append(images[part])
                 labels.append(", ".join(a.describe(number) for a, number in zip(discrete, combination, strict=True)))
-                captions.append([" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()])
+                captions.append(
+                    [" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()]
+                )
         return labelled_grid(rows, labels, title, captions=captions if values else ())

@@ -31,9 +31,9 @@ CONTROLLED = 6.0
 class EnergyOptions:
     """How a query becomes an energy: logic, σ of continuous attributes, temperature of discrete ones, and the target.
 
-    `target` is `calibrated`, N(z)·p(c|w); `controlled`, N(z)·p(c|w)^γ; `hard`, N(z)·1[all decisions right]; or None for what `weight`,
-    the γ, says: calibrated without one. Controlled, and the way into the hard region, have γ = 6 where no weight is given.
-    Raises LaceError for another target, and for a weight beside `calibrated`.
+    `target` is `calibrated`, N(z)·p(c|w); `controlled`, N(z)·p(c|w)^γ; `hard`, N(z)·1[all decisions right]; or None for
+    what `weight`, the γ, says: calibrated without one. Controlled, and the way into the hard region, have γ = 6 where
+    no weight is given. Raises LaceError for another target, and for a weight beside `calibrated`.
     """
 
     logic: str = "exact"
@@ -45,13 +45,19 @@ class EnergyOptions:
 
     def __post_init__(self) -> None:
         if self.target not in (None, *TARGETS):
-            raise LaceError(f"query.target must be one of {', '.join(TARGETS)}, received '{self.target}'."
-                            f"{suggest(str(self.target), TARGETS)}")
+            raise LaceError(
+                f"query.target must be one of {', '.join(TARGETS)}, received '{self.target}'."
+                f"{suggest(str(self.target), TARGETS)}"
+            )
         if self.target == "calibrated" and self.weight not in (None, 1):
-            raise LaceError(f"The calibrated target has weight 1, and query.weight is {self.weight}: set query.weight=null, or "
-                            "query.target=controlled.")
+            raise LaceError(
+                f"The calibrated target has weight 1, and query.weight is {self.weight}: set query.weight=null, or "
+                "query.target=controlled."
+            )
         if self.target == "hard" and self.logic != "exact":
-            raise LaceError(f"The hard target needs exact logic, received query.logic={self.logic}: set query.logic=exact.")
+            raise LaceError(
+                f"The hard target needs exact logic, received query.logic={self.logic}: set query.logic=exact."
+            )
 
     @property
     def gamma(self) -> float:
@@ -65,20 +71,33 @@ class EnergyOptions:
 
 
 class ConditionalSampling(QuerySampling):
-    """Sample latents that satisfy a query by a latent classifier's energy, turn them into pictures, and measure them (`QuerySampling`).
+    """Sample latents that satisfy a query by a latent classifier's energy, turn them into pictures, and measure them
+    (`QuerySampling`).
 
-    Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are also
-    measured against so many exact sets. A sampler that checks (`hybrid`) asks the `labeler`.
+    Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are
+    also measured against so many exact sets. A sampler that checks (`hybrid`) asks the `labeler`.
     """
 
-    def __init__(self, generator: Generator, judge: Labeler, sampler: Sampler, query: Query, options: EnergyOptions,
-                 feature_space: FeatureSpace | None = None, cache: Cache | None = None, labeler: Labeler | None = None,
-                 posterior_sets: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        judge: Labeler,
+        sampler: Sampler,
+        query: Query,
+        options: EnergyOptions,
+        feature_space: FeatureSpace | None = None,
+        cache: Cache | None = None,
+        labeler: Labeler | None = None,
+        posterior_sets: int = 0,
+        **settings: Any,
+    ) -> None:
         super().__init__(generator, judge, sampler, query, feature_space, cache, **settings)
         self.options, self.labeler, self.posterior_sets = options, labeler, posterior_sets
         self.frozen: Sampler | None = None
         if isinstance(sampler, Checked) and labeler is None:
-            raise LaceError("A sampler that checks its pictures needs a labeler: give ConditionalSampling(labeler=...).")
+            raise LaceError(
+                "A sampler that checks its pictures needs a labeler: give ConditionalSampling(labeler=...)."
+            )
 
     def prepare(self, source: AttributeClassifier, device: torch.device) -> AttributeClassifier:
         part = source.part(self.query.attributes)
@@ -87,11 +106,23 @@ class ConditionalSampling(QuerySampling):
         self._distance = self._posterior(part, device) if self.posterior_sets > 1 else None
         return part
 
-    def observe(self, source: AttributeClassifier, first: int, count: int, sample: Sample, free: Labels | None,
-                device: torch.device) -> None:
+    def observe(
+        self,
+        source: AttributeClassifier,
+        first: int,
+        count: int,
+        sample: Sample,
+        free: Labels | None,
+        device: torch.device,
+    ) -> None:
         codes = None if free is None else free.to(device)
-        self._diagnosis.update(self.generator.prior(count, self.seed, first, device), sample, codes,
-                               self.energy(source, codes, event=True), self.energy(source, codes))
+        self._diagnosis.update(
+            self.generator.prior(count, self.seed, first, device),
+            sample,
+            codes,
+            self.energy(source, codes, event=True),
+            self.energy(source, codes),
+        )
         if self._distance is not None:
             self._distance.update(sample.z, codes)
 
@@ -111,10 +142,17 @@ class ConditionalSampling(QuerySampling):
 
     def _posterior(self, part: AttributeClassifier, device: torch.device) -> PosteriorDistance:
         space = part.space if part.space != "x" else "z"
-        return PosteriorDistance(self.query, self.generator.map_to(space) or (lambda z: z),
-                                 self.generator.w_dim if space == "w" else self.generator.z_dim, self.posterior_sets, device)
+        return PosteriorDistance(
+            self.query,
+            self.generator.map_to(space) or (lambda z: z),
+            self.generator.w_dim if space == "w" else self.generator.z_dim,
+            self.posterior_sets,
+            device,
+        )
 
-    def _distances(self, distance: PosteriorDistance, part: AttributeClassifier, device: torch.device) -> tuple[dict[str, float], str]:
+    def _distances(
+        self, distance: PosteriorDistance, part: AttributeClassifier, device: torch.device
+    ) -> tuple[dict[str, float], str]:
         starts = range(0, self.num_samples, self.batch_size)
         batches = [(first, min(self.batch_size, self.num_samples - first)) for first in starts]
 
@@ -122,13 +160,26 @@ class ConditionalSampling(QuerySampling):
             free = free_labels(self.query, count, self.seed, first)
             return None if free is None else free.to(device)
 
-        key = {"classifier": part.digest, "generator": self.generator.digest, "query": self.query.text, "options": vars(self.options),
-               "batches": batches, "seed": self.seed, "sets": self.posterior_sets, "format": 1}
-        return distance.compute(batches, self.seed, self.generator, lambda free: self.energy(part, free), free_of, self.cache, key)
+        key = {
+            "classifier": part.digest,
+            "generator": self.generator.digest,
+            "query": self.query.text,
+            "options": vars(self.options),
+            "batches": batches,
+            "seed": self.seed,
+            "sets": self.posterior_sets,
+            "format": 1,
+        }
+        return distance.compute(
+            batches, self.seed, self.generator, lambda free: self.energy(part, free), free_of, self.cache, key
+        )
 
-    def draw(self, classifier: AttributeClassifier, first: int, count: int, device: torch.device,
-             codes: Labels | None = None) -> tuple[Sample, Tensor, Labels | None]:
-        """Return latents, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first + count - 1."""
+    def draw(
+        self, classifier: AttributeClassifier, first: int, count: int, device: torch.device, codes: Labels | None = None
+    ) -> tuple[Sample, Tensor, Labels | None]:
+        """Return latents, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first +
+        count - 1.
+        """
         free = free_labels(self.query, count, self.seed, first, codes)
         energy = self.energy(classifier, None if free is None else free.to(device))
         z = self.generator.prior(count, self.seed, first, device)
@@ -139,14 +190,24 @@ class ConditionalSampling(QuerySampling):
             sampler = copy.copy(sampler)
             sampler.check = check
         sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
-        images = self._made(lambda: self.generator.pictures(self.generator.mapping(sample.z)) if check is None else check.images, device)
+        images = self._made(
+            lambda: self.generator.pictures(self.generator.mapping(sample.z)) if check is None else check.images, device
+        )
         return sample, images, free
 
     def energy(self, classifier: AttributeClassifier, free: Labels | None, event: bool = False) -> Energy:
         """Return the energy of the target on z, or that of the event itself, -log p(c|w)."""
         o = self.options
-        energy = classifier.energy(self.query, free, o.logic, o.sigma, o.temperature, o.paper_temperature,
-                                   1.0 if event else o.gamma, o.hard and not event)
+        energy = classifier.energy(
+            self.query,
+            free,
+            o.logic,
+            o.sigma,
+            o.temperature,
+            o.paper_temperature,
+            1.0 if event else o.gamma,
+            o.hard and not event,
+        )
         return energy.pullback(self.generator.map_to(classifier.space))
 
     def protocol(self, source: AttributeClassifier, device: torch.device) -> dict[str, Any]:

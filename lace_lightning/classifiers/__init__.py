@@ -11,8 +11,18 @@ from .images import ResNet9, WideResNet
 from .latent import LatentMLP
 from .mobilenet import MobileNet
 
-__all__ = ["AttributeClassifier", "Embedding", "IdentityEmbedding", "LatentMLP", "MobileNet", "ResNet9", "ScriptedEmbedding", "WideResNet",
-           "load_classifier", "load_embedding"]
+__all__ = [
+    "AttributeClassifier",
+    "Embedding",
+    "IdentityEmbedding",
+    "LatentMLP",
+    "MobileNet",
+    "ResNet9",
+    "ScriptedEmbedding",
+    "WideResNet",
+    "load_classifier",
+    "load_embedding",
+]
 
 SHIPPED = {"cifar10": "cifar10_classifier"}
 

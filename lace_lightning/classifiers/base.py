@@ -24,7 +24,9 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
     """Return a new network with the outputs of `schema`: `mlp` on latents, or an image network by name."""
     names = ("mlp", *IMAGE_NETWORKS)
     if network not in names:
-        raise LaceError(f"The classifier networks are {', '.join(names)}, received '{network}'.{suggest(network, names)}")
+        raise LaceError(
+            f"The classifier networks are {', '.join(names)}, received '{network}'.{suggest(network, names)}"
+        )
     if network == "mlp":
         return LatentMLP(head_sizes=[attribute.num_logits for attribute in schema], **arguments)
     return IMAGE_NETWORKS[network](num_logits=schema.num_logits, **arguments)  # type: ignore[call-arg]
@@ -33,20 +35,31 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
 class AttributeClassifier(nn.Module):
     """u ↦ logits (B, schema.num_logits), u in `space`: z, w, or x (pictures (B, C, H, W) in [-1, 1]).
 
-    `network` is the name of one, built from `arguments`, or a module of one's own, which `arguments` describe and no file can hold.
-    `generator` is the digest of the generator whose latents it was trained on (None for pictures of the world), `metadata` what
-    its file says beside that.
+    `network` is the name of one, built from `arguments`, or a module of one's own, which `arguments` describe and no
+    file can hold. `generator` is the digest of the generator whose latents it was trained on (None for pictures of the
+    world), `metadata` what its file says beside that.
     """
 
-    def __init__(self, schema: Schema, space: str, network: str | nn.Module = "mlp", arguments: Mapping[str, Any] | None = None,
-                 generator: str | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        space: str,
+        network: str | nn.Module = "mlp",
+        arguments: Mapping[str, Any] | None = None,
+        generator: str | None = None,
+    ) -> None:
         super().__init__()
         if space not in SPACES:
             raise LaceError(f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}'.")
         self.schema, self.space, self.generator = schema, space, generator
-        self.network_name, self.arguments = network if isinstance(network, str) else type(network).__name__, dict(arguments or {})
+        self.network_name, self.arguments = (
+            network if isinstance(network, str) else type(network).__name__,
+            dict(arguments or {}),
+        )
         self.metadata: dict[str, Any] = {}
-        self.network = build_classifier_network(network, schema, self.arguments) if isinstance(network, str) else network
+        self.network = (
+            build_classifier_network(network, schema, self.arguments) if isinstance(network, str) else network
+        )
         if hasattr(self.network, "linearize"):
             self.linearize = self.network.linearize
 
@@ -54,14 +67,18 @@ class AttributeClassifier(nn.Module):
         return self.network(u)
 
     def scale_logits(self, factors: Mapping[str, float]) -> None:
-        """Multiply the logits of these attributes from now on, in the weights. Raises LaceError where the last layer is not linear."""
+        """Multiply the logits of these attributes from now on, in the weights. Raises LaceError where the last layer is
+        not linear.
+        """
         columns = torch.ones(self.schema.num_logits)
         for name, factor in factors.items():
             columns[self.schema.slices[self.schema[name].name]] = factor
         self.network.scale_outputs(columns)  # type: ignore[operator]
 
     def part(self, names: Sequence[str]) -> AttributeClassifier:
-        """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it has no parts."""
+        """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it
+        has no parts.
+        """
         schema = self.schema.part(names)
         if not isinstance(self.network, LatentMLP) or len(schema) == len(self.schema):
             return self
@@ -77,8 +94,17 @@ class AttributeClassifier(nn.Module):
         """16 hexadecimal digits of configuration and weights."""
         return digest({"config": self._config(), "state": dict(self.network.state_dict())})
 
-    def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1,
-               temperature: float = 1.0, paper_temperature: bool = False, weight: float = 1.0, hard: bool = False) -> Energy:
+    def energy(
+        self,
+        query: str | Query,
+        free: Labels | None = None,
+        logic: str = "exact",
+        sigma: float = 0.1,
+        temperature: float = 1.0,
+        paper_temperature: bool = False,
+        weight: float = 1.0,
+        hard: bool = False,
+    ) -> Energy:
         """Return the energy of a query on u (B, D); see `lace_lightning.energies.build` for the options."""
         query = parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
         return build(query, free, logic, sigma, temperature, paper_temperature, weight, hard).pullback(self)
@@ -86,18 +112,32 @@ class AttributeClassifier(nn.Module):
     def check_generator(self, generator_digest: str) -> None:
         """Refuse (LaceError) a generator other than the one it was trained on."""
         if self.generator is not None and self.generator != generator_digest:
-            raise LaceError(f"The classifier was trained on the latents of generator {self.generator} and was given generator "
-                            f"{generator_digest}: train one for this generator, or load the other generator.")
+            raise LaceError(
+                f"The classifier was trained on the latents of generator {self.generator} and was given generator "
+                f"{generator_digest}: train one for this generator, or load the other generator."
+            )
 
     def _config(self) -> dict[str, Any]:
-        return {"kind": "classifier", "schema": self.schema.to_config(), "space": self.space, "network": self.network_name,
-                "arguments": self.arguments, "generator": self.generator}
+        return {
+            "kind": "classifier",
+            "schema": self.schema.to_config(),
+            "space": self.space,
+            "network": self.network_name,
+            "arguments": self.arguments,
+            "generator": self.generator,
+        }
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights, configuration and metadata as safetensors, atomically. Raises LaceError for a network of one's own."""
+        """Write weights, configuration and metadata as safetensors, atomically. Raises LaceError for a network of one's
+        own.
+        """
         if self.network_name not in ("mlp", *IMAGE_NETWORKS):
-            raise LaceError(f"A file can hold networks that are built by name, and {self.network_name} is not: keep its own file.")
-        save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": {**self.metadata, **metadata}}, dtype)
+            raise LaceError(
+                f"A file can hold networks that are built by name, and {self.network_name} is not: keep its own file."
+            )
+        save_tensors(
+            path, self.network.state_dict(), {**self._config(), "metadata": {**self.metadata, **metadata}}, dtype
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttributeClassifier:
@@ -105,8 +145,13 @@ class AttributeClassifier(nn.Module):
         tensors, config = load_tensors(path)
         if config.get("kind") != "classifier":
             raise LaceError(f"The weights '{path}' must be a classifier and are of kind '{config.get('kind')}'.")
-        result = cls(Schema.from_config(config["schema"]), config["space"], config["network"], config["arguments"],
-                     config["generator"])
+        result = cls(
+            Schema.from_config(config["schema"]),
+            config["space"],
+            config["network"],
+            config["arguments"],
+            config["generator"],
+        )
         result.network.load_state_dict(tensors)
         result.metadata = config.get("metadata") or {}
         return result.eval().requires_grad_(False)

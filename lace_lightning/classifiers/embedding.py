@@ -24,11 +24,12 @@ ARCFACE_SIDE = 112
 
 
 def ffhq_arcface_crop() -> tuple[float, float, float, float]:
-    """Return the part [left, top, right, bottom] of a picture of FFHQ that ArcFace's 112x112 pictures show, as fractions.
+    """Return the part [left, top, right, bottom] of a picture of FFHQ that ArcFace's 112x112 pictures show, as
+    fractions.
 
-    FFHQ's squares follow from the same points: centre eyes + 0.1·(mouth - eyes), half a side the larger of 2·|right eye - left eye| and
-    1.8·|mouth - eyes|. For a face whose points are ArcFace's template the square is known in the template's pixels, and its picture in the
-    square's.
+    FFHQ's squares follow from the same points: centre eyes + 0.1·(mouth - eyes), half a side the larger of 2·|right eye
+    - left eye| and 1.8·|mouth - eyes|. For a face whose points are ArcFace's template the square is known in the
+    template's pixels, and its picture in the square's.
     """
     left, right, *corners = (torch.tensor(point, dtype=torch.float64) for point in ARCFACE_POINTS)
     eyes, mouth = (left + right) / 2, sum(corners) / 2
@@ -88,31 +89,45 @@ class IdentityEmbedding(Embedding):
         """Read what `save` wrote, frozen. Raises LaceError for missing, damaged or other weights."""
         tensors, config = load_tensors(path)
         if config.get("kind") != "identity":
-            raise LaceError(f"The weights '{path}' must be an identity embedding and are of kind '{config.get('kind')}'.")
+            raise LaceError(
+                f"The weights '{path}' must be an identity embedding and are of kind '{config.get('kind')}'."
+            )
         result = cls(config["network"], config["arguments"], config["size"])
         result.network.load_state_dict(tensors)
         return result.eval().requires_grad_(False)
 
 
 class ScriptedEmbedding(Embedding):
-    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D) of a TorchScript file (ArcFace and its like), which is a program and is run.
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D) of a TorchScript file (ArcFace and its like), which is a
+    program and is run.
 
-    The network sees the part `crop` ([left, top, right, bottom] as fractions, or a name of `CROPS`), `resolution` pixels a side
-    (antialiased), numbers in `range`, channels `rgb` or `bgr`; with `flip` its vectors of picture and mirror image are added.
-    Raises LaceError for a file that is missing or no TorchScript, for settings that mean nothing, and for a network that does not turn
-    two black pictures into finite floating numbers (2, D).
+    The network sees the part `crop` ([left, top, right, bottom] as fractions, or a name of `CROPS`), `resolution`
+    pixels a side (antialiased), numbers in `range`, channels `rgb` or `bgr`; with `flip` its vectors of picture and
+    mirror image are added. Raises LaceError for a file that is missing or no TorchScript, for settings that mean
+    nothing, and for a network that does not turn two black pictures into finite floating numbers (2, D).
     """
 
-    def __init__(self, script: str | os.PathLike[str], resolution: int = 112, crop: str | Sequence[float] | None = None,
-                 range: Sequence[float] = (-1.0, 1.0), channels: str = "rgb", flip: bool = False,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        script: str | os.PathLike[str],
+        resolution: int = 112,
+        crop: str | Sequence[float] | None = None,
+        range: Sequence[float] = (-1.0, 1.0),
+        channels: str = "rgb",
+        flip: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
         if resolution < 1:
             raise LaceError(f"task.identity.resolution must be at least 1, received {resolution}.")
         if len(range) != 2 or not all(map(math.isfinite, range)) or range[0] >= range[1]:
-            raise LaceError(f"task.identity.range must be two numbers, what is black and what is white, received {list(range)}.")
+            raise LaceError(
+                f"task.identity.range must be two numbers, what is black and what is white, received {list(range)}."
+            )
         if channels not in ("rgb", "bgr"):
-            raise LaceError(f"task.identity.channels must be rgb or bgr, received '{channels}'.{suggest(channels, ('rgb', 'bgr'))}")
+            raise LaceError(
+                f"task.identity.channels must be rgb or bgr, received '{channels}'.{suggest(channels, ('rgb', 'bgr'))}"
+            )
         self.script, self.resolution, self.crop = Path(script), resolution, _crop(crop)
         self.range, self.channels, self.flip = (float(range[0]), float(range[1])), channels, flip
         self.program = load_program(self.script, device)
@@ -130,7 +145,9 @@ class ScriptedEmbedding(Embedding):
         """Return what the network sees (B, 3, resolution, resolution) of pictures in [-1, 1]."""
         if self.crop is not None:
             height, width = images.shape[-2:]
-            left, top, right, bottom = (round(share * side) for share, side in zip(self.crop, (width, height, width, height), strict=True))
+            left, top, right, bottom = (
+                round(share * side) for share, side in zip(self.crop, (width, height, width, height), strict=True)
+            )
             images = images[:, :, top : max(bottom, top + 1), left : max(right, left + 1)]
         if images.shape[-2:] != (self.resolution, self.resolution):
             images = F.interpolate(images, (self.resolution, self.resolution), mode="bilinear", antialias=True)
@@ -140,8 +157,15 @@ class ScriptedEmbedding(Embedding):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {"script": self.script.name, "sha256": file_sha256(self.script), "resolution": self.resolution,
-                "crop": self.crop and list(self.crop), "range": list(self.range), "channels": self.channels, "flip": self.flip}
+        return {
+            "script": self.script.name,
+            "sha256": file_sha256(self.script),
+            "resolution": self.resolution,
+            "crop": self.crop and list(self.crop),
+            "range": list(self.range),
+            "channels": self.channels,
+            "flip": self.flip,
+        }
 
     def _check(self, device: torch.device | str) -> None:
         shape = (2, 3, self.resolution, self.resolution)
@@ -150,35 +174,48 @@ class ScriptedEmbedding(Embedding):
                 vectors = self.program(torch.full(shape, self.range[0], device=device))
         except Exception as error:
             # A program fails in ways of its own.
-            raise LaceError(f"The network '{self.script}' must take pictures of shape {shape} and fails on them "
-                            f"({last_line(error)}): set task.identity.resolution.") from error
+            raise LaceError(
+                f"The network '{self.script}' must take pictures of shape {shape} and fails on them "
+                f"({last_line(error)}): set task.identity.resolution."
+            ) from error
         what = f"{vectors.dtype} {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
         if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2 or len(vectors) != 2:
-            raise LaceError(f"The network '{self.script}' must turn two pictures into floating numbers of shape (2, D), received {what}: "
-                            "export the network that ends with its embedding.")
+            raise LaceError(
+                f"The network '{self.script}' must turn two pictures into floating numbers of shape (2, D), received "
+                f"{what}: "
+                "export the network that ends with its embedding."
+            )
         if not vectors.isfinite().all():
-            raise LaceError(f"The network '{self.script}' must turn two black pictures into finite numbers and does not: set "
-                            "task.identity.range to what it was trained with.")
+            raise LaceError(
+                f"The network '{self.script}' must turn two black pictures into finite numbers and does not: set "
+                "task.identity.range to what it was trained with."
+            )
 
 
 def _crop(crop: str | Sequence[float] | None) -> tuple[float, ...] | None:
     if isinstance(crop, str):
         if crop not in CROPS:
-            raise LaceError(f"task.identity.crop must be four fractions or one of {', '.join(CROPS)}, received '{crop}'."
-                            f"{suggest(crop, CROPS)}")
+            raise LaceError(
+                f"task.identity.crop must be four fractions or one of {', '.join(CROPS)}, received '{crop}'."
+                f"{suggest(crop, CROPS)}"
+            )
         return CROPS[crop]
     if crop is None:
         return None
     left, top, right, bottom = parts = tuple(map(float, crop)) if len(crop) == 4 else (1.0, 1.0, 0.0, 0.0)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise LaceError(f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}.")
+        raise LaceError(
+            f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}."
+        )
     return parts
 
 
 def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.device | str = "cpu") -> Embedding | None:
-    """Return the embedding of `task.identity`: `weights` (or a name alone) of this program, or a `script` that is spelled out.
+    """Return the embedding of `task.identity`: `weights` (or a name alone) of this program, or a `script` that is
+    spelled out.
 
-    None where neither is given. A TorchScript file is a program: it is run when it is named as `script`, and never elsewhere.
+    None where neither is given. A TorchScript file is a program: it is run when it is named as `script`, and never
+    elsewhere.
     """
     table = {"weights": settings} if isinstance(settings, str) else dict(settings or {})
     weights, script = table.pop("weights", None), table.pop("script", None)
@@ -186,10 +223,15 @@ def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.devic
         try:
             return ScriptedEmbedding(script, **table, device=device)
         except TypeError as error:
-            raise LaceError(f"task.identity has settings that a TorchScript file does not ({error}): see conf/task/edit.yaml.") from error
+            raise LaceError(
+                f"task.identity has settings that a TorchScript file does not ({error}): see conf/task/edit.yaml."
+            ) from error
     if weights is None:
         return None
     if Path(weights).suffix in (".pt", ".pth", ".ts", ".jit", ".torchscript"):
-        raise LaceError(f"Identity weights must be a safetensors file of this program, received '{weights}': a TorchScript file is a "
-                        f"program, and is run where it is spelled out: task.identity.script={weights}.")
+        raise LaceError(
+            f"Identity weights must be a safetensors file of this program, received '{weights}': a TorchScript file is "
+            f"a "
+            f"program, and is run where it is spelled out: task.identity.script={weights}."
+        )
     return IdentityEmbedding.load(weight_path(weights)).to(device)

@@ -18,14 +18,15 @@ MODES = ("single", "separate")
 class LatentMLP(nn.Module):
     """Latents (B, D) -> logits (B, ΣL_i) for attributes with L_i logits each.
 
-    `single`: one network with a head for every attribute; `separate`: one network an attribute, computed side by side in
-    batched products. Weights are (K, in, out) for K networks, initialised as nn.Linear.
+    `single`: one network with a head for every attribute; `separate`: one network an attribute, computed side by side
+    in batched products. Weights are (K, in, out) for K networks, initialised as nn.Linear.
     """
 
     columns: Tensor
 
-    def __init__(self, input_dim: int, head_sizes: Sequence[int], hidden: Sequence[int] = (384, 256, 128),
-                 mode: str = "single") -> None:
+    def __init__(
+        self, input_dim: int, head_sizes: Sequence[int], hidden: Sequence[int] = (384, 256, 128), mode: str = "single"
+    ) -> None:
         super().__init__()
         if mode not in MODES:
             raise LaceError(f"A latent classifier's mode must be {' or '.join(MODES)}, received '{mode}'.")
@@ -37,7 +38,9 @@ class LatentMLP(nn.Module):
             bound = 1 / math.sqrt(widths[index])
             shape = (self.num_networks, widths[index], widths[index + 1])
             self.register_parameter(f"weight{index}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
-            self.register_parameter(f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound)))
+            self.register_parameter(
+                f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound))
+            )
         self.register_buffer("columns", _padded_columns(networks), persistent=False)
         self.kept = Kept()
 
@@ -80,8 +83,10 @@ class LatentMLP(nn.Module):
     def _inputs(self, u: Tensor) -> Tensor:
         u = u.flatten(1)
         if u.shape[1] != self.input_dim:
-            raise LaceError(f"The classifier was made for latents of {self.input_dim} numbers and received {u.shape[1]}: it "
-                            "belongs to another generator or another space.")
+            raise LaceError(
+                f"The classifier was made for latents of {self.input_dim} numbers and received {u.shape[1]}: it "
+                "belongs to another generator or another space."
+            )
         return u if self.num_networks == 1 else u.expand(self.num_networks, *u.shape)
 
     def _head(self, h: Tensor) -> Tensor:
@@ -96,8 +101,9 @@ class LatentMLP(nn.Module):
     @torch.no_grad()
     def linearize(self, u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the logits and the function g ↦ gᵀ·∂logits/∂u in closed form, detached."""
-        h, inner = linearized_leaky_mlp(self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()],
-                                        kept=self.kept)
+        h, inner = linearized_leaky_mlp(
+            self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()], kept=self.kept
+        )
         weight = self._layer(self.num_hidden)[0].detach()
 
         def vjp(gradient: Tensor) -> Tensor:
@@ -113,4 +119,6 @@ class LatentMLP(nn.Module):
 
 def _padded_columns(outputs: Sequence[int]) -> Tensor:
     """Return the columns that count where networks with fewer outputs are padded to the widest."""
-    return torch.tensor([network * max(outputs) + column for network, size in enumerate(outputs) for column in range(size)])
+    return torch.tensor(
+        [network * max(outputs) + column for network, size in enumerate(outputs) for column in range(size)]
+    )

@@ -16,24 +16,45 @@ VARIANTS = ("v2", "v3_small", "v3_large")
 
 
 class MobileNet(Normalized):
-    """MobileNetV2 (CVPR 2018) or V3 (ICCV 2019) by torchvision, untrained: `variant` v2, v3_small or v3_large, `width` times as wide.
+    """MobileNetV2 (CVPR 2018) or V3 (ICCV 2019) by torchvision, untrained: `variant` v2, v3_small or v3_large, `width`
+    times as wide.
 
-    Pictures (B, 3, H, W) in [-1, 1] of any size are cut to `crop` = (top, left, height, width), in fractions of the picture (None: all
-    of it), and resized to `resolution`, antialiased. Raises LaceError for another variant, a crop that is not within the picture, and
-    a resolution below 32.
+    Pictures (B, 3, H, W) in [-1, 1] of any size are cut to `crop` = (top, left, height, width), in fractions of the
+    picture (None: all of it), and resized to `resolution`, antialiased. Raises LaceError for another variant, a crop
+    that is not within the picture, and a resolution below 32.
     """
 
-    def __init__(self, num_logits: int = 10, variant: str = "v3_large", resolution: int = 128, width: float = 1.0,
-                 crop: Sequence[float] | None = None, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+    def __init__(
+        self,
+        num_logits: int = 10,
+        variant: str = "v3_large",
+        resolution: int = 128,
+        width: float = 1.0,
+        crop: Sequence[float] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
         super().__init__(mean, std)
         if variant not in VARIANTS:
-            raise LaceError(f"The variants of MobileNet are {', '.join(VARIANTS)}, received '{variant}'.{suggest(variant, VARIANTS)}")
+            raise LaceError(
+                f"The variants of MobileNet are {', '.join(VARIANTS)}, received "
+                f"'{variant}'.{suggest(variant, VARIANTS)}"
+            )
         if resolution < 32:
-            raise LaceError(f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}.")
+            raise LaceError(
+                f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}."
+            )
         crop = (0, 0, 1, 1) if crop is None else tuple(crop)
-        if len(crop) != 4 or min(crop[:2]) < 0 or min(crop[2:]) <= 0 or max(crop[0] + crop[2], crop[1] + crop[3]) > 1 + 1e-6:
-            raise LaceError("A crop must be top, left, height and width within the picture, in fractions of it, received "
-                            f"{list(crop)}: take [0, 0, 1, 1] for all of it.")
+        if (
+            len(crop) != 4
+            or min(crop[:2]) < 0
+            or min(crop[2:]) <= 0
+            or max(crop[0] + crop[2], crop[1] + crop[3]) > 1 + 1e-6
+        ):
+            raise LaceError(
+                "A crop must be top, left, height and width within the picture, in fractions of it, received "
+                f"{list(crop)}: take [0, 0, 1, 1] for all of it."
+            )
         # Here, because it is slow to import.
         from torchvision import models
 
@@ -50,10 +71,14 @@ class MobileNet(Normalized):
     def view(self, images: Tensor) -> Tensor:
         """Return what the network sees of pictures (B, 3, H, W): cut, resized, in [-1, 1]."""
         rows, columns = images.shape[-2:]
-        top, left, height, width = (round(share * side) for share, side in zip(self.crop, (rows, columns, rows, columns), strict=True))
+        top, left, height, width = (
+            round(share * side) for share, side in zip(self.crop, (rows, columns, rows, columns), strict=True)
+        )
         images = images[..., top : top + max(1, height), left : left + max(1, width)]
         size = (self.resolution, self.resolution)
-        return images if tuple(images.shape[-2:]) == size else F.interpolate(images, size, mode="bilinear", antialias=True)
+        return (
+            images if tuple(images.shape[-2:]) == size else F.interpolate(images, size, mode="bilinear", antialias=True)
+        )
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         maps, x = [], self.normalize(self.view(images))

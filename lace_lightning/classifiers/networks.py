@@ -20,5 +20,8 @@ IMAGE_NETWORKS: dict[str, type[ImageNetwork]] = {
 def build_network(name: str, **arguments: object) -> ImageNetwork:
     """Return a new image network by name. Raises LaceError for an unknown name."""
     if name not in IMAGE_NETWORKS:
-        raise LaceError(f"The image networks are {', '.join(IMAGE_NETWORKS)}, and '{name}' was asked for.{suggest(name, IMAGE_NETWORKS)}")
+        raise LaceError(
+            f"The image networks are {', '.join(IMAGE_NETWORKS)}, and '{name}' was asked "
+            f"for.{suggest(name, IMAGE_NETWORKS)}"
+        )
     return IMAGE_NETWORKS[name](**arguments)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""The networks whose CIFAR-10 weights are commonly published: DenseNet-BC and WideResNet, by the names that those files use."""
+"""The networks whose CIFAR-10 weights are commonly published: DenseNet-BC and WideResNet, by the names that those files
+use.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ class Transition(nn.Module):
 
 
 class DenseNetBC(Normalized):
-    """DenseNet-BC ("Densely Connected Convolutional Networks", CVPR 2017): `depth` 190 with `growth` 40, or 100 with 12.
+    """DenseNet-BC ("Densely Connected Convolutional Networks", CVPR 2017): `depth` 190 with `growth` 40, or 100 with
+    12.
 
     Parameter names are those of bearpaw's pytorch-classification.
     """
@@ -83,8 +86,14 @@ class DenseNetBC(Normalized):
     trans1: nn.Module
     trans2: nn.Module
 
-    def __init__(self, num_logits: int = 10, depth: int = 190, growth: int = 40, mean: Sequence[float] = CIFAR10_MEAN,
-                 std: Sequence[float] = CIFAR10_STD) -> None:
+    def __init__(
+        self,
+        num_logits: int = 10,
+        depth: int = 190,
+        growth: int = 40,
+        mean: Sequence[float] = CIFAR10_MEAN,
+        std: Sequence[float] = CIFAR10_STD,
+    ) -> None:
         super().__init__(mean, std)
         channels, blocks_a_stage = 2 * growth, _blocks(depth)
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
@@ -110,9 +119,17 @@ class WideBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.bn2, self.conv2 = nn.BatchNorm2d(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.convShortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.bn1, self.conv1 = (
+            nn.BatchNorm2d(in_channels),
+            nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        )
+        self.bn2, self.conv2 = (
+            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        )
+        self.convShortcut = (
+            None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(x))
@@ -125,8 +142,12 @@ class WideBlocks(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, count: int, stride: int) -> None:
         super().__init__()
-        self.layer = nn.Sequential(*(WideBlock(out_channels if index else in_channels, out_channels, 1 if index else stride)
-                                     for index in range(count)))
+        self.layer = nn.Sequential(
+            *(
+                WideBlock(out_channels if index else in_channels, out_channels, 1 if index else stride)
+                for index in range(count)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
@@ -142,8 +163,14 @@ class WideResNetCIFAR(Normalized):
     block2: nn.Module
     block3: nn.Module
 
-    def __init__(self, num_logits: int = 10, depth: int = 28, widen: int = 10, mean: Sequence[float] = CIFAR10_MEAN,
-                 std: Sequence[float] = CIFAR10_STD) -> None:
+    def __init__(
+        self,
+        num_logits: int = 10,
+        depth: int = 28,
+        widen: int = 10,
+        mean: Sequence[float] = CIFAR10_MEAN,
+        std: Sequence[float] = CIFAR10_STD,
+    ) -> None:
         super().__init__(mean, std)
         self.conv1, channels = nn.Conv2d(3, 16, 3, padding=1, bias=False), 16
         for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
@@ -158,5 +185,7 @@ class WideResNetCIFAR(Normalized):
 
 
 def load_published(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load the state dict of a published file; nothing in it is run. Raises LaceError for a file that is none, or of another network."""
+    """Load the state dict of a published file; nothing in it is run. Raises LaceError for a file that is none, or of
+    another network.
+    """
     load_state(network, path, fix="check depth and width")

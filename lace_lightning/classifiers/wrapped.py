@@ -1,4 +1,6 @@
-"""Image networks of others: any module that looks at pictures, behind the size and the statistics that it was trained with."""
+"""Image networks of others: any module that looks at pictures, behind the size and the statistics that it was trained
+with.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,28 @@ from .published import Normalized
 class WrappedImageNetwork(Normalized):
     """Pictures (B, 3, R, R) in [-1, 1], resized and normalised -> `body` -> features (B, F) -> `head` -> logits.
 
-    `resolution` is the size that the body wants (None: as they come), `mean` and `std` those of pictures in [0, 1] that it was trained
-    with.
+    `resolution` is the size that the body wants (None: as they come), `mean` and `std` those of pictures in [0, 1] that
+    it was trained with.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear, num_features: int, resolution: int | None = None,
-                 mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        head: nn.Linear,
+        num_features: int,
+        resolution: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
         super().__init__(mean, std)
         self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
 
     def seen(self, images: Tensor) -> Tensor:
         """Return what the body sees of pictures (B, 3, R, R) in [-1, 1]."""
         if self.resolution is not None and images.shape[-1] != self.resolution:
-            images = F.interpolate(images, size=(self.resolution, self.resolution), mode="bicubic", antialias=True).clamp(-1, 1)
+            images = F.interpolate(
+                images, size=(self.resolution, self.resolution), mode="bicubic", antialias=True
+            ).clamp(-1, 1)
         return self.normalize(images)
 
     def features(self, images: Tensor) -> Tensor:
@@ -40,17 +51,22 @@ def logits_of(model: nn.Module, example: Tensor) -> Tensor:
     try:
         whole = model.eval()(example)
     except Exception as error:
-        raise LaceError(f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
-                        f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size.") from None
+        raise LaceError(
+            f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
+            f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size."
+        ) from None
     if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
         what = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
-        raise LaceError(f"An image network must return finite logits (B, L), and {type(model).__name__} returns {what}: wrap it.")
+        raise LaceError(
+            f"An image network must return finite logits (B, L), and {type(model).__name__} returns {what}: wrap it."
+        )
     return whole
 
 
 @torch.no_grad()
 def split_head(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
-    """Return (body, head) with head(body(x)) = model(x): its last linear layer and all before it, else itself and the identity.
+    """Return (body, head) with head(body(x)) = model(x): its last linear layer and all before it, else itself and the
+    identity.
 
     Raises LaceError for a model that does not turn the example (B, 3, R, R) into finite numbers (B, L).
     """
@@ -61,7 +77,10 @@ def split_head(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]
             setattr(owner, name.rpartition(".")[2], nn.Identity())
             try:
                 features = model(example)
-                if torch.allclose(linear(features), whole, atol=1e-4, rtol=1e-4) and features.shape == (len(example), linear.in_features):
+                if torch.allclose(linear(features), whole, atol=1e-4, rtol=1e-4) and features.shape == (
+                    len(example),
+                    linear.in_features,
+                ):
                     return model, linear
             except RuntimeError:
                 pass  # something after it wants its outputs
@@ -83,6 +102,9 @@ def select_outputs(head: nn.Linear, outputs: Sequence[int] | None, wanted: int, 
     """Return the head with these outputs alone, in this order (None: all). Raises LaceError unless `wanted` remain."""
     rows = list(range(head.out_features)) if outputs is None else [int(row) for row in outputs]
     if len(rows) != wanted or not all(0 <= row < head.out_features for row in rows):
-        raise LaceError(f"The schema needs {wanted} outputs of {name}, which has {head.out_features}, and {len(rows)} were chosen: set "
-                        "labeler.outputs to their numbers, in the order of the schema's classes.")
+        raise LaceError(
+            f"The schema needs {wanted} outputs of {name}, which has {head.out_features}, and {len(rows)} were chosen: "
+            f"set "
+            "labeler.outputs to their numbers, in the order of the schema's classes."
+        )
     return linear_of(head.weight[rows], None if head.bias is None else head.bias[rows])

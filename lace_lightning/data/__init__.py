@@ -1,4 +1,6 @@
-"""Data modules: pairs of latents and labels and their pictures, CIFAR-10, CelebA, rendered portraits, folders of pictures."""
+"""Data modules: pairs of latents and labels and their pictures, CIFAR-10, CelebA, rendered portraits, folders of
+pictures.
+"""
 
 from .celeba import CelebADataModule
 from .cifar10 import SCHEMA as CIFAR10_SCHEMA
@@ -13,7 +15,28 @@ from .pair_pictures import PairPicturesDataModule
 from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
 from .portraits import PeopleDataModule, PortraitsDataModule
 
-__all__ = ["CIFAR10_SCHEMA", "FACES_SCHEMA", "CIFAR10DataModule", "CelebADataModule", "ControlledLatents", "FaceBatches",
-           "FacesDataModule", "FolderDataModule", "FreshBatches", "FreshPairsDataModule", "GeneratedPicturesDataModule",
-           "LatentPairsDataModule", "Latents", "PairPicturesDataModule", "PairSet", "PeopleDataModule", "PortraitsDataModule",
-           "given_pairs", "keep_pictures", "load_cifar10", "make_pairs", "pairs_key", "read_given"]
+__all__ = [
+    "CIFAR10_SCHEMA",
+    "FACES_SCHEMA",
+    "CIFAR10DataModule",
+    "CelebADataModule",
+    "ControlledLatents",
+    "FaceBatches",
+    "FacesDataModule",
+    "FolderDataModule",
+    "FreshBatches",
+    "FreshPairsDataModule",
+    "GeneratedPicturesDataModule",
+    "LatentPairsDataModule",
+    "Latents",
+    "PairPicturesDataModule",
+    "PairSet",
+    "PeopleDataModule",
+    "PortraitsDataModule",
+    "given_pairs",
+    "keep_pictures",
+    "load_cifar10",
+    "make_pairs",
+    "pairs_key",
+    "read_given",
+]

@@ -41,13 +41,16 @@ HAIR = {"black": "Black_Hair", "brown": "Brown_Hair", "blond": "Blond_Hair", "gr
 def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[str], Tensor]:
     """Return column names, picture names and values (N, K) int64 of a table of CelebA.
 
-    With `columns` None the table begins with its number of rows and the names of its columns, otherwise it has that many columns and
-    no head. Raises LaceError, with the line, for another number of rows or values, a value that is no integer, and a name that comes twice.
+    With `columns` None the table begins with its number of rows and the names of its columns, otherwise it has that
+    many columns and no head. Raises LaceError, with the line, for another number of rows or values, a value that is no
+    integer, and a name that comes twice.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LaceError(f"The table '{path}' of CelebA was required and could not be read ({error}): get the file again.") from error
+        raise LaceError(
+            f"The table '{path}' of CelebA was required and could not be read ({error}): get the file again."
+        ) from error
 
     def refuse(required: str, received: str) -> LaceError:
         return LaceError(f"The table '{path}' of CelebA must have {required}, received {received}: get the file again.")
@@ -56,7 +59,10 @@ def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[
     start = 0 if columns is not None else 2
     if columns is None:
         if len(lines) < 2 or not lines[0].strip().isdigit():
-            raise refuse("its number of pictures in the first line and its attributes in the second", f"'{''.join(lines[:1])[:40]}'")
+            raise refuse(
+                "its number of pictures in the first line and its attributes in the second",
+                f"'{''.join(lines[:1])[:40]}'",
+            )
         names = lines[1].split()
         if int(lines[0]) != len(lines) - 2:
             raise refuse(f"the {int(lines[0])} rows that it announces", f"{len(lines) - 2}")
@@ -80,13 +86,20 @@ def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[
 def face_labels(names: Sequence[str], values: Tensor) -> Labels:
     """Turn CelebA's attributes, values (N, len(names)) of -1 and 1, into labels of `FACES_SCHEMA`.
 
-    Smile, glasses, gender and beard are its own (the last inverted); a hair colour is known where exactly one is ticked; bald is 1 or 0,
-    of which the squared error learns the chance, and age `YOUNG` or `OLD`. What it does not tell, such as yaw and light, is not known.
-    Raises LaceError for a missing attribute and another value.
+    Smile, glasses, gender and beard are its own (the last inverted); a hair colour is known where exactly one is
+    ticked; bald is 1 or 0, of which the squared error learns the chance, and age `YOUNG` or `OLD`. What it does not
+    tell, such as yaw and light, is not known. Raises LaceError for a missing attribute and another value.
     """
-    missing = [name for name in ("Smiling", "Eyeglasses", "Male", "No_Beard", "Young", "Bald", *HAIR.values()) if name not in names]
+    missing = [
+        name
+        for name in ("Smiling", "Eyeglasses", "Male", "No_Beard", "Young", "Bald", *HAIR.values())
+        if name not in names
+    ]
     if missing:
-        raise LaceError(f"Labels of faces need CelebA's attribute {missing[0]}, and the table has {', '.join(names)}: get the file again.")
+        raise LaceError(
+            f"Labels of faces need CelebA's attribute {missing[0]}, and the table has {', '.join(names)}: get the file "
+            f"again."
+        )
     if not ((values == 1) | (values == -1)).all():
         other = values[(values != 1) & (values != -1)][0]
         raise LaceError(f"CelebA's attributes are -1 or 1, received {int(other)}: get the file again.")
@@ -94,8 +107,16 @@ def face_labels(names: Sequence[str], values: Tensor) -> Labels:
     hair = torch.stack([column[name] for name in HAIR.values()], dim=1)
     classes = torch.tensor([PORTRAITS_SCHEMA["haircolor"].class_index(name) for name in HAIR])
     result = Labels.constant(
-        FACES_SCHEMA, len(values), smile=column["Smiling"], glasses=column["Eyeglasses"], gender=column["Male"], beard=~column["No_Beard"],
-        haircolor=classes[hair.long().argmax(1)], age=torch.where(column["Young"], YOUNG, OLD), bald=column["Bald"])
+        FACES_SCHEMA,
+        len(values),
+        smile=column["Smiling"],
+        glasses=column["Eyeglasses"],
+        gender=column["Male"],
+        beard=~column["No_Beard"],
+        haircolor=classes[hair.long().argmax(1)],
+        age=torch.where(column["Young"], YOUNG, OLD),
+        bald=column["Bald"],
+    )
     result.known[:, FACES_SCHEMA.index("haircolor")] = hair.sum(1) == 1
     return result
 
@@ -103,19 +124,31 @@ def face_labels(names: Sequence[str], values: Tensor) -> Labels:
 class CelebADataModule(FacesDataModule):
     """CelebA's aligned pictures at `resolution` with labels of `FACES_SCHEMA`, in its own splits.
 
-    `root` holds `img_align_celeba` (a folder or a zip), `list_attr_celeba.txt` and `list_eval_partition.txt`, in it or in the folders of
-    the publication (Img, Anno, Eval) or of torchvision (celeba). `box` is left, top and side of the square that is shown, in pixels of
-    178 x 218; pictures are decoded once into the cache. `limit` takes about so many of a split. See `FacesDataModule` for the rest.
-    Raises LaceError for missing or damaged files, tables that do not agree, and a box outside the picture.
+    `root` holds `img_align_celeba` (a folder or a zip), `list_attr_celeba.txt` and `list_eval_partition.txt`, in it or
+    in the folders of the publication (Img, Anno, Eval) or of torchvision (celeba). `box` is left, top and side of the
+    square that is shown, in pixels of 178 x 218; pictures are decoded once into the cache. `limit` takes about so many
+    of a split. See `FacesDataModule` for the rest. Raises LaceError for missing or damaged files, tables that do not
+    agree, and a box outside the picture.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None, resolution: int = 128, cache: str = "~/.cache/lace_lightning",
-                 box: Sequence[int] = MIDDLE, limit: int | None = None, progress: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        resolution: int = 128,
+        cache: str = "~/.cache/lace_lightning",
+        box: Sequence[int] = MIDDLE,
+        limit: int | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> None:
         super().__init__(FACES_SCHEMA, **options)
         left, top, side = (int(value) for value in box)
         if resolution < 1 or side < 1 or min(left, top) < 0 or left + side > SIZE[0] or top + side > SIZE[1]:
-            raise LaceError(f"A box must be left, top and side of a square in pictures of {SIZE[0]}x{SIZE[1]} and a resolution at least 1, "
-                            f"received {[left, top, side]} and {resolution}: take {list(MIDDLE)} and 128.")
+            raise LaceError(
+                f"A box must be left, top and side of a square in pictures of {SIZE[0]}x{SIZE[1]} and a resolution at "
+                f"least 1, "
+                f"received {[left, top, side]} and {resolution}: take {list(MIDDLE)} and 128."
+            )
         self.root = None if root is None else Path(root).expanduser()
         self.resolution, self.box, self.cache = resolution, (left, top, side), cache
         self.limit, self.progress = limit, progress
@@ -128,14 +161,21 @@ class CelebADataModule(FacesDataModule):
     def _find(self, *names: str) -> Path:
         """Return the first of these files or folders that is there."""
         if self.root is None:
-            raise LaceError("The pictures of CelebA are needed and are not shipped: set dataset.module.root (or LACE_CELEBA) to the folder "
-                            "with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt.")
+            raise LaceError(
+                "The pictures of CelebA are needed and are not shipped: set dataset.module.root (or LACE_CELEBA) to "
+                "the folder "
+                "with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."
+            )
         for name in names:
             for place in PLACES:
                 if (self.root / place / name).exists():
                     return self.root / place / name
-        raise LaceError(f"CelebA needs {' or '.join(names)} in '{self.root}' (or in its {', '.join(PLACES[1:])}), and it is not there: "
-                        "set dataset.module.root to the folder with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt.")
+        raise LaceError(
+            f"CelebA needs {' or '.join(names)} in '{self.root}' (or in its {', '.join(PLACES[1:])}), and it is not "
+            f"there: "
+            "set dataset.module.root to the folder with img_align_celeba, list_attr_celeba.txt and "
+            "list_eval_partition.txt."
+        )
 
     @cached_property
     def table(self) -> tuple[list[str], Labels, Tensor]:
@@ -144,10 +184,14 @@ class CelebADataModule(FacesDataModule):
         names, pictures, values = read_table(attributes)
         _, others, splits = read_table(partition, 1)
         if others != pictures:
-            raise LaceError(f"The tables '{attributes}' and '{partition}' must list the same pictures in one order, received "
-                            f"{len(pictures)} and {len(others)} that differ: get the files again.")
+            raise LaceError(
+                f"The tables '{attributes}' and '{partition}' must list the same pictures in one order, received "
+                f"{len(pictures)} and {len(others)} that differ: get the files again."
+            )
         if not ((splits >= 0) & (splits < len(SPLITS))).all():
-            raise LaceError(f"The splits in '{partition}' are 0, 1 and 2, received {int(splits.max())}: get the file again.")
+            raise LaceError(
+                f"The splits in '{partition}' are 0, 1 and 2, received {int(splits.max())}: get the file again."
+            )
         return pictures, face_labels(names, values), splits[:, 0]
 
     def load(self) -> dict[str, Faces]:
@@ -155,11 +199,15 @@ class CelebADataModule(FacesDataModule):
         parts = {split: (splits == number).nonzero()[:, 0] for number, split in enumerate(SPLITS)}
         for split, rows in parts.items():
             if not len(rows):
-                raise LaceError(f"CelebA's split {split} must have pictures, and in '{self.root}' it has none: get "
-                                "list_eval_partition.txt again.")
+                raise LaceError(
+                    f"CelebA's split {split} must have pictures, and in '{self.root}' it has none: get "
+                    "list_eval_partition.txt again."
+                )
             parts[split] = rows[spread(len(rows), self.limit)] if self.limit else rows
-        return {split: (self._pictures(split, [names[row] for row in rows.tolist()]), *self.chosen(labels[rows]))
-                for split, rows in parts.items()}
+        return {
+            split: (self._pictures(split, [names[row] for row in rows.tolist()]), *self.chosen(labels[rows]))
+            for split, rows in parts.items()
+        }
 
     def _pictures(self, split: str, names: list[str]) -> Tensor:
         """Return the pictures (N, 3, R, R) uint8, memory-mapped, after decoding what is not in the cache."""
@@ -169,8 +217,15 @@ class CelebADataModule(FacesDataModule):
             return {IMAGES: torch.stack([self._decode(name) for name in names[first : first + count]])}
 
         shapes = {IMAGES: (3, self.resolution, self.resolution)}
-        folder = fill(Cache(self.cache).folder("celeba", f"{split}-{key}"), {"key": key, "count": len(names)}, shapes, make, BATCH,
-                      f"decoding CelebA ({split})", self.progress)
+        folder = fill(
+            Cache(self.cache).folder("celeba", f"{split}-{key}"),
+            {"key": key, "count": len(names)},
+            shapes,
+            make,
+            BATCH,
+            f"decoding CelebA ({split})",
+            self.progress,
+        )
         return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))
 
     def _decode(self, name: str) -> Tensor:
@@ -178,13 +233,17 @@ class CelebADataModule(FacesDataModule):
         try:
             with Image.open(io.BytesIO(self._read(name))) as picture:
                 if picture.size != SIZE:
-                    raise LaceError(f"Aligned pictures of CelebA are {SIZE[0]}x{SIZE[1]}, and '{name}' in '{self.files}' is "
-                                    f"{picture.width}x{picture.height}: give img_align_celeba.")
+                    raise LaceError(
+                        f"Aligned pictures of CelebA are {SIZE[0]}x{SIZE[1]}, and '{name}' in '{self.files}' is "
+                        f"{picture.width}x{picture.height}: give img_align_celeba."
+                    )
                 # Bilinear is antialiased in Pillow; cut first, or the filter reaches beyond the box.
                 square = picture.convert("RGB").crop((left, top, left + side, top + side))
                 square = square.resize((self.resolution, self.resolution), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise LaceError(f"The picture '{name}' in '{self.files}' could not be read ({error}): get it again.") from error
+            raise LaceError(
+                f"The picture '{name}' in '{self.files}' could not be read ({error}): get it again."
+            ) from error
         return torch.from_numpy(np.asarray(square).transpose(2, 0, 1).copy())
 
     @cached_property
@@ -195,12 +254,21 @@ class CelebADataModule(FacesDataModule):
     @property
     def source(self) -> dict[str, Any]:
         """What the train pictures depend on, and their shape."""
-        return {"split": "train", "files": _stamp(self.files), "partition": _stamp(self._find("list_eval_partition.txt")),
-                "limit": self.limit, "resize": f"box {list(self.box)}, bilinear to {self.resolution}x{self.resolution}",
-                "shape": [3, self.resolution, self.resolution]}
+        return {
+            "split": "train",
+            "files": _stamp(self.files),
+            "partition": _stamp(self._find("list_eval_partition.txt")),
+            "limit": self.limit,
+            "resize": f"box {list(self.box)}, bilinear to {self.resolution}x{self.resolution}",
+            "shape": [3, self.resolution, self.resolution],
+        }
 
     def _read(self, name: str) -> bytes:
-        return (self.files / name).read_bytes() if self._archive is None else self._archive.read(f"img_align_celeba/{name}")
+        return (
+            (self.files / name).read_bytes()
+            if self._archive is None
+            else self._archive.read(f"img_align_celeba/{name}")
+        )
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile | None:
@@ -209,7 +277,9 @@ class CelebADataModule(FacesDataModule):
         try:
             return zipfile.ZipFile(self.files)
         except (zipfile.BadZipFile, OSError) as error:
-            raise LaceError(f"'{self.files}' must be a zip archive and is not ({error}): get the file again.") from error
+            raise LaceError(
+                f"'{self.files}' must be a zip archive and is not ({error}): get the file again."
+            ) from error
 
 
 def _stamp(path: Path) -> list[int]:

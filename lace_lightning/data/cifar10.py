@@ -26,20 +26,23 @@ SCHEMA = Schema("cifar10", (Attribute("label", "discrete", 10, CLASSES),))
 SIZES = {"train": 50_000, "test": 10_000}
 
 
-def load_cifar10(root: str | os.PathLike[str] | None, split: str, cache: str | os.PathLike[str],
-                 download: bool = False) -> tuple[Tensor, Tensor]:
+def load_cifar10(
+    root: str | os.PathLike[str] | None, split: str, cache: str | os.PathLike[str], download: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return pictures (N, 3, 32, 32) uint8 and classes (N,) int64 of a split, train or test.
 
-    `root` holds `cifar10-train.zip` and `cifar10-test.zip` (folders named by class with JPEG or PNG pictures); without it
-    `download` lets torchvision fetch the original. Decoded once, then memory-mapped from `cache`.
-    Raises LaceError when there is no data or an archive is not CIFAR-10.
+    `root` holds `cifar10-train.zip` and `cifar10-test.zip` (folders named by class with JPEG or PNG pictures); without
+    it `download` lets torchvision fetch the original. Decoded once, then memory-mapped from `cache`. Raises LaceError
+    when there is no data or an archive is not CIFAR-10.
     """
     if split not in SIZES:
         raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
     source, key = _archive(root, split)
     if source is None and not download:
-        raise LaceError("The pictures of CIFAR-10 are needed and are not shipped: set dataset.module.root to the folder with "
-                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.download=true to fetch them.")
+        raise LaceError(
+            "The pictures of CIFAR-10 are needed and are not shipped: set dataset.module.root to the folder with "
+            "cifar10-train.zip and cifar10-test.zip, or dataset.module.download=true to fetch them."
+        )
     folder = Cache(cache).folder("cifar10", f"{split}-{key}")
     if not (folder / "classes.npy").is_file():
         pictures, classes = _from_torchvision(folder, split) if source is None else _from_zip(source, split)
@@ -56,8 +59,11 @@ def _archive(root: str | os.PathLike[str] | None, split: str) -> tuple[Path | No
         return None, "torchvision"
     source = Path(root).expanduser() / f"cifar10-{split}.zip"
     if not source.is_file():
-        raise LaceError(f"The pictures '{source}' were required and do not exist: set dataset.module.root to the folder with "
-                        "cifar10-train.zip and cifar10-test.zip, or dataset.module.root=null dataset.module.download=true to fetch them.")
+        raise LaceError(
+            f"The pictures '{source}' were required and do not exist: set dataset.module.root to the folder with "
+            "cifar10-train.zip and cifar10-test.zip, or dataset.module.root=null dataset.module.download=true to fetch "
+            "them."
+        )
     return source, f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
 
 
@@ -69,19 +75,25 @@ def _from_zip(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     names = sorted(name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png")))
     folders = {name.split("/")[-2] if "/" in name else "" for name in names}
     if len(names) != SIZES[split] or folders != set(CLASSES):
-        raise LaceError(f"'{source}' must hold the {SIZES[split]} pictures of CIFAR-10 ({split}) in folders airplane ... truck, "
-                        f"and holds {len(names)} pictures in {', '.join(sorted(folders)[:3]) or 'no folder'} ...: give the "
-                        "right archive.")
+        raise LaceError(
+            f"'{source}' must hold the {SIZES[split]} pictures of CIFAR-10 ({split}) in folders airplane ... truck, "
+            f"and holds {len(names)} pictures in {', '.join(sorted(folders)[:3]) or 'no folder'} ...: give the "
+            "right archive."
+        )
     pictures = np.empty((len(names), 3, 32, 32), np.uint8)
     for index, name in enumerate(tqdm(names, desc=f"decoding CIFAR-10 ({split})", leave=False, mininterval=1)):
         try:
             with Image.open(io.BytesIO(archive.read(name))) as image:
                 array = np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, zipfile.BadZipFile) as error:
-            raise LaceError(f"The picture '{name}' in '{source}' could not be read ({error}): get the archive again.") from error
+            raise LaceError(
+                f"The picture '{name}' in '{source}' could not be read ({error}): get the archive again."
+            ) from error
         if array.shape != (32, 32, 3):
-            raise LaceError(f"Pictures of CIFAR-10 are 32x32, and '{name}' in '{source}' is {array.shape[1]}x{array.shape[0]}: "
-                            "give the right archive.")
+            raise LaceError(
+                f"Pictures of CIFAR-10 are 32x32, and '{name}' in '{source}' is {array.shape[1]}x{array.shape[0]}: "
+                "give the right archive."
+            )
         pictures[index] = array.transpose(2, 0, 1)
     return pictures, np.array([CLASSES.index(name.split("/")[-2]) for name in names], np.int64)
 
@@ -92,16 +104,31 @@ def _from_torchvision(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]
     try:
         data = CIFAR10(str(folder), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
-        raise LaceError(f"CIFAR-10 could not be downloaded ({error}): set dataset.module.root to a folder with cifar10-train.zip and "
-                        "cifar10-test.zip.") from error
+        raise LaceError(
+            f"CIFAR-10 could not be downloaded ({error}): set dataset.module.root to a folder with cifar10-train.zip "
+            f"and "
+            "cifar10-test.zip."
+        ) from error
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
 
 
 class AugmentedBatches(EpochBatches):
-    """Batches (pictures uint8 (B, 3, 32, 32), labels (B, K)), shifted by up to `pad`, mirrored, with a grey square of `cutout`."""
+    """Batches (pictures uint8 (B, 3, 32, 32), labels (B, K)), shifted by up to `pad`, mirrored, with a grey square of
+    `cutout`.
+    """
 
-    def __init__(self, pictures: Tensor, labels: Tensor, batch_size: int, seed: int | None = None, rank: int = 0,
-                 world_size: int = 1, pad: int = 0, flip: bool = False, cutout: int = 0) -> None:
+    def __init__(
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        pad: int = 0,
+        flip: bool = False,
+        cutout: int = 0,
+    ) -> None:
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
         self.pictures, self.labels, self.pad, self.flip, self.cutout = pictures, labels, pad, flip, cutout
 
@@ -136,7 +163,9 @@ class AugmentedBatches(EpochBatches):
 
 
 def spread(size: int, count: int) -> Tensor:
-    """Return about `count` of `size` rows at even distances: archives are sorted by class, and a part must have all of them."""
+    """Return about `count` of `size` rows at even distances: archives are sorted by class, and a part must have all of
+    them.
+    """
     return torch.arange(size)[:: max(1, size // count)]
 
 
@@ -145,9 +174,19 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     schema = SCHEMA
 
-    def __init__(self, root: str | None = None, cache: str = "~/.cache/lace_lightning", download: bool = False,
-                 batch_size: int = 256, test_batch_size: int = 500, seed: int = 0, pad: int = 4, flip: bool = True, cutout: int = 8,
-                 limit: int | None = None) -> None:
+    def __init__(
+        self,
+        root: str | None = None,
+        cache: str = "~/.cache/lace_lightning",
+        download: bool = False,
+        batch_size: int = 256,
+        test_batch_size: int = 500,
+        seed: int = 0,
+        pad: int = 4,
+        flip: bool = True,
+        cutout: int = 8,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.root, self.cache, self.download, self.seed, self.limit = root, cache, download, seed, limit
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
@@ -181,8 +220,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return pictures[spread(len(pictures), count)]
 
     def train_dataloader(self) -> AugmentedBatches:
-        return AugmentedBatches(*self.splits["train"], self.batch_size, self.seed, pad=self.pad, flip=self.flip,
-                                cutout=self.cutout).within(self.trainer)
+        return AugmentedBatches(
+            *self.splits["train"], self.batch_size, self.seed, pad=self.pad, flip=self.flip, cutout=self.cutout
+        ).within(self.trainer)
 
     def val_dataloader(self) -> AugmentedBatches:
         return AugmentedBatches(*self.splits["test"], self.test_batch_size)

@@ -21,16 +21,26 @@ WISH_STREAM = 2**20 + 301
 class ControlledLatents:
     """(count, first) -> latents z (count, Dz) that a classifier was steered to, each by wishes of its own.
 
-    Each sample wants each attribute with probability `share`, at least one, with values drawn uniformly and independently, and
-    follows the flow of `weight`·E from the prior. A classifier that never saw such latents is wrong about many of them; labelled
-    and added to the pairs (`make_pairs(..., latents=this)`) they correct it where it is used.
-    Sample i depends on seed i alone. Raises LaceError for a classifier of pictures and for one of another generator.
+    Each sample wants each attribute with probability `share`, at least one, with values drawn uniformly and
+    independently, and follows the flow of `weight`·E from the prior. A classifier that never saw such latents is wrong
+    about many of them; labelled and added to the pairs (`make_pairs(..., latents=this)`) they correct it where it is
+    used. Sample i depends on seed i alone. Raises LaceError for a classifier of pictures and for one of another
+    generator.
     """
 
-    def __init__(self, generator: Generator, classifier: AttributeClassifier, seed: int = 0, sampler: Sampler | None = None,
-                 weight: float = 4.0, share: float = 0.3) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        classifier: AttributeClassifier,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        weight: float = 4.0,
+        share: float = 0.3,
+    ) -> None:
         if classifier.space == "x":
-            raise LaceError("Steering latents needs a classifier of latents (space w or z), received one of pictures (space x).")
+            raise LaceError(
+                "Steering latents needs a classifier of latents (space w or z), received one of pictures (space x)."
+            )
         classifier.check_generator(generator.digest_for(classifier.space))
         self.generator, self.classifier, self.seed = generator, classifier, seed
         self.sampler, self.weight, self.share = sampler or Heun(0.1, 0.1), weight, share
@@ -38,8 +48,15 @@ class ControlledLatents:
     @property
     def digest(self) -> str:
         """Return the digest of what the latents depend on beside generator and seed."""
-        return digest({"classifier": self.classifier.digest, "sampler": repr(self.sampler), "weight": self.weight,
-                       "share": self.share, "format": 1})
+        return digest(
+            {
+                "classifier": self.classifier.digest,
+                "sampler": repr(self.sampler),
+                "weight": self.weight,
+                "share": self.share,
+                "format": 1,
+            }
+        )
 
     def wishes(self, count: int, first: int) -> Labels:
         """Return what samples first .. first + count - 1 want; what they do not care about is not known."""
@@ -54,8 +71,10 @@ class ControlledLatents:
     def energy(self, wishes: Labels) -> Energy:
         """Return the energy of z: the sum of what each sample wants."""
         schema, values = wishes.schema, Labels(wishes.schema, wishes.values)
-        terms = [self.weight * wishes.known[:, index].float() * build(parse(f"{attribute.name} == *", schema), values)
-                 for index, attribute in enumerate(schema)]
+        terms = [
+            self.weight * wishes.known[:, index].float() * build(parse(f"{attribute.name} == *", schema), values)
+            for index, attribute in enumerate(schema)
+        ]
         return And(*terms).pullback(self.classifier).pullback(self.generator.map_to(self.classifier.space))
 
     def __call__(self, count: int, first: int) -> Tensor:

@@ -14,11 +14,13 @@ from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels, Schema
 from .cifar10 import AugmentedBatches, spread
 
-# Real faces have the attributes of the rendered ones. Colours of hair are numbers: StyleFlow's pairs do not say which is which (CelebA's
-# are numbered as those of portraits).
-FACES_SCHEMA = Schema("faces", tuple(replace(a, class_names=()) if a.name == "haircolor" else a for a in PORTRAITS_SCHEMA))
-# A mirror turns the head and the light from the side; light0 is how bright it is from everywhere (of spherical harmonics the first is
-# constant and the fourth goes from left to right).
+# Real faces have the attributes of the rendered ones. Colours of hair are numbers: StyleFlow's pairs do not say which
+# is which (CelebA's are numbered as those of portraits).
+FACES_SCHEMA = Schema(
+    "faces", tuple(replace(a, class_names=()) if a.name == "haircolor" else a for a in PORTRAITS_SCHEMA)
+)
+# A mirror turns the head and the light from the side; light0 is how bright it is from everywhere (of spherical
+# harmonics the first is constant and the fourth goes from left to right).
 MIRRORED = ("yaw", "light3")
 
 # Pictures (N, 3, R, R) uint8, labels (N, K), known (N, K) bool.
@@ -28,12 +30,22 @@ Faces = tuple[Tensor, Tensor, Tensor]
 class FaceBatches(AugmentedBatches):
     """Batches (pictures uint8 (B, 3, R, R), labels (B, K), known (B, K)).
 
-    `mirrored` gives the attributes that a mirror turns round, each with its value for straight ahead, c: where a picture is mirrored
-    their labels v are 2c - v.
+    `mirrored` gives the attributes that a mirror turns round, each with its value for straight ahead, c: where a
+    picture is mirrored their labels v are 2c - v.
     """
 
-    def __init__(self, pictures: Tensor, labels: Labels, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1,
-                 pad: int = 0, flip: bool = False, mirrored: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        pictures: Tensor,
+        labels: Labels,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        pad: int = 0,
+        flip: bool = False,
+        mirrored: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(pictures, labels.values, batch_size, seed, rank, world_size, pad, flip)
         self.known, mirrored = labels.known, mirrored or {}
         self.turned = torch.tensor([name in mirrored for name in labels.schema.names])
@@ -43,27 +55,45 @@ class FaceBatches(AugmentedBatches):
         for index, rows in self.rows(first):
             pictures, flipped = self.augmented(index, rows)
             labels = self.labels[rows]
-            yield pictures, torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels), self.known[rows]
+            yield (
+                pictures,
+                torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels),
+                self.known[rows],
+            )
 
 
 class FacesDataModule(pl.LightningDataModule):
-    """Faces for training image networks: the splits train, val and test that a subclass loads, train batches with augmentation.
+    """Faces for training image networks: the splits train, val and test that a subclass loads, train batches with
+    augmentation.
 
-    `attributes` chooses a part of the schema (None: all of it). Train pictures are mirrored at random with `flip`, with the labels of
-    the attributes `mirrored` as far on the other side of their mean (faces look to both sides alike), and shifted by up to `pad`; `seed`
-    decides their order. Raises LaceError for an unknown attribute, and for a mirrored one that is discrete.
+    `attributes` chooses a part of the schema (None: all of it). Train pictures are mirrored at random with `flip`, with
+    the labels of the attributes `mirrored` as far on the other side of their mean (faces look to both sides alike), and
+    shifted by up to `pad`; `seed` decides their order. Raises LaceError for an unknown attribute, and for a mirrored
+    one that is discrete.
     """
 
-    def __init__(self, schema: Schema, attributes: Sequence[str] | None = None, batch_size: int = 256, test_batch_size: int = 500,
-                 seed: int = 0, flip: bool = True, pad: int = 0, mirrored: Sequence[str] = MIRRORED) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        attributes: Sequence[str] | None = None,
+        batch_size: int = 256,
+        test_batch_size: int = 500,
+        seed: int = 0,
+        flip: bool = True,
+        pad: int = 0,
+        mirrored: Sequence[str] = MIRRORED,
+    ) -> None:
         super().__init__()
         self.schema = schema if attributes is None else schema.part(attributes)
         self.batch_size, self.test_batch_size, self.seed = batch_size, test_batch_size, seed
         self.flip, self.pad, self.mirrored = flip, pad, tuple(mirrored)
         for name in self.mirrored:
             if name in self.schema.names and self.schema[name].kind == "discrete":
-                raise LaceError(f"A mirrored attribute must be continuous (it changes sides), and '{name}' is discrete: leave it out of "
-                                "dataset.module.mirrored.")
+                raise LaceError(
+                    f"A mirrored attribute must be continuous (it changes sides), and '{name}' is discrete: leave it "
+                    f"out of "
+                    "dataset.module.mirrored."
+                )
         self.splits: dict[str, Faces] = {}
 
     def load(self) -> dict[str, Faces]:
@@ -97,9 +127,13 @@ class FacesDataModule(pl.LightningDataModule):
         pictures = self.train_pictures()
         return pictures[spread(len(pictures), count)]
 
-    def _batches(self, split: str, batch_size: int, seed: int | None = None, flip: bool = False, pad: int = 0) -> FaceBatches:
+    def _batches(
+        self, split: str, batch_size: int, seed: int | None = None, flip: bool = False, pad: int = 0
+    ) -> FaceBatches:
         pictures, values, known = self.splits[split]
-        return FaceBatches(pictures, Labels(self.schema, values, known), batch_size, seed, pad=pad, flip=flip, mirrored=self._middles)
+        return FaceBatches(
+            pictures, Labels(self.schema, values, known), batch_size, seed, pad=pad, flip=flip, mirrored=self._middles
+        )
 
     @property
     def _middles(self) -> dict[str, float]:

@@ -18,19 +18,30 @@ from ..errors import LaceError
 IMAGES = "images"
 
 
-def fill(folder: str | os.PathLike[str], meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]],
-         make: Callable[[int, int], Mapping[str, Tensor]], batch_size: int, title: str, progress: bool = True) -> Path:
-    """Write the `meta["count"]` rows of every array `<name>.npy` of `shapes`, images uint8 and others float32; return the folder.
+def fill(
+    folder: str | os.PathLike[str],
+    meta: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    make: Callable[[int, int], Mapping[str, Tensor]],
+    batch_size: int,
+    title: str,
+    progress: bool = True,
+) -> Path:
+    """Write the `meta["count"]` rows of every array `<name>.npy` of `shapes`, images uint8 and others float32; return
+    the folder.
 
-    `make(count, first)` gives rows first .. first + count - 1, `batch_size` of them at a time; `done` in meta.json counts rows that
-    are on disk. Raises LaceError where the folder holds rows with another `meta["key"]`.
+    `make(count, first)` gives rows first .. first + count - 1, `batch_size` of them at a time; `done` in meta.json
+    counts rows that are on disk. Raises LaceError where the folder holds rows with another `meta["key"]`.
     """
     path, count = check_writable(folder), int(meta["count"])
     if (path / "meta.json").is_file():
         known = read_json(path / "meta.json")
         if known["key"] != meta["key"]:
-            raise LaceError(f"The folder '{path}' holds {title} that depend on something else (weights, count or seed) than those that "
-                            "are asked for: use another folder.")
+            raise LaceError(
+                f"The folder '{path}' holds {title} that depend on something else (weights, count or seed) than those "
+                f"that "
+                "are asked for: use another folder."
+            )
         meta = known
     else:
         for name, shape in shapes.items():

@@ -23,13 +23,26 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def picture_files(root: str | os.PathLike[str]) -> list[Path]:
-    """Return the pictures below `root`, sorted by their path; hidden ones are left out. Raises LaceError when there are none."""
+    """Return the pictures below `root`, sorted by their path; hidden ones are left out. Raises LaceError when there are
+    none.
+    """
     folder = Path(root).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-                   and not any(part.startswith(".") for part in path.relative_to(folder).parts)) if folder.is_dir() else []
+    files = (
+        sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+        if folder.is_dir()
+        else []
+    )
     if not files:
-        raise LaceError(f"The folder '{folder}' must hold pictures ({', '.join(SUFFIXES)}) and "
-                        f"{'holds none' if folder.is_dir() else 'does not exist'}: set dataset.module.root to a folder of pictures.")
+        raise LaceError(
+            f"The folder '{folder}' must hold pictures ({', '.join(SUFFIXES)}) and "
+            f"{'holds none' if folder.is_dir() else 'does not exist'}: set dataset.module.root to a folder of pictures."
+        )
     return files
 
 
@@ -44,13 +57,18 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
             if resolution is not None and min(image.size) >= resolution:
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
-                image = image.crop((left, top, left + side, top + side)).resize((resolution, resolution), Image.Resampling.LANCZOS)
+                image = image.crop((left, top, left + side, top + side)).resize(
+                    (resolution, resolution), Image.Resampling.LANCZOS
+                )
             array = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise LaceError(f"The picture '{path}' could not be read ({error}): get it again, or take it away.") from error
     if resolution is not None and array.shape[:2] != (resolution, resolution):
-        raise LaceError(f"Pictures must have at least {resolution} pixels a side, and '{path}' is {array.shape[1]}x{array.shape[0]}: set "
-                        "dataset.module.resolution to at most that.")
+        raise LaceError(
+            f"Pictures must have at least {resolution} pixels a side, and '{path}' is "
+            f"{array.shape[1]}x{array.shape[0]}: set "
+            "dataset.module.resolution to at most that."
+        )
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
@@ -66,8 +84,10 @@ class PictureFiles:
             pictures = list(pool.map(lambda row: read_picture(self.files[row], self.resolution), rows))
         for row, picture in zip(rows, pictures, strict=True):
             if picture.shape != self.shape:
-                raise LaceError(f"The pictures must have one size, and '{self.files[0]}' is {self.shape[2]}x{self.shape[1]}, "
-                                f"'{self.files[row]}' {picture.shape[2]}x{picture.shape[1]}: set dataset.module.resolution.")
+                raise LaceError(
+                    f"The pictures must have one size, and '{self.files[0]}' is {self.shape[2]}x{self.shape[1]}, "
+                    f"'{self.files[row]}' {picture.shape[2]}x{picture.shape[1]}: set dataset.module.resolution."
+                )
         return torch.stack(pictures)
 
     @cached_property
@@ -98,7 +118,9 @@ class PictureBatches(Sequence[Tensor]):
 class ShuffledPictures(EpochBatches):
     """Train batches (B, 3, H, W) uint8 in the order of seed and epoch; with `flip` half of them mirrored."""
 
-    def __init__(self, pictures: PictureFiles, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, flip: bool = False) -> None:
+    def __init__(
+        self, pictures: PictureFiles, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, flip: bool = False
+    ) -> None:
         super().__init__(len(pictures), batch_size, seed, rank, world_size)
         self.pictures, self.flip = pictures, flip
 
@@ -115,17 +137,31 @@ class ShuffledPictures(EpochBatches):
 class FolderDataModule(pl.LightningDataModule):
     """Pictures below `root`, without labels: one batch at a time in memory.
 
-    `resolution` is the side of the square that is cut out of their middle and shrunk to; None takes them as they are, all of one size.
-    Raises LaceError for sizes below 1, and when pictures are asked for and there are none.
+    `resolution` is the side of the square that is cut out of their middle and shrunk to; None takes them as they are,
+    all of one size. Raises LaceError for sizes below 1, and when pictures are asked for and there are none.
     """
 
-    def __init__(self, root: str | None = None, resolution: int | None = None, batch_size: int = 64, flip: bool = False, seed: int = 0,
-                 limit: int | None = None) -> None:
+    def __init__(
+        self,
+        root: str | None = None,
+        resolution: int | None = None,
+        batch_size: int = 64,
+        flip: bool = False,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         for name, value in {"resolution": resolution, "batch_size": batch_size, "limit": limit}.items():
             if value is not None and value < 1:
                 raise LaceError(f"dataset.module.{name} must be at least 1, received {value}.")
-        self.root, self.resolution, self.batch_size, self.flip, self.seed, self.limit = root, resolution, batch_size, flip, seed, limit
+        self.root, self.resolution, self.batch_size, self.flip, self.seed, self.limit = (
+            root,
+            resolution,
+            batch_size,
+            flip,
+            seed,
+            limit,
+        )
 
     @property
     def at_hand(self) -> bool:
@@ -140,11 +176,18 @@ class FolderDataModule(pl.LightningDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the pictures depend on: names, sizes and dates of the files, and what is done to them; and their shape."""
+        """What the pictures depend on: names, sizes and dates of the files, and what is done to them.
+
+        And their shape.
+        """
         files = self.pictures.files
         folder = Path(self.root or "").expanduser()
         known = [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        resize = "none" if self.resolution is None else f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"
+        resize = (
+            "none"
+            if self.resolution is None
+            else f"square in the middle, Lanczos to {self.resolution}x{self.resolution}"
+        )
         return {"count": len(files), "files": digest(known), "shape": list(self.pictures.shape), "resize": resize}
 
     def train_pictures(self) -> PictureBatches:

@@ -30,11 +30,14 @@ class GeneratedBatches(Sequence[Tensor]):
         rows = min(self.batch_size, self.total - first)
         if rows <= 0 or index < 0:
             raise IndexError(index)
-        return self.generator.pictures(self.generator.mapping(self.generator.prior(rows, self.seed, first, self.generator.device))).cpu()
+        return self.generator.pictures(
+            self.generator.mapping(self.generator.prior(rows, self.seed, first, self.generator.device))
+        ).cpu()
 
 
 class GeneratedPicturesDataModule(pl.LightningDataModule):
-    """`count` pictures of a generator, without labels: one batch at a time in memory; picture i depends on `seed` and i alone.
+    """`count` pictures of a generator, without labels: one batch at a time in memory; picture i depends on `seed` and i
+    alone.
 
     The paper measures FID on faces so: against pictures of the generator without a condition.
     """
@@ -48,7 +51,12 @@ class GeneratedPicturesDataModule(pl.LightningDataModule):
     @property
     def source(self) -> dict[str, Any]:
         """What the pictures depend on, and their shape."""
-        return {"generator": self.generator.digest, "count": self.total, "seed": self.seed, "shape": list(self.generator.image_shape)}
+        return {
+            "generator": self.generator.digest,
+            "count": self.total,
+            "seed": self.seed,
+            "shape": list(self.generator.image_shape),
+        }
 
     def train_pictures(self) -> GeneratedBatches:
         """Return all pictures, as batches that are drawn one at a time."""

@@ -23,14 +23,29 @@ from .faces import FACES_SCHEMA
 from .pairs import PairSet
 
 # Columns of `att_light.pickle`, and of `attributes.npy`; `light.npy` has nine of spherical harmonics.
-PICKLE_COLUMNS = ("width", "height", "smile", "pitch", "roll", "yaw", "gender", "age", "beard", "glasses", "bald", "haircolor",
-                  *(f"light{i}" for i in range(9)))
+PICKLE_COLUMNS = (
+    "width",
+    "height",
+    "smile",
+    "pitch",
+    "roll",
+    "yaw",
+    "gender",
+    "age",
+    "beard",
+    "glasses",
+    "bald",
+    "haircolor",
+    *(f"light{i}" for i in range(9)),
+)
 NPY_COLUMNS = ("gender", "glasses", "yaw", "pitch", "bald", "beard", "age", "smile")
 
 
 @dataclass
 class GivenPairs:
-    """Latents (w (N, Dw), or the numbers of samples of the prior (N,)) with labels, where they come from, and how values were scaled."""
+    """Latents (w (N, Dw), or the numbers of samples of the prior (N,)) with labels, where they come from, and how
+    values were scaled.
+    """
 
     labels: Labels
     layout: str
@@ -42,10 +57,11 @@ class GivenPairs:
 def read_given(path: str | os.PathLike[str]) -> GivenPairs:
     """Read pairs that others made; nothing in the files is run.
 
-    `path` is a folder with StyleFlow's `all_latents.pickle` and `att_light.pickle`, or its `sg2latents.pickle` (or `latents.npy`),
-    `attributes.npy` and perhaps `light.npy`; or a CSV file with a column `sample` (the number of a sample of the prior, or the name of
-    its picture) and one for every attribute, empty where it is not known. Continuous values of StyleFlow's that leave [0, 1] are scaled by
-    their own range. Raises LaceError for anything else, and for latents and labels of different number.
+    `path` is a folder with StyleFlow's `all_latents.pickle` and `att_light.pickle`, or its `sg2latents.pickle` (or
+    `latents.npy`), `attributes.npy` and perhaps `light.npy`; or a CSV file with a column `sample` (the number of a
+    sample of the prior, or the name of its picture) and one for every attribute, empty where it is not known.
+    Continuous values of StyleFlow's that leave [0, 1] are scaled by their own range. Raises LaceError for anything
+    else, and for latents and labels of different number.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix == ".csv":
@@ -53,7 +69,9 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
     if (path / "att_light.pickle").is_file():
         table = _first(_entry(path / "att_light.pickle", "att_light"))
         w, layout = _latents(path, "all_latents.pickle"), "StyleFlow, pickles"
-        columns = dict(zip(PICKLE_COLUMNS, _columns(table, len(PICKLE_COLUMNS), path / "att_light.pickle"), strict=True))
+        columns = dict(
+            zip(PICKLE_COLUMNS, _columns(table, len(PICKLE_COLUMNS), path / "att_light.pickle"), strict=True)
+        )
         # Here 1 is a woman.
         columns["gender"] = torch.where(columns["gender"] == -1, torch.nan, 1 - columns["gender"])
     elif (path / "attributes.npy").is_file():
@@ -65,21 +83,29 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
             lights = _columns(_npy(path / "light.npy"), 9, path / "light.npy")
             columns |= {f"light{i}": column for i, column in enumerate(lights)}
     else:
-        raise LaceError(f"Given pairs must be a CSV file or a folder with att_light.pickle or attributes.npy, and '{path}' is neither: set "
-                        "task.pairs_from to one.")
+        raise LaceError(
+            f"Given pairs must be a CSV file or a folder with att_light.pickle or attributes.npy, and '{path}' is "
+            f"neither: set "
+            "task.pairs_from to one."
+        )
     schema = FACES_SCHEMA.part([name for name in FACES_SCHEMA.names if name in columns])
     values, ranges = _scaled(schema, columns, path)
     if len(w) != len(values):
-        raise LaceError(f"Latents and labels in '{path}' must be equally many, and there are {len(w)} and {len(values)}: get both files of "
-                        "one archive.")
+        raise LaceError(
+            f"Latents and labels in '{path}' must be equally many, and there are {len(w)} and {len(values)}: get both "
+            f"files of "
+            "one archive."
+        )
     return GivenPairs(Labels(schema, values.nan_to_num(0.0), ~values.isnan()), layout, w=w, ranges=ranges)
 
 
 def _entry(path: Path, name: str) -> Any:
     data = safe_unpickle(path)
     if not isinstance(data, Mapping) or name not in data:
-        raise LaceError(f"The file '{path}' must hold a table with the entry '{name}' and holds "
-                        f"{', '.join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__}: give StyleFlow's file.")
+        raise LaceError(
+            f"The file '{path}' must hold a table with the entry '{name}' and holds "
+            f"{', '.join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__}: give StyleFlow's file."
+        )
     return data[name]
 
 
@@ -92,20 +118,28 @@ def _npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise LaceError(f"The file '{path}' must be an array of numbers and could not be read ({error}): get it again.") from None
+        raise LaceError(
+            f"The file '{path}' must be an array of numbers and could not be read ({error}): get it again."
+        ) from None
 
 
 def _columns(table: Any, count: int, path: Path) -> list[Tensor]:
     """Return the columns (N,) of a table (N, count, 1, ...), NaN for what is None or no number."""
     array = np.asarray(table, dtype=object) if isinstance(table, (list, tuple)) else table
     if not isinstance(array, np.ndarray) or array.ndim < 2 or array.size != len(array) * count:
-        raise LaceError(f"The file '{path}' must hold {count} attributes a sample, and its table has the shape "
-                        f"{tuple(array.shape) if isinstance(array, np.ndarray) else type(table).__name__}: give StyleFlow's file.")
+        raise LaceError(
+            f"The file '{path}' must hold {count} attributes a sample, and its table has the shape "
+            f"{tuple(array.shape) if isinstance(array, np.ndarray) else type(table).__name__}: give StyleFlow's file."
+        )
     try:
-        values = np.array([np.nan if value is None else value for value in array.reshape(-1).tolist()], dtype=np.float64)
+        values = np.array(
+            [np.nan if value is None else value for value in array.reshape(-1).tolist()], dtype=np.float64
+        )
     except (TypeError, ValueError):
-        raise LaceError(f"The file '{path}' must hold numbers, or None for what is missing, and holds others: give StyleFlow's "
-                        "file.") from None
+        raise LaceError(
+            f"The file '{path}' must hold numbers, or None for what is missing, and holds others: give StyleFlow's "
+            "file."
+        ) from None
     return list(torch.from_numpy(values).reshape(-1, count).unbind(1))
 
 
@@ -113,19 +147,28 @@ def _latents(folder: Path, *names: str) -> Tensor:
     """Return w (N, Dw) of latents (N, 1, L, Dw) that are the same for every layer."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise LaceError(f"The folder '{folder}' must hold the latents {' or '.join(names)} and does not: put them beside the attributes.")
+        raise LaceError(
+            f"The folder '{folder}' must hold the latents {' or '.join(names)} and does not: put them beside the "
+            f"attributes."
+        )
     data = _npy(path) if path.suffix == ".npy" else _entry(path, "Latent")
     try:
         array = np.asarray(data, dtype=np.float32)
     except (TypeError, ValueError):
         array = np.empty(0, dtype=np.float32)
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
-        raise LaceError(f"The latents '{path}' must be finite numbers of shape (N, L, Dw) and have the shape {array.shape}: get the file "
-                        "again.")
+        raise LaceError(
+            f"The latents '{path}' must be finite numbers of shape (N, L, Dw) and have the shape {array.shape}: get "
+            f"the file "
+            "again."
+        )
     layers = torch.from_numpy(array).reshape(len(array), -1, array.shape[-1])
     if not torch.allclose(layers, layers[:, :1].expand_as(layers), atol=1e-4):
-        raise LaceError(f"The latents '{path}' must be the same for every style layer, and they are not: p(c|w) is learned from one w a "
-                        "picture.")
+        raise LaceError(
+            f"The latents '{path}' must be the same for every style layer, and they are not: p(c|w) is learned from "
+            f"one w a "
+            "picture."
+        )
     return layers[:, 0].clone()
 
 
@@ -133,8 +176,10 @@ def _raw_classes(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the classes that measured confidences stand for; what is between is not known."""
     smile, beard = columns["smile"], columns["beard"]
     unsure = (smile >= 0.1) & (smile <= 0.9)
-    return {"smile": (smile > 0.9).double().masked_fill(unsure | smile.isnan(), torch.nan),
-            "beard": (beard > 0.25).double().masked_fill(beard.isnan(), torch.nan)}
+    return {
+        "smile": (smile > 0.9).double().masked_fill(unsure | smile.isnan(), torch.nan),
+        "beard": (beard > 0.25).double().masked_fill(beard.isnan(), torch.nan),
+    }
 
 
 def _scaled(schema: Schema, columns: Mapping[str, Tensor], path: Path) -> tuple[Tensor, dict[str, list[float]]]:
@@ -153,8 +198,11 @@ def _scaled(schema: Schema, columns: Mapping[str, Tensor], path: Path) -> tuple[
             column[column == -1] = torch.nan
             known = column[~column.isnan()]
             if bool(((known != known.round()) | (known < 0) | (known >= attribute.num_classes)).any()):
-                raise LaceError(f"Labels of '{attribute.name}' in '{path}' must be class numbers from 0 to {attribute.num_classes - 1}, "
-                                f"and {float(known.min()):g} to {float(known.max()):g} was read: give StyleFlow's file.")
+                raise LaceError(
+                    f"Labels of '{attribute.name}' in '{path}' must be class numbers from 0 to "
+                    f"{attribute.num_classes - 1}, "
+                    f"and {float(known.min()):g} to {float(known.max()):g} was read: give StyleFlow's file."
+                )
         result.append(column)
     return torch.stack(result, dim=1).float(), ranges
 
@@ -162,31 +210,48 @@ def _scaled(schema: Schema, columns: Mapping[str, Tensor], path: Path) -> tuple[
 def _from_csv(path: Path) -> GivenPairs:
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            header, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+            header, *rows = [
+                [cell.strip() for cell in row] for row in csv.reader(stream) if any(cell.strip() for cell in row)
+            ]
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
-        raise LaceError(f"The labels '{path}' must be a CSV file with a header and could not be read ({error}): write "
-                        "'sample,<attribute>,...' into its first line.") from None
+        raise LaceError(
+            f"The labels '{path}' must be a CSV file with a header and could not be read ({error}): write "
+            "'sample,<attribute>,...' into its first line."
+        ) from None
     if header[0] != "sample" or len(header) < 2 or not rows:
-        raise LaceError(f"The labels '{path}' must begin with the columns sample,<attribute>,... and have rows, received "
-                        f"{','.join(header)} and {len(rows)} rows: correct the file.")
+        raise LaceError(
+            f"The labels '{path}' must begin with the columns sample,<attribute>,... and have rows, received "
+            f"{','.join(header)} and {len(rows)} rows: correct the file."
+        )
     wrong = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), None)
     if wrong is not None:
-        raise LaceError(f"Row {wrong} of '{path}' must have {len(header)} cells and has {len(rows[wrong - 2])}: correct the file.")
+        raise LaceError(
+            f"Row {wrong} of '{path}' must have {len(header)} cells and has {len(rows[wrong - 2])}: correct the file."
+        )
     samples = [_sample_number(row[0], path, number) for number, row in enumerate(rows, 2)]
     if len(set(samples)) != len(samples):
         twice = next(sample for sample in samples if samples.count(sample) > 1)
-        raise LaceError(f"Every sample of '{path}' must have one row, and sample {twice} has several: correct the file.")
+        raise LaceError(
+            f"Every sample of '{path}' must have one row, and sample {twice} has several: correct the file."
+        )
     cells = list(zip(*rows, strict=True))[1:]
-    schema = Schema("given", tuple(_attribute(name, column, path) for name, column in zip(header[1:], cells, strict=True)))
-    values = torch.tensor([[_value(attribute, cell) for cell in column] for attribute, column in zip(schema, cells, strict=True)]).T
+    schema = Schema(
+        "given", tuple(_attribute(name, column, path) for name, column in zip(header[1:], cells, strict=True))
+    )
+    values = torch.tensor(
+        [[_value(attribute, cell) for cell in column] for attribute, column in zip(schema, cells, strict=True)]
+    ).T
     return GivenPairs(Labels(schema, values.nan_to_num(0.0), ~values.isnan()), "CSV", samples=torch.tensor(samples))
 
 
 def _sample_number(cell: str, path: Path, row: int) -> int:
     match = re.fullmatch(r"(?:.*[/\\])?0*(\d{1,12}?)(?:\.\w+)?", cell)
     if match is None:
-        raise LaceError(f"The sample in row {row} of '{path}' must be a number or the name of a picture such as 000012.png, received "
-                        f"'{cell}': correct the file.")
+        raise LaceError(
+            f"The sample in row {row} of '{path}' must be a number or the name of a picture such as 000012.png, "
+            f"received "
+            f"'{cell}': correct the file."
+        )
     return int(match[1])
 
 
@@ -198,26 +263,37 @@ def _number(cell: str) -> float | None:
 
 
 def _attribute(name: str, column: Sequence[str], path: Path) -> Attribute:
-    """Return continuous for numbers in [0, 1] that are not all 0 and 1, else classes: numbers from 0, or names in order."""
+    """Return continuous for numbers in [0, 1] that are not all 0 and 1, else classes: numbers from 0, or names in
+    order.
+    """
     known = sorted({cell for cell in column if cell})
     numbers = [_number(cell) for cell in known]
     if len(known) < 2:
-        raise LaceError(f"Attribute '{name}' of '{path}' must have at least two different labels, received {', '.join(known) or 'none'}: "
-                        "label pictures without it too.")
+        raise LaceError(
+            f"Attribute '{name}' of '{path}' must have at least two different labels, received "
+            f"{', '.join(known) or 'none'}: "
+            "label pictures without it too."
+        )
     if all(number is not None for number in numbers):
         if all(number == int(number) >= 0 for number in numbers if number is not None):
             return Attribute(name, num_classes=int(max(number for number in numbers if number is not None)) + 1)
         if all(0 <= number <= 1 for number in numbers if number is not None):
             return Attribute(name, "continuous")
-        raise LaceError(f"Numbers of attribute '{name}' in '{path}' must lie in [0, 1] or be class numbers from 0, received "
-                        f"{known[0]} to {known[-1]}: scale them.")
+        raise LaceError(
+            f"Numbers of attribute '{name}' in '{path}' must lie in [0, 1] or be class numbers from 0, received "
+            f"{known[0]} to {known[-1]}: scale them."
+        )
     return Attribute(name, num_classes=len(known), class_names=tuple(known))
 
 
 def _value(attribute: Attribute, cell: str) -> float:
     if not cell:
         return torch.nan
-    return float(cell) if attribute.kind == "continuous" or not attribute.class_names else float(attribute.class_index(cell))
+    return (
+        float(cell)
+        if attribute.kind == "continuous" or not attribute.class_names
+        else float(attribute.class_index(cell))
+    )
 
 
 def _sources(path: Path) -> dict[str, str]:
@@ -226,15 +302,22 @@ def _sources(path: Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def given_pairs(generator: Generator, path: str | os.PathLike[str] | None, cache: Cache | str, seed: int = 0) -> PairSet:
-    """Turn pairs that others made into pairs of this program's (w and labels; z too where samples of the prior of `seed` were labelled).
+def given_pairs(
+    generator: Generator, path: str | os.PathLike[str] | None, cache: Cache | str, seed: int = 0
+) -> PairSet:
+    """Turn pairs that others made into pairs of this program's (w and labels; z too where samples of the prior of
+    `seed` were labelled).
 
-    They are kept in the cache by the files' content. Raises LaceError for latents of another width than the generator's w.
+    They are kept in the cache by the files' content. Raises LaceError for latents of another width than the generator's
+    w.
     """
     source = Path(path or "").expanduser()
     if path is None or not source.exists():
         where = "and nobody says where they are" if path is None else f"at '{source}' and are not there"
-        raise LaceError(f"Given pairs were required {where}: set task.pairs_from or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV.")
+        raise LaceError(
+            f"Given pairs were required {where}: set task.pairs_from or LACE_STYLEFLOW to StyleFlow's folder, or to a "
+            f"CSV."
+        )
     cache = Cache(cache) if isinstance(cache, str) else cache
     key = digest({"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1})
     folder = cache.folder("pairs", key)
@@ -247,16 +330,28 @@ def given_pairs(generator: Generator, path: str | os.PathLike[str] | None, cache
         arrays = {"z": z, "w": torch.cat([generator.mapping(part) for part in z.split(1000)])}
     elif given.w is not None:
         if given.w.shape[1] != generator.w_dim:
-            raise LaceError(f"Given latents must have the generator's width of w, {generator.w_dim}, and '{source}' has "
-                            f"{given.w.shape[1]}: give the generator that they come from.")
+            raise LaceError(
+                f"Given latents must have the generator's width of w, {generator.w_dim}, and '{source}' has "
+                f"{given.w.shape[1]}: give the generator that they come from."
+            )
         arrays = {"w": given.w}
     arrays["labels"] = given.labels.values.masked_fill(~given.labels.known, torch.nan)
     for name, array in arrays.items():
         with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
             np.save(stream, array.float().cpu().numpy())
     # Last: where it is, the pairs are complete.
-    write_json(folder / "meta.json", {
-        "key": key, "count": len(given.labels), "seed": seed, "done": len(given.labels), "generator": generator.digest_for("w"),
-        "labeler": f"{given.layout} {digest(_sources(source))}", "schema": given.labels.schema.to_config(), "arrays": list(arrays),
-        "ranges": given.ranges})
+    write_json(
+        folder / "meta.json",
+        {
+            "key": key,
+            "count": len(given.labels),
+            "seed": seed,
+            "done": len(given.labels),
+            "generator": generator.digest_for("w"),
+            "labeler": f"{given.layout} {digest(_sources(source))}",
+            "schema": given.labels.schema.to_config(),
+            "arrays": list(arrays),
+            "ranges": given.ranges,
+        },
+    )
     return PairSet(folder)

@@ -30,11 +30,13 @@ def draw_people(seeds: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
 
 
 def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
-    """Blur and speckle a `share` of the pictures (B, 3, R, R) uint8 and hide a part of as many, each as its seed (B,) says.
+    """Blur and speckle a `share` of the pictures (B, 3, R, R) uint8 and hide a part of as many, each as its seed (B,)
+    says.
 
-    Generators make pictures that are not clean, and whose parts do not always agree: a network that has seen this decides neither by
-    single pixels nor by one part alone. Blur is a mix with the mean of 3x3 pixels, up to all of it; noise has a standard deviation of
-    up to 0.15 in [-1, 1]; what is hidden is a square of one colour, a fifth to under half of the side.
+    Generators make pictures that are not clean, and whose parts do not always agree: a network that has seen this
+    decides neither by single pixels nor by one part alone. Blur is a mix with the mean of 3x3 pixels, up to all of it;
+    noise has a standard deviation of up to 0.15 in [-1, 1]; what is hidden is a square of one colour, a fifth to under
+    half of the side.
     """
     size, u = pictures.shape[-1], uniform(seeds, (10,), DEGRADE_STREAM)[:, :, None, None]
     which, blur, noise, hidden, side, top, left, colour = *u[:, :7, None].unbind(1), u[:, 7:]
@@ -44,15 +46,28 @@ def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
     images = torch.where(which < share, torch.lerp(images, smooth, blur) + speckle, images)
     side = size * (0.2 + 0.25 * side)
     rows, columns = torch.arange(size)[:, None] + 0.5, torch.arange(size) + 0.5
-    inside = ((rows - top * (size - side) - side / 2).abs() < side / 2) & ((columns - left * (size - side) - side / 2).abs() < side / 2)
+    inside = ((rows - top * (size - side) - side / 2).abs() < side / 2) & (
+        (columns - left * (size - side) - side / 2).abs() < side / 2
+    )
     return to_bytes(torch.where(inside & (hidden < share), colour * 2 - 1, images))
 
 
 class PortraitBatches(EpochBatches):
-    """Batches of `draw_people`; row i of epoch e is the person with seed `first` + e·count + i. A share `degraded` is degraded."""
+    """Batches of `draw_people`; row i of epoch e is the person with seed `first` + e·count + i. A share `degraded` is
+    degraded.
+    """
 
-    def __init__(self, count: int, batch_size: int, resolution: int, seed: int | None = None, rank: int = 0, world_size: int = 1,
-                 first: int = 0, degraded: float = 0.0) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        resolution: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        first: int = 0,
+        degraded: float = 0.0,
+    ) -> None:
         super().__init__(count, batch_size, seed, rank, world_size)
         self.resolution, self.first, self.degraded = resolution, first, degraded
 
@@ -64,21 +79,35 @@ class PortraitBatches(EpochBatches):
 
 
 class PortraitsDataModule(pl.LightningDataModule):
-    """Portraits of `resolution` pixels a side: `count` new people an epoch, and always the same `test_count` for validation and test.
+    """Portraits of `resolution` pixels a side: `count` new people an epoch, and always the same `test_count` for
+    validation and test.
 
-    `seed` separates the people of one training from those of another; a share `degraded` of the train pictures is blurred and
-    speckled (see `degrade`). Raises LaceError for counts or sizes below 1.
+    `seed` separates the people of one training from those of another; a share `degraded` of the train pictures is
+    blurred and speckled (see `degrade`). Raises LaceError for counts or sizes below 1.
     """
 
     schema = PORTRAITS_SCHEMA
 
-    def __init__(self, resolution: int = 32, count: int = 50_000, test_count: int = 5000, batch_size: int = 256,
-                 test_batch_size: int = 500, seed: int = 0, degraded: float = 0.0,
-                 limit: int | None = None) -> None:
+    def __init__(
+        self,
+        resolution: int = 32,
+        count: int = 50_000,
+        test_count: int = 5000,
+        batch_size: int = 256,
+        test_batch_size: int = 500,
+        seed: int = 0,
+        degraded: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= degraded <= 1:
             raise LaceError(f"dataset.module.degraded is a share of the pictures, from 0 to 1, received {degraded}.")
-        for name, value in {"resolution": resolution, "count": count, "test_count": test_count, "batch_size": batch_size}.items():
+        for name, value in {
+            "resolution": resolution,
+            "count": count,
+            "test_count": test_count,
+            "batch_size": batch_size,
+        }.items():
             if value < 1:
                 raise LaceError(f"dataset.module.{name} must be at least 1, received {value}.")
         self.resolution, self.seed, self.degraded = resolution, seed, degraded
@@ -93,7 +122,10 @@ class PortraitsDataModule(pl.LightningDataModule):
     @cached_property
     def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Pictures and labels: `train` is what the first epoch shows, `test` is what is never trained on."""
-        return {"train": draw_people(torch.arange(self.first, self.first + self.count), self.resolution), "test": self._test}
+        return {
+            "train": draw_people(torch.arange(self.first, self.first + self.count), self.resolution),
+            "test": self._test,
+        }
 
     @cached_property
     def _test(self) -> tuple[Tensor, Tensor]:
@@ -118,8 +150,9 @@ class PortraitsDataModule(pl.LightningDataModule):
         return draw_people(torch.arange(self.first, self.first + count), self.resolution)[0]
 
     def train_dataloader(self) -> PortraitBatches:
-        return PortraitBatches(self.count, self.batch_size, self.resolution, self.seed, first=self.first,
-                               degraded=self.degraded).within(self.trainer)
+        return PortraitBatches(
+            self.count, self.batch_size, self.resolution, self.seed, first=self.first, degraded=self.degraded
+        ).within(self.trainer)
 
     def val_dataloader(self) -> TensorBatches:
         return TensorBatches(self._test, self.test_batch_size)
@@ -128,13 +161,23 @@ class PortraitsDataModule(pl.LightningDataModule):
 
 
 class PeopleBatches(EpochBatches):
-    """Batches (pictures uint8 (B, 3, R, R), numbers of people (B,)): `per_person` pictures of each of `people`, an epoch.
+    """Batches (pictures uint8 (B, 3, R, R), numbers of people (B,)): `per_person` pictures of each of `people`, an
+    epoch.
 
     Person p has the identity of seed `first` + p and other attributes in every picture.
     """
 
-    def __init__(self, people: int, per_person: int, batch_size: int, resolution: int, seed: int | None = None, rank: int = 0,
-                 world_size: int = 1, first: int = 0) -> None:
+    def __init__(
+        self,
+        people: int,
+        per_person: int,
+        batch_size: int,
+        resolution: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        first: int = 0,
+    ) -> None:
         super().__init__(people * per_person, batch_size, seed, rank, world_size)
         self.people, self.per_person, self.resolution, self.first = people, per_person, resolution, first
 
@@ -147,17 +190,30 @@ class PeopleBatches(EpochBatches):
 
 
 class PeopleDataModule(pl.LightningDataModule):
-    """The same people under changing attributes, for training identity embeddings; other people for validation and test."""
+    """The same people under changing attributes, for training identity embeddings; other people for validation and
+    test.
+    """
 
-    def __init__(self, resolution: int = 32, people: int = 1000, per_person: int = 40, test_people: int = 500, batch_size: int = 256,
-                 seed: int = 0, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        resolution: int = 32,
+        people: int = 1000,
+        per_person: int = 40,
+        test_people: int = 500,
+        batch_size: int = 256,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.resolution, self.per_person, self.batch_size, self.seed = resolution, per_person, batch_size, seed
-        self.people, self.test_people = (min(people, limit), min(test_people, limit)) if limit else (people, test_people)
+        self.people, self.test_people = (
+            (min(people, limit), min(test_people, limit)) if limit else (people, test_people)
+        )
 
     def train_dataloader(self) -> PeopleBatches:
-        return PeopleBatches(self.people, self.per_person, self.batch_size, self.resolution, self.seed,
-                             first=self.seed * 2**32).within(self.trainer)
+        return PeopleBatches(
+            self.people, self.per_person, self.batch_size, self.resolution, self.seed, first=self.seed * 2**32
+        ).within(self.trainer)
 
     def val_dataloader(self) -> PeopleBatches:
         return PeopleBatches(self.test_people, 2, 250, self.resolution, first=TEST_SEED)

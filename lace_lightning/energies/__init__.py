@@ -1,4 +1,6 @@
-"""Energies E(u) >= 0 up to a constant, lower is better, p ∝ exp(-E): terms, logic, pull-back, and building from a query."""
+"""Energies E(u) >= 0 up to a constant, lower is better, p ∝ exp(-E): terms, logic, pull-back, and building from a
+query.
+"""
 
 from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
@@ -9,24 +11,24 @@ from .region import WALL, Region
 from .terms import Continuous, Discrete, HalfLine, Prior
 
 __all__ = [
-           "WALL",
-           "Anchor",
-           "And",
-           "Cases",
-           "Continuous",
-           "Discrete",
-           "Energy",
-           "HalfLine",
-           "Joint",
-           "Near",
-           "Not",
-           "Or",
-           "PaperNot",
-           "PaperOr",
-           "Prior",
-           "Pullback",
-           "Region",
-           "Weighted",
-           "build",
-           "linearize",
+    "WALL",
+    "Anchor",
+    "And",
+    "Cases",
+    "Continuous",
+    "Discrete",
+    "Energy",
+    "HalfLine",
+    "Joint",
+    "Near",
+    "Not",
+    "Or",
+    "PaperNot",
+    "PaperOr",
+    "Prior",
+    "Pullback",
+    "Region",
+    "Weighted",
+    "build",
+    "linearize",
 ]

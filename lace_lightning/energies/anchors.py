@@ -11,7 +11,9 @@ from .base import Energy
 
 
 class Anchor(Energy):
-    """E(u) = weight·‖u - target‖² with a target (B, D) for every sample; `columns` (a list of numbers) restricts the norm."""
+    """E(u) = weight·‖u - target‖² with a target (B, D) for every sample; `columns` (a list of numbers) restricts the
+    norm.
+    """
 
     target: Tensor
 

@@ -28,8 +28,10 @@ class Energy(nn.Module):
 
     def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return (log p, log(1 - p)), each (B,). Raises LaceError where the energy is not the event of a query."""
-        raise LaceError(f"Logic needs the probability of an event, and {type(self).__name__} is an energy without one: "
-                        "combine it with & or +, or negate before weighting.")
+        raise LaceError(
+            f"Logic needs the probability of an event, and {type(self).__name__} is an energy without one: "
+            "combine it with & or +, or negate before weighting."
+        )
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return E (B,) and ∂E/∂u (B, D), detached; works inside no_grad and inference_mode, keeps no graph."""
@@ -42,7 +44,10 @@ class Energy(nn.Module):
         return value.detach(), gradient
 
     def rows(self, index: Tensor | slice) -> Energy:
-        """Return the energy of these samples of the batch: per-sample targets are indexed, everything else is shared."""
+        """Return the energy of these samples of the batch.
+
+        Per-sample targets are indexed, everything else is shared.
+        """
         return self
 
     def tempered(self, temperature: float) -> Energy:
@@ -50,7 +55,9 @@ class Energy(nn.Module):
         return self
 
     def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return E (B,), ∂E/∂u (B, D) and rows G (B, K, D) with ∂²E/∂u² ≈ GᵀG (Gauss-Newton), none where it is not known."""
+        """Return E (B,), ∂E/∂u (B, D) and rows G (B, K, D) with ∂²E/∂u² ≈ GᵀG (Gauss-Newton), none where it is not
+        known.
+        """
         value, gradient = self.value_and_grad(u)
         return value, gradient, gradient.new_zeros(len(gradient), 0, gradient.shape[1])
 
@@ -198,7 +205,9 @@ class Weighted(Energy):
         each = isinstance(weight, Tensor) and weight.ndim > 0
         self.number = 1.0 if each else float(weight)
         with torch.inference_mode(False):
-            self.register_buffer("per_sample", torch.as_tensor(weight).detach().clone() if each else None, persistent=False)
+            self.register_buffer(
+                "per_sample", torch.as_tensor(weight).detach().clone() if each else None, persistent=False
+            )
 
     def _times(self, value: Tensor) -> Tensor:
         if self.per_sample is None:
@@ -327,7 +336,10 @@ class Pullback(Energy):
 
 
 def linearize(map: Map, u: Tensor) -> tuple[Tensor, Vjp]:
-    """Return map(u) and the function g ↦ gᵀ·∂map/∂u, both detached; the graph lives only until that function is gone."""
+    """Return map(u) and the function g ↦ gᵀ·∂map/∂u, both detached.
+
+    The graph lives only until that function is gone.
+    """
     if hasattr(map, "linearize"):
         return map.linearize(u)
     with torch.inference_mode(False), torch.enable_grad():

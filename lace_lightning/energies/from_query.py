@@ -19,26 +19,40 @@ LOGICS = ("exact", "paper")
 
 
 def check_query(query: Query, free: Labels | None, logic: str) -> None:
-    """Refuse (LaceError) an unknown logic, free attributes without values, and a query that can never or must always hold."""
+    """Refuse (LaceError) an unknown logic, free attributes without values, and a query that can never or must always
+    hold.
+    """
     if logic not in LOGICS:
         raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
     if query.free and free is None:
         raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
     if len(outcomes := query.outcomes()) == 1:
-        raise LaceError(f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
-                        "an attribute has one value at a time.")
+        raise LaceError(
+            f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
+            "an attribute has one value at a time."
+        )
 
 
-def build(query: Query, free: Labels | None = None, logic: str = "exact", sigma: float = 0.1, temperature: float = 1.0,
-          paper_temperature: bool = False, weight: float = 1.0, hard: bool = False) -> Energy:
+def build(
+    query: Query,
+    free: Labels | None = None,
+    logic: str = "exact",
+    sigma: float = 0.1,
+    temperature: float = 1.0,
+    paper_temperature: bool = False,
+    weight: float = 1.0,
+    hard: bool = False,
+) -> Energy:
     """Return E(logits) of a query: logits (B, num_logits) -> (B,).
 
-    `weight` is the γ of the target p^γ; `hard` puts walls around where every decision is right, and p^γ shows the way there.
+    `weight` is the γ of the target p^γ; `hard` puts walls around where every decision is right, and p^γ shows the way
+    there.
 
-    `free` (B rows) gives the values of free attributes; `logic` is the exact algebra or the paper's OR and NOT; `sigma` is
-    the error of continuous attributes; `temperature` divides logits. Atoms of different attributes are independent given the
-    latent (Eq. 3); several atoms of one discrete attribute are resolved class by class, several of one continuous attribute
-    are multiplied as if independent. Raises LaceError for a query that can never or must always hold.
+    `free` (B rows) gives the values of free attributes; `logic` is the exact algebra or the paper's OR and NOT; `sigma`
+    is the error of continuous attributes; `temperature` divides logits. Atoms of different attributes are independent
+    given the latent (Eq. 3); several atoms of one discrete attribute are resolved class by class, several of one
+    continuous attribute are multiplied as if independent. Raises LaceError for a query that can never or must always
+    hold.
     """
     check_query(query, free, logic)
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
@@ -89,12 +103,12 @@ class _Builder:
         return left & right if isinstance(node, AndNode) else Or(left, right)
 
     def _repeated(self, node: Node) -> str | None:
-        counts = Counter(atom.attribute.name for atom in atoms(node)
-                         if atom.attribute.kind == "discrete")
+        counts = Counter(atom.attribute.name for atom in atoms(node) if atom.attribute.kind == "discrete")
         name, count = counts.most_common(1)[0] if counts else ("", 0)
         if count > 1 and name in self.query.free:
-            raise LaceError(f"The query '{self.query}' leaves '{name}' free and uses it {count} times: "
-                            "use a free attribute once.")
+            raise LaceError(
+                f"The query '{self.query}' leaves '{name}' free and uses it {count} times: use a free attribute once."
+            )
         return name if count > 1 else None
 
     def _by_cases(self, node: Node, name: str) -> Energy:
@@ -102,7 +116,9 @@ class _Builder:
         cases = [restrict(node, name, index) for index in range(attribute.num_classes)]
         if all(isinstance(case, bool) for case in cases) and len(set(cases)) == 1:
             never = "always" if cases[0] else "never"
-            raise LaceError(f"The part '{node}' of the query '{self.query}' can {never} be true, whatever the picture: "
-                            f"'{name}' has one value at a time.")
+            raise LaceError(
+                f"The part '{node}' of the query '{self.query}' can {never} be true, whatever the picture: "
+                f"'{name}' has one value at a time."
+            )
         branches = [case if isinstance(case, bool) else self.exact(case) for case in cases]
         return Cases(self.query.schema.slices[name], branches, self.temperature)

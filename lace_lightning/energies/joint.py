@@ -13,14 +13,16 @@ from .terms import _positive
 
 
 class Joint(Energy):
-    """E(w, c) = -Σ_discrete f_i[c_i] + Σ_continuous (c_i - f_i)²/(2σ²) on logits f (B, L) (Eq. 24 and 25), p(w, c) ∝ exp(-E).
+    """E(w, c) = -Σ_discrete f_i[c_i] + Σ_continuous (c_i - f_i)²/(2σ²) on logits f (B, L) (Eq. 24 and 25), p(w, c) ∝
+    exp(-E).
 
-    What `labels` (B, K), or (1, K) for every sample, do not know is summed out: -logsumexp f_i for a discrete attribute, nothing for a
-    continuous one, so that with nothing known it is E(w) (Eq. 26). An unnormalised density: no event, no probability.
-    Raises LaceError for a class that its attribute does not have.
+    What `labels` (B, K), or (1, K) for every sample, do not know is summed out: -logsumexp f_i for a discrete
+    attribute, nothing for a continuous one, so that with nothing known it is E(w) (Eq. 26). An unnormalised density: no
+    event, no probability. Raises LaceError for a class that its attribute does not have.
     """
 
-    # Which logits count, (N, L) bool: of discrete attributes and of continuous ones; and what the latter are wanted to be (N, L).
+    # Which logits count, (N, L) bool: of discrete attributes and of continuous ones; and what the latter are wanted to
+    # be (N, L).
     allowed: Tensor
     measured: Tensor
     wanted: Tensor
@@ -35,7 +37,9 @@ class Joint(Energy):
             continuous = torch.tensor([attribute.kind == "continuous" for attribute in schema], device=widths.device)
             self.register_buffer("measured", (labels.known & continuous).repeat_interleave(widths, 1), persistent=False)
             self.register_buffer("wanted", labels.values.repeat_interleave(widths, 1), persistent=False)
-            self.register_buffer("allowed", torch.cat([_allowed(attribute, labels) for attribute in schema], 1), persistent=False)
+            self.register_buffer(
+                "allowed", torch.cat([_allowed(attribute, labels) for attribute in schema], 1), persistent=False
+            )
 
     def _logits(self, u: Tensor, columns: slice) -> Tensor:
         # A large finite number, not infinity, keeps the gradients free of 0·inf.
@@ -68,13 +72,17 @@ class Joint(Energy):
 
 
 def _allowed(attribute: Attribute, labels: Labels) -> Tensor:
-    """Return which of an attribute's logits count (N, num_logits) bool: that of the class, every one where it is not known."""
+    """Return which of an attribute's logits count (N, num_logits) bool: that of the class, every one where it is not
+    known.
+    """
     column = labels.schema.index(attribute.name)
     known = labels.known[:, column]
     if attribute.kind == "continuous":
         return torch.ones_like(known)[:, None]
     classes = torch.where(known, labels.column(attribute.name), 0.0).long()
     if bool(((classes < 0) | (classes >= attribute.num_classes)).any()):
-        raise LaceError(f"Codes of attribute '{attribute.name}' must be classes from 0 to {attribute.num_classes - 1}, received "
-                        f"{int(classes.min())} to {int(classes.max())}: give class numbers, and say in `known` what is free.")
+        raise LaceError(
+            f"Codes of attribute '{attribute.name}' must be classes from 0 to {attribute.num_classes - 1}, received "
+            f"{int(classes.min())} to {int(classes.max())}: give class numbers, and say in `known` what is free."
+        )
     return F.one_hot(classes, attribute.num_classes).bool() | ~known[:, None]

@@ -38,8 +38,10 @@ class Cases(Energy):
         return torch.stack(true).logsumexp(0), torch.stack(false).logsumexp(0)
 
     def _map(self, change: str, argument: object, temperature: float) -> Energy:
-        branches = [getattr(self.branches[str(index)], change)(argument) if certain is None else certain
-                    for index, certain in enumerate(self.certain)]
+        branches = [
+            getattr(self.branches[str(index)], change)(argument) if certain is None else certain
+            for index, certain in enumerate(self.certain)
+        ]
         return Cases(self.columns, branches, temperature)
 
     def rows(self, index: Tensor | slice) -> Energy:

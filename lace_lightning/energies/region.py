@@ -14,10 +14,12 @@ WALL = 1e4
 
 
 class Region(Energy):
-    """E = 0 where the decisions from logits (B, num_logits) make the query true, WALL + guide(u) elsewhere: N(z)·1[all decisions right].
+    """E = 0 where the decisions from logits (B, num_logits) make the query true, WALL + guide(u) elsewhere: N(z)·1[all
+    decisions right].
 
-    The gradient is that of `guide`, inside as well: flows and proposals follow it, and a chain that begins outside comes in as a
-    chain on the guide would. `free` (B rows) holds the values of free attributes; a continuous `==` holds within `tolerance`.
+    The gradient is that of `guide`, inside as well: flows and proposals follow it, and a chain that begins outside
+    comes in as a chain on the guide would. `free` (B rows) holds the values of free attributes; a continuous `==` holds
+    within `tolerance`.
     """
 
     inner: Energy
@@ -51,7 +53,9 @@ class Region(Energy):
         return self.inner.power
 
     def rows(self, index: Tensor | slice) -> Energy:
-        return Region(self.inner.rows(index), self.query, None if self.free is None else self.free[index], self.tolerance)
+        return Region(
+            self.inner.rows(index), self.query, None if self.free is None else self.free[index], self.tolerance
+        )
 
     def tempered(self, temperature: float) -> Energy:
         return Region(self.inner.tempered(temperature), self.query, self.free, self.tolerance)

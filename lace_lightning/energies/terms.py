@@ -45,10 +45,13 @@ class Term(Energy):
 class Discrete(Term):
     """E(c|u) = -f[c] + logsumexp f (Eq. 4), with logits divided by `temperature`.
 
-    With `paper_temperature` only f[c] is divided, as in the paper's code; that is no probability and takes part in no logic.
+    With `paper_temperature` only f[c] is divided, as in the paper's code; that is no probability and takes part in no
+    logic.
     """
 
-    def __init__(self, columns: slice, target: Tensor | int, temperature: float = 1.0, paper_temperature: bool = False) -> None:
+    def __init__(
+        self, columns: slice, target: Tensor | int, temperature: float = 1.0, paper_temperature: bool = False
+    ) -> None:
         if not temperature > 0:
             raise LaceError(f"A temperature must be above 0, received {temperature}: 1 is the classifier's own.")
         super().__init__(columns, target, torch.long)
@@ -65,8 +68,10 @@ class Discrete(Term):
 
     def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if self.paper_temperature and self.temperature != 1:
-            raise LaceError("Logic needs normalised probabilities, and paper_temperature leaves the normaliser untempered: "
-                            "set paper_temperature=False.")
+            raise LaceError(
+                "Logic needs normalised probabilities, and paper_temperature leaves the normaliser untempered: "
+                "set paper_temperature=False."
+            )
         f, target = self._split(u)
         log_p = (f / self.temperature).log_softmax(1)
         # A large finite number, not infinity, keeps the gradients of the other classes free of 0·inf.
@@ -94,7 +99,9 @@ class Discrete(Term):
         classes = f.shape[1]
         rows = u.new_zeros(len(u), 1 if classes == 2 else classes, u.shape[1])
         if classes == 2:
-            rows[:, 0, self.columns] = p.prod(1, keepdim=True).sqrt() * torch.tensor([1.0, -1.0]).to(p) / self.temperature
+            rows[:, 0, self.columns] = (
+                p.prod(1, keepdim=True).sqrt() * torch.tensor([1.0, -1.0]).to(p) / self.temperature
+            )
         else:
             rows[:, :, self.columns] = p.sqrt()[:, :, None] * (torch.eye(classes).to(p) - p[:, None]) / self.temperature
         return value, gradient, rows

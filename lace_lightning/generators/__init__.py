@@ -18,18 +18,32 @@ from .stylegan2_networks import StyleGAN2Network
 from .stylegan3 import StyleGAN3Generator
 from .stylegan3_networks import StyleGAN3Network
 
-__all__ = ["Checkpoint", "Generator", "ModuleGenerator", "StyleGAN2Generator", "StyleGAN2Network", "StyleGAN3Generator",
-           "StyleGAN3Network", "check", "convert", "load_generator", "read_generator", "sample_seeds"]
+__all__ = [
+    "Checkpoint",
+    "Generator",
+    "ModuleGenerator",
+    "StyleGAN2Generator",
+    "StyleGAN2Network",
+    "StyleGAN3Generator",
+    "StyleGAN3Network",
+    "check",
+    "convert",
+    "load_generator",
+    "read_generator",
+    "sample_seeds",
+]
 
 SHIPPED = {"cifar10": "cifar10_generator"}
 
 
 def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-    """Load a generator by name ("cifar10", or a published one as "stylegan2_ffhq"), or from a file of this program's or of another's.
+    """Load a generator by name ("cifar10", or a published one as "stylegan2_ffhq"), or from a file of this program's or
+    of another's.
 
-    Whether it is a StyleGAN2 or a StyleGAN3 the file says. A published network that is not here is downloaded where its checksum is
-    known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are read as data: nothing in them is run (see
-    `read_generator`). `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`. Raises LaceError for an unknown name.
+    Whether it is a StyleGAN2 or a StyleGAN3 the file says. A published network that is not here is downloaded where its
+    checksum is known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are read as data: nothing in
+    them is run (see `read_generator`). `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`. Raises LaceError
+    for an unknown name.
     """
     shipped = str(name) in (*SHIPPED, *weight_names())
     if not shipped and not Path(name).suffix and suggest(str(name), published_names()):

@@ -15,18 +15,32 @@ from .base import Generator
 class ModuleGenerator(Generator):
     """Wrap `module`: z (B, z_dim) -> pictures, optionally through a submodule `mapping` and a submodule `synthesis`.
 
-    `mapping` and `synthesis` name methods or submodules of `module` (default: no w, and the module itself); `reshape` is the
-    shape of one latent as the module wants it (a DCGAN takes (z_dim, 1, 1)); `output_range` is what the module returns, mapped
-    to [-1, 1] and, if `clamp`, cut there; `checkpoint` is a state dict (.safetensors, or .pt read as data);
-    `freeze=False` leaves the module as it is.
+    `mapping` and `synthesis` name methods or submodules of `module` (default: no w, and the module itself); `reshape`
+    is the shape of one latent as the module wants it (a DCGAN takes (z_dim, 1, 1)); `output_range` is what the module
+    returns, mapped to [-1, 1] and, if `clamp`, cut there; `checkpoint` is a state dict (.safetensors, or .pt read as
+    data); `freeze=False` leaves the module as it is.
     """
 
-    def __init__(self, module: nn.Module, z_dim: int, image_shape: Sequence[int], w_dim: int | None = None,
-                 mapping: str | None = None, synthesis: str | None = None, reshape: Sequence[int] | None = None,
-                 output_range: Sequence[float] = (-1.0, 1.0), clamp: bool = False, checkpoint: str | None = None,
-                 strict: bool = True, freeze: bool = True, max_batch: int | str = "auto",
-                 memory: float | None = None) -> None:
-        super().__init__(z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch, memory=memory)
+    def __init__(
+        self,
+        module: nn.Module,
+        z_dim: int,
+        image_shape: Sequence[int],
+        w_dim: int | None = None,
+        mapping: str | None = None,
+        synthesis: str | None = None,
+        reshape: Sequence[int] | None = None,
+        output_range: Sequence[float] = (-1.0, 1.0),
+        clamp: bool = False,
+        checkpoint: str | None = None,
+        strict: bool = True,
+        freeze: bool = True,
+        max_batch: int | str = "auto",
+        memory: float | None = None,
+    ) -> None:
+        super().__init__(
+            z_dim, w_dim or z_dim, image_shape, has_w=mapping is not None, max_batch=max_batch, memory=memory
+        )
         if checkpoint is not None:
             load_state(module, checkpoint, strict)
         self.module = module
@@ -38,7 +52,12 @@ class ModuleGenerator(Generator):
             self.frozen()
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "module": type(self.module).__name__, "range": [self.low, self.high], "clamp": self.clamp}
+        return {
+            **super().describe(),
+            "module": type(self.module).__name__,
+            "range": [self.low, self.high],
+            "clamp": self.clamp,
+        }
 
     def render(self, ws: Tensor) -> Tensor:
         w = ws[:, 0]
@@ -54,7 +73,9 @@ class _Method(nn.Module):
     def __init__(self, owner: nn.Module, name: str) -> None:
         super().__init__()
         if not callable(getattr(owner, name, None)):
-            raise LaceError(f"The module {type(owner).__name__} must have a callable '{name}' and has none: correct the name.")
+            raise LaceError(
+                f"The module {type(owner).__name__} must have a callable '{name}' and has none: correct the name."
+            )
         self._owner, self.name = (owner,), name
 
     def forward(self, x: Tensor) -> Tensor:

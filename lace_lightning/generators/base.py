@@ -30,14 +30,23 @@ def sample_seeds(count: int, seed: int = 0, first: int = 0) -> Tensor:
 class Generator(nn.Module):
     """x = synthesis(mapping(z)), frozen: z (B, Dz), w (B, Dw), ws (B, L, Dw), x (B, C, H, W) in [-1, 1].
 
-    `mapping` is a module (the identity for a generator without w); subclasses give `render`. Pictures are made `max_batch` at a
-    time: a number, or "auto", as many as fit into `memory` GiB (None: half of what is free) by `bytes_per_picture`.
+    `mapping` is a module (the identity for a generator without w); subclasses give `render`. Pictures are made
+    `max_batch` at a time: a number, or "auto", as many as fit into `memory` GiB (None: half of what is free) by
+    `bytes_per_picture`.
     """
 
     mapping: nn.Module
 
-    def __init__(self, z_dim: int, w_dim: int, image_shape: Sequence[int], num_ws: int = 1, has_w: bool = True,
-                 max_batch: int | str = "auto", memory: float | None = None) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        w_dim: int,
+        image_shape: Sequence[int],
+        num_ws: int = 1,
+        has_w: bool = True,
+        max_batch: int | str = "auto",
+        memory: float | None = None,
+    ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.num_ws, self.has_w = z_dim, w_dim, num_ws, has_w
         self.chunks = Chunks(max_batch, memory)
@@ -58,7 +67,9 @@ class Generator(nn.Module):
         raise NotImplementedError
 
     def bytes_per_picture(self) -> int:
-        """Return how many bytes `render` needs at its peak for each picture of a batch; a guess where the network does not say."""
+        """Return how many bytes `render` needs at its peak for each picture of a batch; a guess where the network does
+        not say.
+        """
         return UNKNOWN_MAPS * 4 * self.image_shape[1] * self.image_shape[2]
 
     def describe(self) -> dict[str, Any]:
@@ -71,7 +82,9 @@ class Generator(nn.Module):
         return digest({"settings": self.describe(), "state": dict(self.state_dict())})
 
     def digest_for(self, space: str) -> str:
-        """Return the digest that a classifier of z, w or x is tied to: where p(c|w) is the same for two generators, so is this."""
+        """Return the digest that a classifier of z, w or x is tied to: where p(c|w) is the same for two generators, so
+        is this.
+        """
         return self.digest
 
     def prior(self, count: int, seed: int = 0, first: int = 0, device: torch.device | str | None = None) -> Tensor:
@@ -86,9 +99,15 @@ class Generator(nn.Module):
         return self.broadcast(w) if w.ndim == 2 else w
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time where no gradient passes."""
+        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time where no
+        gradient passes.
+        """
         ws = self._ws(w)
-        return self.render(ws) if ws.requires_grad else _joined(self.chunks(self.render, ws, self.bytes_per_picture()), len(ws))
+        return (
+            self.render(ws)
+            if ws.requires_grad
+            else _joined(self.chunks(self.render, ws, self.bytes_per_picture()), len(ws))
+        )
 
     @torch.no_grad()
     def parts(self, w: Tensor) -> Iterator[Tensor]:
@@ -96,7 +115,9 @@ class Generator(nn.Module):
         yield from self.chunks(lambda ws: to_bytes(self.render(ws)), self._ws(w), self.bytes_per_picture())
 
     def pictures(self, w: Tensor) -> Tensor:
-        """Turn w (B, Dw) or ws (B, L, Dw) into pictures as bytes, uint8 (B, C, H, W); as numbers they exist `max_batch` at a time."""
+        """Turn w (B, Dw) or ws (B, L, Dw) into pictures as bytes, uint8 (B, C, H, W); as numbers they exist `max_batch`
+        at a time.
+        """
         return _joined(self.parts(w), len(w))
 
     def map_to(self, space: str) -> Callable[[Tensor], Tensor] | None:
@@ -135,13 +156,19 @@ def check(generator: Generator) -> None:
     z = generator.prior(2, device=parameter.device)
     w = generator.mapping(z)
     images = generator.synthesis(w)
-    for what, received, required in (("mapping", w.shape, (2, generator.w_dim)),
-                                     ("synthesis", images.shape, (2, *generator.image_shape))):
+    for what, received, required in (
+        ("mapping", w.shape, (2, generator.w_dim)),
+        ("synthesis", images.shape, (2, *generator.image_shape)),
+    ):
         if tuple(received) != tuple(required):
-            raise LaceError(f"The {what} of {name} must return the shape {tuple(required)} for two samples, received "
-                            f"{tuple(received)}: correct z_dim, w_dim or image_shape.")
+            raise LaceError(
+                f"The {what} of {name} must return the shape {tuple(required)} for two samples, received "
+                f"{tuple(received)}: correct z_dim, w_dim or image_shape."
+            )
     low, high = float(images.min()), float(images.max())
     # NaN compares false.
     if not (low >= -1 and high <= 1):
-        raise LaceError(f"The pictures of {name} must lie in [-1, 1], received values from {low:.3g} to {high:.3g}: set "
-                        "output_range or add a tanh.")
+        raise LaceError(
+            f"The pictures of {name} must lie in [-1, 1], received values from {low:.3g} to {high:.3g}: set "
+            "output_range or add a tanh."
+        )

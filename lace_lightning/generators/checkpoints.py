@@ -1,4 +1,6 @@
-"""Generators out of other programs' files: NVIDIA's pickles (PyTorch and TensorFlow), rosinality's checkpoints, plain state dicts."""
+"""Generators out of other programs' files: NVIDIA's pickles (PyTorch and TensorFlow), rosinality's checkpoints, plain
+state dicts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from .stylegan3_networks import StyleGAN3Network, stylegan3_config
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network read from a file: constructor arguments, state dict, which layout the file had, what had to be assumed, and its kind."""
+    """A network read from a file: constructor arguments, state dict, which layout the file had, what had to be assumed,
+    and its kind.
+    """
 
     layout: str
     config: dict[str, Any]
@@ -35,14 +39,18 @@ class Checkpoint:
     kind: str = "stylegan2"
 
     def network(self) -> StyleNetwork:
-        """Build the network, frozen, in float32. Raises LaceError where tensors are missing, left over, or of another shape."""
+        """Build the network, frozen, in float32. Raises LaceError where tensors are missing, left over, or of another
+        shape.
+        """
         network: StyleNetwork
         if self.kind == "stylegan3":
             try:
                 network = StyleGAN3Network(**self.config)  # it computes filters, which have to be somewhere
             except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
-                raise LaceError("The settings of the StyleGAN3 generator in the file do not make a network "
-                                f"({' '.join(str(error).split())[:80]}): get the file again.") from None
+                raise LaceError(
+                    "The settings of the StyleGAN3 generator in the file do not make a network "
+                    f"({' '.join(str(error).split())[:80]}): get the file again."
+                ) from None
         else:
             with torch.device("meta"):
                 network = StyleGAN2Network(**self.config)
@@ -50,28 +58,36 @@ class Checkpoint:
         received = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
         if wanted != received:
             name = next(name for name in (*wanted, *received) if wanted.get(name) != received.get(name))
-            raise LaceError(f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
-                            f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of StyleGAN2, "
-                            "StyleGAN2-ADA or StyleGAN3's repository.")
+            raise LaceError(
+                f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
+                f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of "
+                f"StyleGAN2, "
+                "StyleGAN2-ADA or StyleGAN3's repository."
+            )
         for name, tensor in self.state.items():
             if not tensor.is_floating_point():
-                raise LaceError(f"The tensors of a {self.kind} generator must be real numbers, and '{name}' in the file is of "
-                                f"{str(tensor.dtype).removeprefix('torch.')}: get the file again.")
+                raise LaceError(
+                    f"The tensors of a {self.kind} generator must be real numbers, and '{name}' in the file is of "
+                    f"{str(tensor.dtype).removeprefix('torch.')}: get the file again."
+                )
         network.load_state_dict({name: tensor.float() for name, tensor in self.state.items()}, assign=True)
         return network.requires_grad_(False).eval()
 
     def generator(self, **options: Any) -> StyleGAN2Generator:
         """Build the network and wrap it for use; `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`."""
         network = self.network()
-        return (StyleGAN3Generator(network, **options) if isinstance(network, StyleGAN3Network)
-                else StyleGAN2Generator(network, **options))
+        return (
+            StyleGAN3Generator(network, **options)
+            if isinstance(network, StyleGAN3Network)
+            else StyleGAN2Generator(network, **options)
+        )
 
 
 def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Checkpoint:
     """Read a generator out of a file by what is in it, whatever its name ends in; nothing in it is run.
 
-    `which` names the network of several (`G_ema`, `G`, `g_ema`, `g`); the moving average is taken unless it says otherwise. Raises
-    LaceError for a file that holds none.
+    `which` names the network of several (`G_ema`, `G`, `g_ema`, `g`); the moving average is taken unless it says
+    otherwise. Raises LaceError for a file that holds none.
     """
     path = Path(path)
     data = read_data(path)
@@ -80,9 +96,13 @@ def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Ch
     if isinstance(data, Record):
         data = {"G_ema": data}
     if not isinstance(data, Mapping):
-        raise LaceError(f"The file '{path}' must hold a generator and holds a {type(data).__name__}: give the file of a trained "
-                        "network.")
-    records = {str(name): value for name, value in data.items() if isinstance(value, Record) and value.name != "Namespace"}
+        raise LaceError(
+            f"The file '{path}' must hold a generator and holds a {type(data).__name__}: give the file of a trained "
+            "network."
+        )
+    records = {
+        str(name): value for name, value in data.items() if isinstance(value, Record) and value.name != "Namespace"
+    }
     if records:
         chosen = _choose(records, which, ("G_ema", "Gs", "G"), path)
         return _from_tensorflow_record(chosen) if chosen.name == "tensorflow.Network" else _from_record(chosen, path)
@@ -93,8 +113,13 @@ def _choose(found: Mapping[str, Any], which: str | None, usual: tuple[str, ...],
     for name in (which,) if which is not None else usual:
         if name in found:
             return found[name]
-    held, fix = ", ".join(list(found)[:8]), "name one of these" if found.keys() & set(usual) else "give the file of a generator"
-    raise LaceError(f"The file '{path}' must hold {which or f'a generator ({usual[0]})'} and holds {held or 'no network'}: {fix}.")
+    held, fix = (
+        ", ".join(list(found)[:8]),
+        "name one of these" if found.keys() & set(usual) else "give the file of a generator",
+    )
+    raise LaceError(
+        f"The file '{path}' must hold {which or f'a generator ({usual[0]})'} and holds {held or 'no network'}: {fix}."
+    )
 
 
 def _from_record(record: Record, path: Path) -> Checkpoint:
@@ -103,8 +128,11 @@ def _from_record(record: Record, path: Path) -> Checkpoint:
     if any(name.startswith("synthesis.input.") for name in state):
         return _stylegan3(record, state, path)
     if "synthesis.b4.const" not in state:
-        raise LaceError(f"The file '{path}' must hold a StyleGAN2 generator and holds a network of class '{record.name[:60]}': give its "
-                        "generator (G_ema).")
+        raise LaceError(
+            f"The file '{path}' must hold a StyleGAN2 generator and holds a network of class '{record.name[:60]}': "
+            f"give its "
+            "generator (G_ema)."
+        )
     arguments = record.attributes.get("_init_kwargs")
     arguments = arguments if isinstance(arguments, dict) else {}
     return Checkpoint("stylegan2-ada-pytorch", stylegan2_config(state, arguments, _attribute(record)), state)
@@ -112,6 +140,7 @@ def _from_record(record: Record, path: Path) -> Checkpoint:
 
 def _attribute(record: Record) -> Callable[[str, str], Any]:
     """Return (path of a submodule, attribute) -> what the file says of it, None where it says nothing."""
+
     def attribute(path: str, name: str) -> Any:
         current: Any = record
         for part in filter(None, path.split(".")):
@@ -119,13 +148,17 @@ def _attribute(record: Record) -> Callable[[str, str], Any]:
             current = modules.get(part) if isinstance(modules, dict) else None
         value = current.attributes.get(name) if isinstance(current, Record) else None
         return value if isinstance(value, (int, float, str)) else None
+
     return attribute
 
 
 def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoint:
     given = record.attributes.get("_init_kwargs")
     if not isinstance(given, dict):
-        raise LaceError(f"The file '{path}' must say how its StyleGAN3 generator was made (_init_kwargs), and does not: get it again.")
+        raise LaceError(
+            f"The file '{path}' must say how its StyleGAN3 generator was made (_init_kwargs), and does not: get it "
+            f"again."
+        )
     try:
         config = stylegan3_config(given)
         _check_sizes(config, state)
@@ -133,17 +166,33 @@ def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoi
     except (TypeError, ValueError, AttributeError) as error:
         if isinstance(error, LaceError):
             raise
-        raise LaceError(f"The settings of the StyleGAN3 generator in '{path}' cannot be understood ({' '.join(str(error).split())[:80]}): "
-                        "get the file again.") from None
+        raise LaceError(
+            f"The settings of the StyleGAN3 generator in '{path}' cannot be understood "
+            f"({' '.join(str(error).split())[:80]}): "
+            "get the file again."
+        ) from None
 
 
 def _check_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Refuse (ValueError) settings that would build more than what the file has tensors for."""
     largest = max(max(tensor.shape, default=1) for tensor in state.values())
     synthesis, mapping = config["synthesis_kwargs"], config["mapping_kwargs"]
-    limits = {"img_resolution": 4096, "img_channels": 64, "z_dim": largest, "w_dim": largest, "c_dim": largest,
-              "channel_max": max(largest, 512), "num_layers": len(state), "filter_size": 32, "lrelu_upsampling": 8, "conv_kernel": 7,
-              "margin_size": 64, "num_critical": len(state), "layer_features": largest, "embed_features": largest}
+    limits = {
+        "img_resolution": 4096,
+        "img_channels": 64,
+        "z_dim": largest,
+        "w_dim": largest,
+        "c_dim": largest,
+        "channel_max": max(largest, 512),
+        "num_layers": len(state),
+        "filter_size": 32,
+        "lrelu_upsampling": 8,
+        "conv_kernel": 7,
+        "margin_size": 64,
+        "num_critical": len(state),
+        "layer_features": largest,
+        "embed_features": largest,
+    }
     for name, value in (*config.items(), *synthesis.items(), *mapping.items()):
         if name in limits and value is not None and not 0 <= value <= limits[name]:
             raise ValueError(f"{name} is {value}")
@@ -179,21 +228,29 @@ def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Check
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if "synthesis.b4.const" in state:
-        assumed = ["leaky-ReLU mapping with learning rate multiplier 0.01", "no clamping of features", "architecture by its tensors"]
+        assumed = [
+            "leaky-ReLU mapping with learning rate multiplier 0.01",
+            "no clamping of features",
+            "architecture by its tensors",
+        ]
         return Checkpoint("state dict", stylegan2_config(state, {}), state, assumed)
     if "input.input" in state and "conv1.conv.weight" in state:
         ours, assumed = from_rosinality(state, average if isinstance(average, Tensor) else None)
         return Checkpoint("rosinality", stylegan2_config(ours, {}), ours, assumed)
-    raise LaceError(f"The file '{path}' must hold a StyleGAN2 generator (synthesis.b4.const, or input.input of rosinality's layout) and "
-                    f"has tensors like {', '.join(list(state)[:3]) or 'none'}: wrap another network with generator=module.")
+    raise LaceError(
+        f"The file '{path}' must hold a StyleGAN2 generator (synthesis.b4.const, or input.input of rosinality's "
+        f"layout) and "
+        f"has tensors like {', '.join(list(state)[:3]) or 'none'}: wrap another network with generator=module."
+    )
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], which: str | None = None) -> dict[str, Any]:
-    """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return the card.
+    """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return
+    the card.
 
-    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. What takes longer than a
-    second shows progress on a terminal. Raises LaceError where `source` holds no generator and where `target` is not to end in
-    .safetensors.
+    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. What takes
+    longer than a second shows progress on a terminal. Raises LaceError where `source` holds no generator and where
+    `target` is not to end in .safetensors.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -203,11 +260,19 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], whic
     with waiting(f"writing {target.name}"):
         save_network(network, checkpoint.config, target)
     size = network.synthesis.img_resolution
-    card = {"what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
-                    f"w {network.w_dim}, {network.num_ws} style layers" + (f", {network.c_dim} conditions" if network.c_dim else ""),
-            "source": source.name, "source_sha256": file_sha256(source), "layout": checkpoint.layout, "assumed": checkpoint.assumed,
-            "parameters": sum(parameter.numel() for parameter in network.parameters()), "licence": "that of the source",
-            "bytes": target.stat().st_size, "sha256": file_sha256(target)}
+    card = {
+        "what": f"{checkpoint.kind} generator, {size}x{size}, z {network.z_dim}, "
+        f"w {network.w_dim}, {network.num_ws} style layers"
+        + (f", {network.c_dim} conditions" if network.c_dim else ""),
+        "source": source.name,
+        "source_sha256": file_sha256(source),
+        "layout": checkpoint.layout,
+        "assumed": checkpoint.assumed,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "licence": "that of the source",
+        "bytes": target.stat().st_size,
+        "sha256": file_sha256(target),
+    }
     write_json(target.with_suffix(".json"), card)
     return card
 

@@ -19,18 +19,27 @@ from .stylegan2_networks import MappingNetwork
 AVERAGED = 10_000
 
 
-def stylegan2_config(state: dict[str, Tensor], arguments: Mapping[str, Any],
-                     attribute: Callable[[str, str], Any] = lambda path, name: None) -> dict[str, Any]:
-    """Return the constructor arguments of a network by its tensors; what they do not tell, by its own arguments and attributes.
+def stylegan2_config(
+    state: dict[str, Tensor],
+    arguments: Mapping[str, Any],
+    attribute: Callable[[str, str], Any] = lambda path, name: None,
+) -> dict[str, Any]:
+    """Return the constructor arguments of a network by its tensors; what they do not tell, by its own arguments and
+    attributes.
 
-    `attribute` gives what the file says about a submodule, (path, name) -> value or None. Adds to `state` filters that a file leaves out.
-    Raises LaceError for tensors that are no StyleGAN2 generator's.
+    `attribute` gives what the file says about a submodule, (path, name) -> value or None. Adds to `state` filters that
+    a file leaves out. Raises LaceError for tensors that are no StyleGAN2 generator's.
     """
-    resolutions = sorted(int(match[1]) for name in state if (match := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name)))
+    resolutions = sorted(
+        int(match[1]) for name in state if (match := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name))
+    )
     depth = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in state)
     if resolutions != [4 * 2**k for k in range(len(resolutions))] or not depth or len(resolutions) > 12:
-        raise LaceError(f"A StyleGAN2 generator has a mapping and the resolutions 4, 8, 16, ..., and the file has {depth} mapping layers "
-                        f"and {str(resolutions)[:60] if resolutions else 'no resolutions'}: give another file.")
+        raise LaceError(
+            f"A StyleGAN2 generator has a mapping and the resolutions 4, 8, 16, ..., and the file has {depth} mapping "
+            f"layers "
+            f"and {str(resolutions)[:60] if resolutions else 'no resolutions'}: give another file."
+        )
     last = resolutions[-1]
     has_rgb = [f"synthesis.b{r}.torgb.weight" in state for r in resolutions]
     architecture = "resnet" if any(".skip." in name for name in state) else "skip" if all(has_rgb) else "orig"
@@ -39,23 +48,33 @@ def stylegan2_config(state: dict[str, Tensor], arguments: Mapping[str, Any],
         embedded = state["mapping.embed.weight"].shape if "mapping.embed.weight" in state else (0, 0)
         widths = [state[f"mapping.fc{index}.weight"].shape[0] for index in range(depth)]
         config: dict[str, Any] = {
-            "z_dim": state["mapping.fc0.weight"].shape[1] - embedded[0], "w_dim": w_dim, "c_dim": embedded[1], "img_resolution": last,
-            "img_channels": state[f"synthesis.b{last}.torgb.weight"].shape[0]}
+            "z_dim": state["mapping.fc0.weight"].shape[1] - embedded[0],
+            "w_dim": w_dim,
+            "c_dim": embedded[1],
+            "img_resolution": last,
+            "img_channels": state[f"synthesis.b{last}.torgb.weight"].shape[0],
+        }
         channels = {r: state[f"synthesis.b{r}.conv1.weight"].shape[0] for r in resolutions}
     except (KeyError, IndexError) as error:
         raise LaceError(f"A StyleGAN2 generator has the tensor {error}, and the file has not: get it again.") from None
     gain = attribute("mapping.fc0", "weight_gain")
     inputs = config["z_dim"] + embedded[0]
-    multiplier = (round(gain * math.sqrt(inputs), 9) if isinstance(gain, float)
-                  else _number(arguments, "mapping_kwargs", "lr_multiplier") or 0.01)
+    multiplier = (
+        round(gain * math.sqrt(inputs), 9)
+        if isinstance(gain, float)
+        else _number(arguments, "mapping_kwargs", "lr_multiplier") or 0.01
+    )
     mapping = {"num_layers": depth, "lr_multiplier": multiplier}
     mapping |= {"layer_features": widths[0]} if depth > 1 and widths[0] != w_dim else {}
     mapping |= {"embed_features": embedded[0]} if embedded[0] not in (0, w_dim) else {}
     clamp = attribute(f"synthesis.b{last}.conv1", "conv_clamp") or _number(arguments, "synthesis_kwargs", "conv_clamp")
     config["mapping_kwargs"] = mapping
     # Keys as JSON has them: a card and a file then hold the same configuration.
-    config["synthesis_kwargs"] = {"channels": {str(r): width for r, width in channels.items()}, "architecture": architecture,
-                                  "conv_clamp": None if clamp is None else float(clamp)}
+    config["synthesis_kwargs"] = {
+        "channels": {str(r): width for r, width in channels.items()},
+        "architecture": architecture,
+        "conv_clamp": None if clamp is None else float(clamp),
+    }
     for r in resolutions:
         for part in ("", "conv0.", "conv1.", "skip."):
             if part in ("", "conv1.") or any(name.startswith(f"synthesis.b{r}.{part}") for name in state):
@@ -69,16 +88,20 @@ def _number(arguments: Mapping[str, Any], group: str, name: str) -> float | None
 
 
 def from_tensorflow(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict for the variables of a TensorFlow StyleGAN2 (`mapping/Dense0/weight`, `synthesis/8x8/Conv0_up/weight`, ...).
+    """Return the state dict for the variables of a TensorFlow StyleGAN2 (`mapping/Dense0/weight`,
+    `synthesis/8x8/Conv0_up/weight`, ...).
 
-    TensorFlow keeps kernels as (kH, kW, I, O), dense weights as (I, O), flips the kernel of an upsampling convolution, and adds the one of
-    the style's bias when it runs.
+    TensorFlow keeps kernels as (kH, kW, I, O), dense weights as (I, O), flips the kernel of an upsampling convolution,
+    and adds the one of the style's bias when it runs.
     """
     state: dict[str, Tensor] = {}
     blocks = sorted({int(match[1]) for name in variables if (match := re.match(r"synthesis/(\d+)x\1/", name))})
     if not blocks or blocks[0] != 4 or "synthesis/4x4/Const/const" not in variables:
-        raise LaceError("The TensorFlow network in the file must be a StyleGAN2 generator, with synthesis/4x4/Const/const, and is not: "
-                        "give the pickle of a StyleGAN2.")
+        raise LaceError(
+            "The TensorFlow network in the file must be a StyleGAN2 generator, with synthesis/4x4/Const/const, and is "
+            "not: "
+            "give the pickle of a StyleGAN2."
+        )
 
     def kernel(name: str, flip: bool = False) -> Tensor:
         weight = variables[name]
@@ -117,16 +140,20 @@ def from_tensorflow(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if f"{source}/Skip/weight" in variables:
                 state[f"{target}.skip.weight"] = kernel(f"{source}/Skip/weight", flip=True)
     except (KeyError, IndexError, RuntimeError) as error:
-        raise LaceError(f"The TensorFlow network in the file must be a StyleGAN2 generator, and a variable is missing or of another shape "
-                        f"({' '.join(str(error).split())[:80]}): give the pickle of a StyleGAN2.") from None
+        raise LaceError(
+            f"The TensorFlow network in the file must be a StyleGAN2 generator, and a variable is missing or of "
+            f"another shape "
+            f"({' '.join(str(error).split())[:80]}): give the pickle of a StyleGAN2."
+        ) from None
     return state
 
 
 def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the state dict for rosinality's names (`style.1.weight`, `convs.0.conv.weight`, `to_rgbs.0...`), and what was assumed.
+    """Return the state dict for rosinality's names (`style.1.weight`, `convs.0.conv.weight`, `to_rgbs.0...`), and what
+    was assumed.
 
-    There a kernel is multiplied by 1/√(fan in) before it is demodulated; here it is so in the file. Raises LaceError for another
-    low-pass filter than [1, 3, 3, 1], and for missing tensors.
+    There a kernel is multiplied by 1/√(fan in) before it is demodulated; here it is so in the file. Raises LaceError
+    for another low-pass filter than [1, 3, 3, 1], and for missing tensors.
     """
     state: dict[str, Tensor] = {}
     assumed: list[str] = []
@@ -154,8 +181,11 @@ def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tupl
         if not name.endswith((".blur.kernel", ".upsample.kernel")):
             continue
         if taps.shape != (4, 4) or not torch.allclose(taps.float() / taps.float().sum(), fir_filter(), atol=1e-4):
-            raise LaceError(f"The generator must use the low-pass filter [1, 3, 3, 1], and '{name[:60]}' in the file is another: train "
-                            "with that one.")
+            raise LaceError(
+                f"The generator must use the low-pass filter [1, 3, 3, 1], and '{name[:60]}' in the file is another: "
+                f"train "
+                "with that one."
+            )
     try:
         depth = sum(re.fullmatch(r"style\.\d+\.weight", name) is not None for name in found)
         for index in range(depth):
@@ -174,8 +204,10 @@ def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tupl
             average = _mean_w(state, depth)
         state["mapping.w_avg"] = average.float().flatten()
     except (KeyError, IndexError, RuntimeError) as error:
-        raise LaceError("The file must hold a generator of rosinality's layout, and a tensor is missing or of another shape "
-                        f"({' '.join(str(error).split())[:80]}): get it again.") from None
+        raise LaceError(
+            "The file must hold a generator of rosinality's layout, and a tensor is missing or of another shape "
+            f"({' '.join(str(error).split())[:80]}): get it again."
+        ) from None
     return state, assumed
 
 
@@ -183,6 +215,10 @@ def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tupl
 def _mean_w(state: Mapping[str, Tensor], depth: int) -> Tensor:
     w_dim, z_dim = len(state[f"mapping.fc{depth - 1}.bias"]), state["mapping.fc0.weight"].shape[1]
     network = MappingNetwork(z_dim, 0, w_dim, depth, layer_features=len(state["mapping.fc0.bias"]))
-    network.load_state_dict({name.removeprefix("mapping."): value for name, value in state.items() if name.startswith("mapping.")}
-                            | {"w_avg": torch.zeros(w_dim)})
-    return torch.stack([network(normal(torch.arange(first, first + 1000), (z_dim,))).mean(0) for first in range(0, AVERAGED, 1000)]).mean(0)
+    network.load_state_dict(
+        {name.removeprefix("mapping."): value for name, value in state.items() if name.startswith("mapping.")}
+        | {"w_avg": torch.zeros(w_dim)}
+    )
+    return torch.stack(
+        [network(normal(torch.arange(first, first + 1000), (z_dim,))).mean(0) for first in range(0, AVERAGED, 1000)]
+    ).mean(0)

@@ -1,7 +1,7 @@
 """The layers of StyleGAN2: equalised linear maps and modulated convolutions without grouped kernels.
 
-Parameter names and numerical results are those of StyleGAN2-ADA ("Training GANs with limited data", NeurIPS 2020), so that
-its state dicts load here.
+Parameter names and numerical results are those of StyleGAN2-ADA ("Training GANs with limited data", NeurIPS 2020), so
+that its state dicts load here.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ def upsample(images: Tensor, taps: Tensor) -> Tensor:
 class FullyConnected(nn.Module):
     """Linear map with equalised learning rate, (B, I) -> (B, O), optionally followed by sqrt(2)·leaky-ReLU(0.2)."""
 
-    def __init__(self, in_features: int, out_features: int, activation: str = "linear", lr_multiplier: float = 1.0,
-                 bias_init: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
         super().__init__()
         self.activation = activation
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
@@ -48,9 +54,11 @@ class FullyConnected(nn.Module):
 
 
 def convolve_up(x: Tensor, kernel: Tensor, fir: Tensor) -> Tensor:
-    """Upsample x (B, I, H, W) to (B, O, 2H, 2W): zero insertion with a true convolution by `kernel` (I, O, 3, 3), then low-pass.
+    """Upsample x (B, I, H, W) to (B, O, 2H, 2W): zero insertion with a true convolution by `kernel` (I, O, 3, 3), then
+    low-pass.
 
-    `fir` (O, 1, 4, 4) is the filter with gain 4. Filtering afterwards costs a quarter of folding the filter into the kernel.
+    `fir` (O, 1, 4, 4) is the filter with gain 4. Filtering afterwards costs a quarter of folding the filter into the
+    kernel.
     """
     return F.conv2d(F.conv_transpose2d(x, kernel, stride=2), fir, padding=1, groups=len(fir))
 
@@ -58,15 +66,23 @@ def convolve_up(x: Tensor, kernel: Tensor, fir: Tensor) -> Tensor:
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, sqrt(2)·leaky-ReLU(0.2), clamp: (B, I, H, W) -> (B, O, R, R).
 
-    y_o = d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The sample's scale s moves from the kernel to the
-    input and the demodulation d to the output, so that one kernel serves the whole batch (no grouped convolution).
+    y_o = d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The sample's scale s moves from the kernel
+    to the input and the demodulation d to the output, so that one kernel serves the whole batch (no grouped
+    convolution).
     """
 
     resample_filter: Tensor
     noise_const: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False,
-                 conv_clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        conv_clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
@@ -79,19 +95,28 @@ class SynthesisLayer(nn.Module):
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
         turn = self.up  # a transposed convolution wants (I, O, 3, 3)
-        return self.kept(("kernel", dtype), self.weight, lambda weight: (weight.transpose(0, 1) if turn else weight).to(
-            dtype, memory_format=torch.channels_last))
+        return self.kept(
+            ("kernel", dtype),
+            self.weight,
+            lambda weight: (weight.transpose(0, 1) if turn else weight).to(dtype, memory_format=torch.channels_last),
+        )
 
     def _convolve(self, x: Tensor) -> Tensor:
         if not self.up:
             return F.conv2d(x, self._kernel(x.dtype), padding=1)
         channels = len(self.bias)
-        fir = self.kept(("fir", x.dtype), self.resample_filter, lambda taps: (taps * 4).to(x.dtype).repeat(channels, 1, 1, 1))
+        fir = self.kept(
+            ("fir", x.dtype), self.resample_filter, lambda taps: (taps * 4).to(x.dtype).repeat(channels, 1, 1, 1)
+        )
         return convolve_up(x, self._kernel(x.dtype), fir)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1.0, first: int = 0) -> Tensor:
-        """Convolve x and finish it; where x is a strip of a feature map, its features begin at row `first` of theirs."""
-        # leaky-ReLU is positively homogeneous: the gain goes to its (small) factors instead of to the whole feature map.
+        """Convolve x and finish it.
+
+        Where x is a strip of a feature map, its features begin at row `first` of theirs.
+        """
+        # leaky-ReLU is positively homogeneous: the gain goes to its (small) factors instead of to the whole feature
+        # map.
         gain = gain * SQRT_2
         style = self.affine(w)
         power = self.kept("power", self.weight, lambda weight: weight.float().square().sum((2, 3)).T.contiguous())
@@ -99,8 +124,11 @@ class SynthesisLayer(nn.Module):
         x = self._convolve(x * style[:, :, None, None].to(x.dtype))
         x = torch.addcmul((self.bias * gain)[:, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
         if noise_mode != "none":
-            noise = self.noise_const[first : first + x.shape[2]] if noise_mode == "const" else torch.randn(
-                len(x), 1, *x.shape[2:], device=x.device)
+            noise = (
+                self.noise_const[first : first + x.shape[2]]
+                if noise_mode == "const"
+                else torch.randn(len(x), 1, *x.shape[2:], device=x.device)
+            )
             x = x.add_((noise * (self.noise_strength * gain)).to(x.dtype))
         # In place where no graph needs what was there: a pass over memory less.
         x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)

@@ -26,8 +26,16 @@ class MappingNetwork(nn.Module):
 
     w_avg: Tensor
 
-    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_layers: int = 8, lr_multiplier: float = 0.01,
-                 embed_features: int | None = None, layer_features: int | None = None) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        num_layers: int = 8,
+        lr_multiplier: float = 0.01,
+        embed_features: int | None = None,
+        layer_features: int | None = None,
+    ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_layers = z_dim, c_dim, w_dim, num_layers
         embedded = (embed_features or w_dim) if c_dim > 0 else 0
@@ -51,19 +59,33 @@ class MappingNetwork(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution: up to two modulated convolutions and, where the architecture has it, an image output.
 
-    On a processor, and where no graph is kept, feature maps above `budget` numbers are made in strips of rows, sample by sample:
-    what lies between the block's input and its output then stays in the cache, and never exists whole. The features of the last
-    block are not kept either.
+    On a processor, and where no graph is kept, feature maps above `budget` numbers are made in strips of rows, sample
+    by sample: what lies between the block's input and its output then stays in the cache, and never exists whole. The
+    features of the last block are not kept either.
     """
 
     # 8 MiB in float32, four of which are alive at a time: measured.
     budget = 2**21
     resample_filter: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int,
-                 architecture: str, is_last: bool, conv_clamp: float | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        architecture: str,
+        is_last: bool,
+        conv_clamp: float | None,
+    ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.resolution, self.img_channels = in_channels, out_channels, resolution, img_channels
+        self.in_channels, self.out_channels, self.resolution, self.img_channels = (
+            in_channels,
+            out_channels,
+            resolution,
+            img_channels,
+        )
         self.architecture, self.is_last = architecture, is_last
         self.has_rgb = is_last or architecture == "skip"
         self.num_conv = 1 if in_channels == 0 else 2
@@ -96,12 +118,15 @@ class SynthesisBlock(nn.Module):
         return maps * dtype.itemsize + 13 * image // 4
 
     def _features(self, x: Tensor, ws: Tensor, noise_mode: str, first: int = 0, last: int | None = None) -> Tensor:
-        """Return rows first .. last - 1 (even numbers) of the features, from the rows of x (B, I, H, W) that they depend on."""
+        """Return rows first .. last - 1 (even numbers) of the features, from the rows of x (B, I, H, W) that they
+        depend on.
+        """
         gain, height = math.sqrt(0.5) if self.architecture == "resnet" else 1.0, 2 * x.shape[2]
         last = last or height
         begin, low, high = max(first - 4, 0), max(first - 1, 0), min(last + 1, height)
         x = x[:, :, begin // 2 : last // 2 + 2]
-        # Zeros beside a strip are right at the border of the picture alone: elsewhere two rows of conv0 are wrong, then one of conv1.
+        # Zeros beside a strip are right at the border of the picture alone: elsewhere two rows of conv0 are wrong, then
+        # one of conv1.
         y = self.conv0(x, ws[:, 0], noise_mode, first=begin)[:, :, low - begin : high - begin]
         y = self.conv1(y, ws[:, 1], noise_mode, gain, first=low)[:, :, first - low : last - low]
         return self.skip(x, gain)[:, :, first - begin : last - begin] + y if self.architecture == "resnet" else y
@@ -122,8 +147,9 @@ class SynthesisBlock(nn.Module):
                 rgb[own, :, place] = self.torgb(part, ws[own][:, self.num_conv])
         return features, rgb
 
-    def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str,
-                dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Consume ws (B, num_conv + has_rgb, Dw), one row a layer."""
         graph = torch.is_grad_enabled() and (ws.requires_grad or self.conv1.weight.requires_grad)
         rows = self.resolution if graph or noise_mode == "random" else self.rows_at_once(ws.device)
@@ -144,15 +170,23 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`, in half precision at the four highest
-    resolutions alone: an error of a coarse layer moves things, one of a fine layer is noise.
+    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`, in half precision at the four
+    highest resolutions alone: an error of a coarse layer moves things, one of a fine layer is noise.
 
     `channels` gives the width of a resolution where it differs from min(channel_base / resolution, channel_max).
     """
 
-    def __init__(self, w_dim: int, img_resolution: int, img_channels: int = 3, channel_base: int = 32768,
-                 channel_max: int = 512, architecture: str = "skip", conv_clamp: float | None = None,
-                 channels: MappingType[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int = 3,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        architecture: str = "skip",
+        conv_clamp: float | None = None,
+        channels: MappingType[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.resolutions = [2**power for power in range(2, int(math.log2(img_resolution)) + 1)]
@@ -160,8 +194,16 @@ class SynthesisNetwork(nn.Module):
         widths.update({int(r): int(width) for r, width in (channels or {}).items()})
         self.num_ws = 0
         for resolution in self.resolutions:
-            block = SynthesisBlock(widths[resolution // 2] if resolution > 4 else 0, widths[resolution], w_dim, resolution,
-                                   img_channels, architecture, resolution == img_resolution, conv_clamp)
+            block = SynthesisBlock(
+                widths[resolution // 2] if resolution > 4 else 0,
+                widths[resolution],
+                w_dim,
+                resolution,
+                img_channels,
+                architecture,
+                resolution == img_resolution,
+                conv_clamp,
+            )
             self.num_ws += block.num_conv
             setattr(self, f"b{resolution}", block)
         self.num_ws += 1  # the image output of the last block has a style of its own; the others share the next layer's
@@ -169,7 +211,9 @@ class SynthesisNetwork(nn.Module):
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         x, image, first = None, None, 0
         for block in self.blocks:
-            x, image = block(x, image, ws[:, first : first + block.num_conv + block.has_rgb], noise_mode, self._dtype(block, dtype))
+            x, image = block(
+                x, image, ws[:, first : first + block.num_conv + block.has_rgb], noise_mode, self._dtype(block, dtype)
+            )
             first += block.num_conv
         assert image is not None
         return image
@@ -183,12 +227,16 @@ class SynthesisNetwork(nn.Module):
         return torch.float32 if dtype.itemsize < 4 and 16 * block.resolution <= self.img_resolution else dtype
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Return how many bytes of feature maps and pictures are alive at the peak of `forward`, for each picture of a batch."""
+        """Return how many bytes of feature maps and pictures are alive at the peak of `forward`, for each picture of a
+        batch.
+        """
         return max(block.bytes_per_picture(self._dtype(block, dtype), device) for block in self.blocks)
 
 
 class StyleNetwork(nn.Module):
-    """A mapping and a synthesis network together, as they are trained and stored; `kind` is what their files are marked with."""
+    """A mapping and a synthesis network together, as they are trained and stored; `kind` is what their files are marked
+    with.
+    """
 
     kind: ClassVar[str]
     z_dim: int
@@ -203,8 +251,9 @@ class StyleNetwork(nn.Module):
         """Give every layer the same w: (B, Dw) -> (B, L, Dw)."""
         return w[:, None].expand(-1, self.num_ws, -1)
 
-    def forward(self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const",
-                dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(
+        self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         return self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)
 
 
@@ -213,13 +262,25 @@ class StyleGAN2Network(StyleNetwork):
 
     kind = "stylegan2"
 
-    def __init__(self, z_dim: int = 512, w_dim: int = 512, c_dim: int = 0, img_resolution: int = 32, img_channels: int = 3,
-                 mapping_kwargs: MappingType | None = None, synthesis_kwargs: MappingType | None = None) -> None:
+    def __init__(
+        self,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        c_dim: int = 0,
+        img_resolution: int = 32,
+        img_channels: int = 3,
+        mapping_kwargs: MappingType | None = None,
+        synthesis_kwargs: MappingType | None = None,
+    ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
         ignored = {"num_fp16_res", "use_noise", "resample_filter", "activation", "fp16_channels_last"}
         synthesis = {key: value for key, value in (synthesis_kwargs or {}).items() if key not in ignored}
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis)
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, **{k: v for k, v in (mapping_kwargs or {}).items()
-                                                               if k not in {"activation", "w_avg_beta"}})
+        self.mapping = MappingNetwork(
+            z_dim,
+            c_dim,
+            w_dim,
+            **{k: v for k, v in (mapping_kwargs or {}).items() if k not in {"activation", "w_avg_beta"}},
+        )
         self.num_ws = self.synthesis.num_ws

@@ -16,8 +16,15 @@ class StyleGAN3Generator(StyleGAN2Generator):
 
     network_class = StyleGAN3Network
 
-    def __init__(self, network: StyleGAN3Network, truncation: float = 1.0, truncation_cutoff: int | None = None,
-                 condition: int | Sequence[float] | None = None, precision: str = "float32",
-                 max_batch: int | str = "auto", memory: float | None = None) -> None:
+    def __init__(
+        self,
+        network: StyleGAN3Network,
+        truncation: float = 1.0,
+        truncation_cutoff: int | None = None,
+        condition: int | Sequence[float] | None = None,
+        precision: str = "float32",
+        max_batch: int | str = "auto",
+        memory: float | None = None,
+    ) -> None:
         precision = "float32" if precision == "auto" else precision
         super().__init__(network, truncation, truncation_cutoff, condition, "none", precision, max_batch, memory)

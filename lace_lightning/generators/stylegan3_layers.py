@@ -1,7 +1,7 @@
 """The layers of StyleGAN3: Fourier features and alias-free modulated convolutions, in plain torch.
 
-The mathematics is that of "Alias-Free Generative Adversarial Networks" (Karras et al., NeurIPS 2021); parameter names and
-numerical results are those of its published networks, so that their state dicts load here.
+The mathematics is that of "Alias-Free Generative Adversarial Networks" (Karras et al., NeurIPS 2021); parameter names
+and numerical results are those of its published networks, so that their state dicts load here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from .stylegan2_layers import SQRT_2, FullyConnected
 
 
 def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
-    """Return a Kaiser-windowed low-pass filter of sum 1: (taps,), or (taps, taps) and radially symmetric; None for one tap.
+    """Return a Kaiser-windowed low-pass filter of sum 1: (taps,), or (taps, taps) and radially symmetric; None for one
+    tap.
 
-    `cutoff`, the full `width` of the transition band and the sampling `rate` are in cycles per picture. The ideal filter is
-    sinc in one dimension and jinc, r ↦ c·J₁(2πcr)/r, in two (appendix C of the paper).
+    `cutoff`, the full `width` of the transition band and the sampling `rate` are in cycles per picture. The ideal
+    filter is sinc in one dimension and jinc, r ↦ c·J₁(2πcr)/r, in two (appendix C of the paper).
     """
     if taps == 1:
         return None
@@ -30,7 +31,9 @@ def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: 
     window = torch.from_numpy(np.kaiser(taps, _kaiser_beta(taps, width / (rate / 2))))
     if radial:
         radius = torch.hypot(position[:, None], position[None])
-        ideal = torch.where(radius > 0, torch.special.bessel_j1(2 * math.pi * cutoff * radius) / (math.pi * radius), cutoff)
+        ideal = torch.where(
+            radius > 0, torch.special.bessel_j1(2 * math.pi * cutoff * radius) / (math.pi * radius), cutoff
+        )
         window = torch.outer(window, window)
     else:
         ideal = torch.special.sinc(2 * cutoff * position)
@@ -57,12 +60,13 @@ def phases(factor: int, padding: int) -> list[tuple[int, int]]:
 
 
 class Resampler:
-    """Upsample, apply a pointwise function, downsample, with low-pass filters: (B, C, N, N) -> (B, C, M, M), channels last.
+    """Upsample, apply a pointwise function, downsample, with low-pass filters: (B, C, N, N) -> (B, C, M, M), channels
+    last.
 
-    `padding` counts the zeros before the upsampled picture (negative: cropped). Every filter is a depthwise convolution along
-    one axis over pixels that exist: zeros are not inserted and nothing is computed that is dropped later. (A radial filter is
-    one convolution along both axes.) The inner picture is large, so above `budget` numbers samples pass one by one, and their
-    channels in groups: on a processor, the inner picture then stays in the cache.
+    `padding` counts the zeros before the upsampled picture (negative: cropped). Every filter is a depthwise convolution
+    along one axis over pixels that exist: zeros are not inserted and nothing is computed that is dropped later. (A
+    radial filter is one convolution along both axes.) The inner picture is large, so above `budget` numbers samples
+    pass one by one, and their channels in groups: on a processor, the inner picture then stays in the cache.
     """
 
     budget = 2**21
@@ -72,15 +76,18 @@ class Resampler:
         self.inner_size = (out_size - 1) * down + down_taps
         self.kept = Kept()
 
-    def __call__(self, x: Tensor, up_filter: Tensor | None, down_filter: Tensor | None,
-                 activate: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(
+        self, x: Tensor, up_filter: Tensor | None, down_filter: Tensor | None, activate: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         def resample(x: Tensor) -> Tensor:
             return self._downsample(activate(self._upsample(x, up_filter)), down_filter)
 
         group = self.channels_at_once(x.shape[1], x.device)
         if len(x) * x.shape[1] * self.inner_size**2 <= self._budget(x.device):
             return resample(x)
-        return torch.cat([torch.cat([resample(part) for part in sample.split(group, dim=1)], dim=1) for sample in x.split(1)])
+        return torch.cat(
+            [torch.cat([resample(part) for part in sample.split(group, dim=1)], dim=1) for sample in x.split(1)]
+        )
 
     def _budget(self, device: torch.device) -> int:
         return self.budget if device.type == "cpu" else 8 * self.budget
@@ -89,7 +96,9 @@ class Resampler:
         """Return how many channels of a sample are resampled at a time where the inner picture is large."""
         return min(channels, max(16, self._budget(device) // self.inner_size**2 // 16 * 16))
 
-    def _filter(self, x: Tensor, taps: Tensor, axis: int, first: int = 0, step: int = 1, gain: int = 1, stride: int = 1) -> Tensor:
+    def _filter(
+        self, x: Tensor, taps: Tensor, axis: int, first: int = 0, step: int = 1, gain: int = 1, stride: int = 1
+    ) -> Tensor:
         """Convolve each channel with every `step`-th tap of the turned filter; axis 2 or 3, or 0 for both."""
 
         def make(taps: Tensor) -> Tensor:
@@ -110,10 +119,16 @@ class Resampler:
             low, high = max(0, -min(offsets)), max(0, max(offsets) + length + count - 1 - x.shape[axis])
             x = F.pad(x, (0, 0, low, high) if axis == 2 else (low, high))
             # The gain makes up for the zeros.
-            parts = [self._filter(x.narrow(axis, low + offset, length + count - 1), taps, axis, first, self.up, self.up)
-                     for first, offset in self.phases]
+            parts = [
+                self._filter(x.narrow(axis, low + offset, length + count - 1), taps, axis, first, self.up, self.up)
+                for first, offset in self.phases
+            ]
             # Interleaved in the order of memory: sample, row, column, channel.
-            x = torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=axis).flatten(axis - 1, axis).permute(0, 3, 1, 2)
+            x = (
+                torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=axis)
+                .flatten(axis - 1, axis)
+                .permute(0, 3, 1, 2)
+            )
             x = x.narrow(axis, 0, self.inner_size)
         return x
 
@@ -128,9 +143,9 @@ class Resampler:
 class FourierInput(nn.Module):
     """The continuous picture that synthesis begins with: w (B, Dw) -> (B, C, size, size), float32.
 
-    Channel features are sin(2π(f·x + φ)) at positions x in [-size, size]/2·rate, moved by a rotation and a translation that w
-    decides and by the inverse of the user's `transform` (3, 3), which acts on the finished picture; then a C×C map.
-    Frequencies that the transform drives towards the Nyquist limit fade out.
+    Channel features are sin(2π(f·x + φ)) at positions x in [-size, size]/2·rate, moved by a rotation and a translation
+    that w decides and by the inverse of the user's `transform` (3, 3), which acts on the finished picture; then a C×C
+    map. Frequencies that the transform drives towards the Nyquist limit fade out.
     """
 
     transform: Tensor
@@ -153,7 +168,9 @@ class FourierInput(nn.Module):
             self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
     def _motion(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the matrices (B, 2, 2) and shifts (B, 2) that take positions of the picture to those of the features."""
+        """Return the matrices (B, 2, 2) and shifts (B,
+        2) that take positions of the picture to those of the features.
+        """
         pose = self.affine(w)
         cos, sin, right, down = (pose / pose[:, :2].norm(dim=1, keepdim=True)).unbind(1)
         rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
@@ -167,7 +184,9 @@ class FourierInput(nn.Module):
         fade = (1 - (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)).clamp(0, 1)
         place = (torch.arange(self.size, device=w.device) - (self.size - 1) / 2) / self.rate
         # Angles (B, rows, columns, C).
-        angles = (place[:, None] * freqs[:, None, :, 1])[:, :, None] + (place[:, None] * freqs[:, None, :, 0] + phases[:, None])[:, None]
+        angles = (place[:, None] * freqs[:, None, :, 1])[:, :, None] + (
+            place[:, None] * freqs[:, None, :, 0] + phases[:, None]
+        )[:, None]
         features = torch.sin(2 * math.pi * angles) * fade[:, None, None]
         return (features @ (self.weight.T / math.sqrt(len(self.weight)))).permute(0, 3, 1, 2)
 
@@ -175,19 +194,31 @@ class FourierInput(nn.Module):
 class AliasFreeLayer(nn.Module):
     """Modulated convolution, then bias and √2·leaky-ReLU(0.2) at a higher sampling rate: (B, I, N, N) -> (B, O, M, M).
 
-    y_o = d_o · (w_o * (s ⊙ x)) with weights and style of unit scale; s acts on the input and d on the output, so that one
-    kernel serves the whole batch. `to_rgb` is the last layer: a 1×1 convolution without demodulation, non-linearity, filters.
-    Rates, cutoffs and half-widths are (before, after) the layer, in cycles per picture.
+    y_o = d_o · (w_o * (s ⊙ x)) with weights and style of unit scale; s acts on the input and d on the output, so that
+    one kernel serves the whole batch. `to_rgb` is the last layer: a 1×1 convolution without demodulation,
+    non-linearity, filters. Rates, cutoffs and half-widths are (before, after) the layer, in cycles per picture.
     """
 
     magnitude_ema: Tensor
     up_filter: Tensor | None
     down_filter: Tensor | None
 
-    def __init__(self, w_dim: int, channels: tuple[int, int], sizes: tuple[int, int], rates: tuple[int, int],
-                 cutoffs: tuple[float, float], half_widths: tuple[float, float], to_rgb: bool = False, critical: bool = False,
-                 conv_kernel: int = 3, filter_size: int = 6, lrelu_upsampling: int = 2, use_radial_filters: bool = False,
-                 conv_clamp: float | None = 256.0) -> None:
+    def __init__(
+        self,
+        w_dim: int,
+        channels: tuple[int, int],
+        sizes: tuple[int, int],
+        rates: tuple[int, int],
+        cutoffs: tuple[float, float],
+        half_widths: tuple[float, float],
+        to_rgb: bool = False,
+        critical: bool = False,
+        conv_kernel: int = 3,
+        filter_size: int = 6,
+        lrelu_upsampling: int = 2,
+        use_radial_filters: bool = False,
+        conv_clamp: float | None = 256.0,
+    ) -> None:
         super().__init__()
         self.to_rgb, self.conv_clamp, self.in_size = to_rgb, conv_clamp, sizes[0]
         self.size = 1 if to_rgb else conv_kernel
@@ -200,19 +231,29 @@ class AliasFreeLayer(nn.Module):
         up_taps = 1 if to_rgb or up == 1 else filter_size * up
         down_taps = 1 if to_rgb or down == 1 else filter_size * down
         self.register_buffer("up_filter", lowpass_filter(up_taps, cutoffs[0], 2 * half_widths[0], inner))
-        self.register_buffer("down_filter", lowpass_filter(down_taps, cutoffs[1], 2 * half_widths[1], inner,
-                                                           use_radial_filters and not critical))
+        self.register_buffer(
+            "down_filter",
+            lowpass_filter(down_taps, cutoffs[1], 2 * half_widths[1], inner, use_radial_filters and not critical),
+        )
         # Pixels are areas: both grids have one centre, whatever their rates (appendix C.3).
         padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
         self.kept = Kept()
 
     def numbers_per_picture(self, device: torch.device) -> int:
-        """Return how many numbers are alive at the peak for each picture of a batch: around the convolution, or inside the filters."""
+        """Return how many numbers are alive at the peak for each picture of a batch: around the convolution, or inside
+        the filters.
+        """
         outputs, inputs = self.weight.shape[:2]
-        area, inner, group = self.in_size**2, self.resample.inner_size, self.resample.channels_at_once(len(self.weight), device)
+        area, inner, group = (
+            self.in_size**2,
+            self.resample.inner_size,
+            self.resample.channels_at_once(len(self.weight), device),
+        )
         # The enlarged map is put together from its phases, beside those that were enlarged along one axis.
-        filters = 2 * group * inner * (inner + self.in_size) + (2 * outputs * self.resample.out_size**2 if group < outputs else 0)
+        filters = 2 * group * inner * (inner + self.in_size) + (
+            2 * outputs * self.resample.out_size**2 if group < outputs else 0
+        )
         return max((2 * inputs + 2 * outputs) * area, (inputs + outputs) * area + filters)
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
@@ -228,7 +269,9 @@ class AliasFreeLayer(nn.Module):
         if self.to_rgb:
             return style / math.sqrt(style.shape[1]) * self.magnitude_ema.rsqrt(), None
         style = _unit(style, (1,))
-        power = self.kept("power", self.weight, lambda weight: _unit(weight, (1, 2, 3)).square().sum((2, 3)).T.contiguous())
+        power = self.kept(
+            "power", self.weight, lambda weight: _unit(weight, (1, 2, 3)).square().sum((2, 3)).T.contiguous()
+        )
         return style * self.magnitude_ema.rsqrt(), torch.rsqrt(style.square() @ power + 1e-8) * SQRT_2
 
     def _activate(self, x: Tensor) -> Tensor:

@@ -27,33 +27,50 @@ Sentences = dict[str, list[list[str]]]
 def parse_prompts(prompts: Mapping[str, Any], templates: Sequence[str] = ()) -> tuple[Schema, Sentences]:
     """Return the schema of prompts and the sentences of its classes.
 
-    `prompts` gives for every attribute a list, a class each, the class without it first (`hat: [a photo of a cat, a photo of a cat wearing
-    a hat]`), or a table of named classes; a class has one sentence or several, which are averaged. With `templates` every entry is a word
-    that is put into each of them in place of {}.
-    Raises LaceError for an attribute with fewer than two classes, for an empty sentence, and for one that two classes have.
+    `prompts` gives for every attribute a list, a class each, the class without it first (`hat: [a photo of a cat, a
+    photo of a cat wearing a hat]`), or a table of named classes; a class has one sentence or several, which are
+    averaged. With `templates` every entry is a word that is put into each of them in place of {}. Raises LaceError for
+    an attribute with fewer than two classes, for an empty sentence, and for one that two classes have.
     """
     if not isinstance(prompts, Mapping) or not prompts:
-        raise LaceError("Prompts must name at least one attribute and its sentences, received none: write for example "
-                        "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}.")
+        raise LaceError(
+            "Prompts must name at least one attribute and its sentences, received none: write for example "
+            "labeler.prompts={hat: [a photo of a cat, a photo of a cat wearing a hat]}."
+        )
     attributes, sentences = [], {}
     for name, classes in prompts.items():
         names: tuple[str, ...] = tuple(map(str, classes)) if isinstance(classes, Mapping) else ()
-        entries = list(classes.values()) if isinstance(classes, Mapping) else [classes] if isinstance(classes, str) else list(classes or ())
+        entries = (
+            list(classes.values())
+            if isinstance(classes, Mapping)
+            else [classes]
+            if isinstance(classes, str)
+            else list(classes or ())
+        )
         if len(entries) < 2:
-            raise LaceError(f"Attribute '{name}' needs sentences for pictures without it as well as with it, received "
-                            f"{len(entries)} ({', '.join(map(str, entries))}): write {name}: [a photo of a cat, a photo of a cat wearing a "
-                            "hat].")
-        texts = [[str(entry)] if not isinstance(entry, (list, tuple)) else [str(text) for text in entry] for entry in entries]
+            raise LaceError(
+                f"Attribute '{name}' needs sentences for pictures without it as well as with it, received "
+                f"{len(entries)} ({', '.join(map(str, entries))}): write {name}: [a photo of a cat, a photo of a cat "
+                f"wearing a "
+                "hat]."
+            )
+        texts = [
+            [str(entry)] if not isinstance(entry, (list, tuple)) else [str(text) for text in entry] for entry in entries
+        ]
         if not names:
             names = tuple(t[0] for t in texts) if templates else ("no", "yes") if len(texts) == 2 else ()
         bad = next((template for template in templates if "{}" not in template), None)
         if bad is not None:
             raise LaceError(f"A template must have {{}} where the word of a class goes, received '{bad}'.")
-        texts = [[template.replace("{}", text) for text in group for template in templates or ("{}",)] for group in texts]
+        texts = [
+            [template.replace("{}", text) for text in group for template in templates or ("{}",)] for group in texts
+        ]
         flat = [text.strip() for group in texts for text in group]
         if not all(flat) or not all(texts) or len(set(flat)) != len(flat):
-            raise LaceError(f"The classes of attribute '{name}' must have different sentences, none of them empty, received "
-                            f"{' / '.join(flat)}: change one.")
+            raise LaceError(
+                f"The classes of attribute '{name}' must have different sentences, none of them empty, received "
+                f"{' / '.join(flat)}: change one."
+            )
         attributes.append(Attribute(str(name), num_classes=len(texts), class_names=names))
         sentences[str(name)] = texts
     return Schema("prompts", tuple(attributes)), sentences
@@ -81,23 +98,37 @@ def text_head(model: nn.Module, tokenizer: Any, sentences: Sentences, scale: flo
     return scale * torch.stack(rows)
 
 
-def clip_labeler(prompts: Mapping[str, Any], model: str = "ViT-B-16", weights: str | os.PathLike[str] = "openai",
-                 templates: Sequence[str] = (), scale: float | None = None, **options: Any) -> Labeler:
+def clip_labeler(
+    prompts: Mapping[str, Any],
+    model: str = "ViT-B-16",
+    weights: str | os.PathLike[str] = "openai",
+    templates: Sequence[str] = (),
+    scale: float | None = None,
+    **options: Any,
+) -> Labeler:
     """Return a labeler from sentences (see `parse_prompts`) by a CLIP model of open_clip (the extra `clip`).
 
-    Logits are scale · ⟨image, text⟩ of unit embeddings, `scale` the model's own unless given; their softmax over the classes of an
-    attribute is its probability. `model` is open_clip's name or a JSON file of its kind, `weights` its tag (downloaded by open_clip) or a
-    file of weights, read as data. `options` go to `Labeler`: with `confidence` it abstains.
-    Raises LaceError where open_clip is not installed, and for unknown models, weights and prompts.
+    Logits are scale · ⟨image, text⟩ of unit embeddings, `scale` the model's own unless given; their softmax over the
+    classes of an attribute is its probability. `model` is open_clip's name or a JSON file of its kind, `weights` its
+    tag (downloaded by open_clip) or a file of weights, read as data. `options` go to `Labeler`: with `confidence` it
+    abstains. Raises LaceError where open_clip is not installed, and for unknown models, weights and prompts.
     """
     schema, sentences = parse_prompts(prompts, templates)
     network, tokenizer = _open_clip(model, weights)
-    head = text_head(network, tokenizer, sentences, float(network.logit_scale.detach().exp()) if scale is None else scale)
+    head = text_head(
+        network, tokenizer, sentences, float(network.logit_scale.detach().exp()) if scale is None else scale
+    )
     visual: Any = network.visual
     size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
     mean, std = getattr(visual, "image_mean", None), getattr(visual, "image_std", None)
-    wrapped = WrappedImageNetwork(_ImageTower(visual), linear_of(head), head.shape[1], size, mean or (0.48145466, 0.4578275, 0.40821073),
-                                  std or (0.26862954, 0.26130258, 0.27577711))
+    wrapped = WrappedImageNetwork(
+        _ImageTower(visual),
+        linear_of(head),
+        head.shape[1],
+        size,
+        mean or (0.48145466, 0.4578275, 0.40821073),
+        std or (0.26862954, 0.26130258, 0.27577711),
+    )
     classifier = AttributeClassifier(schema, "x", wrapped, {"model": Path(model).stem, "sentences": sentences})
     return Labeler(classifier, **{"name": f"clip-{Path(model).stem}-{Path(weights).stem}", **options})
 
@@ -106,7 +137,9 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
     try:
         import open_clip
     except ImportError:
-        raise LaceError('Prompts need the package open_clip_torch, which is not installed: pip install "lace_lightning[clip]".') from None
+        raise LaceError(
+            'Prompts need the package open_clip_torch, which is not installed: pip install "lace_lightning[clip]".'
+        ) from None
     path, name = Path(weights), model
     # Of weights that come from a file it says on the root logger that there are none.
     logging.disable(logging.WARNING)
@@ -116,11 +149,16 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
             name = Path(model).stem
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = open_clip.create_model(name, pretrained=None if path.suffix else str(weights), load_weights=not path.suffix)
+            network = open_clip.create_model(
+                name, pretrained=None if path.suffix else str(weights), load_weights=not path.suffix
+            )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:
-        raise LaceError(f"open_clip could not give the model '{model}' with weights '{weights}' ({' '.join(str(error).split())[:160]}): "
-                        "see open_clip.list_pretrained() for both names, or give a file of weights.") from None
+        raise LaceError(
+            f"open_clip could not give the model '{model}' with weights '{weights}' "
+            f"({' '.join(str(error).split())[:160]}): "
+            "see open_clip.list_pretrained() for both names, or give a file of weights."
+        ) from None
     finally:
         logging.disable(logging.NOTSET)
     if path.suffix:

@@ -23,27 +23,38 @@ from ..weights import weight_path
 class Labeler(nn.Module):
     """Pictures (B, C, H, W) in [-1, 1] -> logits (B, schema.num_logits), labels, and penultimate features (B, F).
 
-    `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`: 1 is the
-    picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is that of the
-    convolutions, "auto" the fastest that the device has natively. It looks at `max_batch` pictures at a time, at fewer where they are
-    larger than 64x64 (`at_a_time`). Below `confidence`, the largest probability of a discrete
-    attribute, its label is unknown.
-    Raises LaceError for weights that are no image classifier, for another number of views, and for a confidence outside [0, 1].
+    `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`:
+    1 is the picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is
+    that of the convolutions, "auto" the fastest that the device has natively. It looks at `max_batch` pictures at a
+    time, at fewer where they are larger than 64x64 (`at_a_time`). Below `confidence`, the largest probability of a
+    discrete attribute, its label is unknown. Raises LaceError for weights that are no image classifier, for another
+    number of views, and for a confidence outside [0, 1].
     """
 
-    def __init__(self, classifier: AttributeClassifier | str | os.PathLike[str], views: int = 1,
-                 precision: str = "auto", max_batch: int = 100, name: str | None = None, confidence: float = 0.0) -> None:
+    def __init__(
+        self,
+        classifier: AttributeClassifier | str | os.PathLike[str],
+        views: int = 1,
+        precision: str = "auto",
+        max_batch: int = 100,
+        name: str | None = None,
+        confidence: float = 0.0,
+    ) -> None:
         super().__init__()
         self.name = name or (str(classifier) if not isinstance(classifier, AttributeClassifier) else "classifier")
         if not isinstance(classifier, AttributeClassifier):
             classifier = AttributeClassifier.load(weight_path(classifier))
         if classifier.space != "x":
-            raise LaceError(f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
-                            f"{classifier.space}: give an image classifier.")
+            raise LaceError(
+                f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
+                f"{classifier.space}: give an image classifier."
+            )
         if views not in (1, 2, 4):
             raise LaceError(f"A labeler looks at 1, 2 or 4 views of a picture, received {views}.")
         if not 0 <= confidence <= 1:
-            raise LaceError(f"The confidence of a labeler must lie in [0, 1], received {confidence}: 0 decides every label.")
+            raise LaceError(
+                f"The confidence of a labeler must lie in [0, 1], received {confidence}: 0 decides every label."
+            )
         self.classifier = classifier.eval().requires_grad_(False)
         self.views, self.precision, self.max_batch = views, check_precision(precision), max_batch
         self.confidence = float(confidence)
@@ -96,13 +107,19 @@ class Labeler(nn.Module):
         return self.features_and_logits(images)[1]
 
     def decide(self, logits: Tensor) -> Labels:
-        """Return the labels that logits (B, L) stand for, unknown where it is not confident and where a logit is NaN."""
+        """Return the labels that logits (B, L) stand for,
+        unknown where it is not confident and where a logit is NaN.
+        """
         labels = self.schema.decode(logits)
         known = [~logits[:, columns].isnan().any(1) for columns in self.schema.slices.values()]
         if self.confidence:
-            known = [sure if attribute.kind == "continuous" else
-                     sure & (logits[:, self.schema.slices[attribute.name]].float().softmax(1).amax(1) >= self.confidence)
-                     for sure, attribute in zip(known, self.schema, strict=True)]
+            known = [
+                sure
+                if attribute.kind == "continuous"
+                else sure
+                & (logits[:, self.schema.slices[attribute.name]].float().softmax(1).amax(1) >= self.confidence)
+                for sure, attribute in zip(known, self.schema, strict=True)
+            ]
         return Labels(self.schema, labels.values.nan_to_num(0.0), torch.stack(known, dim=1))
 
     def labels(self, images: Tensor) -> Labels:

@@ -18,6 +18,22 @@ from .fid import (
 from .layers import LayerShares, layers_of
 from .reference import GivenStatistics, read_statistics
 
-__all__ = ["INCEPTION_FEATURES", "TENSORFLOW_RESIZE", "BranchShares", "ConditionalAccuracy", "EditStrength", "FeatureStatistics",
-           "GivenStatistics", "LayerShares", "SamplerDiagnosis", "fid_name", "frechet_distance", "inception_features", "inception_weights",
-           "layers_of", "load_statistics", "read_statistics", "save_statistics"]
+__all__ = [
+    "INCEPTION_FEATURES",
+    "TENSORFLOW_RESIZE",
+    "BranchShares",
+    "ConditionalAccuracy",
+    "EditStrength",
+    "FeatureStatistics",
+    "GivenStatistics",
+    "LayerShares",
+    "SamplerDiagnosis",
+    "fid_name",
+    "frechet_distance",
+    "inception_features",
+    "inception_weights",
+    "layers_of",
+    "load_statistics",
+    "read_statistics",
+    "save_statistics",
+]

@@ -13,8 +13,8 @@ from ..schema import Labels
 class BranchShares(Metric):
     """Of the samples for which a query `a or b or ...` holds: the share for which each side holds, and more than one.
 
-    `compute()` -> {"branch/<side>": share, "branch/several": share}; shares of sides add up to 1 + what holds several times.
-    Empty for a query that is no disjunction. Only counts are kept.
+    `compute()` -> {"branch/<side>": share, "branch/several": share}; shares of sides add up to 1 + what holds several
+    times. Empty for a query that is no disjunction. Only counts are kept.
     """
 
     full_state_update = False
@@ -40,5 +40,8 @@ class BranchShares(Metric):
     def compute(self) -> dict[str, float]:
         if not self.query.branches or not self.total:
             return {}
-        shares = {f"branch/{branch}": float(count / self.total) for branch, count in zip(self.query.branches, self.held, strict=True)}
+        shares = {
+            f"branch/{branch}": float(count / self.total)
+            for branch, count in zip(self.query.branches, self.held, strict=True)
+        }
         return {**shares, "branch/several": float(self.several / self.total)}

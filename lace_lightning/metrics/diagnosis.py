@@ -15,10 +15,10 @@ ENOUGH = 10
 class SamplerDiagnosis(Metric):
     """log P(c), effective sample size, confidence and spread, from weights of the sampler and of the starting points.
 
-    `compute()` -> {"log_p": log of the query's probability, "log_p/error", "ess": what a sample's weight is worth on average,
-    "confidence": mean p(c|u) of the samples, "predicted": the same for exact samples, known from the starting points alone,
-    "spread": tr Cov(u) of the samples, averaged over `groups`, "spread/reference": the same for exact samples}. What cannot be told is
-    left out. Only sums are kept, so that results of processes add up.
+    `compute()` -> {"log_p": log of the query's probability, "log_p/error", "ess": what a sample's weight is worth on
+    average, "confidence": mean p(c|u) of the samples, "predicted": the same for exact samples, known from the starting
+    points alone, "spread": tr Cov(u) of the samples, averaged over `groups`, "spread/reference": the same for exact
+    samples}. What cannot be told is left out. Only sums are kept, so that results of processes add up.
     """
 
     full_state_update = False
@@ -32,14 +32,31 @@ class SamplerDiagnosis(Metric):
     def __init__(self, dim: int, groups: int = 1) -> None:
         super().__init__()
         self.dim, self.groups = dim, groups
-        for name, shape in (("weights", (3,)), ("event", (5,)), ("start", (groups, 4)), ("sums", (2,)), ("samples", (groups, dim + 2)),
-                            ("exact", (groups, dim + 3))):
+        for name, shape in (
+            ("weights", (3,)),
+            ("event", (5,)),
+            ("start", (groups, 4)),
+            ("sums", (2,)),
+            ("samples", (groups, dim + 2)),
+            ("exact", (groups, dim + 3)),
+        ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, u: Tensor, log_p: Tensor, group: Tensor, log_weights: Tensor | None = None,
-               event_log_weights: Tensor | None = None, counts: Tensor | None = None) -> None:
-        """Add samples: latents u (B, D), log p(c|u) (B,), group (B,), and the sampler's weights (B,) of `counts` draws each."""
-        self.sums += torch.stack([log_p.double().exp().sum(), torch.tensor(float(len(u)), dtype=torch.float64, device=u.device)])
+    def update(
+        self,
+        u: Tensor,
+        log_p: Tensor,
+        group: Tensor,
+        log_weights: Tensor | None = None,
+        event_log_weights: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
+        """Add samples: latents u (B, D), log p(c|u) (B,), group (B,), and the sampler's weights (B,) of `counts` draws
+        each.
+        """
+        self.sums += torch.stack(
+            [log_p.double().exp().sum(), torch.tensor(float(len(u)), dtype=torch.float64, device=u.device)]
+        )
         self.samples += self._moments(u, torch.ones_like(log_p, dtype=torch.float64), group)
         if log_weights is not None and counts is None:
             w = log_weights.double().exp()
@@ -50,11 +67,15 @@ class SamplerDiagnosis(Metric):
             self.event += torch.stack([w.sum(), n.sum(), w.square().sum(), (w * n).sum(), n.square().sum()])
 
     def update_start(self, u: Tensor, log_p: Tensor, log_target: Tensor, group: Tensor) -> None:
-        """Add starting points: latents u (B, D) from the prior, log p(c|u) and the log of the target's factor on the prior."""
+        """Add starting points: latents u (B, D) from the prior, log p(c|u) and the log of the target's factor on the
+        prior.
+        """
         p, w = log_p.double().exp(), log_target.double().exp()
         self.start += torch.zeros_like(self.start).index_add_(0, group, torch.stack([p, p.square(), w, w * p], 1))
         moments = self._moments(u, w, group)
-        squares = torch.zeros(self.groups, 1, dtype=torch.float64, device=u.device).index_add_(0, group, w.square()[:, None])
+        squares = torch.zeros(self.groups, 1, dtype=torch.float64, device=u.device).index_add_(
+            0, group, w.square()[:, None]
+        )
         self.exact += torch.cat([moments, squares], 1)
 
     def _moments(self, u: Tensor, w: Tensor, group: Tensor) -> Tensor:
@@ -84,7 +105,10 @@ class SamplerDiagnosis(Metric):
             result["log_p/error"] = math.sqrt(max(0.0, w2 - 2 * p * wm + p * p * m2)) / (p * m)
         elif start_p > 0 and (start_p * start_p / max(start_square, 1e-300)) > ENOUGH:
             p = start_p / n
-            result["log_p"], result["log_p/error"] = math.log(p), math.sqrt(max(0.0, start_square - n * p * p)) / (p * n)
+            result["log_p"], result["log_p/error"] = (
+                math.log(p),
+                math.sqrt(max(0.0, start_square - n * p * p)) / (p * n),
+            )
         if self.weights[2] > 0:
             result["ess"] = float(self.weights[0] ** 2 / self.weights[1].clamp(min=1e-300) / self.weights[2])
         result["confidence"] = float(self.sums[0]) / n

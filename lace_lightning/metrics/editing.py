@@ -12,11 +12,11 @@ from ..schema import Labels, Schema
 class EditStrength(Metric):
     """DES of one edit: the gain of the edited attributes, minus the largest change of the others.
 
-    Per sample, the score a of an edited attribute is 1 or 0 for a right or wrong class, 1 - |ĉ - c| for a continuous value; the
-    change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
-    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j): 1 when all there was to gain is gained and nothing else moves. The paper's
-    exact normalisation is not known; this one is ours.
-    `compute()` -> {"des", "gain", "change"}; only sums are kept, so that results of processes add up exactly.
+    Per sample, the score a of an edited attribute is 1 or 0 for a right or wrong class, 1 - |ĉ - c| for a continuous
+    value; the change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
+    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j): 1 when all there was to gain is gained and nothing else moves. The
+    paper's exact normalisation is not known; this one is ours. `compute()` -> {"des", "gain", "change"}; only sums are
+    kept, so that results of processes add up exactly.
     """
 
     full_state_update = False
@@ -32,7 +32,9 @@ class EditStrength(Metric):
             self.add_state(name, torch.zeros([], dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, before: Labels, after: Labels, wanted: Labels) -> None:
-        """Add samples: what the judge saw before and after, and what the edit wants (`known` where it wants something)."""
+        """Add samples: what the judge saw before and after,
+        and what the edit wants (`known` where it wants something).
+        """
         wanted = wanted.to(after.values.device)
         discrete = torch.tensor([a.kind == "discrete" for a in self.schema], device=after.values.device)
 

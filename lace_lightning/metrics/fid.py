@@ -56,19 +56,28 @@ class FeatureStatistics(Metric):
 def frechet_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Return ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2(Σ_aΣ_b)^½), computed by torch-fidelity; warns with too few samples.
 
-    A side without `count` holds enough. Raises LaceError when the two were measured with different features or hold fewer than two
-    samples.
+    A side without `count` holds enough. Raises LaceError when the two were measured with different features or hold
+    fewer than two samples.
     """
     if a["mean"].shape != b["mean"].shape:
-        raise LaceError(f"A Fréchet distance needs the same features on both sides, received {len(a['mean'])} and "
-                        f"{len(b['mean'])}: recompute the reference statistics with this network.")
+        raise LaceError(
+            f"A Fréchet distance needs the same features on both sides, received {len(a['mean'])} and "
+            f"{len(b['mean'])}: recompute the reference statistics with this network."
+        )
     fewest = min((int(side["count"]) for side in (a, b) if "count" in side), default=None)
     if fewest is not None and fewest < 2:
-        raise LaceError(f"A Fréchet distance needs at least 2 samples on each side, received {fewest}: raise num_samples.")
+        raise LaceError(
+            f"A Fréchet distance needs at least 2 samples on each side, received {fewest}: raise num_samples."
+        )
     if fewest is not None and fewest <= len(a["mean"]):
-        warnings.warn(f"A Fréchet distance over {len(a['mean'])} features from {fewest} samples is biased upwards: draw more "
-                      "samples.", stacklevel=2)
-    statistics = [{"mu": s["mean"].cpu().double().numpy(), "sigma": s["covariance"].cpu().double().numpy()} for s in (a, b)]
+        warnings.warn(
+            f"A Fréchet distance over {len(a['mean'])} features from {fewest} samples is biased upwards: draw more "
+            "samples.",
+            stacklevel=2,
+        )
+    statistics = [
+        {"mu": s["mean"].cpu().double().numpy(), "sigma": s["covariance"].cpu().double().numpy()} for s in (a, b)
+    ]
     return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
 
 
@@ -79,18 +88,26 @@ def fid_name(count: int) -> str:
     return f"fid_{count // 1000}k" if count >= 1000 and count % 1000 == 0 else f"fid_{count}"
 
 
-def save_statistics(path: str | os.PathLike[str], statistics: Mapping[str, Tensor], protocol: Mapping[str, Any]) -> None:
+def save_statistics(
+    path: str | os.PathLike[str], statistics: Mapping[str, Tensor], protocol: Mapping[str, Any]
+) -> None:
     """Write statistics with the protocol that they were measured by."""
-    save_tensors(path, {name: torch.as_tensor(value) for name, value in statistics.items()}, {"protocol": dict(protocol)})
+    save_tensors(
+        path, {name: torch.as_tensor(value) for name, value in statistics.items()}, {"protocol": dict(protocol)}
+    )
 
 
-def load_statistics(path: str | os.PathLike[str], network: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_statistics(
+    path: str | os.PathLike[str], network: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read statistics and their protocol; with `network`, refuse (LaceError) those of other features."""
     tensors, config = load_tensors(path)
     protocol = config.get("protocol", {})
     if network is not None and protocol.get("network") != network:
-        raise LaceError(f"The reference statistics '{path}' were measured with the network {protocol.get('network')} and the "
-                        f"features here are those of {network}: measure them again (task=reference).")
+        raise LaceError(
+            f"The reference statistics '{path}' were measured with the network {protocol.get('network')} and the "
+            f"features here are those of {network}: measure them again (task=reference)."
+        )
     return tensors, protocol
 
 
@@ -101,14 +118,23 @@ def inception_weights() -> Path | None:
 
 
 def inception_features(weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> tuple[Features, int]:
-    """Return torch-fidelity's extractor of 2048 Inception features; downloads its weights (96 MB) unless given or cached."""
+    """Return torch-fidelity's extractor of 2048 Inception features; downloads its weights (96 MB) unless given or
+    cached.
+    """
     from torch_fidelity.utils import create_feature_extractor
 
     try:
-        extractor = create_feature_extractor(INCEPTION, ["2048"], cuda=device.startswith("cuda"), verbose=False,
-                                             feature_extractor_weights_path=None if weights is None else str(weights))
+        extractor = create_feature_extractor(
+            INCEPTION,
+            ["2048"],
+            cuda=device.startswith("cuda"),
+            verbose=False,
+            feature_extractor_weights_path=None if weights is None else str(weights),
+        )
     except Exception as error:
-        raise LaceError(f"The Inception weights of torch-fidelity could not be had ({error}): put {INCEPTION_FILE} into "
-                        f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set metrics.fid=judge.") from error
+        raise LaceError(
+            f"The Inception weights of torch-fidelity could not be had ({error}): put {INCEPTION_FILE} into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set metrics.fid=judge."
+        ) from error
     # It enlarges pictures to 299x299: in parts, so that memory does not grow with the batch.
     return (lambda images: torch.cat([extractor(part)[0] for part in images.split(64)])), INCEPTION_FEATURES

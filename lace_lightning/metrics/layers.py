@@ -12,9 +12,9 @@ from ..schema import Schema
 class LayerShares(Metric):
     """How much of the difference between two pictures in an attribute comes with each style layer.
 
-    For attribute k and layer i: Σ ⟨f_k(a with layer i of b) - f_k(a), f_k(b) - f_k(a)⟩ / Σ ‖f_k(b) - f_k(a)‖² over pairs of
-    samples (a, b), where f_k is the class probabilities or the value. The shares of all layers sum to 1 where layers do not
-    interact. `compute()` -> (L, K).
+    For attribute k and layer i: Σ ⟨f_k(a with layer i of b) - f_k(a), f_k(b) - f_k(a)⟩ / Σ ‖f_k(b) - f_k(a)‖² over
+    pairs of samples (a, b), where f_k is the class probabilities or the value. The shares of all layers sum to 1 where
+    layers do not interact. `compute()` -> (L, K).
     """
 
     full_state_update = False
@@ -31,8 +31,10 @@ class LayerShares(Metric):
         """Add logits (N, num_logits) of the pictures a, of b, and (L, N, num_logits) of a with one layer of b."""
         for index, attribute in enumerate(self.schema):
             columns = self.schema.slices[attribute.name]
-            before, after, between = ((part.softmax(-1) if attribute.kind == "discrete" else part).double()
-                                      for part in (a[:, columns], b[:, columns], mixed[:, :, columns]))
+            before, after, between = (
+                (part.softmax(-1) if attribute.kind == "discrete" else part).double()
+                for part in (a[:, columns], b[:, columns], mixed[:, :, columns])
+            )
             self.whole[index] += (after - before).square().sum()
             self.gained[:, index] += ((between - before) * (after - before)).sum((1, 2))
 

@@ -1,4 +1,6 @@
-"""Reference statistics of Fréchet distances from files: this program's, pytorch-fid's, clean-fid's, torch-fidelity's, LACE's, NVIDIA's."""
+"""Reference statistics of Fréchet distances from files: this program's, pytorch-fid's, clean-fid's, torch-fidelity's,
+LACE's, NVIDIA's.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,12 @@ class GivenStatistics:
 
 
 def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
-    """Read statistics: a .safetensors of this program, .npz or a pickle (.pkl, .pt) with mu and sigma, mean and cov, or NVIDIA's sums.
+    """Read statistics: a .safetensors of this program, .npz or a pickle (.pkl, .pt) with mu and sigma, mean and cov, or
+    NVIDIA's sums.
 
-    Nothing in the file is run. Raises LaceError for a file that is missing, damaged or of another kind, and for numbers that are not the
-    mean and the covariance of anything: not finite, of shapes that do not fit, not symmetric, or with a negative eigenvalue.
+    Nothing in the file is run. Raises LaceError for a file that is missing, damaged or of another kind, and for numbers
+    that are not the mean and the covariance of anything: not finite, of shapes that do not fit, not symmetric, or with
+    a negative eigenvalue.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,7 +61,11 @@ def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
     content: Any
     if path.suffix == ".safetensors":
         content, own = load_statistics(path)
-        protocol |= {"reference": own.get("reference", path.name), "network": own.get("network"), "reference_file": path.name}
+        protocol |= {
+            "reference": own.get("reference", path.name),
+            "network": own.get("network"),
+            "reference_file": path.name,
+        }
         kind, resize = "this program", own.get("resize", "as here")
         before = own.get("source", {}).get("resize", "none")
         resize = resize if before == "none" else f"{before}, then {resize}"
@@ -66,9 +74,21 @@ def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
         kind, resize = "", ""
     mean, covariance, count, names = _moments(path, content)
     kind, resize = (kind, resize) if kind else _origin(path, names)
-    statistics = {"mean": mean, "covariance": _checked(path, mean, covariance), **({} if count is None else {"count": torch.tensor(count)})}
-    return GivenStatistics(statistics, {**protocol, "reference_sha256": file_sha256(path), "reference_format": kind,
-                                        "reference_count": "unknown" if count is None else int(count), "reference_resize": resize})
+    statistics = {
+        "mean": mean,
+        "covariance": _checked(path, mean, covariance),
+        **({} if count is None else {"count": torch.tensor(count)}),
+    }
+    return GivenStatistics(
+        statistics,
+        {
+            **protocol,
+            "reference_sha256": file_sha256(path),
+            "reference_format": kind,
+            "reference_count": "unknown" if count is None else int(count),
+            "reference_resize": resize,
+        },
+    )
 
 
 def _is_npz(path: Path) -> bool:
@@ -84,27 +104,41 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if name in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise LaceError(f"The reference statistics '{path}' must be arrays of numbers and could not be read ({error}): get the file "
-                        "again.") from error
+        raise LaceError(
+            f"The reference statistics '{path}' must be arrays of numbers and could not be read ({error}): get the "
+            f"file "
+            "again."
+        ) from error
 
 
 def _moments(path: Path, content: Any) -> tuple[Tensor, Tensor, float | None, tuple[str, str]]:
     """Return mean, covariance, count and the names that the file has for the first two."""
     table = content if isinstance(content, Mapping) else {}
     count = next((number for name in COUNTS if (number := _number(table.get(name))) is not None), None)
-    names = next((pair for pair in (*NAMES, SUMS) if all(isinstance(table.get(name), (np.ndarray, Tensor)) for name in pair)), None)
+    names = next(
+        (pair for pair in (*NAMES, SUMS) if all(isinstance(table.get(name), (np.ndarray, Tensor)) for name in pair)),
+        None,
+    )
     if names is None or (names == SUMS and (count is None or count < 2)):
         found = ", ".join(map(str, list(table)[:6])) or type(content).__name__
-        raise LaceError(f"The reference statistics '{path}' must hold mu and sigma, mean and cov, or raw_mean, raw_cov and num_items, and "
-                        f"hold {found}: give statistics of Inception features.")
+        raise LaceError(
+            f"The reference statistics '{path}' must hold mu and sigma, mean and cov, or raw_mean, raw_cov and "
+            f"num_items, and "
+            f"hold {found}: give statistics of Inception features."
+        )
     first, second = (torch.as_tensor(np.array(table[name])) for name in names)
     if not all(part.dtype in (torch.float16, torch.float32, torch.float64) for part in (first, second)):
-        raise LaceError(f"Mean and covariance in '{path}' must be floating numbers, received {first.dtype} and {second.dtype}: get the "
-                        "file again.")
+        raise LaceError(
+            f"Mean and covariance in '{path}' must be floating numbers, received {first.dtype} and {second.dtype}: get "
+            f"the "
+            "file again."
+        )
     first, second = first.double(), second.double()
     if first.ndim != 1 or second.shape != (len(first), len(first)):
-        raise LaceError(f"Mean and covariance in '{path}' must have shapes (F,) and (F, F), received {tuple(first.shape)} and "
-                        f"{tuple(second.shape)}: get the file again.")
+        raise LaceError(
+            f"Mean and covariance in '{path}' must have shapes (F,) and (F, F), received {tuple(first.shape)} and "
+            f"{tuple(second.shape)}: get the file again."
+        )
     if names == SUMS:
         assert count is not None
         mean = first / count
@@ -126,13 +160,18 @@ def _checked(path: Path, mean: Tensor, covariance: Tensor) -> Tensor:
     largest = covariance.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
     asymmetry = float((covariance - covariance.T).abs().max() / largest)
     if asymmetry > TOLERANCE:
-        raise LaceError(f"The covariance in '{path}' must be symmetric, and differs from its transpose by {asymmetry:.1e} of its largest "
-                        "number: measure it again.")
+        raise LaceError(
+            f"The covariance in '{path}' must be symmetric, and differs from its transpose by {asymmetry:.1e} of its "
+            f"largest "
+            "number: measure it again."
+        )
     covariance = (covariance + covariance.T) / 2
     eigenvalues = torch.linalg.eigvalsh(covariance)
     if eigenvalues[0] < -TOLERANCE * eigenvalues[-1].clamp(min=0):
-        raise LaceError(f"The covariance in '{path}' must have no negative eigenvalue, received {float(eigenvalues[0]):.3g} beside "
-                        f"{float(eigenvalues[-1]):.3g}: measure it again.")
+        raise LaceError(
+            f"The covariance in '{path}' must have no negative eigenvalue, received {float(eigenvalues[0]):.3g} beside "
+            f"{float(eigenvalues[-1]):.3g}: measure it again."
+        )
     return covariance
 
 
@@ -146,9 +185,14 @@ def _origin(path: Path, names: tuple[str, str]) -> tuple[str, str]:
         return "torch-fidelity", TENSORFLOW_RESIZE
     # clean-fid's files are <name>_<mode>_<split>_<resolution>.npz.
     mode = re.search(r"_(clean|legacy_tensorflow|legacy_pytorch)_", path.name)
-    modes = {"clean": "299x299 bicubic with antialiasing (differs from here)", "legacy_tensorflow": TENSORFLOW_RESIZE,
-             "legacy_pytorch": "299x299 bilinear as in PyTorch (differs from here)"}
+    modes = {
+        "clean": "299x299 bicubic with antialiasing (differs from here)",
+        "legacy_tensorflow": TENSORFLOW_RESIZE,
+        "legacy_pytorch": "299x299 bilinear as in PyTorch (differs from here)",
+    }
     if mode is not None:
         return f"clean-fid, {mode[1]}", modes[mode[1]]
-    return "mu and sigma, as of pytorch-fid or clean-fid", ("unknown: 299x299 bilinear as in PyTorch if pytorch-fid's, bicubic with "
-                                                            "antialiasing if clean-fid's (both differ from here)")
+    return "mu and sigma, as of pytorch-fid or clean-fid", (
+        "unknown: 299x299 bilinear as in PyTorch if pytorch-fid's, bicubic with "
+        "antialiasing if clean-fid's (both differ from here)"
+    )

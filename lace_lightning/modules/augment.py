@@ -31,15 +31,16 @@ def augment(images: Tensor, probability: Tensor | float) -> Tensor:
     images = padded[torch.arange(batch, device=device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
     centre = torch.randint(0, height, (2, batch, 1, 1), device=device)
     inside = ((torch.arange(height, device=device)[:, None] - centre[0]).abs() <= height // 6) & (
-        (torch.arange(width, device=device) - centre[1]).abs() <= width // 6)
+        (torch.arange(width, device=device) - centre[1]).abs() <= width // 6
+    )
     return images * (1 - inside[:, None].float() * chosen())
 
 
 class AdaptiveAugment(nn.Module):
     """Raise the augmentation probability while the discriminator is too sure of the real pictures.
 
-    The signal is r = mean sign(D(real)) (StyleGAN2-ADA, section 3): p moves by ±batch/(1000·`kimg`) towards r = `target`.
-    A target of 1 leaves augmentation out: where no picture comes twice there is nothing to learn by heart.
+    The signal is r = mean sign(D(real)) (StyleGAN2-ADA, section 3): p moves by ±batch/(1000·`kimg`) towards r =
+    `target`. A target of 1 leaves augmentation out: where no picture comes twice there is nothing to learn by heart.
     """
 
     probability: Tensor

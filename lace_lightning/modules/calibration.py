@@ -13,10 +13,11 @@ LIMIT = 10.0
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the T for which softmax(logits/T) (N, C) makes the classes `labels` (N,) likeliest, within [1/LIMIT, LIMIT].
+    """Return the T for which softmax(logits/T) (N, C) makes the classes `labels` (N,) likeliest, within [1/LIMIT,
+    LIMIT].
 
-    -log p is convex in β = 1/T and its derivative E_p[z] - z_c is monotone, so that halving the interval of log β finds the
-    minimum (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
+    -log p is convex in β = 1/T and its derivative E_p[z] - z_c is monotone, so that halving the interval of log β finds
+    the minimum (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
     """
     # float64 is not everywhere, and nothing here is large.
     z = logits.detach().cpu().double()
@@ -29,11 +30,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def fit_calibration(schema: Schema, logits: Tensor, labels: Tensor, known: Tensor | None = None) -> dict[str, dict[str, float]]:
+def fit_calibration(
+    schema: Schema, logits: Tensor, labels: Tensor, known: Tensor | None = None
+) -> dict[str, dict[str, float]]:
     """Return {"temperature": one a discrete attribute, "sigma": root mean square error of each continuous one}.
 
-    `logits` is (N, L), `labels` (N, K) decided labels; rows count where an attribute is `known` (N, K) bool, and one that none
-    knows is left as it is.
+    `logits` is (N, L), `labels` (N, K) decided labels; rows count where an attribute is `known` (N, K) bool, and one
+    that none knows is left as it is.
     """
     temperature, sigma = {}, {}
     for index, attribute in enumerate(schema):

@@ -49,8 +49,13 @@ class AttributeEnergies(nn.Module):
         values = torch.where(codes.known, codes.values, 0.0)
         energies = {index: self.one(x, index, values[:, index]) for index in asked}
         nothing = torch.zeros_like(energies[asked[0]])
-        return torch.stack([torch.where(codes.known[:, index, None], energies[index], 0.0) if index in energies else nothing
-                            for index in range(len(self.schema))], 1)
+        return torch.stack(
+            [
+                torch.where(codes.known[:, index, None], energies[index], 0.0) if index in energies else nothing
+                for index in range(len(self.schema))
+            ],
+            1,
+        )
 
 
 class PictureEnergy(Energy):
@@ -97,13 +102,16 @@ class Given(PictureEnergy):
 
 
 class Cells(PictureEnergy):
-    """-log Σ exp(-Σ_i E_i(x|c_i)) over the combinations c of classes for which a query is true: all are as likely, a priori.
+    """-log Σ exp(-Σ_i E_i(x|c_i)) over the combinations c of classes for which a query is true: all are as likely, a
+    priori.
 
-    Exact as far as the constants of the energies E_i(·|c) are equal. `holds` (M,) or (B, M) says for which of `cells` (M, n), classes of
-    the attributes with these `indices`, it is.
+    Exact as far as the constants of the energies E_i(·|c) are equal. `holds` (M,) or (B, M) says for which of `cells`
+    (M, n), classes of the attributes with these `indices`, it is.
     """
 
-    def __init__(self, models: Sequence[AttributeEnergies], indices: Sequence[int], cells: Tensor, holds: Tensor) -> None:
+    def __init__(
+        self, models: Sequence[AttributeEnergies], indices: Sequence[int], cells: Tensor, holds: Tensor
+    ) -> None:
         super().__init__(models)
         used = holds if holds.ndim == 1 else holds.any(0)
         self.indices, self.cells, self.holds = list(indices), cells[used], holds[..., used]
@@ -112,7 +120,9 @@ class Cells(PictureEnergy):
         total = u.new_zeros(len(u), len(self.cells))
         for column, index in enumerate(self.indices):
             classes, which = self.cells[:, column].unique(return_inverse=True)
-            table = torch.stack([self.attribute_energy(u, index, value.to(u.device).expand(len(u))) for value in classes], 1)
+            table = torch.stack(
+                [self.attribute_energy(u, index, value.to(u.device).expand(len(u))) for value in classes], 1
+            )
             total = total + table[:, which.to(u.device)]
         # A large finite number, not infinity, keeps gradients free of 0·inf.
         total = total.masked_fill(~self.holds.to(u.device), torch.finfo(total.dtype).max)
@@ -123,7 +133,9 @@ class Cells(PictureEnergy):
 
 
 class SoftMinimum(Energy):
-    """E = -log(exp(-s·E_1) + exp(-s·E_2))/s: the published disjunction, with s = `SHARPNESS` nearly the lower of the two."""
+    """E = -log(exp(-s·E_1) + exp(-s·E_2))/s: the published disjunction, with s = `SHARPNESS` nearly the lower of the
+    two.
+    """
 
     is_probability = False
 
@@ -138,20 +150,25 @@ class SoftMinimum(Energy):
         return SoftMinimum(self.left.rows(index), self.right.rows(index), self.sharpness)
 
 
-def compose(models: Sequence[AttributeEnergies], query: Query, free: Labels | None = None, logic: str = "exact") -> Energy:
+def compose(
+    models: Sequence[AttributeEnergies], query: Query, free: Labels | None = None, logic: str = "exact"
+) -> Energy:
     """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1].
 
-    `exact` adds up the energies of attributes that must have one value each, and sums exp(-E) over all combinations of classes that make
-    the rest true. `paper` is what was published: a sum for `and`, `SoftMinimum` for `or`, -0.001·E for `not`. `free` (B rows) gives the
-    values of free attributes. Raises LaceError for a query that can never or must always hold, and for what there is no energy of:
-    half-lines, and in exact logic any condition on a continuous attribute but one value.
+    `exact` adds up the energies of attributes that must have one value each, and sums exp(-E) over all combinations of
+    classes that make the rest true. `paper` is what was published: a sum for `and`, `SoftMinimum` for `or`, -0.001·E
+    for `not`. `free` (B rows) gives the values of free attributes. Raises LaceError for a query that can never or must
+    always hold, and for what there is no energy of: half-lines, and in exact logic any condition on a continuous
+    attribute but one value.
     """
     check_query(query, free, logic)
     if logic == "paper":
         return _published(models, query, query.root, free)
     sides = _sides(query.root)
     names = [name for side in sides for name in Query(side, query.schema).attributes]
-    single = [side for side in sides if isinstance(side, Atom) and side.op == "==" and names.count(side.attribute.name) == 1]
+    single = [
+        side for side in sides if isinstance(side, Atom) and side.op == "==" and names.count(side.attribute.name) == 1
+    ]
     rest = [side for side in sides if side not in single]
     parts = [_given(models, query, atom, free) for atom in single]
     if rest:
@@ -191,13 +208,23 @@ def _cells(models: Sequence[AttributeEnergies], query: Query, free: Labels | Non
     attributes = [query.schema[name] for name in query.attributes]
     for attribute in attributes:
         if attribute.kind == "continuous":
-            raise LaceError(f"Exact logic sums over classes, and '{query}' needs more of the continuous '{attribute.name}' than one value: "
-                            f"join '{attribute.name} == ...' to the rest with `and`, or use logic=paper.")
-    cells = torch.cartesian_prod(*(torch.arange(attribute.num_classes) for attribute in attributes)).reshape(-1, len(attributes))
+            raise LaceError(
+                f"Exact logic sums over classes, and '{query}' needs more of the continuous '{attribute.name}' than "
+                f"one value: "
+                f"join '{attribute.name} == ...' to the rest with `and`, or use logic=paper."
+            )
+    cells = torch.cartesian_prod(*(torch.arange(attribute.num_classes) for attribute in attributes)).reshape(
+        -1, len(attributes)
+    )
     if len(cells) > MAX_CELLS:
-        raise LaceError(f"The query '{query}' has {len(cells)} combinations of classes, and {MAX_CELLS} are looked through at most: use "
-                        "fewer attributes, or logic=paper.")
-    labels = Labels.constant(query.schema, len(cells), **{a.name: cells[:, column].float() for column, a in enumerate(attributes)})
+        raise LaceError(
+            f"The query '{query}' has {len(cells)} combinations of classes, and {MAX_CELLS} are looked through at "
+            f"most: use "
+            "fewer attributes, or logic=paper."
+        )
+    labels = Labels.constant(
+        query.schema, len(cells), **{a.name: cells[:, column].float() for column, a in enumerate(attributes)}
+    )
     if query.free and free is not None:
         count, free = len(free), free.to("cpu")
         every = torch.arange(len(cells)).repeat(count)

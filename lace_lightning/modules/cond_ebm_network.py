@@ -29,7 +29,11 @@ class Modulated(nn.Module):
     def __init__(self, channels: int, num_conditions: int) -> None:
         super().__init__()
         self.conv = StandardConv(channels)
-        self.norm = nn.InstanceNorm2d(channels, affine=True) if channels <= 128 else nn.GroupNorm(math.gcd(32, channels), channels)
+        self.norm = (
+            nn.InstanceNorm2d(channels, affine=True)
+            if channels <= 128
+            else nn.GroupNorm(math.gcd(32, channels), channels)
+        )
         self.map = nn.Linear(num_conditions, 2 * channels)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -41,7 +45,10 @@ class Modulated(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two modulated convolutions beside the identity; with `out_channels` a convolution to half the size behind them."""
+    """Two modulated convolutions beside the identity.
+
+    With `out_channels` a convolution to half the size behind them.
+    """
 
     def __init__(self, channels: int, num_conditions: int, out_channels: int | None = None) -> None:
         super().__init__()
@@ -68,7 +75,9 @@ class Attention(nn.Module):
 
 
 class ScaleNetwork(nn.Module):
-    """One energy (B, 1) from pictures of one size: `stages` pairs of blocks, each to half the size, doubled channels from the second."""
+    """One energy (B, 1) from pictures of one size: `stages` pairs of blocks, each to half the size, doubled channels
+    from the second.
+    """
 
     def __init__(self, num_conditions: int, filter_dim: int, stages: int, attention: bool) -> None:
         super().__init__()
@@ -90,21 +99,33 @@ class ScaleNetwork(nn.Module):
 
 
 class ResidualEnergy(nn.Module):
-    """Energies (B, S) of pictures (B, 3, H, W) in [0, 1] at S scales under conditions (B, num_conditions), or under none.
+    """Energies (B, S) of pictures (B, 3, H, W) in [0, 1] at S scales under conditions (B, num_conditions), or under
+    none.
 
-    After "Improved Contrastive Divergence Training of Energy-Based Models" (arXiv 2012.01316): `stages` 4 pairs of residual blocks on
-    the picture, with `multiscale` 3 on half of it and 2 on a quarter, attention in the first. 6,643,044 parameters for `filter_dim` 64 and
-    10 conditions. Raises LaceError for a depth that has no pairs left.
+    After "Improved Contrastive Divergence Training of Energy-Based Models" (arXiv 2012.01316): `stages` 4 pairs of
+    residual blocks on the picture, with `multiscale` 3 on half of it and 2 on a quarter, attention in the first.
+    6,643,044 parameters for `filter_dim` 64 and 10 conditions. Raises LaceError for a depth that has no pairs left.
     """
 
-    def __init__(self, num_conditions: int, filter_dim: int = 64, stages: int = 4, multiscale: bool = True, attention: bool = True) -> None:
+    def __init__(
+        self,
+        num_conditions: int,
+        filter_dim: int = 64,
+        stages: int = 4,
+        multiscale: bool = True,
+        attention: bool = True,
+    ) -> None:
         super().__init__()
         if filter_dim < 1 or stages < (3 if multiscale else 1):
-            raise LaceError("The energy network needs filter_dim from 1 and stages from 1, 3 with multiscale; received "
-                            f"{filter_dim} and {stages}.")
+            raise LaceError(
+                "The energy network needs filter_dim from 1 and stages from 1, 3 with multiscale; received "
+                f"{filter_dim} and {stages}."
+            )
         depths = range(stages, stages - (3 if multiscale else 1), -1)
-        self.scales = nn.ModuleList(ScaleNetwork(num_conditions, filter_dim, depth, attention and not index)
-                                    for index, depth in enumerate(depths))
+        self.scales = nn.ModuleList(
+            ScaleNetwork(num_conditions, filter_dim, depth, attention and not index)
+            for index, depth in enumerate(depths)
+        )
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         energies = []
@@ -128,7 +149,11 @@ class SpectralConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, size: int = 3, small: bool = False) -> None:
         super().__init__()
-        self.weight, self.small, self.padding = nn.Parameter(torch.empty(out_channels, in_channels, size, size)), small, size // 2
+        self.weight, self.small, self.padding = (
+            nn.Parameter(torch.empty(out_channels, in_channels, size, size)),
+            small,
+            size // 2,
+        )
         nn.init.normal_(self.weight, 0.0, 1e-10) if small else nn.init.kaiming_uniform_(self.weight, math.sqrt(5))
         self.register_buffer("vector", F.normalize(torch.randn(out_channels), dim=0))
 
@@ -149,7 +174,10 @@ class SpectralBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_conditions: int, down: bool) -> None:
         super().__init__()
-        self.first, self.second = SpectralConv(in_channels, out_channels), SpectralConv(out_channels, out_channels, small=True)
+        self.first, self.second = (
+            SpectralConv(in_channels, out_channels),
+            SpectralConv(out_channels, out_channels, small=True),
+        )
         self.biases = nn.ModuleList(nn.Linear(num_conditions, channels) for channels in (in_channels, out_channels))
         self.gain = nn.Linear(num_conditions, out_channels)
         for layer in (*self.biases, self.gain):
@@ -160,8 +188,11 @@ class SpectralBlock(nn.Module):
         self.down = down
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        before, between, gain = (0.0, 0.0, 1.0) if condition is None else (
-            layer(condition)[:, :, None, None] for layer in (*self.biases, self.gain))
+        before, between, gain = (
+            (0.0, 0.0, 1.0)
+            if condition is None
+            else (layer(condition)[:, :, None, None] for layer in (*self.biases, self.gain))
+        )
         y = F.leaky_relu(self.first(x + before), 0.2)
         x = self.skip(x) + gain * self.second(y + between)
         return F.leaky_relu(F.avg_pool2d(x, 2) if self.down else x, 0.2)
@@ -170,15 +201,22 @@ class SpectralBlock(nn.Module):
 class SpectralEnergy(nn.Module):
     """Energy (B, 1) of pictures (B, 3, H, W) in [0, 1] under conditions (B, num_conditions), or under none.
 
-    After "Implicit Generation and Modeling with Energy-Based Models" (arXiv 1903.08689): six residual blocks of `filter_dim` to twice as
-    many channels, spectral normalisation of all but the last layer, a sum over places.
+    After "Implicit Generation and Modeling with Energy-Based Models" (arXiv 1903.08689): six residual blocks of
+    `filter_dim` to twice as many channels, spectral normalisation of all but the last layer, a sum over places.
     """
 
     def __init__(self, num_conditions: int, filter_dim: int = 128) -> None:
         super().__init__()
         n = filter_dim
         self.stem = SpectralConv(3, n)
-        plan = ((n, n, True), (n, n, False), (n, 2 * n, True), (2 * n, 2 * n, False), (2 * n, 2 * n, True), (2 * n, 2 * n, False))
+        plan = (
+            (n, n, True),
+            (n, n, False),
+            (n, 2 * n, True),
+            (2 * n, 2 * n, False),
+            (2 * n, 2 * n, True),
+            (2 * n, 2 * n, False),
+        )
         self.blocks = nn.ModuleList(SpectralBlock(a, b, num_conditions, down) for a, b, down in plan)
         self.head = nn.Linear(2 * n, 1)
 
@@ -195,7 +233,11 @@ ENERGY_NETWORKS: dict[str, type[nn.Module]] = {"residual": ResidualEnergy, "spec
 def build_energy(num_conditions: int, name: str = "residual", **arguments: object) -> nn.Module:
     """Return a new network of conditional energies by name. Raises LaceError for an unknown name."""
     if name not in ENERGY_NETWORKS:
-        raise LaceError(f"The energy networks are {', '.join(ENERGY_NETWORKS)}, and '{name}' was asked for."
-                        f"{suggest(name, ENERGY_NETWORKS)}")
+        raise LaceError(
+            f"The energy networks are {', '.join(ENERGY_NETWORKS)}, and '{name}' was asked for."
+            f"{suggest(name, ENERGY_NETWORKS)}"
+        )
     # None leaves an argument out: configurations that build on others cannot drop a key.
-    return ENERGY_NETWORKS[name](num_conditions, **{key: value for key, value in arguments.items() if value is not None})
+    return ENERGY_NETWORKS[name](
+        num_conditions, **{key: value for key, value in arguments.items() if value is not None}
+    )

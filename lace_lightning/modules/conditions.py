@@ -16,8 +16,9 @@ from ..seeds import integers
 class Conditions(nn.Module):
     """Labels (B, K) -> numbers (B, C): a value scaled to its range, the class of two, one number per class of more.
 
-    `ranges` {name: (number for 0, number for 1)} are [0, 1] where they are not given. The last `num_rows` labels of the training are
-    kept, in the state dict, for what is not known. Raises LaceError for ranges of unknown or discrete attributes.
+    `ranges` {name: (number for 0, number for 1)} are [0, 1] where they are not given. The last `num_rows` labels of the
+    training are kept, in the state dict, for what is not known. Raises LaceError for ranges of unknown or discrete
+    attributes.
     """
 
     values: Tensor
@@ -36,8 +37,11 @@ class Conditions(nn.Module):
         low, high = torch.zeros(len(schema)), torch.ones(len(schema))
         for name, pair in ranges.items():
             if schema[name].kind != "continuous" or len(pair) != 2 or pair[0] == pair[1]:
-                raise LaceError(f"A range gives two different numbers for 0 and 1 of a continuous attribute, received {list(pair)} for "
-                                f"'{name}' ({schema[name].kind}).")
+                raise LaceError(
+                    f"A range gives two different numbers for 0 and 1 of a continuous attribute, received {list(pair)} "
+                    f"for "
+                    f"'{name}' ({schema[name].kind})."
+                )
             low[schema.index(name)], high[schema.index(name)] = pair
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("extent", high - low, persistent=False)
@@ -69,20 +73,31 @@ class Conditions(nn.Module):
         columns = []
         for index in range(len(self.schema)):
             able = self.known[: self.count, index].nonzero()[:, 0]
-            other = self.values[able[torch.searchsorted(able, rows) % len(able)], index] if len(able) else torch.zeros(len(rows)).to(values)
+            other = (
+                self.values[able[torch.searchsorted(able, rows) % len(able)], index]
+                if len(able)
+                else torch.zeros(len(rows)).to(values)
+            )
             columns.append(torch.where(known[:, index], values[:, index], other.to(values)))
         return torch.stack(columns, dim=1)
 
     def filled_by_seed(self, codes: Labels, seeds: Tensor, stream: int) -> Tensor:
-        """Return the values (B, K) of codes, filled with the kept row that each seed (B,) picks. Raises LaceError where no row is kept."""
+        """Return the values (B, K) of codes, filled with the kept row that each seed (B,) picks. Raises LaceError where
+        no row is kept.
+        """
         free, kept = ~codes.known.all(0), self.known[: self.count].any(0)
         if not bool(free.any()):
             return codes.values
         never = [name for name, missing in zip(self.schema.names, (free & ~kept).tolist(), strict=True) if missing]
         if never:
-            raise LaceError(f"What a code leaves free is filled from training rows, and none is kept that knows {', '.join(never)}: say "
-                            "what it shall be, or train first.")
-        return self.filled(codes.values, codes.known, integers(seeds, self.count, stream=stream, device=self.values.device))
+            raise LaceError(
+                f"What a code leaves free is filled from training rows, and none is kept that knows "
+                f"{', '.join(never)}: say "
+                "what it shall be, or train first."
+            )
+        return self.filled(
+            codes.values, codes.known, integers(seeds, self.count, stream=stream, device=self.values.device)
+        )
 
     def numbers(self, values: Tensor) -> Tensor:
         """Return the conditions (B, C) of labels (B, K). Raises LaceError for classes that there are not."""
@@ -93,7 +108,9 @@ class Conditions(nn.Module):
                 columns.append((self.low[index] + self.extent[index] * column)[:, None])
                 continue
             if not bool(((column == column.round()) & (column >= 0) & (column < width)).all()):
-                raise LaceError(f"The classes of '{attribute.name}' are 0 to {width - 1}, received others: correct the labels.")
+                raise LaceError(
+                    f"The classes of '{attribute.name}' are 0 to {width - 1}, received others: correct the labels."
+                )
             columns.append(F.one_hot(column.long(), width).to(values))
         return torch.cat(columns, dim=1)
 

@@ -48,7 +48,9 @@ class ResidualDown(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (B, 3, R, R) in [-1, 1] -> realness logits (B,); `channels` are the widths from R down to 4x4."""
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 128, 128), img_channels: int = 3, group_size: int = 8) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (64, 128, 128, 128), img_channels: int = 3, group_size: int = 8
+    ) -> None:
         super().__init__()
         self.group_size = group_size
         self.from_rgb = EqualConv(img_channels, channels[0], 1)

@@ -14,12 +14,13 @@ from ..weights import weight_path
 
 
 class FeatureDiscriminator(nn.Module):
-    """Pictures (B, C, R, R) in [-1, 1] -> realness logits, one map (B, P_i) for each feature map of a frozen classifier.
+    """Pictures (B, C, R, R) in [-1, 1] -> realness logits, one map (B, P_i) for each feature map of a frozen
+    classifier.
 
-    A network that already tells objects apart shows a generator sooner what is missing ("Ensembling off-the-shelf models for
-    GAN training", arXiv 2112.09130; "Projected GANs converge faster", arXiv 2111.01007). Each head is a fixed random mixing of
-    the channels, two convolutions with spectral normalisation, and a 1x1 convolution. `weights` names an image classifier
-    (shipped, or a file of this program's); it must not be the one that judges.
+    A network that already tells objects apart shows a generator sooner what is missing ("Ensembling off-the-shelf
+    models for GAN training", arXiv 2112.09130; "Projected GANs converge faster", arXiv 2111.01007). Each head is a
+    fixed random mixing of the channels, two convolutions with spectral normalisation, and a 1x1 convolution. `weights`
+    names an image classifier (shipped, or a file of this program's); it must not be the one that judges.
     """
 
     def __init__(self, weights: str, width: int = 64) -> None:
@@ -39,7 +40,9 @@ class FeatureDiscriminator(nn.Module):
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            return [head(features) for head, features in zip(self.heads, self.network.feature_maps(images), strict=True)]
+            return [
+                head(features) for head, features in zip(self.heads, self.network.feature_maps(images), strict=True)
+            ]
 
 
 class _Head(nn.Module):

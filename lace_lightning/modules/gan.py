@@ -25,35 +25,62 @@ from .feature_discriminator import FeatureDiscriminator
 class GANTraining(pl.LightningModule):
     """Train a StyleGAN2 generator on pictures; `average` is the moving average that is exported.
 
-    Losses: D: softplus(D(G(z))) + softplus(-D(x)) + γ/2·‖∇D(x)‖² every `r1_interval` steps (times the interval);
-    G: softplus(-D(G(z))). The two networks compute their features in bfloat16 when `bf16` is set; parameters, images,
-    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both networks of a
-    step see the same generated pictures, which are made once.
+    Losses: D: softplus(D(G(z))) + softplus(-D(x)) + γ/2·‖∇D(x)‖² every `r1_interval` steps (times the interval); G:
+    softplus(-D(G(z))). The two networks compute their features in bfloat16 when `bf16` is set; parameters, images,
+    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both
+    networks of a step see the same generated pictures, which are made once.
 
-    With `features`, weights of an image classifier, a second discriminator on its features is added to both losses: the mean of
-    the logistic losses of its heads, times `features_weight`.
-    `learning_rate` is the discriminator's, and the generator's too unless `generator_learning_rate` is given. Over the last share
-    `cooldown` of the training both fall linearly to a tenth.
-    `start` names weights (shipped, or a file of this program's) that the generator begins from; the discriminator, which is not
-    kept with them, then trains alone for the first `settle_kimg` thousand pictures.
+    With `features`, weights of an image classifier, a second discriminator on its features is added to both losses: the
+    mean of the logistic losses of its heads, times `features_weight`. `learning_rate` is the discriminator's, and the
+    generator's too unless `generator_learning_rate` is given. Over the last share `cooldown` of the training both fall
+    linearly to a tenth. `start` names weights (shipped, or a file of this program's) that the generator begins from;
+    the discriminator, which is not kept with them, then trains alone for the first `settle_kimg` thousand pictures.
     """
 
     images_seen: Tensor
 
-    def __init__(self, generator: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None,
-                 learning_rate: float = 2.5e-3, generator_learning_rate: float | None = None, r1_gamma: float = 0.05,
-                 r1_interval: int = 16, r1_fraction: float = 0.5, ema_kimg: float = 10.0, augment_target: float = 0.6,
-                 augment_kimg: float = 500.0, bf16: bool = True, start: str | None = None, settle_kimg: float = 10.0,
-                 features: str | None = None, features_weight: float = 1.0, cooldown: float = 0.0) -> None:
+    def __init__(
+        self,
+        generator: Mapping[str, Any],
+        discriminator: Mapping[str, Any] | None = None,
+        learning_rate: float = 2.5e-3,
+        generator_learning_rate: float | None = None,
+        r1_gamma: float = 0.05,
+        r1_interval: int = 16,
+        r1_fraction: float = 0.5,
+        ema_kimg: float = 10.0,
+        augment_target: float = 0.6,
+        augment_kimg: float = 500.0,
+        bf16: bool = True,
+        start: str | None = None,
+        settle_kimg: float = 10.0,
+        features: str | None = None,
+        features_weight: float = 1.0,
+        cooldown: float = 0.0,
+    ) -> None:
         super().__init__()
         if not 0 <= cooldown <= 1:
             raise LaceError(f"network.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
-        self.save_hyperparameters({"generator": plain(generator), "discriminator": plain(discriminator or {}),
-                                   "learning_rate": learning_rate, "generator_learning_rate": generator_learning_rate,
-                                   "r1_gamma": r1_gamma, "r1_interval": r1_interval,
-                                   "r1_fraction": r1_fraction, "ema_kimg": ema_kimg, "augment_target": augment_target,
-                                   "augment_kimg": augment_kimg, "bf16": bf16, "start": start, "settle_kimg": settle_kimg,
-                                   "features": features, "features_weight": features_weight, "cooldown": cooldown})
+        self.save_hyperparameters(
+            {
+                "generator": plain(generator),
+                "discriminator": plain(discriminator or {}),
+                "learning_rate": learning_rate,
+                "generator_learning_rate": generator_learning_rate,
+                "r1_gamma": r1_gamma,
+                "r1_interval": r1_interval,
+                "r1_fraction": r1_fraction,
+                "ema_kimg": ema_kimg,
+                "augment_target": augment_target,
+                "augment_kimg": augment_kimg,
+                "bf16": bf16,
+                "start": start,
+                "settle_kimg": settle_kimg,
+                "features": features,
+                "features_weight": features_weight,
+                "cooldown": cooldown,
+            }
+        )
         self.automatic_optimization = False
         self.generator = StyleGAN2Network(**generator)
         if start is not None:
@@ -70,14 +97,18 @@ class GANTraining(pl.LightningModule):
         try:
             self.generator.load_state_dict(state)
         except RuntimeError as error:
-            raise LaceError(f"The weights '{start}' must fit the generator of this configuration and do not "
-                            f"({' '.join(str(error).split())[:200]}): give the same network, or start=null.") from error
+            raise LaceError(
+                f"The weights '{start}' must fit the generator of this configuration and do not "
+                f"({' '.join(str(error).split())[:200]}): give the same network, or start=null."
+            ) from error
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
         trained = list(self.generator.parameters()), self._critics()
-        return [torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
-                for parameters, lr in zip(trained, self._rates(), strict=True)]
+        return [
+            torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
+            for parameters, lr in zip(trained, self._rates(), strict=True)
+        ]
 
     def _rates(self) -> tuple[float, float]:
         """Return the learning rates of generator and discriminator."""
@@ -105,7 +136,9 @@ class GANTraining(pl.LightningModule):
         if self.feature_discriminator is None:
             return images.new_zeros([])
         sign = -1.0 if real else 1.0
-        losses = [F.softplus(sign * logits).mean() for logits in self.feature_discriminator(images, self.features_dtype)]
+        losses = [
+            F.softplus(sign * logits).mean() for logits in self.feature_discriminator(images, self.features_dtype)
+        ]
         return self.hparams["features_weight"] * torch.stack(losses).mean()
 
     def training_step(self, batch: Any, batch_index: int) -> None:
@@ -121,8 +154,17 @@ class GANTraining(pl.LightningModule):
         self.images_seen += real.shape[0] * self.trainer.world_size
         self._update_average(real.shape[0] * self.trainer.world_size)
         if batch_index % 50 == 0:
-            self.log_dict({"loss_g": loss_g, "loss_d": loss_d, "loss_features": self.feature_loss, "signal": self.augment.signal,
-                           "augment": self.augment.probability, "kimg": self.images_seen / 1000.0}, prog_bar=True)
+            self.log_dict(
+                {
+                    "loss_g": loss_g,
+                    "loss_d": loss_d,
+                    "loss_features": self.feature_loss,
+                    "signal": self.augment.signal,
+                    "augment": self.augment.probability,
+                    "kimg": self.images_seen / 1000.0,
+                },
+                prog_bar=True,
+            )
 
     def _fakes(self, count: int) -> Tensor:
         z = torch.randn(count, self.generator.z_dim, device=self.device)
@@ -177,7 +219,9 @@ class GANTraining(pl.LightningModule):
 
     @torch.no_grad()
     def _update_average(self, count: int) -> None:
-        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the beginning from random weights."""
+        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the beginning from random
+        weights.
+        """
         half_life = self.hparams["ema_kimg"] * 1000
         if self.hparams["start"] is None:
             half_life = min(half_life, 0.05 * float(self.images_seen))

@@ -21,32 +21,62 @@ from .one_cycle import with_one_cycle
 
 
 class ImageClassifierTraining(pl.LightningModule):
-    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`, and known (B, K) bool or nothing).
+    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`, and known (B, K)
+    bool or nothing).
 
-    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error times
-    `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); what is not known enters neither losses nor
-    scores. `average` is an exponential moving average that is evaluated and exported. With `bf16` convolutions run in bfloat16,
-    channels last. Biases and scales of normalisations learn `bias_rate` times as fast as the rest and do not decay. With `mirror`,
-    what is seen in a picture and its mirror image together is reported as well. `start` names weights of the same network (shipped,
-    or a file of this program's) to begin from; outputs for attributes that they do not have begin anew.
+    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error
+    times `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); what is not known enters
+    neither losses nor scores. `average` is an exponential moving average that is evaluated and exported. With `bf16`
+    convolutions run in bfloat16, channels last. Biases and scales of normalisations learn `bias_rate` times as fast as
+    the rest and do not decay. With `mirror`, what is seen in a picture and its mirror image together is reported as
+    well. `start` names weights of the same network (shipped, or a file of this program's) to begin from; outputs for
+    attributes that they do not have begin anew.
     """
 
     loss_weights: Tensor
 
-    def __init__(self, schema: Mapping[str, Any] | Schema, network: str, arguments: Mapping[str, Any] | None = None,
-                 learning_rate: float = 0.4, weight_decay: float = 5e-4, momentum: float = 0.9, warmup_fraction: float = 0.25,
-                 label_smoothing: float = 0.1, ema_decay: float = 0.995, bf16: bool = True, bias_rate: float = 1.0,
-                 continuous_weight: float = 50.0, mirror: bool = True, start: str | None = None) -> None:
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | Schema,
+        network: str,
+        arguments: Mapping[str, Any] | None = None,
+        learning_rate: float = 0.4,
+        weight_decay: float = 5e-4,
+        momentum: float = 0.9,
+        warmup_fraction: float = 0.25,
+        label_smoothing: float = 0.1,
+        ema_decay: float = 0.995,
+        bf16: bool = True,
+        bias_rate: float = 1.0,
+        continuous_weight: float = 50.0,
+        mirror: bool = True,
+        start: str | None = None,
+    ) -> None:
         super().__init__()
         self.schema = Schema.of(schema)
-        self.save_hyperparameters({"schema": self.schema.to_config(), "network": network, "arguments": dict(arguments or {}),
-                                   "learning_rate": learning_rate, "weight_decay": weight_decay, "momentum": momentum,
-                                   "warmup_fraction": warmup_fraction, "label_smoothing": label_smoothing,
-                                   "ema_decay": ema_decay, "bf16": bf16, "bias_rate": bias_rate,
-                                   "continuous_weight": continuous_weight, "mirror": mirror, "start": start})
+        self.save_hyperparameters(
+            {
+                "schema": self.schema.to_config(),
+                "network": network,
+                "arguments": dict(arguments or {}),
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "warmup_fraction": warmup_fraction,
+                "label_smoothing": label_smoothing,
+                "ema_decay": ema_decay,
+                "bf16": bf16,
+                "bias_rate": bias_rate,
+                "continuous_weight": continuous_weight,
+                "mirror": mirror,
+                "start": start,
+            }
+        )
         weights = [1.0 if attribute.kind == "discrete" else continuous_weight for attribute in self.schema]
         self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
-        self.network = build_network(network, num_logits=self.schema.num_logits, **(arguments or {})).to(memory_format=torch.channels_last)
+        self.network = build_network(network, num_logits=self.schema.num_logits, **(arguments or {})).to(
+            memory_format=torch.channels_last
+        )
         if start is not None:
             self._begin_from(start)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
@@ -59,8 +89,10 @@ class ImageClassifierTraining(pl.LightningModule):
         head = [name for name, parameter in self.network.named_parameters() if id(parameter) in last]
         shapes = [{name: value.shape for name, value in state.items() if name not in head} for state in (ours, theirs)]
         if begin.network_name != self.hparams["network"] or shapes[0] != shapes[1]:
-            raise LaceError(f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
-                            f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null.")
+            raise LaceError(
+                f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
+                f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null."
+            )
         self.network.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
         for attribute in self.schema:
             if attribute in begin.schema.attributes:
@@ -128,9 +160,17 @@ class ImageClassifierTraining(pl.LightningModule):
         rate, trained = self.hparams["learning_rate"], [p for p in self.network.parameters() if p.requires_grad]
         rates = [rate, rate * self.hparams["bias_rate"]]
         optimizer = torch.optim.SGD(
-            [{"params": [p for p in trained if p.ndim > 1], "lr": rates[0], "weight_decay": self.hparams["weight_decay"]},
-             {"params": [p for p in trained if p.ndim <= 1], "lr": rates[1]}],
-            momentum=self.hparams["momentum"], nesterov=True)
+            [
+                {
+                    "params": [p for p in trained if p.ndim > 1],
+                    "lr": rates[0],
+                    "weight_decay": self.hparams["weight_decay"],
+                },
+                {"params": [p for p in trained if p.ndim <= 1], "lr": rates[1]},
+            ],
+            momentum=self.hparams["momentum"],
+            nesterov=True,
+        )
         return with_one_cycle(optimizer, rates, self.hparams["warmup_fraction"], self.trainer)
 
 

@@ -12,7 +12,10 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """Pre-activation block, strided in its second convolution; the shortcut takes what came in before the activation."""
+    """Pre-activation block, strided in its second convolution.
+
+    The shortcut takes what came in before the activation.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -54,18 +57,28 @@ class Body(nn.Module):
 class JEMNetwork(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, num_logits), with `energy_head` and a last column -E(x) (B, num_logits + 1).
 
-    WideResNet of `depth` 6n + 4, 16·`widen` channels at full size; no normalisation, leaky ReLU, biases everywhere. With `bf16`
-    convolutions run in bfloat16, channels last, and what follows them in the format of x. With `published` the parameters are those, by
-    name and number, of the file that belongs to JEM's paper (depth 28, widen 10: 36,478,389), with two layers that may go unused. Raises
-    LaceError for a depth that has no blocks.
+    WideResNet of `depth` 6n + 4, 16·`widen` channels at full size; no normalisation, leaky ReLU, biases everywhere.
+    With `bf16` convolutions run in bfloat16, channels last, and what follows them in the format of x. With `published`
+    the parameters are those, by name and number, of the file that belongs to JEM's paper (depth 28, widen 10:
+    36,478,389), with two layers that may go unused. Raises LaceError for a depth that has no blocks.
     """
 
-    def __init__(self, num_logits: int, depth: int = 28, widen: int = 10, energy_head: bool = False, published: bool = False,
-                 bf16: bool = False) -> None:
+    def __init__(
+        self,
+        num_logits: int,
+        depth: int = 28,
+        widen: int = 10,
+        energy_head: bool = False,
+        published: bool = False,
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen < 1:
-            raise LaceError(f"The depth of JEM's network must be 6n + 4 and its width a factor from 1, received {depth} and {widen}: "
-                            "take 10, 16 or 28.")
+            raise LaceError(
+                f"The depth of JEM's network must be 6n + 4 and its width a factor from 1, received {depth} and "
+                f"{widen}: "
+                "take 10, 16 or 28."
+            )
         self.f = Body(depth, widen, num_logits, published)
         self.energy_head, self.bf16 = energy_head, bf16
         if bf16:

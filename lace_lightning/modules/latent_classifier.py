@@ -25,31 +25,56 @@ Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 class LatentClassifier(pl.LightningModule):
     """Train p(c|u), u in z, w or x: cross-entropy for discrete attributes, squared error for continuous ones.
 
-    The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for both kinds.
-    Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs` epochs (staircase).
-    Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft labels; a third entry (B, K) bool
-    says which attributes are known, and the others count nowhere.
-    The test also measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
+    The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for
+    both kinds. Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs`
+    epochs (staircase). Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft
+    labels; a third entry (B, K) bool says which attributes are known, and the others count nowhere. The test also
+    measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
     attributes, the root mean square error of continuous ones.
     """
 
     weights: Tensor
 
-    def __init__(self, schema: Mapping[str, Any] | Schema, space: str = "w", network: str = "mlp",
-                 arguments: Mapping[str, Any] | None = None, learning_rate: float = 1e-4, warmup_steps: int = 1000,
-                 decay: float = 0.5, decay_epochs: int = 10, weight_decay: float = 0.0,
-                 continuous_weight: float = 1.0, generator_digest: str | None = None) -> None:
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | Schema,
+        space: str = "w",
+        network: str = "mlp",
+        arguments: Mapping[str, Any] | None = None,
+        learning_rate: float = 1e-4,
+        warmup_steps: int = 1000,
+        decay: float = 0.5,
+        decay_epochs: int = 10,
+        weight_decay: float = 0.0,
+        continuous_weight: float = 1.0,
+        generator_digest: str | None = None,
+    ) -> None:
         super().__init__()
         self.schema = Schema.of(schema)
-        self.save_hyperparameters({
-            "schema": self.schema.to_config(), "space": space, "network": network, "arguments": dict(arguments or {}),
-            "learning_rate": learning_rate, "warmup_steps": warmup_steps, "decay": decay, "decay_epochs": decay_epochs,
-            "weight_decay": weight_decay, "continuous_weight": continuous_weight, "generator_digest": generator_digest})
+        self.save_hyperparameters(
+            {
+                "schema": self.schema.to_config(),
+                "space": space,
+                "network": network,
+                "arguments": dict(arguments or {}),
+                "learning_rate": learning_rate,
+                "warmup_steps": warmup_steps,
+                "decay": decay,
+                "decay_epochs": decay_epochs,
+                "weight_decay": weight_decay,
+                "continuous_weight": continuous_weight,
+                "generator_digest": generator_digest,
+            }
+        )
         self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
         weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
-        self.measures = nn.ModuleList(MulticlassCalibrationError(attribute.num_classes, n_bins=15) if attribute.kind == "discrete"
-                                      else MeanSquaredError(squared=False) for attribute in self.schema)
+        self.measures = nn.ModuleList(
+            MulticlassCalibrationError(attribute.num_classes, n_bins=15)
+            if attribute.kind == "discrete"
+            else MeanSquaredError(squared=False)
+            for attribute in self.schema
+        )
 
     def forward(self, u: Tensor) -> Tensor:
         return self.classifier(from_bytes(u))
@@ -66,10 +91,11 @@ class LatentClassifier(pl.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
-        """Give every discrete attribute the temperature that makes the labels of `batches` likeliest, within the classifier's weights.
+        """Give every discrete attribute the temperature that makes the labels of `batches` likeliest, within the
+        classifier's weights.
 
-        Temperatures, and the errors of continuous attributes, go into the metadata of the classifier. Raises LaceError for a network
-        whose last layer is not linear, and for no pairs.
+        Temperatures, and the errors of continuous attributes, go into the metadata of the classifier. Raises LaceError
+        for a network whose last layer is not linear, and for no pairs.
         """
         self.eval()
         parts = []
@@ -77,8 +103,10 @@ class LatentClassifier(pl.LightningModule):
             sure = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
             parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
         if not parts:
-            raise LaceError("Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
-                            "classifier.calibrate=false.")
+            raise LaceError(
+                "Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
+                "classifier.calibrate=false."
+            )
         logits, labels, sure = (torch.cat(column) for column in zip(*parts, strict=True))
         fitted = fit_calibration(self.schema, logits, labels, sure)
         self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
@@ -94,7 +122,12 @@ class LatentClassifier(pl.LightningModule):
         logits = self(u)
         for index, (name, score) in enumerate(attribute_scores(self.schema, logits, target, known).items()):
             self._log_mean(f"{stage}/accuracy/{name}", score, len(u) if known is None else int(known[:, index].sum()))
-        self.log(f"{stage}/loss", attribute_losses(self.schema, logits, target, known=known).sum(), batch_size=len(u), sync_dist=True)
+        self.log(
+            f"{stage}/loss",
+            attribute_losses(self.schema, logits, target, known=known).sum(),
+            batch_size=len(u),
+            sync_dist=True,
+        )
         return logits
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -124,5 +157,7 @@ class LatentClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        optimizer = torch.optim.Adam(self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True)
+        optimizer = torch.optim.Adam(
+            self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True
+        )
         return with_staircase(optimizer, self.trainer, h["warmup_steps"], h["decay"], h["decay_epochs"])

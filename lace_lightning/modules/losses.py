@@ -12,7 +12,9 @@ from ..schema import Schema
 
 
 def batch_parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return points, target (B, K) or (B, L), and which attributes are known (B, K) bool: None for all, where the batch does not say."""
+    """Return points, target (B, K) or (B, L), and which attributes are known (B, K) bool: None for all, where the batch
+    does not say.
+    """
     return batch[0], batch[1], batch[2] if len(batch) > 2 else None
 
 
@@ -22,12 +24,13 @@ def labelled_batch(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return points, labels, torch.ones_like(labels, dtype=torch.bool) if known is None else known
 
 
-def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoothing: float = 0.0,
-                     known: Tensor | None = None) -> Tensor:
+def attribute_losses(
+    schema: Schema, logits: Tensor, target: Tensor, label_smoothing: float = 0.0, known: Tensor | None = None
+) -> Tensor:
     """Return the loss of every attribute (K,): cross-entropy for discrete ones, squared error for continuous ones.
 
-    `logits` is (B, L); `target` is labels (B, K), or logits of a labeler (B, L), which are soft labels. Means are over the rows
-    where an attribute is `known` (B, K) bool, all without it; the loss of one that no row knows is 0.
+    `logits` is (B, L); `target` is labels (B, K), or logits of a labeler (B, L), which are soft labels. Means are over
+    the rows where an attribute is `known` (B, K) bool, all without it; the loss of one that no row knows is 0.
     """
     soft = target.shape[1] != len(schema)
     result = []
@@ -37,8 +40,12 @@ def attribute_losses(schema: Schema, logits: Tensor, target: Tensor, label_smoot
         if attribute.kind == "continuous":
             losses = F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float(), reduction="none")
         else:
-            losses = F.cross_entropy(logits[:, columns], wanted.softmax(1) if soft else wanted.long(),
-                                     label_smoothing=label_smoothing, reduction="none")
+            losses = F.cross_entropy(
+                logits[:, columns],
+                wanted.softmax(1) if soft else wanted.long(),
+                label_smoothing=label_smoothing,
+                reduction="none",
+            )
         result.append(_mean(losses, known, index))
     return torch.stack(result)
 
@@ -58,5 +65,9 @@ def attribute_scores(schema: Schema, logits: Tensor, target: Tensor, known: Tens
     """
     truth = schema.decode(target).values if target.shape[1] != len(schema) else target
     error = (schema.decode(logits).values - truth).abs()
-    return {attribute.name: _mean((error[:, index] < 0.5).float() if attribute.kind == "discrete" else 1 - error[:, index], known, index)
-            for index, attribute in enumerate(schema)}
+    return {
+        attribute.name: _mean(
+            (error[:, index] < 0.5).float() if attribute.kind == "discrete" else 1 - error[:, index], known, index
+        )
+        for index, attribute in enumerate(schema)
+    }

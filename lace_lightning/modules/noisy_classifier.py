@@ -17,7 +17,9 @@ EMBEDDING = 128
 
 
 class NoisyBlock(nn.Module):
-    """Pre-activation block that adds the noise level between its convolutions; the way around is pooled and filled with zeros."""
+    """Pre-activation block that adds the noise level between its convolutions; the way around is pooled and filled with
+    zeros.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -38,24 +40,39 @@ class NoisyBlock(nn.Module):
 class NoisyClassifier(nn.Module):
     """Pictures in [0, 1] (B, C, R, R) plus normals times σ (B,) -> logits (B, num_logits).
 
-    Wide residual network (depth 6n + 4, `widen` times 16, 32, 64 channels) with group normalisation and Fourier features of log σ, as
-    the classifier of the published conditional sampling, WRN-28-10. Channels are normalised by `mean` and `std`, then every picture by
-    its own mean and deviation, so that the noise never overflows.
+    Wide residual network (depth 6n + 4, `widen` times 16, 32, 64 channels) with group normalisation and Fourier
+    features of log σ, as the classifier of the published conditional sampling, WRN-28-10. Channels are normalised by
+    `mean` and `std`, then every picture by its own mean and deviation, so that the noise never overflows.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_logits: int = 10, channels: int = 3, depth: int = 10, widen: int = 2, mean: Sequence[float] = CIFAR10_MEAN,
-                 std: Sequence[float] = CIFAR10_STD) -> None:
+    def __init__(
+        self,
+        num_logits: int = 10,
+        channels: int = 3,
+        depth: int = 10,
+        widen: int = 2,
+        mean: Sequence[float] = CIFAR10_MEAN,
+        std: Sequence[float] = CIFAR10_STD,
+    ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen < 1 or not len(mean) == len(std) == channels:
-            raise LaceError(f"A noisy classifier needs a depth of 6n + 4 from 10, widen from 1 and a mean and a deviation for each of "
-                            f"{channels} channels, received depth={depth}, widen={widen}, {len(mean)} means and {len(std)} deviations.")
+            raise LaceError(
+                f"A noisy classifier needs a depth of 6n + 4 from 10, widen from 1 and a mean and a deviation for each "
+                f"of "
+                f"{channels} channels, received depth={depth}, widen={widen}, {len(mean)} means and {len(std)} "
+                f"deviations."
+            )
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-        self.embed = nn.Sequential(Fourier(EMBEDDING), nn.Linear(2 * EMBEDDING, 4 * EMBEDDING), nn.SiLU(),
-                                   nn.Linear(4 * EMBEDDING, 4 * EMBEDDING))
+        self.embed = nn.Sequential(
+            Fourier(EMBEDDING),
+            nn.Linear(2 * EMBEDDING, 4 * EMBEDDING),
+            nn.SiLU(),
+            nn.Linear(4 * EMBEDDING, 4 * EMBEDDING),
+        )
         self.stem = nn.Conv2d(channels, 16, 3, padding=1)
         blocks, width = [], 16
         for stage, wide in enumerate((16 * widen, 32 * widen, 64 * widen)):
@@ -77,7 +94,8 @@ class NoisyClassifier(nn.Module):
 def label_log_p(schema: Schema, output: Tensor, values: Tensor, known: Tensor, sigma: float) -> Tensor:
     """Return log p(c_k|x) (B, K), 0 where an attribute is not known (B, K).
 
-    `output` (B, L + V) has the schema's L logits and, for its V continuous attributes, log v: those are N(f, σ² + v), up to a constant.
+    `output` (B, L + V) has the schema's L logits and, for its V continuous attributes, log v: those are N(f, σ² + v),
+    up to a constant.
     """
     columns, spread = [], schema.num_logits
     # Whatever stands where nothing is known.

@@ -1,4 +1,6 @@
-"""Random changes of pictures between rounds of chains, as functions of uniform numbers: crop, mirror, colours, grey, blur."""
+"""Random changes of pictures between rounds of chains, as functions of uniform numbers: crop, mirror, colours, grey,
+blur.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,30 @@ LUMINANCE = (0.299, 0.587, 0.114)
 class Changes:
     """Change each picture of (B, 3, H, W) in [0, 1] by `numbers` uniform values of its own (B, `numbers`).
 
-    In this order: a crop of a share of at least `crop` of the area, 3:4 to 4:3, resized to the whole; a mirror image with probability
-    `mirror`; with `jitter_probability`, brightness, contrast, saturation and hue by up to `jitter`, in random order; grey with `grey`;
-    a 5x5 Gaussian blur of 0.1 to 2 pixels with `blur`. Raises LaceError for shares that are not from 0 to 1 and a crop of nothing.
+    In this order: a crop of a share of at least `crop` of the area, 3:4 to 4:3, resized to the whole; a mirror image
+    with probability `mirror`; with `jitter_probability`, brightness, contrast, saturation and hue by up to `jitter`, in
+    random order; grey with `grey`; a 5x5 Gaussian blur of 0.1 to 2 pixels with `blur`. Raises LaceError for shares that
+    are not from 0 to 1 and a crop of nothing.
     """
 
     numbers = 17
 
-    def __init__(self, crop: float = 1.0, mirror: float = 0.0, jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.4),
-                 jitter_probability: float = 0.0, grey: float = 0.0, blur: float = 0.0) -> None:
+    def __init__(
+        self,
+        crop: float = 1.0,
+        mirror: float = 0.0,
+        jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.4),
+        jitter_probability: float = 0.0,
+        grey: float = 0.0,
+        blur: float = 0.0,
+    ) -> None:
         shares = {"crop": crop, "mirror": mirror, "jitter_probability": jitter_probability, "grey": grey, "blur": blur}
         if not crop > 0 or not all(0 <= share <= 1 for share in shares.values()) or len(jitter) != 4 or min(jitter) < 0:
-            raise LaceError(f"Changes of pictures need shares from 0 to 1, a crop above 0 and four strengths of jitter, received {shares} "
-                            f"and {list(jitter)}.")
+            raise LaceError(
+                f"Changes of pictures need shares from 0 to 1, a crop above 0 and four strengths of jitter, received "
+                f"{shares} "
+                f"and {list(jitter)}."
+            )
         self.crop, self.mirror, self.jitter, self.jitter_probability = crop, mirror, tuple(jitter), jitter_probability
         self.grey, self.blur = grey, blur
 
@@ -106,7 +119,11 @@ def _hue(x: Tensor, turn: Tensor) -> Tensor:
     high, low = x.amax(1), x.amin(1)
     chroma = high - low
     safe = chroma.clamp(min=1e-12)
-    sector = torch.where(high == red, (green - blue) / safe, torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4))
+    sector = torch.where(
+        high == red,
+        (green - blue) / safe,
+        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
     sector = sector + 6 * turn[:, 0]
 
     def channel(offset: float) -> Tensor:

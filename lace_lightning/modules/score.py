@@ -32,46 +32,93 @@ LIMIT = 1e8
 
 
 class ScoreModel(ConditionalModel):
-    """A diffusion of pictures, its score network, and a classifier of noisy pictures that are trained on the same noisy batches.
+    """A diffusion of pictures, its score network, and a classifier of noisy pictures that are trained on the same noisy
+    batches.
 
-    Score: denoising score matching with ‖s·std + z‖², mean (VP) or half the sum (VE) over a picture. Classifier: the likelihood of the
-    known labels, discrete by softmax, continuous N(c; f, `sigma`² + v) with a variance v of its own that grows with the noise. Adam,
-    linear warm-up, gradients of each network clipped to norm `clip`; `average` has the weights' moving average, which draws.
-    `sampler` is {"kind": reverse_diffusion or probability_flow, ...}, see `score_samplers`. A sample depends on its own seed and code,
-    but for reverse_diffusion with `coupled`. The guidance is γ = `guidance` times ∇ log p_t(c|x); 1 is the exact posterior's.
-    `parts` are what is trained, in `precision` (auto, float32, bfloat16). `start` is a file of `save`, or a checkpoint of
-    score_sde_pytorch for networks of its architecture.
+    Score: denoising score matching with ‖s·std + z‖², mean (VP) or half the sum (VE) over a picture. Classifier: the
+    likelihood of the known labels, discrete by softmax, continuous N(c; f, `sigma`² + v) with a variance v of its own
+    that grows with the noise. Adam, linear warm-up, gradients of each network clipped to norm `clip`; `average` has the
+    weights' moving average, which draws. `sampler` is {"kind": reverse_diffusion or probability_flow, ...}, see
+    `score_samplers`. A sample depends on its own seed and code, but for reverse_diffusion with `coupled`. The guidance
+    is γ = `guidance` times ∇ log p_t(c|x); 1 is the exact posterior's. `parts` are what is trained, in `precision`
+    (auto, float32, bfloat16). `start` is a file of `save`, or a checkpoint of score_sde_pytorch for networks of its
+    architecture.
     """
 
     space = "x"
     kind = "score"
     draws_with = ("sampler", "guidance")
 
-    def __init__(self, schema: Mapping[str, Any] | Schema, sde: Mapping[str, Any] | None = None, resolution: int = 32, channels: int = 3,
-                 network: Mapping[str, Any] | None = None, classifier: Mapping[str, Any] | None = None,
-                 sampler: Mapping[str, Any] | None = None, guidance: float = 1.0, sigma: float = 0.1, learning_rate: float = 2e-4,
-                 classifier_rate: float = 1e-3, warmup: int = 5000, clip: float = 1.0, ema_decay: float = 0.9999,
-                 parts: Sequence[str] = PARTS, start: str | None = None, precision: str = "auto", seed: int = 0) -> None:
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | Schema,
+        sde: Mapping[str, Any] | None = None,
+        resolution: int = 32,
+        channels: int = 3,
+        network: Mapping[str, Any] | None = None,
+        classifier: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        guidance: float = 1.0,
+        sigma: float = 0.1,
+        learning_rate: float = 2e-4,
+        classifier_rate: float = 1e-3,
+        warmup: int = 5000,
+        clip: float = 1.0,
+        ema_decay: float = 0.9999,
+        parts: Sequence[str] = PARTS,
+        start: str | None = None,
+        precision: str = "auto",
+        seed: int = 0,
+    ) -> None:
         super().__init__(Schema.of(schema))
         if not parts or not set(parts) <= set(PARTS):
-            raise LaceError(f"The parts to train are some of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}.")
+            raise LaceError(
+                f"The parts to train are some of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}."
+            )
         if check_precision(precision) == "float16":
-            raise LaceError("A score model is trained in auto, float32 or bfloat16, received float16: its range is too small.")
+            raise LaceError(
+                "A score model is trained in auto, float32 or bfloat16, received float16: its range is too small."
+            )
         if not (sigma > 0 and clip > 0 and guidance >= 0 and 0 <= ema_decay < 1 and warmup >= 0):
-            raise LaceError(f"A score model needs sigma and clip above 0, guidance and warmup from 0 and ema_decay in [0, 1), received "
-                            f"{sigma}, {clip}, {guidance}, {warmup} and {ema_decay}.")
-        self.save_hyperparameters({
-            "schema": self.schema.to_config(), "sde": dict(sde or {"kind": "vp"}), "resolution": resolution, "channels": channels,
-            "network": plain(network or {}), "classifier": plain(classifier or {}), "sampler": dict(sampler or {}), "guidance": guidance,
-            "sigma": sigma, "learning_rate": learning_rate, "classifier_rate": classifier_rate, "warmup": warmup, "clip": clip,
-            "ema_decay": ema_decay, "parts": list(parts), "start": start, "precision": precision, "seed": seed})
+            raise LaceError(
+                f"A score model needs sigma and clip above 0, guidance and warmup from 0 and ema_decay in [0, 1), "
+                f"received "
+                f"{sigma}, {clip}, {guidance}, {warmup} and {ema_decay}."
+            )
+        self.save_hyperparameters(
+            {
+                "schema": self.schema.to_config(),
+                "sde": dict(sde or {"kind": "vp"}),
+                "resolution": resolution,
+                "channels": channels,
+                "network": plain(network or {}),
+                "classifier": plain(classifier or {}),
+                "sampler": dict(sampler or {}),
+                "guidance": guidance,
+                "sigma": sigma,
+                "learning_rate": learning_rate,
+                "classifier_rate": classifier_rate,
+                "warmup": warmup,
+                "clip": clip,
+                "ema_decay": ema_decay,
+                "parts": list(parts),
+                "start": start,
+                "precision": precision,
+                "seed": seed,
+            }
+        )
         self.sde = build_sde(**self.hparams["sde"])
         self.sampler: ScoreSampler = build_score_sampler(self.hparams["sampler"])
         self.sampler.check(self.sde)
         variances = sum(attribute.kind == "continuous" for attribute in self.schema)
-        self.networks = nn.ModuleDict({
-            "score": ScoreNetwork(resolution, channels, embedding=self.sde.embedding, **self.hparams["network"]),
-            "classifier": NoisyClassifier(self.schema.num_logits + variances, channels, **self.hparams["classifier"])})
+        self.networks = nn.ModuleDict(
+            {
+                "score": ScoreNetwork(resolution, channels, embedding=self.sde.embedding, **self.hparams["network"]),
+                "classifier": NoisyClassifier(
+                    self.schema.num_logits + variances, channels, **self.hparams["classifier"]
+                ),
+            }
+        )
         self.average = copy.deepcopy(self.networks).requires_grad_(False).eval()
         for name in set(PARTS) - set(parts):
             self.networks[name].requires_grad_(False)
@@ -94,7 +141,9 @@ class ScoreModel(ConditionalModel):
         return self.sde.mean(t).reshape(shape), self.sde.std(t).reshape(shape)
 
     def _autocast(self, networks: nn.ModuleDict) -> torch.autocast:
-        """Return the context of a forward pass: what is drawn, which must not depend on its batch, is computed in float32."""
+        """Return the context of a forward pass: what is drawn, which must not depend on its batch, is computed in
+        float32.
+        """
         lowered = compute_dtype(self.hparams["precision"], self.device) == torch.bfloat16 and networks is self.networks
         return torch.autocast(self.device.type, torch.bfloat16, enabled=lowered)
 
@@ -140,14 +189,16 @@ class ScoreModel(ConditionalModel):
             logits = self._logits(networks, x, t)
             log_p = label_log_p(self.schema, logits, labels, known, self.hparams["sigma"])
             losses["classifier"] = -(log_p.sum(0) / known.sum(0).clamp(min=1)).sum()
-            scores = attribute_scores(self.schema, logits[:, :self.schema.num_logits], labels, known)
+            scores = attribute_scores(self.schema, logits[:, : self.schema.num_logits], labels, known)
             some = known.any(0)
             losses["accuracy"] = (torch.stack(list(scores.values())) * some).sum() / some.sum().clamp(min=1)
         return losses
 
     @contextmanager
     def _randomness(self, *numbers: int) -> Iterator[None]:
-        """Draw inside, noise and dropout alike, what the seed and these numbers say, and leave the random numbers outside alone."""
+        """Draw inside, noise and dropout alike, what the seed and these numbers say, and leave the random numbers
+        outside alone.
+        """
         state = self.hparams["seed"]
         for number in (*numbers, self.global_rank):
             state = (state * 1_000_003 + number) % 2**63
@@ -164,13 +215,18 @@ class ScoreModel(ConditionalModel):
         # The networks share no weights: the gradients of the sum are those of each.
         loss = sum((losses[part] for part in self.hparams["parts"]), batch[0].new_zeros([], dtype=torch.float32))
         if not bool(loss.detach().abs() < LIMIT):
-            raise LaceError(f"The loss must stay finite and below {LIMIT:g} and was {float(loss.detach()):.4g} at step {self._step}: "
-                            "lower the learning rates, or go on from an earlier checkpoint.")
+            raise LaceError(
+                f"The loss must stay finite and below {LIMIT:g} and was {float(loss.detach()):.4g} at step "
+                f"{self._step}: "
+                "lower the learning rates, or go on from an earlier checkpoint."
+            )
         if batch_index % 20 == 0:
             self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True)
         return loss
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         for name in self.hparams["parts"]:
             torch.nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.hparams["clip"])
 
@@ -188,7 +244,9 @@ class ScoreModel(ConditionalModel):
     def _evaluate(self, batch: Sequence[Tensor], batch_index: int, stage: str) -> None:
         with self._randomness(-1, batch_index):
             losses = self._losses(self.average, batch, PARTS)
-        self.log_dict({f"{stage}_{name}": value for name, value in losses.items()}, prog_bar=True, batch_size=len(batch[0]))
+        self.log_dict(
+            {f"{stage}_{name}": value for name, value in losses.items()}, prog_bar=True, batch_size=len(batch[0])
+        )
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         self._evaluate(batch, batch_index, "val")
@@ -197,19 +255,25 @@ class ScoreModel(ConditionalModel):
         self._evaluate(batch, batch_index, "test")
 
     def configure_optimizers(self) -> Any:
-        rates, warmup = {"score": self.hparams["learning_rate"], "classifier": self.hparams["classifier_rate"]}, self.hparams["warmup"]
-        optimizer = torch.optim.Adam([{"params": list(self.networks[name].parameters()), "lr": rates[name]}
-                                      for name in self.hparams["parts"]])
+        rates, warmup = (
+            {"score": self.hparams["learning_rate"], "classifier": self.hparams["classifier_rate"]},
+            self.hparams["warmup"],
+        )
+        optimizer = torch.optim.Adam(
+            [{"params": list(self.networks[name].parameters()), "lr": rates[name]} for name in self.hparams["parts"]]
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / warmup) if warmup else 1.0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Drawing.
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return pictures `Sample.z` (B, C, R, R) in [-1, 1] with the attributes `codes` (B, K), free where they are not known.
+        """Return pictures `Sample.z` (B, C, R, R) in [-1, 1] with the attributes `codes` (B, K), free where they are
+        not known.
 
-        Diffusions begin at their prior, drawn from the seeds (B,) int64: `starts` are not looked at. `evaluations` counts those of the
-        score network; guided samples take as many gradients of the classifier. Raises LaceError for codes that do not fit (see `checked`).
+        Diffusions begin at their prior, drawn from the seeds (B,) int64: `starts` are not looked at. `evaluations`
+        counts those of the score network; guided samples take as many gradients of the classifier. Raises LaceError for
+        codes that do not fit (see `checked`).
         """
         begin = time.perf_counter()
         codes = self.checked(codes, seeds)
@@ -220,23 +284,34 @@ class ScoreModel(ConditionalModel):
             score: Score = self.score
             is_guided = bool(known.any()) and self.hparams["guidance"] > 0
             if is_guided:
-                score = guided(score, lambda x, t, rows: self.log_likelihood(x, t, values[rows], known[rows]), self.hparams["guidance"])
+                score = guided(
+                    score,
+                    lambda x, t, rows: self.log_likelihood(x, t, values[rows], known[rows]),
+                    self.hparams["guidance"],
+                )
             shape = (self.hparams["channels"], self.hparams["resolution"], self.hparams["resolution"])
             x = self.sde.prior_std * normal(seeds, shape, 0, self.device)
             x, evaluations = self.sampler(self.sde, score, x, Noise(seeds))
             if not bool(torch.isfinite(x).all()):
-                raise LaceError(f"The pictures must stay finite and did not with {self.hparams['sampler']}: take more steps, a smaller snr "
-                                f"or a smaller guidance than {self.hparams['guidance']:g}.")
+                raise LaceError(
+                    f"The pictures must stay finite and did not with {self.hparams['sampler']}: take more steps, a "
+                    f"smaller snr "
+                    f"or a smaller guidance than {self.hparams['guidance']:g}."
+                )
             x = (x if self.sde.centered else 2 * x - 1).clamp(-1, 1)
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
-        return Sample(x, evaluations, time.perf_counter() - begin, {"classifier_evaluations": evaluations if is_guided else 0.0})
+        return Sample(
+            x, evaluations, time.perf_counter() - begin, {"classifier_evaluations": evaluations if is_guided else 0.0}
+        )
 
-    def log_density(self, images: Tensor, seeds: Tensor | None = None, atol: float = 1e-5, rtol: float = 1e-5) -> Tensor:
+    def log_density(
+        self, images: Tensor, seeds: Tensor | None = None, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> Tensor:
         """Return log p(x) (B,) of pictures in [-1, 1] (B, C, R, R), free of attributes, along the probability flow.
 
-        The divergence is estimated with probes of ±1 from the seeds (B,) int64, or without seeds computed exactly, which takes as many
-        gradients as a picture has numbers.
+        The divergence is estimated with probes of ±1 from the seeds (B,) int64, or without seeds computed exactly,
+        which takes as many gradients as a picture has numbers.
         """
         with torch.inference_mode(False), torch.no_grad():
             x = images.to(self.device).clone()
@@ -262,12 +337,15 @@ class ScoreModel(ConditionalModel):
         try:
             self.take(load_tensors(start)[0])
         except RuntimeError as error:
-            raise LaceError(f"The weights '{start}' must fit the networks of this configuration and do not "
-                            f"({' '.join(str(error).split())[:200]}): give the same networks.") from error
+            raise LaceError(
+                f"The weights '{start}' must fit the networks of this configuration and do not "
+                f"({' '.join(str(error).split())[:200]}): give the same networks."
+            ) from error
 
 
 def guided(score: Score, log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor], guidance: float = 1.0) -> Score:
     """Return the score ∇ log p_t(x) + γ·∇ log p_t(c|x); `log_likelihood(x, t, rows)` is log p_t(c|x) (A,)."""
+
     def total(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         with torch.enable_grad():
             point = x.detach().requires_grad_(True)

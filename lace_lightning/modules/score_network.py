@@ -41,7 +41,9 @@ class Positional(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         half = size // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(1e4) / (half - 1) * torch.arange(half)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(1e4) / (half - 1) * torch.arange(half)), persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         angles = x[:, None] * self.frequencies
@@ -49,7 +51,9 @@ class Positional(nn.Module):
 
 
 class Resample(nn.Module):
-    """Twice or half the size: copies and means of pixels, or the filter [1, 3, 3, 1] with zeros around the picture (`fir`)."""
+    """Twice or half the size: copies and means of pixels, or the filter [1, 3, 3, 1] with zeros around the picture
+    (`fir`).
+    """
 
     def __init__(self, up: bool, fir: bool) -> None:
         super().__init__()
@@ -92,13 +96,21 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the noise level in between; resampled behind the first activation and on the way around; over √2."""
+    """Two convolutions with the noise level in between; resampled behind the first activation and on the way around;
+    over √2.
+    """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float, resample: Resample | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding: int, dropout: float, resample: Resample | None = None
+    ) -> None:
         super().__init__()
         self.norm0, self.conv0 = _norm(in_channels), _conv(in_channels, out_channels)
         self.level = _linear(embedding, out_channels)
-        self.norm1, self.dropout, self.conv1 = _norm(out_channels), nn.Dropout(dropout), _conv(out_channels, out_channels, scale=NOTHING)
+        self.norm1, self.dropout, self.conv1 = (
+            _norm(out_channels),
+            nn.Dropout(dropout),
+            _conv(out_channels, out_channels, scale=NOTHING),
+        )
         same = in_channels == out_channels and resample is None
         self.skip = None if same else _conv(in_channels, out_channels, 1)
         self.resample = resample
@@ -137,7 +149,9 @@ class FilteredConv(nn.Module):
 
 
 class Down(nn.Module):
-    """The steps of one size on the way down, then half the size, joined by the picture itself where there is a pyramid."""
+    """The steps of one size on the way down, then half the size,
+    joined by the picture itself where there is a pyramid.
+    """
 
     def __init__(self, steps: Sequence[Step], shrink: ResidualBlock | None, pyramid: FilteredConv | None) -> None:
         super().__init__()
@@ -172,25 +186,42 @@ class Up(nn.Module):
 class ScoreNetwork(nn.Module):
     """Pictures x (B, C, R, R) about [-1, 1] and a number for their noise level (B,) -> (B, C, R, R).
 
-    U-Net of BigGAN blocks (Song et al., Score-Based Generative Modeling through SDEs, ICLR 2021): `multipliers` times `nf` channels
-    at each size, `blocks` blocks down and one more up, attention where the size is in `attention`. DDPM++ has a `positional`
-    embedding; NCSN++ a `fourier` embedding, filtered resampling (`fir`) and a residual `pyramid` of the input. Parameters are in the
-    order of the published code, and with nf 128, multipliers (1, 2, 2, 2), 4 blocks the networks are the published ones.
+    U-Net of BigGAN blocks (Song et al., Score-Based Generative Modeling through SDEs, ICLR 2021): `multipliers` times
+    `nf` channels at each size, `blocks` blocks down and one more up, attention where the size is in `attention`. DDPM++
+    has a `positional` embedding; NCSN++ a `fourier` embedding, filtered resampling (`fir`) and a residual `pyramid` of
+    the input. Parameters are in the order of the published code, and with nf 128, multipliers (1, 2, 2, 2), 4 blocks
+    the networks are the published ones.
     """
 
-    def __init__(self, resolution: int = 32, channels: int = 3, nf: int = 32, multipliers: Sequence[int] = (1, 2, 2), blocks: int = 1,
-                 attention: Sequence[int] = (16,), dropout: float = 0.1, embedding: str = "positional", fir: bool = False,
-                 pyramid: bool = False) -> None:
+    def __init__(
+        self,
+        resolution: int = 32,
+        channels: int = 3,
+        nf: int = 32,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 1,
+        attention: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        embedding: str = "positional",
+        fir: bool = False,
+        pyramid: bool = False,
+    ) -> None:
         super().__init__()
         if embedding not in EMBEDDINGS:
-            raise LaceError(f"The embeddings of a noise level are {', '.join(EMBEDDINGS)}, received '{embedding}'."
-                            f"{suggest(embedding, EMBEDDINGS)}")
+            raise LaceError(
+                f"The embeddings of a noise level are {', '.join(EMBEDDINGS)}, received '{embedding}'."
+                f"{suggest(embedding, EMBEDDINGS)}"
+            )
         if nf < 8 or nf % 4 or resolution % 2 ** (len(multipliers) - 1) or blocks < 1:
-            raise LaceError(f"A score network needs nf in fours from 8, at least one block and a resolution that can be halved "
-                            f"{len(multipliers) - 1} times, received nf={nf}, blocks={blocks} and resolution={resolution}.")
+            raise LaceError(
+                f"A score network needs nf in fours from 8, at least one block and a resolution that can be halved "
+                f"{len(multipliers) - 1} times, received nf={nf}, blocks={blocks} and resolution={resolution}."
+            )
         self.features = Fourier(nf) if embedding == "fourier" else Positional(nf)
         width = 4 * nf
-        self.embed = nn.Sequential(_linear(2 * nf if embedding == "fourier" else nf, width), nn.SiLU(), _linear(width, width))
+        self.embed = nn.Sequential(
+            _linear(2 * nf if embedding == "fourier" else nf, width), nn.SiLU(), _linear(width, width)
+        )
 
         def block(inside: int, outside: int, resample: Resample | None = None) -> ResidualBlock:
             return ResidualBlock(inside, outside, width, dropout, resample)
@@ -236,7 +267,8 @@ class ScoreNetwork(nn.Module):
 
 
 def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:
-    """Load the moving average in a checkpoint of score_sde_pytorch, a list in the order of the parameters; nothing in it is run.
+    """Load the moving average in a checkpoint of score_sde_pytorch, a list in the order of the parameters; nothing in
+    it is run.
 
     Raises LaceError for a file that is none, or of another architecture than `network`'s.
     """
@@ -244,18 +276,30 @@ def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:
     average = data.get("ema") if isinstance(data, Mapping) else None
     shadow = average.get("shadow_params") if isinstance(average, Mapping) else None
     model = data.get("model") if isinstance(data, Mapping) else None
-    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow) or not isinstance(model, Mapping):
-        raise LaceError(f"The file '{path}' must be a checkpoint of score_sde_pytorch, with model and ema.shadow_params, and is not: get "
-                        "it again, or give a file that ScoreModel.save wrote.")
+    if (
+        not isinstance(shadow, list)
+        or not all(isinstance(value, Tensor) for value in shadow)
+        or not isinstance(model, Mapping)
+    ):
+        raise LaceError(
+            f"The file '{path}' must be a checkpoint of score_sde_pytorch, with model and ema.shadow_params, and is "
+            f"not: get "
+            "it again, or give a file that ScoreModel.save wrote."
+        )
     # The frequencies are not trained, so that the average leaves them out.
     theirs = [*shadow, *(value for name, value in model.items() if str(name).endswith("all_modules.0.W"))]
     ours = [*network.parameters(), *([network.features.frequencies] if isinstance(network.features, Fourier) else [])]
     shapes = [[tuple(value.shape) for value in values] for values in (theirs, ours)]
     if shapes[0] != shapes[1]:
-        first = next((place for place, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b), min(map(len, shapes)))
-        raise LaceError(f"The checkpoint '{path}' must be of this configuration's network and is not ({len(theirs)} tensors, here "
-                        f"{len(ours)}; number {first} is the first that differs): take vp_sde_full for cifar10_ddpmpp_continuous and "
-                        "ve_sde_full for cifar10_ncsnpp_continuous.")
+        first = next(
+            (place for place, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b), min(map(len, shapes))
+        )
+        raise LaceError(
+            f"The checkpoint '{path}' must be of this configuration's network and is not ({len(theirs)} tensors, here "
+            f"{len(ours)}; number {first} is the first that differs): take vp_sde_full for cifar10_ddpmpp_continuous "
+            f"and "
+            "ve_sde_full for cifar10_ncsnpp_continuous."
+        )
     with torch.no_grad():
         for source, target in zip(theirs, ours, strict=True):
             target.copy_(source)

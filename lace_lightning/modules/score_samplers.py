@@ -21,7 +21,9 @@ Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ScoreSampler:
-    """`sampler(sde, score, x, noise)` takes x (B, *), noise of the diffusion's prior, to data -> (x (B, *), score evaluations)."""
+    """`sampler(sde, score, x, noise)` takes x (B, *), noise of the diffusion's prior, to data -> (x (B, *), score
+    evaluations).
+    """
 
     def __call__(self, sde: SDE, score: Score, x: Tensor, noise: NoiseSource) -> tuple[Tensor, float]:
         raise NotImplementedError
@@ -33,15 +35,25 @@ class ScoreSampler:
 class ReverseDiffusion(ScoreSampler):
     """N times: M Langevin corrections, then a predictor step back in time, at times from 1 to the diffusion's end.
 
-    Predictors: reverse_diffusion, euler_maruyama, ancestral, none. A correction is x ← x + ε·s + √(2ε)·n with ε = 2α(r·‖n‖/‖s‖)²,
-    r = `snr`; its norms are those of a sample, or with `coupled`, as published, means over the batch, so that a sample depends on its
-    batch. The last predictor's mean is returned, without its noise, unless `denoise` is off. N·(M + 1) score evaluations.
+    Predictors: reverse_diffusion, euler_maruyama, ancestral, none. A correction is x ← x + ε·s + √(2ε)·n with ε =
+    2α(r·‖n‖/‖s‖)², r = `snr`; its norms are those of a sample, or with `coupled`, as published, means over the batch,
+    so that a sample depends on its batch. The last predictor's mean is returned, without its noise, unless `denoise` is
+    off. N·(M + 1) score evaluations.
     """
 
-    def __init__(self, predictor: str = "reverse_diffusion", num_steps: int = 1000, num_corrector_steps: int = 1, snr: float = 0.16,
-                 coupled: bool = False, denoise: bool = True) -> None:
+    def __init__(
+        self,
+        predictor: str = "reverse_diffusion",
+        num_steps: int = 1000,
+        num_corrector_steps: int = 1,
+        snr: float = 0.16,
+        coupled: bool = False,
+        denoise: bool = True,
+    ) -> None:
         if predictor not in PREDICTORS:
-            raise LaceError(f"The predictors are {', '.join(PREDICTORS)}, received '{predictor}'.{suggest(predictor, PREDICTORS)}")
+            raise LaceError(
+                f"The predictors are {', '.join(PREDICTORS)}, received '{predictor}'.{suggest(predictor, PREDICTORS)}"
+            )
         positive(num_steps=num_steps, snr=snr)
         if num_corrector_steps < 0:
             raise LaceError(f"num_corrector_steps must be 0 or more, received {num_corrector_steps}.")
@@ -82,14 +94,22 @@ class ReverseDiffusion(ScoreSampler):
 class ProbabilityFlow(ScoreSampler):
     """dx/dt = -ρ·x - ½g²·s from t = 1 to the diffusion's end, which has the marginals of the diffusion and no noise.
 
-    Methods are those of `RungeKutta` (heun, bosh3, dopri5): with `num_steps` steps of equal length, or, without, with an error control
-    of its own for every sample, so that it does not depend on its batch.
+    Methods are those of `RungeKutta` (heun, bosh3, dopri5): with `num_steps` steps of equal length, or, without, with
+    an error control of its own for every sample, so that it does not depend on its batch.
     """
 
-    def __init__(self, method: str = "dopri5", num_steps: int | None = None, atol: float = 1e-5, rtol: float = 1e-5,
-                 max_steps: int = 10_000) -> None:
+    def __init__(
+        self,
+        method: str = "dopri5",
+        num_steps: int | None = None,
+        atol: float = 1e-5,
+        rtol: float = 1e-5,
+        max_steps: int = 10_000,
+    ) -> None:
         if method not in METHODS:
-            raise LaceError(f"The methods of the flow are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}")
+            raise LaceError(
+                f"The methods of the flow are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}"
+            )
         positive(atol=atol, rtol=rtol, max_steps=max_steps, **({} if num_steps is None else {"num_steps": num_steps}))
         self.method, self.num_steps, self.atol, self.rtol, self.max_steps = method, num_steps, atol, rtol, max_steps
         self.order = METHODS[method].order
@@ -102,11 +122,13 @@ class ProbabilityFlow(ScoreSampler):
         return y.reshape(x.shape), evaluations
 
     def log_density(self, sde: SDE, score: Score, x: Tensor, probe: Tensor | None = None) -> tuple[Tensor, float]:
-        """Return log p(x) (B,) of points x (B, *) at the diffusion's end, from the flow to its prior; and score evaluations.
+        """Return log p(x) (B,) of points x (B, *) at the diffusion's end, from the flow to its prior; and score
+        evaluations.
 
-        d log p = -div(dx/dt) dt, where the divergence of the score is pᵀ(∂s/∂x)p for the `probe` p (B, *) of ±1 or normals, which is
-        unbiased, or without one the exact trace, which takes as many gradients as x has numbers.
+        d log p = -div(dx/dt) dt, where the divergence of the score is pᵀ(∂s/∂x)p for the `probe` p (B, *) of ±1 or
+        normals, which is unbiased, or without one the exact trace, which takes as many gradients as x has numbers.
         """
+
         def velocity(y: Tensor, t: Tensor, rows: Tensor) -> Tensor:
             with torch.enable_grad():
                 point = y[:, :-1].reshape(-1, *x.shape[1:]).detach().requires_grad_(True)
@@ -121,14 +143,23 @@ class ProbabilityFlow(ScoreSampler):
         return prior + y[:, -1], evaluations
 
     def integrate(self, velocity: Velocity, y: Tensor, start: float, end: float) -> tuple[Tensor, float]:
-        """Return y (B, D) at time `end`, and evaluations per sample, for dy/dt = velocity(y (A, D), t (A,), rows (A,))."""
+        """Return y (B, D) at time `end`, and evaluations per sample, for dy/dt = velocity(y (A, D), t (A,),
+        rows (A,)).
+        """
         tableau, length, sign = METHODS[self.method], abs(end - start), math.copysign(1.0, end - start)
         nodes = [sum(row) for row in tableau.stages]
         y, rows = y.clone(), torch.arange(len(y), device=y.device)
         state, done, spent = y, torch.zeros(len(y), 1, device=y.device, dtype=torch.float64), 0.0
         planned = torch.full_like(done, length / (self.num_steps or 100))
         slope: Tensor | None = None
-        for _ in tqdm(range(self.num_steps or self.max_steps), desc="probability flow", leave=False, delay=2, mininterval=1, disable=None):
+        for _ in tqdm(
+            range(self.num_steps or self.max_steps),
+            desc="probability flow",
+            leave=False,
+            delay=2,
+            mininterval=1,
+            disable=None,
+        ):
             step = planned.minimum(length - done)
 
             def at(part: float, point: Tensor, done: Tensor = done, step: Tensor = step, rows: Tensor = rows) -> Tensor:
@@ -145,7 +176,9 @@ class ProbabilityFlow(ScoreSampler):
                 error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
                 # NaN compares false: such a step is rejected and shrinks.
                 good = error <= 1
-                planned = step * (0.9 * error.double().clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(0.2, 5.0).nan_to_num(0.2)
+                planned = step * (0.9 * error.double().clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(
+                    0.2, 5.0
+                ).nan_to_num(0.2)
             else:
                 good = torch.ones_like(done, dtype=torch.bool)
             state, done = torch.where(good, after, state), torch.where(good, done + step, done)
@@ -159,8 +192,11 @@ class ProbabilityFlow(ScoreSampler):
                 slope = None if slope is None else slope[going]
             if float(planned.min()) < 1e-9 * length:
                 break
-        raise LaceError(f"The flow must arrive within {self.max_steps} steps and stays at time {float(start + sign * done.min()):.4g} with "
-                        f"{len(rows)} of {len(y)} samples: loosen atol and rtol, or give num_steps.")
+        raise LaceError(
+            f"The flow must arrive within {self.max_steps} steps and stays at time "
+            f"{float(start + sign * done.min()):.4g} with "
+            f"{len(rows)} of {len(y)} samples: loosen atol and rtol, or give num_steps."
+        )
 
 
 def drift(sde: SDE, score: Score, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
@@ -181,13 +217,21 @@ def _divergence(slope: Tensor, x: Tensor, probe: Tensor | None) -> Tensor:
     return total.detach()
 
 
-SCORE_SAMPLERS: dict[str, type[ScoreSampler]] = {"reverse_diffusion": ReverseDiffusion, "probability_flow": ProbabilityFlow}
+SCORE_SAMPLERS: dict[str, type[ScoreSampler]] = {
+    "reverse_diffusion": ReverseDiffusion,
+    "probability_flow": ProbabilityFlow,
+}
 
 
 def build_score_sampler(settings: Mapping[str, Any]) -> ScoreSampler:
-    """Return a sampler from {"kind": reverse_diffusion or probability_flow, ...its arguments}. Raises LaceError for any other."""
+    """Return a sampler from {"kind": reverse_diffusion or probability_flow, ...its arguments}. Raises LaceError for any
+    other.
+    """
     arguments = dict(settings)
     kind = arguments.pop("kind", "reverse_diffusion")
     if kind not in SCORE_SAMPLERS:
-        raise LaceError(f"The samplers of a score are {', '.join(SCORE_SAMPLERS)}, received '{kind}'.{suggest(kind, SCORE_SAMPLERS)}")
+        raise LaceError(
+            f"The samplers of a score are {', '.join(SCORE_SAMPLERS)}, received "
+            f"'{kind}'.{suggest(kind, SCORE_SAMPLERS)}"
+        )
     return SCORE_SAMPLERS[kind](**arguments)

@@ -27,9 +27,10 @@ class Move:
 class SDE:
     """dx = -ρ(t)·x dt + g(t) dW for t in [0, 1]: p(x_t|x_0) = N(a(t)·x_0, s(t)²), with the score s = sign·network/s(t).
 
-    Times t are tensors (B,). Training draws t from [`begin`, 1]; sampling begins at 1 with noise of standard deviation `prior_std` and
-    ends at `end`. `centered` says whether x_0 is a picture in [-1, 1] or in [0, 1], `embedding` how a network reads `level`. After
-    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (ICLR 2021), Eqs. 20-23 of the paper.
+    Times t are tensors (B,). Training draws t from [`begin`, 1]; sampling begins at 1 with noise of standard deviation
+    `prior_std` and ends at `end`. `centered` says whether x_0 is a picture in [-1, 1] or in [0, 1], `embedding` how a
+    network reads `level`. After Song et al., Score-Based Generative Modeling through Stochastic Differential Equations
+    (ICLR 2021), Eqs. 20-23 of the paper.
     """
 
     name: str
@@ -89,7 +90,9 @@ class SDE:
     def check_steps(self, num_steps: int) -> None:
         """Refuse (LaceError) a number of steps that the discrete chain does not have."""
         if num_steps < 2:
-            raise LaceError(f"A reverse diffusion needs at least 2 steps, received {num_steps}: the published number is 1000.")
+            raise LaceError(
+                f"A reverse diffusion needs at least 2 steps, received {num_steps}: the published number is 1000."
+            )
 
 
 class VariancePreserving(SDE):
@@ -132,12 +135,17 @@ class VariancePreserving(SDE):
     def check_steps(self, num_steps: int) -> None:
         super().check_steps(num_steps)
         if num_steps <= self.schedule.beta_max:
-            raise LaceError(f"The VP-SDE needs more than beta_max = {self.schedule.beta_max:g} steps, received {num_steps}: the published "
-                            "number is 1000.")
+            raise LaceError(
+                f"The VP-SDE needs more than beta_max = {self.schedule.beta_max:g} steps, received {num_steps}: the "
+                f"published "
+                "number is 1000."
+            )
 
 
 class VarianceExploding(SDE):
-    """dx = √(dσ²/dt) dW, σ(t) from `sigma_min` to `sigma_max` geometrically: a = 1 and, as published, s = σ(t); pictures in [0, 1]."""
+    """dx = √(dσ²/dt) dW, σ(t) from `sigma_min` to `sigma_max` geometrically: a = 1 and, as published, s = σ(t);
+    pictures in [0, 1].
+    """
 
     name, embedding, end, centered, sign = "ve", "fourier", 1e-5, False, 1.0
 

@@ -18,9 +18,12 @@ def steps_per_epoch(trainer: pl.Trainer) -> int:
     return sys.maxsize if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
-def with_staircase(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float,
-                   decay_epochs: int) -> dict[str, Any]:
-    """Return what `configure_optimizers` does: linear over `warmup_steps`, and times `decay` every `decay_epochs` epochs."""
+def with_staircase(
+    optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float, decay_epochs: int
+) -> dict[str, Any]:
+    """Return what `configure_optimizers` does: linear over `warmup_steps`, and times `decay` every `decay_epochs`
+    epochs.
+    """
     per_epoch = steps_per_epoch(trainer)
 
     def factor(step: int) -> float:

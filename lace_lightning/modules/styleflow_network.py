@@ -1,4 +1,6 @@
-"""A conditional continuous normalising flow: gated layers, an ordinary differential equation, normalisation by moving moments."""
+"""A conditional continuous normalising flow: gated layers, an ordinary differential equation, normalisation by moving
+moments.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,21 @@ def solving(what: str) -> Iterator[None]:
     try:
         yield
     except AssertionError as error:
-        raise LaceError(f"The solver's step must stay above the resolution of time and shrank below it ({what}; {error}): loosen atol and "
-                        "rtol, use a smaller learning rate, or method=rk4.") from error
+        raise LaceError(
+            f"The solver's step must stay above the resolution of time and shrank below it ({what}; {error}): loosen "
+            f"atol and "
+            "rtol, use a smaller learning rate, or method=rk4."
+        ) from error
 
 
 @dataclass(frozen=True)
 class Solver:
-    """How the flow is integrated: a method of torchdiffeq, with tolerances where it is adaptive, with `steps` equal steps elsewhere.
+    """How the flow is integrated: a method of torchdiffeq, with tolerances where it is adaptive, with `steps` equal
+    steps elsewhere.
 
-    Adaptive methods have one error norm over the whole batch, so that a sample depends slightly on its batch; with fixed steps it does
-    not. Gradients come from the adjoint equation, in constant memory, or with `adjoint` false from the solver's own operations.
+    Adaptive methods have one error norm over the whole batch, so that a sample depends slightly on its batch; with
+    fixed steps it does not. Gradients come from the adjoint equation, in constant memory, or with `adjoint` false from
+    the solver's own operations.
     """
 
     method: str = "dopri5"
@@ -45,7 +52,9 @@ class Solver:
 
     def __post_init__(self) -> None:
         if self.method not in ORDERS:
-            raise LaceError(f"A flow's methods are {', '.join(ORDERS)}, received '{self.method}'.{suggest(self.method, ORDERS)}")
+            raise LaceError(
+                f"A flow's methods are {', '.join(ORDERS)}, received '{self.method}'.{suggest(self.method, ORDERS)}"
+            )
         positive(atol=self.atol, rtol=self.rtol, steps=self.steps)
 
     def __call__(self, right_side: RightSide, state: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, ...]:
@@ -54,7 +63,9 @@ class Solver:
         options: dict[str, Any] | None = None if self.method in ADAPTIVE else {"grid_constructor": self._grid}
         integrate = odeint_adjoint if self.adjoint and torch.is_grad_enabled() else odeint
         with solving(str(self)):
-            states = integrate(right_side, state, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+            states = integrate(
+                right_side, state, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+            )
         return tuple(values[-1] for values in states)
 
     def _grid(self, right_side: Any, state: Tensor, times: Tensor) -> Tensor:
@@ -62,7 +73,9 @@ class Solver:
 
 
 class GatedLayer(nn.Module):
-    """y = (Wx + b)·sigmoid(G[t, c] + g) + H[t, c]; tangents, directions in which x moves, go along as W v·sigmoid(G[t, c] + g)."""
+    """y = (Wx + b)·sigmoid(G[t, c] + g) + H[t, c]; tangents, directions in which x moves, go along as W v·sigmoid(G[t,
+    c] + g).
+    """
 
     def __init__(self, inputs: int, outputs: int, num_conditions: int) -> None:
         super().__init__()
@@ -84,8 +97,12 @@ class Velocity(nn.Module):
         widths = [dim, *hidden, dim]
         self.layers = nn.ModuleList(GatedLayer(*pair, num_conditions) for pair in pairwise(widths))
 
-    def forward(self, t: Tensor, code: Tensor, x: Tensor, tangents: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return F (..., D) at x (..., D), conditions (..., C) and time t, and Jv for tangents v (P, ..., D) with the Jacobian J of F."""
+    def forward(
+        self, t: Tensor, code: Tensor, x: Tensor, tangents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return F (..., D) at x (..., D), conditions (..., C) and time t, and Jv for tangents v (P, ..., D) with the
+        Jacobian J of F.
+        """
         code = torch.cat([t.to(code).expand(*code.shape[:-1], 1), code], dim=-1)
         for number, layer in enumerate(self.layers):
             if number:
@@ -98,8 +115,9 @@ class Velocity(nn.Module):
 class RightSide(nn.Module):
     """The right side of one solve, for s in [0, 1]: dx/ds = T·F(Ts, c, x) and d log|det| / ds = T·tr J, t = Ts.
 
-    Time is scaled so that the end time T has a gradient like any weight. The trace is Σ_p vᵖ·Jvᵖ over `probes` v (P, ..., D): one
-    standard normal is an unbiased estimate (Hutchinson), the D unit vectors are exact. Conditions and probes are no states.
+    Time is scaled so that the end time T has a gradient like any weight. The trace is Σ_p vᵖ·Jvᵖ over `probes` v (P,
+    ..., D): one standard normal is an unbiased estimate (Hutchinson), the D unit vectors are exact. Conditions and
+    probes are no states.
     """
 
     def __init__(self, flow: ContinuousFlow, code: Tensor, probes: Tensor | None) -> None:
@@ -127,7 +145,9 @@ class ContinuousFlow(nn.Module):
     def end_time(self) -> Tensor:
         return self.sqrt_end_time**2
 
-    def forward(self, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, reverse: bool = False) -> Flowed:
+    def forward(
+        self, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, reverse: bool = False
+    ) -> Flowed:
         right_side = RightSide(self, code, probes)
         state = (x,) if probes is None else (x, torch.zeros_like(x[..., 0]))
         x, *rest = solver(right_side, state, reverse)
@@ -135,7 +155,9 @@ class ContinuousFlow(nn.Module):
 
 
 class MovingNorm(nn.Module):
-    """y = (x - m)/√(v + ε)·exp(weight) + bias with the moments m, v of what came before: the map does not depend on the batch."""
+    """y = (x - m)/√(v + ε)·exp(weight) + bias with the moments m, v of what came before: the map does not depend on the
+    batch.
+    """
 
     eps, decay = 1e-4, 0.1
     running_mean: Tensor
@@ -156,7 +178,9 @@ class MovingNorm(nn.Module):
 
     @torch.no_grad()
     def learn(self, x: Tensor) -> None:
-        """Move the moments a tenth of the way to those of x (..., D). Raises LaceError for a single row, which has no variance."""
+        """Move the moments a tenth of the way to those of x (..., D). Raises LaceError for a single row, which has no
+        variance.
+        """
         rows = x.detach().flatten(0, -2)
         if len(rows) < 2:
             raise LaceError("A flow learns from batches of at least 2 latents, received 1: set a larger batch size.")
@@ -183,8 +207,11 @@ class FlowChain(nn.Module):
         for _ in range(blocks):
             self.chain.extend([ContinuousFlow(dim, num_conditions, hidden), MovingNorm(dim)])
 
-    def encode(self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False) -> Flowed:
-        """Return z (..., D) of w (..., D) with conditions (..., C), and log|det ∂z/∂w| where there are `probes` (see `RightSide`).
+    def encode(
+        self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False
+    ) -> Flowed:
+        """Return z (..., D) of w (..., D) with conditions (..., C), and log|det ∂z/∂w| where there are `probes` (see
+        `RightSide`).
 
         With `learn` the moments of the normalisations move, after they were used.
         """
@@ -194,7 +221,9 @@ class FlowChain(nn.Module):
         """Return w (..., D) of z (..., D): the inverse of `encode` with the same conditions."""
         return self._through(reversed(self.chain), z, code, solver, None, False, reverse=True)
 
-    def log_prob(self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False) -> Tensor:
+    def log_prob(
+        self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False
+    ) -> Tensor:
         """Return log p(w|c) = log N(z; 0, I) + log|det ∂z/∂w| (...,); without `probes` the trace is exact."""
         flowed = self.encode(w, code, solver, self.units(w) if probes is None else probes, learn)
         normal = -0.5 * (flowed.x.square().sum(-1) + self.dim * math.log(2 * math.pi))
@@ -204,7 +233,9 @@ class FlowChain(nn.Module):
         """Return probes (D, ..., D) of the exact trace at w (..., D)."""
         return torch.eye(self.dim, dtype=w.dtype, device=w.device).reshape(self.dim, *[1] * (w.ndim - 1), self.dim)
 
-    def _through(self, chain: Any, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None, learn: bool, reverse: bool) -> Flowed:
+    def _through(
+        self, chain: Any, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None, learn: bool, reverse: bool
+    ) -> Flowed:
         log_det: Tensor | None = torch.zeros((), dtype=x.dtype, device=x.device)
         evaluations = 0
         for part in chain:
@@ -223,6 +254,9 @@ def finite(w: Tensor) -> Tensor:
     """Return latents (B, ..., D) that must be finite. Raises LaceError, which names samples, where they are not."""
     bad = (~w.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
     if bad:
-        raise LaceError(f"The latents of a flow must be finite and those of samples {', '.join(map(str, bad[:5]))} are not: train with a "
-                        "smaller learning rate, or sample with more steps.")
+        raise LaceError(
+            f"The latents of a flow must be finite and those of samples {', '.join(map(str, bad[:5]))} are not: train "
+            f"with a "
+            "smaller learning rate, or sample with more steps."
+        )
     return w

@@ -15,8 +15,8 @@ Bounds = tuple[Tensor, Tensor, Tensor, Tensor]
 class Shape:
     """A region of the plane for every picture of a batch: `distance` is negative inside, in units of the plane.
 
-    `distance(x, y)` takes columns x (1, 1, W) and rows y (1, H, 1) and returns (B, H, W); `bounds` = left, top, right, bottom,
-    each (B,), enclose the region. `a & b` is the intersection, `a - b` the difference, `a | b` the union.
+    `distance(x, y)` takes columns x (1, 1, W) and rows y (1, H, 1) and returns (B, H, W); `bounds` = left, top, right,
+    bottom, each (B,), enclose the region. `a & b` is the intersection, `a - b` the difference, `a | b` the union.
     """
 
     distance: Callable[[Tensor, Tensor], Tensor]
@@ -24,13 +24,17 @@ class Shape:
 
     def __and__(self, other: Shape) -> Shape:
         left, top, right, bottom = zip(self.bounds, other.bounds, strict=True)
-        return Shape(lambda x, y: torch.maximum(self.distance(x, y), other.distance(x, y)),
-                     (torch.maximum(*left), torch.maximum(*top), torch.minimum(*right), torch.minimum(*bottom)))
+        return Shape(
+            lambda x, y: torch.maximum(self.distance(x, y), other.distance(x, y)),
+            (torch.maximum(*left), torch.maximum(*top), torch.minimum(*right), torch.minimum(*bottom)),
+        )
 
     def __or__(self, other: Shape) -> Shape:
         left, top, right, bottom = zip(self.bounds, other.bounds, strict=True)
-        return Shape(lambda x, y: torch.minimum(self.distance(x, y), other.distance(x, y)),
-                     (torch.minimum(*left), torch.minimum(*top), torch.maximum(*right), torch.maximum(*bottom)))
+        return Shape(
+            lambda x, y: torch.minimum(self.distance(x, y), other.distance(x, y)),
+            (torch.minimum(*left), torch.minimum(*top), torch.maximum(*right), torch.maximum(*bottom)),
+        )
 
     def __sub__(self, other: Shape) -> Shape:
         return Shape(lambda x, y: torch.maximum(self.distance(x, y), -other.distance(x, y)), self.bounds)
@@ -38,8 +42,10 @@ class Shape:
     def outline(self, thickness: Tensor) -> Shape:
         """The points at most `thickness` (B,) from the edge."""
         left, top, right, bottom = self.bounds
-        return Shape(lambda x, y: self.distance(x, y).abs_().sub_(_wide(thickness)),
-                     (left - thickness, top - thickness, right + thickness, bottom + thickness))
+        return Shape(
+            lambda x, y: self.distance(x, y).abs_().sub_(_wide(thickness)),
+            (left - thickness, top - thickness, right + thickness, bottom + thickness),
+        )
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -106,8 +112,15 @@ def crescent(cx: Tensor, cy: Tensor, half_width: Tensor, upper: Tensor, lower: T
         down = y - _wide(cy)
         return torch.maximum(_wide(upper) * arch - down, down - _wide(lower) * arch)
 
-    return Shape(distance, (cx - half_width, cy + torch.minimum(upper, lower).clamp_max(0),
-                            cx + half_width, cy + torch.maximum(upper, lower).clamp_min(0)))
+    return Shape(
+        distance,
+        (
+            cx - half_width,
+            cy + torch.minimum(upper, lower).clamp_max(0),
+            cx + half_width,
+            cy + torch.maximum(upper, lower).clamp_min(0),
+        ),
+    )
 
 
 def below(edge: Tensor) -> Shape:
@@ -117,9 +130,13 @@ def below(edge: Tensor) -> Shape:
 
 
 class Canvas:
-    """Pictures (B, 3, R, R) of the square of half-width `extent` about (0, `middle`), y downwards, colours in [0, 1]."""
+    """Pictures (B, 3, R, R) of the square of half-width `extent` about (0, `middle`), y downwards, colours in [0,
+    1].
+    """
 
-    def __init__(self, count: int, resolution: int, device: torch.device | str, extent: float = 1.0, middle: float = 0.0) -> None:
+    def __init__(
+        self, count: int, resolution: int, device: torch.device | str, extent: float = 1.0, middle: float = 0.0
+    ) -> None:
         self.pixel = 2.0 * extent / resolution
         self.left, self.top = -extent, middle - extent
         grid = (torch.arange(resolution, device=device) + 0.5) * self.pixel
@@ -131,7 +148,9 @@ class Canvas:
         whole = slice(None)
         if self.image.is_cuda:
             return whole, whole
-        left, top, right, bottom = (float(b) for b in (bounds[0].min(), bounds[1].min(), bounds[2].max(), bounds[3].max()))
+        left, top, right, bottom = (
+            float(b) for b in (bounds[0].min(), bounds[1].min(), bounds[2].max(), bounds[3].max())
+        )
         size = self.image.shape[-1]
 
         def span(low: float, high: float) -> slice:
@@ -141,7 +160,9 @@ class Canvas:
         return span(top - self.top, bottom - self.top), span(left - self.left, right - self.left)
 
     def paint(self, shape: Shape, colour: Tensor, opacity: Tensor | float = 1.0) -> None:
-        """Lay a colour (B, 3) over the picture inside `shape`; edges are blended over one pixel. `opacity` is in [0, 1], (B,)."""
+        """Lay a colour (B, 3) over the picture inside `shape`; edges are blended over one pixel. `opacity` is in [0,
+        1], (B,).
+        """
         rows, columns = self._window(shape.bounds)
         target = self.image[:, :, rows, columns]
         if target.numel() == 0:

@@ -1,4 +1,6 @@
-"""Cartoon portraits: twelve attributes and an identity in, pictures out; everything is a function, nothing is random here."""
+"""Cartoon portraits: twelve attributes and an identity in, pictures out; everything is a function, nothing is random
+here.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,41 @@ from ..errors import LaceError
 from ..schema import Attribute, Labels, Schema
 from .canvas import Canvas, Shape, below, box, crescent, egg, ellipse, stroke
 
-PORTRAITS_SCHEMA = Schema("portraits", (
-    Attribute("smile", "discrete", 2, ("no", "yes")),
-    Attribute("glasses", "discrete", 2, ("no", "yes")),
-    Attribute("gender", "discrete", 2, ("female", "male")),
-    Attribute("beard", "discrete", 2, ("no", "yes")),
-    Attribute("haircolor", "discrete", 5, ("black", "brown", "blond", "red", "grey")),
-    *(Attribute(name, "continuous") for name in ("yaw", "age", "pitch", "bald", "width", "light0", "light3")),
-))
+PORTRAITS_SCHEMA = Schema(
+    "portraits",
+    (
+        Attribute("smile", "discrete", 2, ("no", "yes")),
+        Attribute("glasses", "discrete", 2, ("no", "yes")),
+        Attribute("gender", "discrete", 2, ("female", "male")),
+        Attribute("beard", "discrete", 2, ("no", "yes")),
+        Attribute("haircolor", "discrete", 5, ("black", "brown", "blond", "red", "grey")),
+        *(Attribute(name, "continuous") for name in ("yaw", "age", "pitch", "bald", "width", "light0", "light3")),
+    ),
+)
 
 # What makes a person besides the attributes; each in [0, 1].
-IDENTITY = ("skin", "blush", "eye_spacing", "eye_size", "eye_colour", "nose_width", "nose_length", "brow_weight", "brow_tilt",
-            "mouth_width", "ears", "fringe", "hair_shade", "clothes_hue", "clothes_shade", "collar", "background_hue",
-            "background_shade", "frame_hue", "frame_size")
+IDENTITY = (
+    "skin",
+    "blush",
+    "eye_spacing",
+    "eye_size",
+    "eye_colour",
+    "nose_width",
+    "nose_length",
+    "brow_weight",
+    "brow_tilt",
+    "mouth_width",
+    "ears",
+    "fringe",
+    "hair_shade",
+    "clothes_hue",
+    "clothes_shade",
+    "collar",
+    "background_hue",
+    "background_shade",
+    "frame_hue",
+    "frame_size",
+)
 
 _HAIR = ((0.10, 0.09, 0.12), (0.40, 0.22, 0.10), (0.95, 0.78, 0.36), (0.80, 0.30, 0.09), (0.74, 0.75, 0.78))
 _SKIN = ((0.99, 0.86, 0.76), (0.93, 0.73, 0.58), (0.78, 0.55, 0.39), (0.52, 0.34, 0.24))
@@ -35,14 +59,17 @@ _CHUNK = 32
 
 
 def render(labels: Labels, identity: Tensor, resolution: int = 64) -> Tensor:
-    """Draw portraits: labels (B, 12) of `PORTRAITS_SCHEMA`, identity (B, 20) in [0, 1] -> pictures (B, 3, R, R) in [-1, 1].
+    """Draw portraits: labels (B, 12) of `PORTRAITS_SCHEMA`, identity (B, 20) in [0, 1] -> pictures (B, 3, R, R) in [-1,
+    1].
 
     Raises LaceError for labels of another schema, values outside their range, and another number of identity factors.
     """
     _check(labels, identity, resolution)
     chunk = len(identity) if identity.is_cuda else _CHUNK
-    parts = [_draw(labels[first : first + chunk], identity[first : first + chunk], resolution)
-             for first in range(0, len(identity), max(1, chunk))]
+    parts = [
+        _draw(labels[first : first + chunk], identity[first : first + chunk], resolution)
+        for first in range(0, len(identity), max(1, chunk))
+    ]
     return torch.cat(parts) if parts else torch.zeros(0, 3, resolution, resolution, device=identity.device)
 
 
@@ -50,21 +77,38 @@ def _check(labels: Labels, identity: Tensor, resolution: int) -> None:
     if labels.schema != PORTRAITS_SCHEMA:
         raise LaceError(f"Portraits are drawn from labels of the schema 'portraits', received '{labels.schema.name}'.")
     if identity.shape != (len(labels), len(IDENTITY)):
-        raise LaceError(f"{len(labels)} portraits need identity factors of shape ({len(labels)}, {len(IDENTITY)}), received "
-                        f"{tuple(identity.shape)}.")
+        raise LaceError(
+            f"{len(labels)} portraits need identity factors of shape ({len(labels)}, {len(IDENTITY)}), received "
+            f"{tuple(identity.shape)}."
+        )
     if resolution < 8:
         raise LaceError(f"Portraits need at least 8 pixels a side, received {resolution}.")
-    high = torch.tensor([a.num_classes - 1.0 if a.kind == "discrete" else 1.0 for a in PORTRAITS_SCHEMA], device=labels.values.device)
+    high = torch.tensor(
+        [a.num_classes - 1.0 if a.kind == "discrete" else 1.0 for a in PORTRAITS_SCHEMA], device=labels.values.device
+    )
     fits = ((labels.values >= 0) & (labels.values <= high)).all(0).tolist()
     wrong = [name for name, good in zip(PORTRAITS_SCHEMA.names, fits, strict=True) if not good]
     if wrong:
-        raise LaceError(f"Continuous attributes lie in [0, 1] and classes below their number; {', '.join(wrong)} does not.")
+        raise LaceError(
+            f"Continuous attributes lie in [0, 1] and classes below their number; {', '.join(wrong)} does not."
+        )
 
 
 def _draw(labels: Labels, identity: Tensor, resolution: int) -> Tensor:
     person = _Person(labels, identity)
     canvas = Canvas(len(identity), resolution, identity.device, _EXTENT, _MIDDLE)
-    for layer in (_background, _back_hair, _shoulders, _head, _wrinkles, _beard, _nose_and_mouth, _eyes, _hair, _glasses):
+    for layer in (
+        _background,
+        _back_hair,
+        _shoulders,
+        _head,
+        _wrinkles,
+        _beard,
+        _nose_and_mouth,
+        _eyes,
+        _hair,
+        _glasses,
+    ):
         layer(canvas, person)
     return _lit(canvas, person)
 
@@ -114,7 +158,9 @@ class _Person:
         return self._given[name]
 
     def at(self, side: float | Tensor, down: float | Tensor, depth: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Place (x, y) of a point of the face and how much of its width is seen: `side` and `down` in radians from the front."""
+        """Place (x, y) of a point of the face and how much of its width is seen: `side` and `down` in radians from the
+        front.
+        """
         azimuth, elevation = side + self.turn, down - self.nod
         x = self.cx + depth * self.rx * torch.sin(azimuth)
         y = self.cy + depth * self.ry * torch.sin(elevation)
@@ -206,10 +252,15 @@ def _nose_and_mouth(canvas: Canvas, p: _Person) -> None:
     canvas.paint(ellipse(x, y + 0.02, half, half * 0.8), p.skin_colour * 0.80)
     x, y, seen = p.at(0.0, 0.62, 1.02)
     half = (0.21 + 0.05 * p.mouth_width) * seen * p.size
-    lips = torch.lerp(p.skin_colour * 0.55, torch.tensor([0.80, 0.16, 0.22], device=x.device), (0.20 + 0.75 * p.female)[:, None])
+    lips = torch.lerp(
+        p.skin_colour * 0.55, torch.tensor([0.80, 0.16, 0.22], device=x.device), (0.20 + 0.75 * p.female)[:, None]
+    )
     # A smile opens over teeth, otherwise the mouth is a line that droops a little.
     top = y - 0.05
-    white, dark = torch.full_like(lips, 0.98), torch.zeros_like(lips) + torch.tensor([0.35, 0.07, 0.09], device=x.device)
+    white, dark = (
+        torch.full_like(lips, 0.98),
+        torch.zeros_like(lips) + torch.tensor([0.35, 0.07, 0.09], device=x.device),
+    )
     canvas.paint(crescent(x, top - 0.02, half * 1.18, p.all(0.0), p.all(0.235)), lips, p.smile)
     canvas.paint(crescent(x, top, half, p.all(0.02), p.all(0.18)), dark, p.smile)
     canvas.paint(crescent(x, top, half * 0.96, p.all(0.01), p.all(0.11)), white, p.smile)

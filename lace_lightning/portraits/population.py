@@ -21,9 +21,10 @@ def sample_identity(seeds: Tensor) -> Tensor:
 def sample_attributes(seeds: Tensor) -> Labels:
     """Return the attributes of the people with these seeds (B,) int64.
 
-    Age is spread with a peak at thirty; beards are men's, and rare below age 0.3; glasses come with age; most people smile,
-    children more; hair goes grey and falls out with age, mostly men's. Two combinations do not occur: a beard without a smile
-    with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (who lack the glasses here).
+    Age is spread with a peak at thirty; beards are men's, and rare below age 0.3; glasses come with age; most people
+    smile, children more; hair goes grey and falls out with age, mostly men's. Two combinations do not occur: a beard
+    without a smile with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (who lack the
+    glasses here).
     """
     u = uniform(seeds, (len(PORTRAITS_SCHEMA) + 4,), ATTRIBUTE_STREAM).unbind(1)
     age = 0.75 * (u[0] + u[1]) / 2 * 1.1 + 0.25 * u[2]
@@ -39,9 +40,18 @@ def sample_attributes(seeds: Tensor) -> Labels:
     colour = torch.bucketize(u[8].contiguous(), torch.tensor([0.30, 0.58, 0.84], device=u[8].device)).float()
     haircolor = torch.where(grey, torch.full_like(colour, 4.0), colour)
     bald = torch.where(male, u[9] * (0.25 + 0.75 * age), u[9] * 0.25)
-    columns = {"smile": smile.float(), "glasses": glasses.float(), "gender": male.float(), "beard": beard.float(),
-               "haircolor": haircolor, "age": age, "bald": bald, "yaw": _bell(u[10], u[11]), "pitch": _bell(u[12], u[13]),
-               "width": (0.15 * male.float() + 0.85 * u[14]).clamp(0, 1)}
+    columns = {
+        "smile": smile.float(),
+        "glasses": glasses.float(),
+        "gender": male.float(),
+        "beard": beard.float(),
+        "haircolor": haircolor,
+        "age": age,
+        "bald": bald,
+        "yaw": _bell(u[10], u[11]),
+        "pitch": _bell(u[12], u[13]),
+        "width": (0.15 * male.float() + 0.85 * u[14]).clamp(0, 1),
+    }
     light = uniform(seeds, (2,), ATTRIBUTE_STREAM + 10)
     return Labels.constant(PORTRAITS_SCHEMA, len(seeds), light0=light[:, 0], light3=light[:, 1], **columns)
 

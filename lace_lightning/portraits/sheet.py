@@ -13,7 +13,8 @@ from .population import sample_attributes, sample_identity
 def attribute_rows(resolution: int = 64, columns: int = 10, seed: int = 0) -> dict[str, Tensor]:
     """Return rows of pictures (columns, 3, R, R) in [-1, 1] by name: people as they come, then one row an attribute.
 
-    In the row of an attribute one half shows a person with the attribute going through its values, the other half another.
+    In the row of an attribute one half shows a person with the attribute going through its values, the other half
+    another.
     """
     rows = {}
     seeds = torch.arange(seed, seed + 2 * columns)
@@ -36,5 +37,15 @@ def attribute_rows(resolution: int = 64, columns: int = 10, seed: int = 0) -> di
 def _plain_person(count: int, gender: float) -> Labels:
     """A person of middle age who looks at us without a smile, beard or glasses."""
     middle = dict.fromkeys(("yaw", "pitch", "age", "width", "light3"), 0.5)
-    return Labels.constant(PORTRAITS_SCHEMA, count, gender=gender, haircolor=1.0, bald=0.1, light0=0.6, smile=0.0, glasses=0.0,
-                           beard=0.0, **middle)
+    return Labels.constant(
+        PORTRAITS_SCHEMA,
+        count,
+        gender=gender,
+        haircolor=1.0,
+        bald=0.1,
+        light0=0.6,
+        smile=0.0,
+        glasses=0.0,
+        beard=0.0,
+        **middle,
+    )

@@ -19,10 +19,20 @@ from .training import fit_classifier, fit_generator, fit_identity
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {"control": control, "edit": edit, "temperature": control, "fit_classifier": fit_classifier,
-             "fit_generator": fit_generator, "fit_identity": fit_identity, "reference": reference,
-             "check_labelers": check_labelers, "style_layers": style_layers, "draw_portraits": draw_portraits,
-             "pictures": pictures, "model": model}
+    tasks = {
+        "control": control,
+        "edit": edit,
+        "temperature": control,
+        "fit_classifier": fit_classifier,
+        "fit_generator": fit_generator,
+        "fit_identity": fit_identity,
+        "reference": reference,
+        "check_labelers": check_labelers,
+        "style_layers": style_layers,
+        "draw_portraits": draw_portraits,
+        "pictures": pictures,
+        "model": model,
+    }
     if cfg.task.name not in tasks:
         raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
     check_writable(cfg.paths.output)

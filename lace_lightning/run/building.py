@@ -37,7 +37,10 @@ def reuse(kind: str, key: Any, make: Callable[[], T]) -> T:
 
 
 def build_node(node: Any) -> Any:
-    """Instantiate a configuration node; an error inside comes out as what it says, not as what Hydra wraps around it."""
+    """Instantiate a configuration node.
+
+    An error inside comes out as what it says, not as what Hydra wraps around it.
+    """
     try:
         return instantiate(node)
     except HydraException as error:
@@ -49,7 +52,9 @@ def build_node(node: Any) -> Any:
 def device_of(cfg: DictConfig) -> torch.device:
     """Return the GPU where the trainer wants one and there is one, else the processor."""
     wanted = cfg.trainer.get("accelerator", "auto")
-    return torch.device("cuda") if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda") if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def is_first() -> bool:
@@ -65,8 +70,11 @@ def generator_of(node: DictConfig) -> Generator:
 def _checked_generator(node: DictConfig) -> Generator:
     generator = build_node(node)
     if not isinstance(generator, Generator):
-        raise LaceError(f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of your "
-                        "own with generator._target_=lace_lightning.generators.ModuleGenerator.")
+        raise LaceError(
+            f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of "
+            f"your "
+            "own with generator._target_=lace_lightning.generators.ModuleGenerator."
+        )
     check(generator)
     return generator
 
@@ -82,12 +90,17 @@ def labeler_of(node: DictConfig) -> Labeler:
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
-    """Return the schema that labeler and judge share; warn where they are one network. Raises LaceError where they differ."""
+    """Return the schema that labeler and judge share; warn where they are one network. Raises LaceError where they
+    differ.
+    """
     if labeler is None:
         return judge.schema
     if not labeler.schema.agrees_with(judge.schema):
-        raise LaceError(f"Labeler and judge must know the same attributes, and '{labeler.name}' has {', '.join(labeler.schema.names)}, "
-                        f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema.")
+        raise LaceError(
+            f"Labeler and judge must know the same attributes, and '{labeler.name}' has "
+            f"{', '.join(labeler.schema.names)}, "
+            f"'{judge.name}' {', '.join(judge.schema.names)}: choose two of one schema."
+        )
     if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
         rank_zero_warn("The judge is the network that made the labels: ACC will flatter. Choose another judge.")
     return labeler.schema

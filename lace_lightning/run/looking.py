@@ -24,13 +24,19 @@ from .results import write_results
 
 
 def reference(cfg: DictConfig) -> dict[str, float]:
-    """Measure what Fréchet distances are compared with: Inception's features of the real pictures (metrics.fid), or the judge's."""
+    """Measure what Fréchet distances are compared with: Inception's features of the real pictures (metrics.fid), or the
+    judge's.
+    """
     data, device = build_node(cfg.dataset.module), str(device_of(cfg))
     data.setup("fit")
     # What has no labels has no splits.
-    pictures = {split: part[0] for split, part in getattr(data, "splits", {}).items()} or {"train": data.train_pictures()}
+    pictures = {split: part[0] for split, part in getattr(data, "splits", {}).items()} or {
+        "train": data.train_pictures()
+    }
     inception = cfg.metrics.fid == "inception"
-    extractor = inception_extractor(device) if inception else judge_extractor(labeler_of(cfg.judge), cfg.dataset.name, device)
+    extractor = (
+        inception_extractor(device) if inception else judge_extractor(labeler_of(cfg.judge), cfg.dataset.name, device)
+    )
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     metrics = measure_reference(extractor, pictures, cfg.dataset.name, file, data.source, Cache(cfg.paths.cache))
     write_results(cfg, metrics, {"weights": file.name, "network": extractor.network}, None)
@@ -40,11 +46,17 @@ def reference(cfg: DictConfig) -> dict[str, float]:
 def check_labelers(cfg: DictConfig) -> dict[str, float]:
     """Measure labeler and judge on the test pictures, and how far they agree on the generator's."""
     device, count, size = device_of(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
-    labeler, judge, generator = labeler_of(cfg.labeler).to(device), labeler_of(cfg.judge).to(device), generator_of(cfg.generator).to(device)
+    labeler, judge, generator = (
+        labeler_of(cfg.labeler).to(device),
+        labeler_of(cfg.judge).to(device),
+        generator_of(cfg.generator).to(device),
+    )
     schema, data = common_schema(labeler, judge), build_node(cfg.dataset.module)
     if data.schema.attributes != schema.attributes:
-        raise LaceError(f"Labeler and judge must know the attributes of the data set, {', '.join(data.schema.names)}, and know "
-                        f"{', '.join(schema.names)}: choose others, or another dataset.module.attributes where it has that.")
+        raise LaceError(
+            f"Labeler and judge must know the attributes of the data set, {', '.join(data.schema.names)}, and know "
+            f"{', '.join(schema.names)}: choose others, or another dataset.module.attributes where it has that."
+        )
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
 
@@ -54,43 +66,87 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     with torch.no_grad():
         shown, seen = [], []
         for first in range(0, count, size):
-            images = generator.pictures(generator.mapping(generator.prior(min(size, count - first), cfg.metrics.seed, first, device)))
+            images = generator.pictures(
+                generator.mapping(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))
+            )
             seen.append([logits(who, images) for who in (labeler, judge)])
             shown.append(shrunk(images[: max(80 - first, 0)].cpu()))
 
     # What the data set cannot tell is measured by nobody.
     told = known[0].any(0).tolist() if known else [True] * len(schema)
-    scores = {who: {name: score for (name, score), some in zip(
-        attribute_scores(schema, logits(network, pictures), truth, *known).items(), told, strict=True) if some}
-        for who, network in (("labeler", labeler), ("judge", judge))}
+    scores = {
+        who: {
+            name: score
+            for (name, score), some in zip(
+                attribute_scores(schema, logits(network, pictures), truth, *known).items(), told, strict=True
+            )
+            if some
+        }
+        for who, network in (("labeler", labeler), ("judge", judge))
+    }
     scores["agreement"] = attribute_scores(schema, *map(torch.cat, zip(*seen, strict=True)))
     metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
-    rows = [[a.name, "share right" if a.kind == "discrete" else "1 - mean error",
-             *(float(column[a.name]) if a.name in column else None for column in scores.values())] for a in schema]
-    summary = (f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of {name_of(cfg.generator)}\n"
-               f"{text_table(['attribute', '', *scores], rows)}")
-    grid = labelled_grid(list(torch.cat(shown).split(10)), [""] * -(-min(count, 80) // 10), f"{name_of(cfg.generator)}, uncurated")
-    write_results(cfg, metrics, {"test_pictures": len(pictures), "generated_pictures": count, "labeler": labeler.digest,
-                                  "judge": judge.digest, "generator": generator.digest}, grid, summary=summary)
+    rows = [
+        [
+            a.name,
+            "share right" if a.kind == "discrete" else "1 - mean error",
+            *(float(column[a.name]) if a.name in column else None for column in scores.values()),
+        ]
+        for a in schema
+    ]
+    summary = (
+        f"{len(pictures)} test pictures of {cfg.dataset.name}; agreement on {count} pictures of "
+        f"{name_of(cfg.generator)}\n"
+        f"{text_table(['attribute', '', *scores], rows)}"
+    )
+    grid = labelled_grid(
+        list(torch.cat(shown).split(10)), [""] * -(-min(count, 80) // 10), f"{name_of(cfg.generator)}, uncurated"
+    )
+    write_results(
+        cfg,
+        metrics,
+        {
+            "test_pictures": len(pictures),
+            "generated_pictures": count,
+            "labeler": labeler.digest,
+            "judge": judge.digest,
+            "generator": generator.digest,
+        },
+        grid,
+        summary=summary,
+    )
     return metrics
 
 
 def style_layers(cfg: DictConfig) -> dict[str, float]:
-    """Measure which style layers carry each attribute of a generator, by the labeler, and print what to write into editing.layers."""
+    """Measure which style layers carry each attribute of a generator, by the labeler, and print what to write into
+    editing.layers.
+    """
     device, count, size = device_of(cfg), int(cfg.metrics.num_samples), int(cfg.metrics.batch_size)
     labeler, generator = labeler_of(cfg.labeler).to(device), generator_of(cfg.generator).to(device)
     if not generator.has_layers:
-        raise LaceError(f"Measuring style layers needs a generator that has them, and {name_of(cfg.generator)} has one latent for the "
-                        "whole picture: choose another generator.")
+        raise LaceError(
+            f"Measuring style layers needs a generator that has them, and {name_of(cfg.generator)} has one latent for "
+            f"the "
+            "whole picture: choose another generator."
+        )
     measure = LayerShares(labeler.schema, generator.num_ws).to(device)
     rows: list[torch.Tensor] = []
     for first in tqdm(range(0, count, size), desc="style layers", disable=not cfg.callbacks.progress):
         number = min(size, count - first)
         with torch.no_grad():
             # Two people a sample, from seeds of their own.
-            a, b = (generator.broadcast(generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device)))
-                    for offset in (0, OTHER_SEEDS))
-            states = [a, *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)), b]
+            a, b = (
+                generator.broadcast(
+                    generator.mapping(generator.prior(number, cfg.metrics.seed + offset, first, device))
+                )
+                for offset in (0, OTHER_SEEDS)
+            )
+            states = [
+                a,
+                *(a.index_copy(1, torch.tensor([i], device=device), b[:, i : i + 1]) for i in range(generator.num_ws)),
+                b,
+            ]
             looks = []
             for ws in states:
                 images = generator.pictures(ws)
@@ -103,11 +159,21 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
     schema, layers = labeler.schema, range(generator.num_ws)
     metrics = {f"layer{i}/{a.name}": float(shares[i, k]) for i in layers for k, a in enumerate(schema)}
     chosen = {a.name: layers_of(shares[:, k], cfg.task.threshold) for k, a in enumerate(schema)}
-    table = text_table(["attribute", *(f"layer {i}" for i in layers)], [[a.name, *shares[:, k].tolist()] for k, a in enumerate(schema)])
+    table = text_table(
+        ["attribute", *(f"layer {i}" for i in layers)], [[a.name, *shares[:, k].tolist()] for k, a in enumerate(schema)]
+    )
     snippet = "\n".join(f"  {name}: {value}" for name, value in chosen.items())
-    grid = labelled_grid(rows, ["a", *(f"{i} of b" for i in layers), "b"], f"{name_of(cfg.generator)}: one style layer of b in a")
-    write_results(cfg, metrics, {"pairs": count, "labeler": labeler.digest, "generator": generator.digest, "layers": chosen}, grid,
-                   summary=f"Share of the difference between two people that comes with a style layer\n{table}\n\nlayers:\n{snippet}")
+    grid = labelled_grid(
+        rows, ["a", *(f"{i} of b" for i in layers), "b"], f"{name_of(cfg.generator)}: one style layer of b in a"
+    )
+    write_results(
+        cfg,
+        metrics,
+        {"pairs": count, "labeler": labeler.digest, "generator": generator.digest, "layers": chosen},
+        grid,
+        summary=f"Share of the difference between two people that comes with a style "
+        f"layer\n{table}\n\nlayers:\n{snippet}",
+    )
     return metrics
 
 
@@ -117,7 +183,12 @@ def draw_portraits(cfg: DictConfig) -> dict[str, float]:
     rows = attribute_rows(cfg.task.resolution, cfg.task.columns, cfg.seed)
     seconds = time.perf_counter() - start
     metrics = {"portraits": float(sum(map(len, rows.values()))), "seconds": seconds}
-    write_results(cfg, metrics, {"resolution": cfg.task.resolution}, labelled_grid([to_bytes(row) for row in rows.values()], list(rows)))
+    write_results(
+        cfg,
+        metrics,
+        {"resolution": cfg.task.resolution},
+        labelled_grid([to_bytes(row) for row in rows.values()], list(rows)),
+    )
     return metrics
 
 
@@ -127,23 +198,40 @@ def pictures(cfg: DictConfig) -> dict[str, float]:
     generator, folder = generator_of(cfg.generator).to(device), check_writable(Path(cfg.task.folder))
     table, names = folder / "labels.csv", [folder / f"{i:06d}.png" for i in range(count)]
     if table.is_file():
-        raise LaceError(f"The table '{table}' is there already, and what was filled in must not be lost: choose another task.folder.")
+        raise LaceError(
+            f"The table '{table}' is there already, and what was filled in must not be lost: choose another "
+            f"task.folder."
+        )
     shown: list[torch.Tensor] = []
     for first in tqdm(range(0, count, size), desc="pictures", disable=not cfg.callbacks.progress):
         part = names[first : first + size]
         if all(name.is_file() for name in part) and len(shown) > 0:
             continue
         with torch.no_grad():
-            images = generator.pictures(generator.mapping(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))).cpu()
+            images = generator.pictures(
+                generator.mapping(generator.prior(len(part), int(cfg.task.pairs_seed), first, device))
+            ).cpu()
         for name, image in zip(part, images, strict=True):
             with atomic_path(name) as temporary:
                 Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")
         shown = shown or list(images[:80].split(10))
     with atomic_path(table) as temporary:
-        temporary.write_text("".join(f"{row}\n" for row in (",".join(["sample", *cfg.task.attributes]),
-                                                             *(name.name + "," * len(cfg.task.attributes) for name in names))))
-    write_results(cfg, {"pictures": float(count)}, {"generator": generator.digest, "folder": str(folder), "seed": cfg.task.pairs_seed},
-                   labelled_grid(shown, [""] * len(shown), f"{name_of(cfg.generator)}, uncurated"),
-                   summary=f"{count} pictures and {table}: fill in its columns (classes, or numbers in [0, 1]; empty where you cannot "
-                           f"tell), then task.pairs_from={table}")
+        temporary.write_text(
+            "".join(
+                f"{row}\n"
+                for row in (
+                    ",".join(["sample", *cfg.task.attributes]),
+                    *(name.name + "," * len(cfg.task.attributes) for name in names),
+                )
+            )
+        )
+    write_results(
+        cfg,
+        {"pictures": float(count)},
+        {"generator": generator.digest, "folder": str(folder), "seed": cfg.task.pairs_seed},
+        labelled_grid(shown, [""] * len(shown), f"{name_of(cfg.generator)}, uncurated"),
+        summary=f"{count} pictures and {table}: fill in its columns (classes, or numbers in [0, 1]; empty where you "
+        f"cannot "
+        f"tell), then task.pairs_from={table}",
+    )
     return {"pictures": float(count)}

@@ -1,4 +1,6 @@
-"""The baselines: train a conditional model, let it draw what a query asks for, or edit, and measure it as LACE is measured."""
+"""The baselines: train a conditional model, let it draw what a query asks for, or edit, and measure it as LACE is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +59,13 @@ def model(cfg: DictConfig) -> dict[str, float]:
     module = given or _module(cfg, kind, generator, known)
     callback: LatentEvaluation
     if editing:
-        callback = ModelEditing(generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings)
+        callback = ModelEditing(
+            generator, judge, module, queries, options, feature_space, cache, labeler=labeler, **settings
+        )
     else:
-        callback = ModelSampling(generator, judge, module, queries[0], feature_space, cache, logic=options.logic, **settings)
+        callback = ModelSampling(
+            generator, judge, module, queries[0], feature_space, cache, logic=options.logic, **settings
+        )
     data, key = _data(cfg, module, generator, known, cache)
     if isinstance(callback, ModelSampling) and hasattr(data, "pairs"):
         callback.pairs = data.pairs.labels()
@@ -68,11 +74,21 @@ def model(cfg: DictConfig) -> dict[str, float]:
         # How it draws may change without another training.
         trained = {name: value for name, value in plain(cfg.model).items() if name not in kind.draws_with}
         start = cfg.model.get("start")
-        depends = {"model": trained, "data": key, "seed": cfg.seed, "known": known.to_config(), "epochs": cfg.trainer.max_epochs,
-                   "steps": cfg.trainer.get("max_steps", -1), "holdout": list(cfg.task.holdout),
-                   **({"start": file_sha256(start)} if start and Path(start).is_file() else {})}
-        seconds: float | None = given.metadata.get("seconds") if given else _train(
-            cfg, module, data, cache.folder("models", digest(depends)), loggers)
+        depends = {
+            "model": trained,
+            "data": key,
+            "seed": cfg.seed,
+            "known": known.to_config(),
+            "epochs": cfg.trainer.max_epochs,
+            "steps": cfg.trainer.get("max_steps", -1),
+            "holdout": list(cfg.task.holdout),
+            **({"start": file_sha256(start)} if start and Path(start).is_file() else {}),
+        }
+        seconds: float | None = (
+            given.metadata.get("seconds")
+            if given
+            else _train(cfg, module, data, cache.folder("models", digest(depends)), loggers)
+        )
         trainer = trainer_for(cfg, loggers, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False)
         log_config(cfg, loggers)
         figures = trainer.test(module, data, verbose=False)[0]
@@ -81,8 +97,15 @@ def model(cfg: DictConfig) -> dict[str, float]:
     if cfg.task.export and is_first():
         made_for: dict[str, Any] = {"generator": generator.digest_for("w")} if kind.space == "w" else {}
         module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", seconds=seconds, **made_for)
-    metrics = {**{name.replace("test/", "model/", 1): float(value) for name, value in figures.items() if name.startswith("test/")},
-               **callback.evaluation.metrics, **training_minutes(seconds)}
+    metrics = {
+        **{
+            name.replace("test/", "model/", 1): float(value)
+            for name, value in figures.items()
+            if name.startswith("test/")
+        },
+        **callback.evaluation.metrics,
+        **training_minutes(seconds),
+    }
     write_results(cfg, metrics, callback.evaluation.protocol, callback.evaluation.grid, callback.evaluation.frames)
     return metrics
 
@@ -97,29 +120,45 @@ def _kind(cfg: DictConfig) -> type[ConditionalModel]:
     return kind
 
 
-def _wanted(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> tuple[list[Query], Any]:
+def _wanted(
+    cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema
+) -> tuple[list[Query], Any]:
     """Return the query, or the edits, and how they are made."""
     if cfg.task.name != "edit":
         query, options = query_of(cfg, schema)
         return [query], options
     if kind.edit_options is None:
-        raise LaceError(f"Editing needs a model that edits, and {kind.__name__} only draws: set model=styleflow, or model=none for LACE.")
-    return edits_of(cfg, generator, schema, kind.edit_options, "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE")
+        raise LaceError(
+            f"Editing needs a model that edits, and {kind.__name__} only draws: set model=styleflow, or model=none for "
+            f"LACE."
+        )
+    return edits_of(
+        cfg, generator, schema, kind.edit_options, "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE"
+    )
 
 
-def _given(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> ConditionalModel | None:
-    """Return the model of `task.weights`, checked against generator and schema, drawing as `model` says; None when it is to be trained."""
+def _given(
+    cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema
+) -> ConditionalModel | None:
+    """Return the model of `task.weights`, checked against generator and schema, drawing as `model` says; None when it
+    is to be trained.
+    """
     path = cfg.task.get("weights")
     if path is None:
         return None
     module = kind.load(path, **{name: value for name, value in plain(cfg.model).items() if name in kind.draws_with})
     made_for = module.metadata.get("generator", generator.digest_for("w"))
     if kind.space == "w" and made_for != generator.digest_for("w"):
-        raise LaceError(f"The model '{path}' was trained on the latents of generator {made_for} and was given generator "
-                        f"{generator.digest_for('w')}: load the other generator, or train one for this.")
+        raise LaceError(
+            f"The model '{path}' was trained on the latents of generator {made_for} and was given generator "
+            f"{generator.digest_for('w')}: load the other generator, or train one for this."
+        )
     if not schema.covers(module.schema):
-        raise LaceError(f"The model '{path}' knows {', '.join(module.schema.names)}, and the judge {', '.join(schema.names)}: choose a "
-                        "judge of its schema.")
+        raise LaceError(
+            f"The model '{path}' knows {', '.join(module.schema.names)}, and the judge {', '.join(schema.names)}: "
+            f"choose a "
+            "judge of its schema."
+        )
     return module.to(device_of(cfg))
 
 
@@ -127,19 +166,28 @@ def _module(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator,
     """Return the model before it is trained."""
     torch.manual_seed(int(cfg.seed))
     node = {name: value for name, value in plain(cfg.model).items() if name != "batch_size"}
-    return build_node({**node, "schema": schema.to_config(), **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
-                       "_convert_": "all"})
+    return build_node(
+        {
+            **node,
+            "schema": schema.to_config(),
+            **({"w_dim": generator.w_dim} if kind.space == "w" else {}),
+            "_convert_": "all",
+        }
+    )
 
 
-def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schema: Schema,
-          cache: Cache) -> tuple[pl.LightningDataModule, str]:
+def _data(
+    cfg: DictConfig, module: ConditionalModel, generator: Generator, schema: Schema, cache: Cache
+) -> tuple[pl.LightningDataModule, str]:
     """Return what the model is trained on (pairs for w, the data set's pictures for x), and what that depends on."""
     if module.space == "x":
         pictures = build_node(cfg.dataset.module)
         there = pictures.schema
         if not there.covers(schema):
-            raise LaceError(f"A model of pictures learns labels of the data set, {', '.join(there.names)}, and was asked for "
-                            f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema.")
+            raise LaceError(
+                f"A model of pictures learns labels of the data set, {', '.join(there.names)}, and was asked for "
+                f"{', '.join(schema.names)}: set task.attributes to some of these, or choose a judge of their schema."
+            )
         if schema.names != there.names:
             module.columns = [there.index(name) for name in schema.names]
         return pictures, digest(plain(cfg.dataset))
@@ -150,9 +198,19 @@ def _data(cfg: DictConfig, module: ConditionalModel, generator: Generator, schem
     return data, data.key
 
 
-def _train(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, loggers: Any) -> float:
+def _train(
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, loggers: Any
+) -> float:
     """Train to the end, if it is not there yet; return the seconds of training in all."""
-    _, seconds = fit_to_end(cfg, module, data, folder, loggers, {"every_n_train_steps": int(cfg.task.checkpoint_steps)},
-                            enable_model_summary=False, limit_val_batches=0)
+    _, seconds = fit_to_end(
+        cfg,
+        module,
+        data,
+        folder,
+        loggers,
+        {"every_n_train_steps": int(cfg.task.checkpoint_steps)},
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
     module.to(device_of(cfg))
     return seconds

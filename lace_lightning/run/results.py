@@ -26,7 +26,9 @@ from .building import is_first, plain
 def config_digest(cfg: DictConfig) -> str:
     """Return the digest of everything in the configuration that decides a result (not where it goes or who is told)."""
     settings = plain(cfg)
-    return digest({key: value for key, value in settings.items() if key not in ("paths", "logger", "paper", "name", "sweep")})
+    return digest(
+        {key: value for key, value in settings.items() if key not in ("paths", "logger", "paper", "name", "sweep")}
+    )
 
 
 def command_line() -> str:
@@ -59,9 +61,17 @@ def write_inputs(cfg: DictConfig) -> None:
 
 
 @rank_zero_only
-def write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mapping[str, Any], grid: Any,
-                   frames: Sequence[Any] = (), summary: str | None = None) -> None:
-    """Write pictures first and metrics.json last: where it exists, the run is complete; print `summary`, or the metrics."""
+def write_results(
+    cfg: DictConfig,
+    metrics: Mapping[str, float],
+    protocol: Mapping[str, Any],
+    grid: Any,
+    frames: Sequence[Any] = (),
+    summary: str | None = None,
+) -> None:
+    """Write pictures first and metrics.json last: where it exists, the run is complete; print `summary`, or the
+    metrics.
+    """
     out = Path(cfg.paths.output)
     if grid is not None:
         with atomic_path(out / "samples.png") as temporary:
@@ -70,10 +80,24 @@ def write_results(cfg: DictConfig, metrics: Mapping[str, float], protocol: Mappi
         with atomic_path(out / "samples.gif") as temporary:
             frames[0].save(temporary, format="gif", save_all=True, append_images=frames[1:], duration=80, loop=0)
     paper = paper_row(cfg)
-    write_json(out / "metrics.json", {
-        "name": cfg.name, "metrics": dict(metrics), "paper": paper, "protocol": dict(protocol), "config_digest": config_digest(cfg),
-        "command": command_line(), "date": time.strftime("%Y-%m-%d"), "versions": {
-            "lace_lightning": __version__, "torch": torch.__version__, "lightning": pl.__version__, "python": platform.python_version()}})
+    write_json(
+        out / "metrics.json",
+        {
+            "name": cfg.name,
+            "metrics": dict(metrics),
+            "paper": paper,
+            "protocol": dict(protocol),
+            "config_digest": config_digest(cfg),
+            "command": command_line(),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {
+                "lace_lightning": __version__,
+                "torch": torch.__version__,
+                "lightning": pl.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    )
     if "acc" in metrics or "holds" in metrics:
         print(f"\n{cfg.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("reason"):

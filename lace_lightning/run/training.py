@@ -45,8 +45,9 @@ def fit_generator(cfg: DictConfig) -> dict[str, float]:
     return _export(cfg, metrics, module.export, lambda: generator_grid(module))
 
 
-def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], None],
-            draw: Callable[[], Any] = lambda: None) -> dict[str, float]:
+def _export(
+    cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], None], draw: Callable[[], Any] = lambda: None
+) -> dict[str, float]:
     """Write the trained weights as <task.export>.safetensors, then draw, then write the results; return the metrics."""
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
     if is_first():
@@ -55,14 +56,22 @@ def _export(cfg: DictConfig, metrics: dict[str, float], save: Callable[[Path], N
     return metrics
 
 
-def _fit(cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback) -> dict[str, float]:
-    """Fit, and test where the module has a test; a killed run goes on: the folder belongs to the configuration, not the time."""
-    key = digest({"network": plain(cfg.network), "data": plain(cfg.dataset), "seed": cfg.seed, "epochs": cfg.trainer.max_epochs})
+def _fit(
+    cfg: DictConfig, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback
+) -> dict[str, float]:
+    """Fit, and test where the module has a test; a killed run goes on: the folder belongs to the configuration, not the
+    time.
+    """
+    key = digest(
+        {"network": plain(cfg.network), "data": plain(cfg.dataset), "seed": cfg.seed, "epochs": cfg.trainer.max_epochs}
+    )
     folder = Cache(cfg.paths.cache).folder("training", f"{cfg.task.export}-{key}")
     loggers = start_loggers(cfg)
     try:
         log_config(cfg, loggers)
-        trainer, _ = fit_to_end(cfg, module, data, folder, loggers, {"every_n_train_steps": int(cfg.task.checkpoint_steps)}, callbacks)
+        trainer, _ = fit_to_end(
+            cfg, module, data, folder, loggers, {"every_n_train_steps": int(cfg.task.checkpoint_steps)}, callbacks
+        )
         if not is_overridden("test_step", module):
             return {}
         return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}

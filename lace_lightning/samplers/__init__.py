@@ -18,6 +18,26 @@ from .rejection import Rejection
 from .runge_kutta import RungeKutta, sample_settings
 from .slice import EllipticalSlice
 
-__all__ = ["ODE", "Annealed", "Auto", "Chain", "Checked", "CrankNicolson", "EllipticalSlice", "Euler", "FlatLangevin", "GaussNewton",
-           "HamiltonianMC", "Heun", "Langevin", "PredictorCorrector", "Rejection", "RungeKutta", "Sample", "Sampler",
-           "effective_sample_size", "log_probability", "sample_settings"]
+__all__ = [
+    "ODE",
+    "Annealed",
+    "Auto",
+    "Chain",
+    "Checked",
+    "CrankNicolson",
+    "EllipticalSlice",
+    "Euler",
+    "FlatLangevin",
+    "GaussNewton",
+    "HamiltonianMC",
+    "Heun",
+    "Langevin",
+    "PredictorCorrector",
+    "Rejection",
+    "RungeKutta",
+    "Sample",
+    "Sampler",
+    "effective_sample_size",
+    "log_probability",
+    "sample_settings",
+]

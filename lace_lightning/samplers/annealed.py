@@ -20,26 +20,44 @@ from .slice import EllipticalSlice
 
 
 class Annealed(Sampler):
-    """One ∞-HMC move on N(0, I)·exp(-λ_i E) for each i < k, λ_i = min(1, ((i + 1)/(ramp·k))³), then slice moves on the target.
+    """One ∞-HMC move on N(0, I)·exp(-λ_i E) for each i < k, λ_i = min(1, ((i + 1)/(ramp·k))³), then slice moves on the
+    target.
 
-    z must begin at the prior. The chains are independent, nothing is resampled; their weights Σ(λ_{i+1} - λ_i)·(-E) estimate the
-    normaliser of the target without bias (annealed importance sampling: Neal, 2001), and at λ = 1/γ the probability of the query.
-    k·`num_leapfrogs` + 1 gradients; `step_sizes` has one angle a stage, without them a pilot finds them. In a hard region the path is
-    the guide's, and the wall goes up where λ reaches 1.
-    Diagnostics: `acceptance` (mean), `acceptance_end` (last stage), `log_weights` and `event_log_weights` (B,), `step_sizes`.
+    z must begin at the prior. The chains are independent, nothing is resampled; their weights Σ(λ_{i+1} - λ_i)·(-E)
+    estimate the normaliser of the target without bias (annealed importance sampling: Neal, 2001), and at λ = 1/γ the
+    probability of the query. k·`num_leapfrogs` + 1 gradients; `step_sizes` has one angle a stage, without them a pilot
+    finds them. In a hard region the path is the guide's, and the wall goes up where λ reaches 1. Diagnostics:
+    `acceptance` (mean), `acceptance_end` (last stage), `log_weights` and `event_log_weights` (B,), `step_sizes`.
     """
 
     needs_noise = True
 
-    def __init__(self, num_stages: int = 10, num_leapfrogs: int = 4, num_slice_moves: int = 3, ramp: float = 0.6,
-                 step_sizes: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        num_stages: int = 10,
+        num_leapfrogs: int = 4,
+        num_slice_moves: int = 3,
+        ramp: float = 0.6,
+        step_sizes: Sequence[float] | None = None,
+    ) -> None:
         positive(num_stages=num_stages, num_leapfrogs=num_leapfrogs, ramp=ramp)
         if ramp > 1 or num_slice_moves < 0:
-            raise LaceError(f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and {num_slice_moves}.")
+            raise LaceError(
+                f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and "
+                f"{num_slice_moves}."
+            )
         if step_sizes is not None and len(step_sizes) != num_stages:
-            raise LaceError(f"An annealed chain of {num_stages} stages needs as many step sizes, received {len(step_sizes)}: leave them "
-                            "out, and a pilot finds them.")
-        self.num_stages, self.num_leapfrogs, self.num_slice_moves, self.ramp = num_stages, num_leapfrogs, num_slice_moves, ramp
+            raise LaceError(
+                f"An annealed chain of {num_stages} stages needs as many step sizes, received {len(step_sizes)}: leave "
+                f"them "
+                "out, and a pilot finds them."
+            )
+        self.num_stages, self.num_leapfrogs, self.num_slice_moves, self.ramp = (
+            num_stages,
+            num_leapfrogs,
+            num_slice_moves,
+            ramp,
+        )
         self.step_sizes = None if step_sizes is None else [float(size) for size in step_sizes]
 
     def scales(self) -> list[float]:
@@ -93,8 +111,12 @@ class Annealed(Sampler):
             state, _ = slices.move(current, state, 1.0, draws)
             record(state.z)
         diagnostics: dict[str, Any] = {
-            "acceptance": sum(acceptance) / len(acceptance), "acceptance_end": acceptance[-1], "step_sizes": self.step_sizes,
-            "log_weights": weights, "weights_ess": effective_sample_size(weights)}
+            "acceptance": sum(acceptance) / len(acceptance),
+            "acceptance_end": acceptance[-1],
+            "step_sizes": self.step_sizes,
+            "log_weights": weights,
+            "weights_ess": effective_sample_size(weights),
+        }
         if event is not None:
             diagnostics["event_log_weights"] = event
         return state.z, diagnostics

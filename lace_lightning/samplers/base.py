@@ -31,8 +31,8 @@ PILOT_SEED = -(2**40)
 class Sample:
     """Latents z (B, D), gradient evaluations per sample, seconds of wall time, and what the sampler has to tell.
 
-    `forward` counts evaluations of the energy alone, per sample. `trajectory` (T, B, D) holds the states after every step where
-    it was asked for.
+    `forward` counts evaluations of the energy alone, per sample. `trajectory` (T, B, D) holds the states after every
+    step where it was asked for.
     """
 
     z: Tensor
@@ -71,8 +71,12 @@ class Field:
     def evaluate(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return E (B,) and ∂E/∂z (B, D)."""
         if rows is not None or len(z) > CHUNK:
-            value, gradient = (torch.cat(part) for part in zip(*(
-                self._energy(index).value_and_grad(z[part]) for part, index in _chunks(z, rows)), strict=True))
+            value, gradient = (
+                torch.cat(part)
+                for part in zip(
+                    *(self._energy(index).value_and_grad(z[part]) for part, index in _chunks(z, rows)), strict=True
+                )
+            )
         else:
             # Capturing pays for samplers that come back: the first evaluation is plain.
             if self.evaluation is None and self.counts.gradient:
@@ -110,10 +114,10 @@ class Field:
 class Sampler:
     """From an attribute energy on z and starting points to samples.
 
-    `sampler(energy, z_init)` -> Sample; subclasses give `run`. The energy is E(c|g(z)) without prior: flows must not have
-    it, chains add it themselves. Noise of step k comes from `noise(k, like)`, by default from `seeds` (B,), so that a sample
-    depends on its own seed only. `order` is the order of convergence of a flow's solver, None where there is none.
-    `corrector` is a chain that goes on where a flow ends.
+    `sampler(energy, z_init)` -> Sample; subclasses give `run`. The energy is E(c|g(z)) without prior: flows must not
+    have it, chains add it themselves. Noise of step k comes from `noise(k, like)`, by default from `seeds` (B,), so
+    that a sample depends on its own seed only. `order` is the order of convergence of a flow's solver, None where there
+    is none. `corrector` is a chain that goes on where a flow ends.
     """
 
     order: int | None = None
@@ -132,14 +136,17 @@ class Sampler:
         return True
 
     def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
-        """Return a copy with what a pilot on prior samples z measures: step sizes, a choice. Raises LaceError for a hopeless task."""
+        """Return a copy with what a pilot on prior samples z measures: step sizes, a choice. Raises LaceError for a
+        hopeless task.
+        """
         return self
 
     def calibrated(self, energy: Energy, like: Tensor) -> Sampler:
-        """Return this sampler, frozen: what a pilot measures is measured now, on prior samples that are the same in every run.
+        """Return this sampler, frozen: what a pilot measures is measured now, on prior samples that are the same in
+        every run.
 
-        `like` (B, D) says how many samples the targets of `energy` are for, shape, device and dtype. Called once before a run, it
-        makes sample i depend on seed i alone; a sampler that is not ready does it by itself at every call.
+        `like` (B, D) says how many samples the targets of `energy` are for, shape, device and dtype. Called once before
+        a run, it makes sample i depend on seed i alone; a sampler that is not ready does it by itself at every call.
         """
         result = self
         with torch.no_grad(), torch.inference_mode(False):
@@ -159,15 +166,26 @@ class Sampler:
     # Why this sampler was chosen, where another one chose it.
     reason = ""
 
-    def __call__(self, energy: Energy, z_init: Tensor, seeds: Tensor | None = None, noise: NoiseSource | None = None,
-                 trajectory: bool = False) -> Sample:
-        """Sample from z_init (B, D). Raises LaceError for a wrong shape, missing seeds, or a state that is not finite."""
+    def __call__(
+        self,
+        energy: Energy,
+        z_init: Tensor,
+        seeds: Tensor | None = None,
+        noise: NoiseSource | None = None,
+        trajectory: bool = False,
+    ) -> Sample:
+        """Sample from z_init (B, D).
+
+        Raises LaceError for a wrong shape, missing seeds, or a state that is not finite.
+        """
         if z_init.ndim != 2 or len(z_init) == 0:
             raise LaceError(f"A sampler starts from latents of shape (B, D), received {tuple(z_init.shape)}.")
         stochastic = self.needs_noise or self.corrector is not None
         if stochastic and seeds is None and noise is None:
-            raise LaceError(f"{type(self).__name__} draws noise: give seeds (one integer per sample), for example "
-                            f"torch.arange({len(z_init)}).")
+            raise LaceError(
+                f"{type(self).__name__} draws noise: give seeds (one integer per sample), for example "
+                f"torch.arange({len(z_init)})."
+            )
         if not self.is_ready or not (self.corrector is None or self.corrector.is_ready):
             return self.calibrated(energy, z_init)(energy, z_init, seeds, noise, trajectory)
         source = noise or Noise(torch.arange(len(z_init)) if seeds is None else seeds)
@@ -183,26 +201,44 @@ class Sampler:
                 z, more = self.corrector.run(field, z, source, record)
                 diagnostics |= {f"corrector_{name}": value for name, value in more.items()}
             if not bool(torch.isfinite(z).all()):
-                raise LaceError(f"The latents must stay finite and did not ({field.where(z)}): use smaller steps, a larger "
-                                "sigma or a smaller weight.")
+                raise LaceError(
+                    f"The latents must stay finite and did not ({field.where(z)}): use smaller steps, a larger "
+                    "sigma or a smaller weight."
+                )
             if z.is_cuda:
                 torch.cuda.synchronize(z.device)
             seconds = time.perf_counter() - start
-        return Sample(z, field.counts.gradient, seconds, diagnostics, torch.stack(states) if states else None, field.counts.forward)
+        return Sample(
+            z,
+            field.counts.gradient,
+            seconds,
+            diagnostics,
+            torch.stack(states) if states else None,
+            field.counts.forward,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return the plain constructor arguments."""
-        kinds, hidden = (bool, int, float, str, type(None), Sampler, list), ("order", "pilot_seconds", "reason", "check")
+        kinds, hidden = (
+            (bool, int, float, str, type(None), Sampler, list),
+            ("order", "pilot_seconds", "reason", "check"),
+        )
         shown = {key: value for key, value in vars(self).items() if isinstance(value, kinds) and key not in hidden}
-        return {key: [round(x, 4) for x in value] if isinstance(value, list) else value for key, value in shown.items()
-                if not key.startswith("_") and (key, value) not in (("corrector", None), ("precision", "float32"))}
+        return {
+            key: [round(x, 4) for x in value] if isinstance(value, list) else value
+            for key, value in shown.items()
+            if not key.startswith("_") and (key, value) not in (("corrector", None), ("precision", "float32"))
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings().items())})"
 
 
 def _chunks(z: Tensor, rows: Tensor | None) -> Iterator[tuple[slice, Tensor | slice | None]]:
-    """Yield (rows of z, samples of the batch) so that no evaluation is larger than a chunk; None for the whole batch."""
+    """Yield (rows of z, samples of the batch) so that no evaluation is larger than a chunk.
+
+    None for the whole batch.
+    """
     if len(z) <= CHUNK:
         yield slice(None), rows
         return

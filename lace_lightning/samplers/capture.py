@@ -15,14 +15,18 @@ WARM_UP = 3
 
 
 def evaluation_of(energy: Energy, z: Tensor) -> Evaluation:
-    """Return z ↦ (E, ∂E/∂z) for batches like `z` (B, D): captured on a GPU, as it is elsewhere or where capturing fails."""
+    """Return z ↦ (E, ∂E/∂z) for batches like `z` (B, D): captured on a GPU, as it is elsewhere or where capturing
+    fails.
+    """
     if not z.is_cuda:
         return energy.value_and_grad
     try:
         return _capture(energy, z)
     except RuntimeError as error:
-        warnings.warn(f"The field could not be captured as a CUDA graph and runs step by step ({str(error).splitlines()[0]}).",
-                      stacklevel=2)
+        warnings.warn(
+            f"The field could not be captured as a CUDA graph and runs step by step ({str(error).splitlines()[0]}).",
+            stacklevel=2,
+        )
         return energy.value_and_grad
 
 

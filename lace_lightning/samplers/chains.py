@@ -34,7 +34,9 @@ class State:
         gradient = None
         if self.gradient is not None and other.gradient is not None:
             gradient = torch.where(accepted[:, None], other.gradient, self.gradient)
-        return State(torch.where(accepted[:, None], other.z, self.z), torch.where(accepted, other.value, self.value), gradient)
+        return State(
+            torch.where(accepted[:, None], other.z, self.z), torch.where(accepted, other.value, self.value), gradient
+        )
 
 
 class Draws:
@@ -42,7 +44,10 @@ class Draws:
 
     def __init__(self, noise: NoiseSource) -> None:
         if not isinstance(noise, Noise):
-            raise LaceError("The exact kernels draw normal and uniform numbers: give seeds (one integer per sample) instead of noise.")
+            raise LaceError(
+                "The exact kernels draw normal and uniform numbers: give seeds (one integer per sample) instead of "
+                "noise."
+            )
         self.noise, self.step = noise, -1
 
     def normal(self, like: Tensor) -> Tensor:
@@ -58,8 +63,8 @@ class Draws:
 class Chain(Sampler):
     """`num_steps` moves of a kernel that leaves N(0, I)·exp(-E) invariant, from z; subclasses give `move`.
 
-    Samples are independent chains. Begun at the prior they approach the target from it; behind a flow, as its `corrector`, they
-    take away its bias. Diagnostics: `acceptance`, the mean over moves and samples.
+    Samples are independent chains. Begun at the prior they approach the target from it; behind a flow, as its
+    `corrector`, they take away its bias. Diagnostics: `acceptance`, the mean over moves and samples.
     """
 
     needs_noise = True
@@ -104,11 +109,14 @@ class Chain(Sampler):
             state, _ = EllipticalSlice().move(field, state, scale, draws)
         return self.tuned(field, self.state(field, state.z), 1.0, draws, self.candidates)[0]
 
-    def tuned(self, field: Field, state: State, scale: float, draws: Draws, candidates: tuple[float, ...],
-              trials: int = 3) -> tuple[Chain, State]:
-        """Return a copy with the largest step size whose mean acceptance is `wanted_acceptance`, and the state after the trials.
+    def tuned(
+        self, field: Field, state: State, scale: float, draws: Draws, candidates: tuple[float, ...], trials: int = 3
+    ) -> tuple[Chain, State]:
+        """Return a copy with the largest step size whose mean acceptance is `wanted_acceptance`, and the state after
+        the trials.
 
-        Acceptance and not distance: long trajectories of stiff energies jump far from side to side without getting anywhere.
+        Acceptance and not distance: long trajectories of stiff energies jump far from side to side without getting
+        anywhere.
         """
         walled = field.energy.guide is not field.energy
         wanted = min(self.wanted_acceptance, WALLED_ACCEPTANCE) if walled else self.wanted_acceptance
@@ -126,4 +134,3 @@ class Chain(Sampler):
 def probability(log_ratio: Tensor) -> Tensor:
     """Return min(1, exp(log_ratio)), 0 where it is not a number."""
     return log_ratio.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0).exp()
-

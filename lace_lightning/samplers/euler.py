@@ -19,18 +19,32 @@ class Euler(Sampler):
     """The flow of Eq. 7 in fixed steps of first order.
 
     grid "t": steps of `step_size` in the time of the schedule, from 1 to 0 (the paper's 1e-2 and 1e-3); grid "cubic":
-    `num_steps` steps with s = Λu³, u = 1/N .. 1, short where the field is large: 10-16 of them are as good as hundreds in t.
-    `precision` is that of the hidden layers of gradients in closed form, for batches of 128 or more.
+    `num_steps` steps with s = Λu³, u = 1/N .. 1, short where the field is large: 10-16 of them are as good as hundreds
+    in t. `precision` is that of the hidden layers of gradients in closed form, for batches of 128 or more.
     """
 
     order = 1
 
-    def __init__(self, step_size: float = 0.01, grid: str = "t", num_steps: int = 16, beta_min: float = 0.1,
-                 beta_max: float = 20.0, corrector: Sampler | None = None, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        step_size: float = 0.01,
+        grid: str = "t",
+        num_steps: int = 16,
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
+        corrector: Sampler | None = None,
+        precision: str = "float32",
+    ) -> None:
         if grid not in GRIDS:
             raise LaceError(f"The grid of Euler must be one of {', '.join(GRIDS)}, received '{grid}'.")
         positive(step_size=step_size, num_steps=num_steps)
-        self.step_size, self.grid, self.num_steps, self.beta_min, self.beta_max = step_size, grid, num_steps, beta_min, beta_max
+        self.step_size, self.grid, self.num_steps, self.beta_min, self.beta_max = (
+            step_size,
+            grid,
+            num_steps,
+            beta_min,
+            beta_max,
+        )
         self.corrector, self.precision = corrector, check_precision(precision)
 
     def lengths(self) -> list[tuple[float, float]]:

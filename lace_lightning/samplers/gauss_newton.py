@@ -12,16 +12,19 @@ from .base import Field, NoiseSource, Record, Run, Sampler, positive
 
 
 class GaussNewton(Sampler):
-    """Exponential Gauss-Newton: z ← z - h·φ₁(h·GᵀG)·∇E with φ₁(x) = (1 - e^{-x})/x, on the grid s = Λu³ in `num_steps` steps.
+    """Exponential Gauss-Newton: z ← z - h·φ₁(h·GᵀG)·∇E with φ₁(x) = (1 - e^{-x})/x, on the grid s = Λu³ in `num_steps`
+    steps.
 
-    G (K, D) are the rows of ∂²E/∂z² ≈ GᵀG; for one continuous attribute of error σ, G = ∇f/σ and the step is
-    z ← z - Gᵀφ(GGᵀ)(f - c)/σ with φ(A) = A⁻¹(1 - e^{-hA}). Exact for linear attributes, however small σ is; where G is unknown (or,
-    not) a step is one of Euler. A step costs 1 + K gradients.
+    G (K, D) are the rows of ∂²E/∂z² ≈ GᵀG; for one continuous attribute of error σ, G = ∇f/σ and the step is z ← z -
+    Gᵀφ(GGᵀ)(f - c)/σ with φ(A) = A⁻¹(1 - e^{-hA}). Exact for linear attributes, however small σ is; where G is unknown
+    (or, not) a step is one of Euler. A step costs 1 + K gradients.
     """
 
     order = 1
 
-    def __init__(self, num_steps: int = 10, beta_min: float = 0.1, beta_max: float = 20.0, corrector: Sampler | None = None) -> None:
+    def __init__(
+        self, num_steps: int = 10, beta_min: float = 0.1, beta_max: float = 20.0, corrector: Sampler | None = None
+    ) -> None:
         positive(num_steps=num_steps)
         self.num_steps, self.beta_min, self.beta_max, self.corrector = num_steps, beta_min, beta_max, corrector
 

@@ -15,12 +15,13 @@ JITTER = 0.3
 
 
 class HamiltonianMC(Chain):
-    """∞-HMC: v ~ N(0, I), L times [v -= ½h∇E; rotate (z, v) by h; v -= ½h∇E], accepted with probability min(1, exp(-ΔH)).
+    """∞-HMC: v ~ N(0, I), L times [v -= ½h∇E; rotate (z, v) by h; v -= ½h∇E], accepted with probability min(1,
+    exp(-ΔH)).
 
-    H = E + ½‖z‖² + ½‖v‖²; the rotation (z cos h + v sin h, v cos h - z sin h) follows the prior exactly, so that everything is
-    accepted where E is constant (Beskos, Pinski, Sanz-Serna and Stuart, 2011). L = `num_leapfrogs` gradients a move; without a
-    `step_size` h, which varies by ± 30 %, a pilot finds it. In a hard region the force is the
-    guide's and the wall decides: still exact.
+    H = E + ½‖z‖² + ½‖v‖²; the rotation (z cos h + v sin h, v cos h - z sin h) follows the prior exactly, so that
+    everything is accepted where E is constant (Beskos, Pinski, Sanz-Serna and Stuart, 2011). L = `num_leapfrogs`
+    gradients a move; without a `step_size` h, which varies by ± 30 %, a pilot finds it. In a hard region the force is
+    the guide's and the wall decides: still exact.
     """
 
     uses_gradient = True
@@ -28,7 +29,9 @@ class HamiltonianMC(Chain):
     candidates = tuple(math.pi / 8 * 2 ** (-k / 2) for k in range(14))
 
     def __init__(self, num_steps: int = 10, num_leapfrogs: int = 4, step_size: float | None = None) -> None:
-        positive(num_steps=num_steps, num_leapfrogs=num_leapfrogs, **({} if step_size is None else {"step_size": step_size}))
+        positive(
+            num_steps=num_steps, num_leapfrogs=num_leapfrogs, **({} if step_size is None else {"step_size": step_size})
+        )
         self.num_steps, self.num_leapfrogs, self.step_size = num_steps, num_leapfrogs, step_size
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:

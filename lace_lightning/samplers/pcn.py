@@ -13,8 +13,8 @@ from .chains import Chain, Draws, State, probability
 class CrankNicolson(Chain):
     """z' = z cos h + ν sin h with ν ~ N(0, I), accepted with probability min(1, exp(E(z) - E(z'))).
 
-    Exact for N(0, I)·exp(-E), one energy a move (Cotter, Roberts, Stuart and White, Statistical Science 2013). `step_size` is the
-    angle h in (0, π/2]; without one a pilot finds it.
+    Exact for N(0, I)·exp(-E), one energy a move (Cotter, Roberts, Stuart and White, Statistical Science 2013).
+    `step_size` is the angle h in (0, π/2]; without one a pilot finds it.
     """
 
     wanted_acceptance = 0.3

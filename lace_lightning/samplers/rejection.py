@@ -23,13 +23,14 @@ UNLUCKY = 40
 
 
 class Rejection(Sampler):
-    """Draw z ~ N(0, I) until one is accepted with probability min(1, e^{-E(z)}/`floor`): exact for N(0, I)·e^{-E} where floor = 1.
+    """Draw z ~ N(0, I) until one is accepted with probability min(1, e^{-E(z)}/`floor`): exact for N(0, I)·e^{-E} where
+    floor = 1.
 
-    The first attempt is the starting point, the others come from the sample's seed. A sample costs 1/P forward passes on average;
-    raises LaceError with the estimate of P where that is more than `max_attempts` (or, for a sample of bad luck, `UNLUCKY` times as
-    many), and for energies below 0, which are no probabilities. A floor below 1 accepts everything that is at least so
-    probable: a sieve in front of a check that decides.
-    Diagnostics: `attempts` per sample, `acceptance`, `log_weights` and `event_log_weights` (B,) of `counts` (B,) attempts.
+    The first attempt is the starting point, the others come from the sample's seed. A sample costs 1/P forward passes
+    on average; raises LaceError with the estimate of P where that is more than `max_attempts` (or, for a sample of bad
+    luck, `UNLUCKY` times as many), and for energies below 0, which are no probabilities. A floor below 1 accepts
+    everything that is at least so probable: a sieve in front of a check that decides. Diagnostics: `attempts` per
+    sample, `acceptance`, `log_weights` and `event_log_weights` (B,) of `counts` (B,) attempts.
     """
 
     needs_noise = True
@@ -46,15 +47,23 @@ class Rejection(Sampler):
 
     def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
         if not energy.is_probability:
-            raise LaceError("Rejection needs an energy of at least 0, the -log of a probability, and this query's is none: set "
-                            "query.logic=exact and query.paper_temperature=false, or choose sampler=annealed.")
+            raise LaceError(
+                "Rejection needs an energy of at least 0, the -log of a probability, and this query's is none: set "
+                "query.logic=exact and query.paper_temperature=false, or choose sampler=annealed."
+            )
         log_p, error = estimate(energy, z, noise, math.log(self.floor))
         if log_p < -math.log(self.max_attempts):
             # A few thousand draws say little about a rare event, but that it is rare.
             at_most = math.log(3 / (PILOT_ATTEMPTS * len(z)))
-            shown = f"{math.exp(log_p):.2g}" if log_p > at_most and error < 1 else f"below {math.exp(max(at_most, log_p)):.1g}"
-            raise LaceError(f"Rejection needs a query that holds for at least 1 in {self.max_attempts} prior samples, and P is "
-                            f"{shown}: choose sampler=annealed, or raise sampler.max_attempts.")
+            shown = (
+                f"{math.exp(log_p):.2g}"
+                if log_p > at_most and error < 1
+                else f"below {math.exp(max(at_most, log_p)):.1g}"
+            )
+            raise LaceError(
+                f"Rejection needs a query that holds for at least 1 in {self.max_attempts} prior samples, and P is "
+                f"{shown}: choose sampler=annealed, or raise sampler.max_attempts."
+            )
         result = copy.copy(self)
         result._checked = True
         return result
@@ -68,8 +77,10 @@ class Rejection(Sampler):
         while len(active):
             if first >= UNLUCKY * self.max_attempts:
                 shown = math.exp(log_probability(sums, counts)[0])
-                raise LaceError(f"Rejection must succeed within {first} attempts a sample and did not for {len(active)} of "
-                                f"{len(z)}; P is about {shown:.2g}: choose sampler=annealed, or raise sampler.max_attempts.")
+                raise LaceError(
+                    f"Rejection must succeed within {first} attempts a sample and did not for {len(active)} of "
+                    f"{len(z)}; P is about {shown:.2g}: choose sampler=annealed, or raise sampler.max_attempts."
+                )
             count = max(1, min(ROWS // len(active), 16))
             proposals, u = source.rows(active).attempts(first, count, z[active])
             if first == 0:
@@ -88,15 +99,21 @@ class Rejection(Sampler):
             result[active[done]] = proposals[winner[done]]
             active, first = active[~done], first + count
         record(result)
-        diagnostics: dict[str, Any] = {"attempts": float(counts.mean()), "acceptance": float(len(z) / counts.sum()),
-                                       "log_weights": sums.clamp(min=-WALL), "counts": counts}
+        diagnostics: dict[str, Any] = {
+            "attempts": float(counts.mean()),
+            "acceptance": float(len(z) / counts.sum()),
+            "log_weights": sums.clamp(min=-WALL),
+            "counts": counts,
+        }
         if not walled and power > 0:
             diagnostics["event_log_weights"] = events
         return result, diagnostics
 
 
 def estimate(energy: Energy, z: Tensor, noise: Noise, floor: float = 0.0) -> tuple[float, float]:
-    """Return log E[min(1, e^{-E}/e^{floor})] and its standard error over `PILOT_ATTEMPTS` prior samples for each row of z (B, D)."""
+    """Return log E[min(1, e^{-E}/e^{floor})] and its standard error over `PILOT_ATTEMPTS` prior samples for each row of
+    z (B, D).
+    """
     draws, _ = noise.attempts(0, PILOT_ATTEMPTS, z)
     rows = torch.arange(len(z), device=z.device).repeat_interleave(PILOT_ATTEMPTS)
     return log_probability((-energy.rows(rows)(draws) - floor).clamp(max=0))

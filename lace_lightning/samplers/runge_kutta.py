@@ -1,4 +1,6 @@
-"""Embedded Runge-Kutta pairs with a step size, an error control and, if wanted, a tolerance of its own for every sample."""
+"""Embedded Runge-Kutta pairs with a step size, an error control and, if wanted, a tolerance of its own for every
+sample.
+"""
 
 from __future__ import annotations
 
@@ -34,37 +36,83 @@ class Tableau:
 
 METHODS = {
     "heun": Tableau(2, 1, ((1.0,),), (1 / 2, 1 / 2), (-1 / 2, 1 / 2), False),
-    "bosh3": Tableau(3, 2, ((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)), (2 / 9, 1 / 3, 4 / 9),
-                     (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8), True),
-    "dopri5": Tableau(5, 4, (
-        (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9), (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)),
+    "bosh3": Tableau(
+        3,
+        2,
+        ((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+        (2 / 9, 1 / 3, 4 / 9),
+        (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8),
+        True,
+    ),
+    "dopri5": Tableau(
+        5,
+        4,
+        (
+            (1 / 5,),
+            (3 / 40, 9 / 40),
+            (44 / 45, -56 / 15, 32 / 9),
+            (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+            (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+            (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+        ),
         (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-        (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40), True),
+        (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+        True,
+    ),
 }
 
 
 class RungeKutta(Sampler):
     """dz/ds = -∇E(c|g(z)) for s from 0 to Λ = s(1) by an embedded pair, error controlled per sample.
 
-    Methods: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)), "dopri5" (Dormand-Prince, 5(4)). A step is
-    accepted where the root mean square of its error/(atol + rtol·|z|) is at most 1. Samples do not see each other: a result
-    does not change with the batch, which is cut into parts of `chunk` to bound memory. `atol` and `rtol` are numbers, or tensors
-    (B,) with one for each sample. `precision` is that of the hidden layers of the gradient where it is known in closed form and
-    at least 128 samples are on their way (in bfloat16 a sample depends on that number by rounding).
+    Methods: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)), "dopri5" (Dormand-Prince, 5(4)). A step
+    is accepted where the root mean square of its error/(atol + rtol·|z|) is at most 1. Samples do not see each other: a
+    result does not change with the batch, which is cut into parts of `chunk` to bound memory. `atol` and `rtol` are
+    numbers, or tensors (B,) with one for each sample. `precision` is that of the hidden layers of the gradient where it
+    is known in closed form and at least 128 samples are on their way (in bfloat16 a sample depends on that number by
+    rounding).
     """
 
-    def __init__(self, method: str = "bosh3", atol: float | Tensor = 0.05, rtol: float | Tensor = 0.05, first_step: float = 0.1,
-                 max_growth: float = 8.0, max_steps: int = 10_000, beta_min: float = 0.1, beta_max: float = 20.0,
-                 corrector: Sampler | None = None, chunk: int = 4096, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        method: str = "bosh3",
+        atol: float | Tensor = 0.05,
+        rtol: float | Tensor = 0.05,
+        first_step: float = 0.1,
+        max_growth: float = 8.0,
+        max_steps: int = 10_000,
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
+        corrector: Sampler | None = None,
+        chunk: int = 4096,
+        precision: str = "float32",
+    ) -> None:
         if method not in METHODS:
-            raise LaceError(f"The Runge-Kutta methods are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}")
-        positive(first_step=first_step, max_steps=max_steps, max_growth=max_growth - 1, chunk=chunk,
-                 atol=float(torch.as_tensor(atol).min()), rtol=float(torch.as_tensor(rtol).min()))
+            raise LaceError(
+                f"The Runge-Kutta methods are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}"
+            )
+        positive(
+            first_step=first_step,
+            max_steps=max_steps,
+            max_growth=max_growth - 1,
+            chunk=chunk,
+            atol=float(torch.as_tensor(atol).min()),
+            rtol=float(torch.as_tensor(rtol).min()),
+        )
         self.method, self.atol, self.rtol, self.first_step, self.max_growth, self.max_steps = (
-            method, atol, rtol, first_step, max_growth, max_steps)
-        self.beta_min, self.beta_max, self.chunk, self.precision = beta_min, beta_max, int(chunk), check_precision(precision)
+            method,
+            atol,
+            rtol,
+            first_step,
+            max_growth,
+            max_steps,
+        )
+        self.beta_min, self.beta_max, self.chunk, self.precision = (
+            beta_min,
+            beta_max,
+            int(chunk),
+            check_precision(precision),
+        )
         self.corrector = corrector
         self.order = METHODS[method].order
 
@@ -95,17 +143,32 @@ class RungeKutta(Sampler):
         if not isinstance(value, Tensor) or value.ndim == 0:
             return float(value)
         if value.shape != (len(z),):
-            raise LaceError(f"{name} must be a number or a tensor with one for each of the {len(z)} samples, received the shape "
-                            f"{tuple(value.shape)}.")
+            raise LaceError(
+                f"{name} must be a number or a tensor with one for each of the {len(z)} samples, received the shape "
+                f"{tuple(value.shape)}."
+            )
         return value.to(z)[:, None]
 
 
 class _Solver:
     """The state of one run on the rows `part` of z: slopes, lengths, steps, and which samples are on their way."""
 
-    def __init__(self, sampler: RungeKutta, field: Field, z: Tensor, evaluations: Tensor, part: Tensor,
-                 tolerances: Sequence[float | Tensor]) -> None:
-        self.sampler, self.field, self.z, self.evaluations, self.tableau = sampler, field, z, evaluations, METHODS[sampler.method]
+    def __init__(
+        self,
+        sampler: RungeKutta,
+        field: Field,
+        z: Tensor,
+        evaluations: Tensor,
+        part: Tensor,
+        tolerances: Sequence[float | Tensor],
+    ) -> None:
+        self.sampler, self.field, self.z, self.evaluations, self.tableau = (
+            sampler,
+            field,
+            z,
+            evaluations,
+            METHODS[sampler.method],
+        )
         self.length = VP(sampler.beta_min, sampler.beta_max).length()
         self.steps = self.rejected = 0
         # What follows is (A, ·) for the samples on their way; it shrinks when samples arrive.
@@ -150,7 +213,9 @@ class _Solver:
         error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
         # NaN compares false: such a step is rejected and shrinks.
         good = error <= 1
-        growth = (0.9 * error.clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(0.2, sampler.max_growth).nan_to_num(0.2)
+        growth = (
+            (0.9 * error.clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(0.2, sampler.max_growth).nan_to_num(0.2)
+        )
         self.h = step * growth
         self.state = torch.where(good, after, self.state)
         self.s = torch.where(good, self.s + step, self.s)
@@ -169,7 +234,8 @@ class _Solver:
     def _keep(self, going: Tensor) -> None:
         self.write()
         self.active, self.state, self.slope, self.s, self.h, self.spent = (
-            t[going] for t in (self.active, self.state, self.slope, self.s, self.h, self.spent))
+            t[going] for t in (self.active, self.state, self.slope, self.s, self.h, self.spent)
+        )
         self.tolerances = [t if isinstance(t, float) else t[going] for t in self.tolerances]
         if len(self.active):
             self.energy = self.field.energy.rows(self.active)
@@ -179,14 +245,19 @@ class _Solver:
         if bool(moved.all()):
             self.slope = self._slope(self.state)
         elif bool(moved.any()):
-            self.slope = self.slope.index_put((moved,), self._slope(self.state[moved], self.field.energy.rows(self.active[moved])))
+            self.slope = self.slope.index_put(
+                (moved,), self._slope(self.state[moved], self.field.energy.rows(self.active[moved]))
+            )
 
     def _check(self, step: Tensor) -> None:
         if self.steps > self.sampler.max_steps or not bool((step > 1e-9 * self.length).all()):
             self.write()
             self.field.time = f"length {float(self.s.min()):.4g} of {self.length:.4g}"
-            raise LaceError(f"The step must stay above {1e-9 * self.length:.1g} and the steps below {self.sampler.max_steps}, and they "
-                            f"did not ({self.field.where(self.z)}): loosen atol and rtol, or raise sigma.")
+            raise LaceError(
+                f"The step must stay above {1e-9 * self.length:.1g} and the steps below {self.sampler.max_steps}, and "
+                f"they "
+                f"did not ({self.field.where(self.z)}): loosen atol and rtol, or raise sigma."
+            )
 
 
 def _combine(factors: Sequence[float], k: Sequence[Tensor]) -> Tensor:
@@ -199,22 +270,31 @@ def _combine(factors: Sequence[float], k: Sequence[Tensor]) -> Tensor:
 
 
 def sample_settings(settings: Sequence[RungeKutta], energy: Energy, z_init: Tensor) -> list[Sample]:
-    """Sample from z_init (B, D) by every one of `settings` in one batch; they may differ in their tolerances alone (LaceError).
+    """Sample from z_init (B, D) by every one of `settings` in one batch; they may differ in their tolerances alone
+    (LaceError).
 
     The seconds of a setting are its share, by evaluations, of the whole.
     """
-    kinds = {f"{type(s).__name__} with {({**s.settings(), 'atol': None, 'rtol': None})}" for s in settings}
+    kinds = {f"{type(s).__name__} with { ({**s.settings(), 'atol': None, 'rtol': None}) }" for s in settings}
     if len(kinds) != 1 or any(isinstance(getattr(s, name), Tensor) for s in settings for name in ("atol", "rtol")):
-        raise LaceError(f"Settings in one pass may differ in atol and rtol alone, as numbers, received {'; '.join(sorted(kinds))}: "
-                        "sample the others one by one.")
+        raise LaceError(
+            f"Settings in one pass may differ in atol and rtol alone, as numbers, received {'; '.join(sorted(kinds))}: "
+            "sample the others one by one."
+        )
     count = len(z_init)
-    atol, rtol = (torch.tensor([getattr(s, name) for s in settings], dtype=torch.float64, device=z_init.device).repeat_interleave(count)
-                  for name in ("atol", "rtol"))
+    atol, rtol = (
+        torch.tensor([getattr(s, name) for s in settings], dtype=torch.float64, device=z_init.device).repeat_interleave(
+            count
+        )
+        for name in ("atol", "rtol")
+    )
     together = copy(settings[0])
     together.atol, together.rtol = atol, rtol
     rows = torch.arange(count, device=z_init.device).repeat(len(settings))
     whole = together(energy.rows(rows), z_init[rows])
     per_setting = whole.diagnostics["per_sample"].reshape(len(settings), count).mean(1)
     shares = per_setting / per_setting.sum()
-    return [Sample(z, float(evaluations), whole.seconds * float(share), {"steps": whole.diagnostics["steps"]})
-            for z, evaluations, share in zip(whole.z.split(count), per_setting, shares, strict=True)]
+    return [
+        Sample(z, float(evaluations), whole.seconds * float(share), {"steps": whole.diagnostics["steps"]})
+        for z, evaluations, share in zip(whole.z.split(count), per_setting, shares, strict=True)
+    ]

@@ -14,8 +14,9 @@ from .chains import Chain, Draws, State
 class EllipticalSlice(Chain):
     """z ← z cos θ + ν sin θ with ν ~ N(0, I) and θ drawn from a bracket that shrinks until E(z') < E(z) - log u.
 
-    Exact for N(0, I)·exp(-E), without step size and without gradients (Murray, Adams and MacKay, AISTATS 2010). A move costs one
-    energy for every θ that is tried; after `max_shrinks` of them the sample stays, which keeps detailed balance.
+    Exact for N(0, I)·exp(-E), without step size and without gradients (Murray, Adams and MacKay, AISTATS 2010). A move
+    costs one energy for every θ that is tried; after `max_shrinks` of them the sample stays, which keeps detailed
+    balance.
     """
 
     def __init__(self, num_steps: int = 50, max_shrinks: int = 30) -> None:

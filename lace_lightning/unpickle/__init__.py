@@ -1,8 +1,8 @@
 """Pickles and PyTorch checkpoints as data.
 
-`pickle` runs whatever function a file names. Here a name is looked up in a table of our own; what is in it builds numbers, texts,
-containers, arrays, tensors and inert records, and every other name ends the reading. Sizes are checked before memory is taken: what is
-built is bounded by the size of the file.
+`pickle` runs whatever function a file names. Here a name is looked up in a table of our own; what is in it builds
+numbers, texts, containers, arrays, tensors and inert records, and every other name ends the reading. Sizes are checked
+before memory is taken: what is built is bounded by the size of the file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ __all__ = ["Record", "safe_unpickle", "tensors_of"]
 def safe_unpickle(path: str | os.PathLike[str]) -> Any:
     """Return what a pickle or a PyTorch checkpoint holds, as data; nothing in it is run.
 
-    Containers, texts, numbers, NumPy arrays, tensors on the CPU (read-only views), and `Record` for NVIDIA's networks, TensorFlow
-    networks and argparse namespaces. Memory is bounded by a few times the file's size. Raises LaceError, in one sentence, for a file that
-    is none, is damaged, or asks for anything else.
+    Containers, texts, numbers, NumPy arrays, tensors on the CPU (read-only views), and `Record` for NVIDIA's networks,
+    TensorFlow networks and argparse namespaces. Memory is bounded by a few times the file's size. Raises LaceError, in
+    one sentence, for a file that is none, is damaged, or asks for anything else.
     """
-    with (opened(path, "a pickle or a PyTorch checkpoint with data alone") as (file, size),
-          byte_bar(f"reading {os.path.basename(path)}", size) as bar):
+    with (
+        opened(path, "a pickle or a PyTorch checkpoint with data alone") as (file, size),
+        byte_bar(f"reading {os.path.basename(path)}", size) as bar,
+    ):
         return read(file, size, Budget(MAX_OPCODES, 4 * size + 2**24), bar.update)
 
 
 def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of every parameter and buffer of one of NVIDIA's networks, as its state dict would name them."""
+    """Yield (name, tensor) of every parameter and buffer of one of NVIDIA's networks, as its state dict would name
+    them.
+    """
     yield from _tensors_of(record, "", 0)
 
 
@@ -55,5 +59,7 @@ def _table(state: dict[Any, Any], kind: str) -> dict[Any, Any]:
     """Return one of a module's tables, empty where there is none. Raises LaceError for what is no table."""
     table = state.get(kind) or {}
     if not isinstance(table, dict):
-        raise LaceError(f"The {kind} of a network in the file must be a table and is {type(table).__name__}: get the file again.")
+        raise LaceError(
+            f"The {kind} of a network in the file must be a table and is {type(table).__name__}: get the file again."
+        )
     return table

@@ -80,12 +80,23 @@ def _scalar(machine: Machine, dtype: Any, raw: Any) -> Any:
 
 def _array_of_buffer(machine: Machine, raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     real = _real_dtype(dtype)
-    if real.hasobject or not isinstance(raw, bytes) or len(raw) != _size(shape) * real.itemsize or order not in ("C", "F"):
+    if (
+        real.hasobject
+        or not isinstance(raw, bytes)
+        or len(raw) != _size(shape) * real.itemsize
+        or order not in ("C", "F")
+    ):
         raise Refused("it has an array that does not fit its shape")
     return np.frombuffer(raw, real).reshape(shape, order=order)
 
 
 NAMES = Names(
-    {Name("numpy", "dtype"): _dtype, Name("numpy.core.multiarray", "_reconstruct"): _new_array,
-     Name("numpy.core.multiarray", "scalar"): _scalar, Name("numpy.core.numeric", "_frombuffer"): _array_of_buffer},
-    frozenset({Name("numpy", "ndarray")}), {np.ndarray: _fill_array, Dtype: _set_order})
+    {
+        Name("numpy", "dtype"): _dtype,
+        Name("numpy.core.multiarray", "_reconstruct"): _new_array,
+        Name("numpy.core.multiarray", "scalar"): _scalar,
+        Name("numpy.core.numeric", "_frombuffer"): _array_of_buffer,
+    },
+    frozenset({Name("numpy", "ndarray")}),
+    {np.ndarray: _fill_array, Dtype: _set_order},
+)

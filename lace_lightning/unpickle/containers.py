@@ -28,7 +28,11 @@ def _list(machine: Machine, items: Any = ()) -> list[Any]:
 
 def _dict(machine: Machine, items: Any = ()) -> dict[Any, Any]:
     """OrderedDict(pairs), EasyDict(dict)."""
-    pairs = list(items.items()) if isinstance(items, dict) else [tuple(sequence(machine, pair)) for pair in sequence(machine, items)]
+    pairs = (
+        list(items.items())
+        if isinstance(items, dict)
+        else [tuple(sequence(machine, pair)) for pair in sequence(machine, items)]
+    )
     machine.budget.spend(64 * len(pairs))
     if any(len(pair) != 2 for pair in pairs):
         raise Refused("it makes a table of what are no pairs")
@@ -76,13 +80,25 @@ def _record_state(machine: Machine, target: Record, state: Any) -> None:
 
 
 NAMES = Names(
-    {Name("collections", "OrderedDict"): _dict, Name("builtins", "dict"): _dict, Name("collections", "defaultdict"): _defaultdict,
-     Name("collections", "Counter"): _dict, Name("dnnlib.util", "EasyDict"): _dict, Name("dnnlib", "EasyDict"): _dict,
-     Name("builtins", "set"): _set, Name("builtins", "frozenset"): _set, Name("builtins", "bytearray"): _bytearray,
-     Name("builtins", "bytes"): _bytearray, Name("builtins", "list"): _list, Name("_codecs", "encode"): _encode,
-     Name("copyreg", "_reconstructor"): _reconstructor,
-     Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
-     Name("dnnlib.tflib.network", "Network"): _record("tensorflow.Network"), Name("argparse", "Namespace"): _record("Namespace")},
+    {
+        Name("collections", "OrderedDict"): _dict,
+        Name("builtins", "dict"): _dict,
+        Name("collections", "defaultdict"): _defaultdict,
+        Name("collections", "Counter"): _dict,
+        Name("dnnlib.util", "EasyDict"): _dict,
+        Name("dnnlib", "EasyDict"): _dict,
+        Name("builtins", "set"): _set,
+        Name("builtins", "frozenset"): _set,
+        Name("builtins", "bytearray"): _bytearray,
+        Name("builtins", "bytes"): _bytearray,
+        Name("builtins", "list"): _list,
+        Name("_codecs", "encode"): _encode,
+        Name("copyreg", "_reconstructor"): _reconstructor,
+        Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
+        Name("dnnlib.tflib.network", "Network"): _record("tensorflow.Network"),
+        Name("argparse", "Namespace"): _record("Namespace"),
+    },
     frozenset(Name("builtins", name) for name in ("object", "int", "long", "float", "str", "bool")),
     # Attributes of an OrderedDict (_metadata) are no items.
-    {Record: _record_state, dict: lambda machine, target, state: None})
+    {Record: _record_state, dict: lambda machine, target, state: None},
+)

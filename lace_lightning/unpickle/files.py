@@ -19,13 +19,21 @@ from .values import AGAIN, Budget, Name, Names, Refused
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What comes instead of a file, by how it begins.
-_INSTEAD = ((re.compile(rb"(?:\xef\xbb\xbf)?\s*(<[!?]?\w{1,20})"), "a web page was saved instead of the file", AGAIN),
-            (re.compile(rb"(version https://git-lfs)"), "a Git LFS pointer was saved instead of the file", "run git lfs pull, or " + AGAIN))
+_INSTEAD = (
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(<[!?]?\w{1,20})"), "a web page was saved instead of the file", AGAIN),
+    (
+        re.compile(rb"(version https://git-lfs)"),
+        "a Git LFS pointer was saved instead of the file",
+        "run git lfs pull, or " + AGAIN,
+    ),
+)
 
 
 @contextmanager
 def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield a file, which must be `what`, and its size; whatever goes wrong until it is closed becomes one sentence (LaceError)."""
+    """Yield a file, which must be `what`, and its size; whatever goes wrong until it is closed becomes one sentence
+    (LaceError).
+    """
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
@@ -44,13 +52,18 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes],
         except Refused as refused:
             raise LaceError(f"The file '{path}' must be {what}, and {refused.reason}: {refused.fix}.") from None
         except Exception as error:
-            # A reader meets damage in many ways (an empty stack, half a number, no UTF-8), and all of them mean the same.
-            raise LaceError(f"The file '{path}' must be {what}, and it is damaged or something else ({type(error).__name__}): "
-                            "get it again.") from None
+            # A reader meets damage in many ways (an empty stack, half a number, no UTF-8), and all of them mean the
+            # same.
+            raise LaceError(
+                f"The file '{path}' must be {what}, and it is damaged or something else ({type(error).__name__}): "
+                "get it again."
+            ) from None
 
 
 def read(file: IO[bytes], size: int, budget: Budget, advance: Callable[[int], object]) -> Any:
-    """Return what a file of `size` bytes holds; `advance` is told how many bytes were read. Raises Refused, and all that damage causes."""
+    """Return what a file of `size` bytes holds; `advance` is told how many bytes were read. Raises Refused, and all
+    that damage causes.
+    """
     if zipfile.is_zipfile(file):
         return _read_zip(file, budget, advance)
     file.seek(0)

@@ -13,7 +13,9 @@ MARK = object()
 
 
 class Stream:
-    """The `size` bytes of a file, for pickletools; never asks for more than there is. `advance` is told how far it went."""
+    """The `size` bytes of a file, for pickletools; never asks for more than there is. `advance` is told how far it
+    went.
+    """
 
     def __init__(self, file: IO[bytes], size: int, advance: Callable[[int], object] | None = None) -> None:
         self.file, self.size, self.advance, self.position = file, size, advance, file.tell()
@@ -92,7 +94,9 @@ class Machine:
     def global_name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise Refused("it names a function by something that is no name")
-        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module.replace("numpy._core", "numpy.core"))
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(
+            module, module.replace("numpy._core", "numpy.core")
+        )
         entry = Name(module, name)
         if entry not in self.names.calls and entry not in self.names.values:
             raise Refused(f"it asks for {short(f'{module}.{name}')}, which is not on the list of what is data")
@@ -131,6 +135,7 @@ def _tuple_of(count: int) -> Callable[[Machine, Any], None]:
         items = tuple(machine.stack[-count:])
         del machine.stack[-count:]
         machine.stack.append(items)
+
     return step
 
 
@@ -213,23 +218,75 @@ def _object(machine: Machine, _: Any) -> None:
     machine.stack.append(machine.call(cls, tuple(arguments)))
 
 
-_LITERALS = {opcode.name for opcode in pickletools.opcodes if opcode.name in (
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
-    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT")}
+_LITERALS = {
+    opcode.name
+    for opcode in pickletools.opcodes
+    if opcode.name
+    in (
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+        "UNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE",
+        "BINUNICODE8",
+        "FLOAT",
+        "BINFLOAT",
+    )
+}
 _STEPS: dict[str, Callable[[Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None, "FRAME": lambda machine, _: None,
-    "NONE": lambda machine, _: machine.stack.append(None), "NEWTRUE": lambda machine, _: machine.stack.append(True),
-    "NEWFALSE": lambda machine, _: machine.stack.append(False), "MARK": lambda machine, _: machine.stack.append(MARK),
-    "EMPTY_LIST": lambda machine, _: machine.stack.append([]), "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
-    "EMPTY_SET": lambda machine, _: machine.stack.append(set()), "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
-    "LIST": lambda machine, _: machine.stack.append(machine.to_mark()), "DICT": _dict_of_mark,
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.to_mark())), "TUPLE1": _tuple_of(1), "TUPLE2": _tuple_of(2),
-    "TUPLE3": _tuple_of(3), "FROZENSET": _frozen_set,
-    "APPEND": _append, "APPENDS": _appends, "ADDITEMS": _add_items, "SETITEM": _set_item, "SETITEMS": _set_items,
-    "POP": _pop, "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
-    "POP_MARK": _pop_mark, "PUT": _put, "BINPUT": _put, "LONG_BINPUT": _put, "MEMOIZE": _memoize, "GET": _get, "BINGET": _get,
-    "LONG_BINGET": _get, "GLOBAL": _global, "STACK_GLOBAL": _stack_global, "REDUCE": _reduce, "NEWOBJ": _reduce,
-    "NEWOBJ_EX": _new_object_ex, "INST": _instance, "OBJ": _object, "BUILD": lambda machine, _: machine.build(machine.stack.pop()),
-    "PERSID": lambda machine, text: machine.identified(text), "BINPERSID": lambda machine, _: machine.identified(machine.stack.pop()),
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "MARK": lambda machine, _: machine.stack.append(MARK),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_SET": lambda machine, _: machine.stack.append(set()),
+    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+    "LIST": lambda machine, _: machine.stack.append(machine.to_mark()),
+    "DICT": _dict_of_mark,
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.to_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "FROZENSET": _frozen_set,
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "ADDITEMS": _add_items,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "POP": _pop,
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "POP_MARK": _pop_mark,
+    "PUT": _put,
+    "BINPUT": _put,
+    "LONG_BINPUT": _put,
+    "MEMOIZE": _memoize,
+    "GET": _get,
+    "BINGET": _get,
+    "LONG_BINGET": _get,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "NEWOBJ_EX": _new_object_ex,
+    "INST": _instance,
+    "OBJ": _object,
+    "BUILD": lambda machine, _: machine.build(machine.stack.pop()),
+    "PERSID": lambda machine, text: machine.identified(text),
+    "BINPERSID": lambda machine, _: machine.identified(machine.stack.pop()),
     "READONLY_BUFFER": lambda machine, _: None,
 }

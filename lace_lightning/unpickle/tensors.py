@@ -14,12 +14,26 @@ from .containers import sequence
 from .machine import Machine
 from .values import Name, Names, Refused
 
-_DTYPES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
-           "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
-           "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128}
+_DTYPES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+}
 _TORCH_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
-_STORAGES = {Name("torch.storage", "UntypedStorage"): torch.uint8, Name("torch", "UntypedStorage"): torch.uint8,
-             **{Name(module, f"{kind}Storage"): dtype for module in ("torch", "torch.cuda") for kind, dtype in _DTYPES.items()}}
+_STORAGES = {
+    Name("torch.storage", "UntypedStorage"): torch.uint8,
+    Name("torch", "UntypedStorage"): torch.uint8,
+    **{Name(module, f"{kind}Storage"): dtype for module in ("torch", "torch.cuda") for kind, dtype in _DTYPES.items()},
+}
 
 
 @dataclass(eq=False)
@@ -33,7 +47,12 @@ class Storage:
 
 def identified_storage(identifier: Any) -> tuple[str, torch.dtype, int]:
     """Return (key, dtype, count) of ('storage', type, key, location, count, ...)."""
-    if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] != "storage" or not isinstance(identifier[1], Name):
+    if (
+        not isinstance(identifier, tuple)
+        or len(identifier) < 5
+        or identifier[0] != "storage"
+        or not isinstance(identifier[1], Name)
+    ):
         raise Refused("it refers to data outside of itself")
     dtype, key, count = _STORAGES.get(identifier[1]), identifier[2], identifier[4]
     if dtype is None or not isinstance(key, (str, int)) or not isinstance(count, int) or not 0 <= count < 2**40:
@@ -43,7 +62,12 @@ def identified_storage(identifier: Any) -> tuple[str, torch.dtype, int]:
 
 def _tensor(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     """A view of the storage, checked: no element outside, none twice."""
-    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
+    if (
+        not isinstance(storage, Storage)
+        or not isinstance(size, tuple)
+        or not isinstance(stride, tuple)
+        or len(size) != len(stride)
+    ):
         raise Refused("it has a tensor without numbers")
     numbers = (offset, *size, *stride)
     if len(size) > 16 or not all(isinstance(n, int) and 0 <= n < 2**40 for n in numbers):
@@ -62,7 +86,9 @@ def _tensor(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any,
     return flat.as_strided(size, stride, offset)
 
 
-def _tensor_v3(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Tensor:
+def _tensor_v3(
+    machine: Machine, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+) -> Tensor:
     real = _TORCH_DTYPES.get(dtype.name) if isinstance(dtype, Name) else None
     if not isinstance(storage, Storage) or real is None:
         raise Refused("it has a tensor without numbers")
@@ -89,9 +115,23 @@ def _text(machine: Machine, *parts: Any) -> str:
 
 
 NAMES = Names(
-    {Name("torch._utils", "_rebuild_tensor"): _tensor, Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
-     Name("torch._utils", "_rebuild_tensor_v3"): _tensor_v3, Name("torch._utils", "_rebuild_parameter"): _parameter,
-     Name("torch._utils", "_rebuild_parameter_with_state"): _parameter, Name("torch._tensor", "_rebuild_from_type_v2"): _of_type,
-     Name("torch", "Size"): _torch_size, Name("torch", "device"): _text},
-    frozenset({Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter"), Name("torch.storage", "TypedStorage"), *_STORAGES,
-               *(Name("torch", name) for name in _TORCH_DTYPES)}))
+    {
+        Name("torch._utils", "_rebuild_tensor"): _tensor,
+        Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        Name("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+        Name("torch._utils", "_rebuild_parameter"): _parameter,
+        Name("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+        Name("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+        Name("torch", "Size"): _torch_size,
+        Name("torch", "device"): _text,
+    },
+    frozenset(
+        {
+            Name("torch", "Tensor"),
+            Name("torch.nn.parameter", "Parameter"),
+            Name("torch.storage", "TypedStorage"),
+            *_STORAGES,
+            *(Name("torch", name) for name in _TORCH_DTYPES),
+        }
+    ),
+)

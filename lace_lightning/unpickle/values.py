@@ -22,7 +22,9 @@ class Refused(Exception):
 
 @dataclass(eq=False)
 class Record:
-    """What a file says of an object of a class of its own: the class's name, constructor arguments, and its state; nothing more."""
+    """What a file says of an object of a class of its own: the class's name, constructor arguments, and its state;
+    nothing more.
+    """
 
     name: str
     arguments: tuple[Any, ...] = ()
@@ -44,7 +46,8 @@ class Name:
 
 @dataclass(frozen=True)
 class Names:
-    """What names stand for: `calls` build a value, `values` stand for themselves, `states` finish a value of a type that was built.
+    """What names stand for: `calls` build a value, `values` stand for themselves, `states` finish a value of a type
+    that was built.
 
     A call has the signature (machine, *arguments) -> value, a state (machine, value, state) -> None.
     """
@@ -79,6 +82,8 @@ def checked_key(key: Any) -> Any:
     """Return a key of a table or a member of a set. Raises Refused for what hashing could take long or forever for."""
     scalar = (str, int, float, bool, bytes, type(None))
     # Tuples in tuples are hashed by recursion without an end.
-    if isinstance(key, scalar) or (isinstance(key, tuple) and len(key) <= 8 and all(isinstance(part, scalar) for part in key)):
+    if isinstance(key, scalar) or (
+        isinstance(key, tuple) and len(key) <= 8 and all(isinstance(part, scalar) for part in key)
+    ):
         return key
     raise Refused(f"it uses a {type(key).__name__} as a key")

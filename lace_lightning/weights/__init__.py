@@ -21,8 +21,10 @@ def weight_names() -> tuple[str, ...]:
 def card(name: str) -> dict[str, Any]:
     """Return the card of shipped weights: what, trained how, on what, licence, sha256, figures."""
     if name not in weight_names():
-        raise LaceError(f"The shipped weights are {', '.join(weight_names()) or 'none'}, and '{name}' was asked for."
-                        f"{suggest(name, weight_names())}")
+        raise LaceError(
+            f"The shipped weights are {', '.join(weight_names()) or 'none'}, and '{name}' was asked for."
+            f"{suggest(name, weight_names())}"
+        )
     return read_json(FOLDER / f"{name}.json")
 
 
@@ -44,8 +46,10 @@ def _verified(name: str) -> Path:
     path, expected = FOLDER / f"{name}.safetensors", card(name)["sha256"]
     received = file_sha256(path) if path.is_file() else "no file"
     if received != expected:
-        raise LaceError(f"The weights '{name}' must have the sha256 {expected[:16]}… of their card and have {received[:16]}…: "
-                        "install the package again.")
+        raise LaceError(
+            f"The weights '{name}' must have the sha256 {expected[:16]}… of their card and have {received[:16]}…: "
+            "install the package again."
+        )
     return path
 
 

@@ -20,7 +20,12 @@ def test_large_pictures_become_tiles_of_their_means() -> None:
 
 
 def test_large_pictures_are_looked_at_one_by_one() -> None:
-    assert [at_a_time(torch.empty(500, 3, side, side, device="meta")) for side in (32, 64, 128, 1024)] == [100, 100, 25, 1]
+    assert [at_a_time(torch.empty(500, 3, side, side, device="meta")) for side in (32, 64, 128, 1024)] == [
+        100,
+        100,
+        25,
+        1,
+    ]
     images = torch.randint(256, (5, 3, 448, 448), dtype=torch.uint8)
     parts = list(numbers(images))
     assert [len(part) for part in parts] == [2, 2, 1]

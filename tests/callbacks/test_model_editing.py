@@ -46,24 +46,35 @@ def shifting(side: float, age: float) -> StyleFlow:
 
 def editing(flow: StyleFlow, options: FlowOptions, *edits: str, **settings) -> ModelEditing:
     queries, generator = [parse(edit, SCHEMA) for edit in edits], ModuleGenerator(Shade(), 3, (3, 8, 8))
-    return ModelEditing(generator, Reader(), flow, queries, options, **{"num_samples": 40, "batch_size": 20, "seed": 3, "progress": False,
-                                                                        **settings})
+    return ModelEditing(
+        generator,
+        Reader(),
+        flow,
+        queries,
+        options,
+        **{"num_samples": 40, "batch_size": 20, "seed": 3, "progress": False, **settings},
+    )
 
 
 @pytest.mark.parametrize("options", [ONE, TWO, FlowOptions(overshoot={"age": 1.5})])
 def test_a_flow_that_shifts(options: FlowOptions) -> None:
-    """w moves by 0.7·(c_side' - c_side) + 2·d·(c_age' - c_age), from what was there before any edit, however many there are."""
+    """w moves by 0.7·(c_side' - c_side) + 2·d·(c_age' - c_age), from what was there before any edit, however many there
+    are.
+    """
     generator, flow, z = ModuleGenerator(Shade(), 3, (3, 8, 8)), shifting(0.7, 2.0), torch.randn(12, 3)
     editor, factor = flow.editor(generator, Reader(), options), (options.overshoot or {}).get("age", 1.0)
     grey = ((z[:, 0].tanh() + 1) * 127.5).round() / 127.5 - 1
     side, age = (grey > 0).float(), grey / 2 + 0.5
     state = editor.begin(z)
     assert state.edits == ()
-    for number, (edit, shift, in_force) in enumerate((
+    for number, (edit, shift, in_force) in enumerate(
+        (
             ("age == 0.8", 2 * factor * (0.8 - age), ["age == 0.8"]),
             ("side == light", 2 * factor * (0.8 - age) + 0.7 * (1 - side), ["age == 0.8", "side == light"]),
             ("age == 0.3", 2 * factor * (0.3 - age) + 0.7 * (1 - side), ["side == light", "age == 0.3"]),
-            ("age == 0.4 and side == dark", 2 * factor * (0.4 - age) - 0.7 * side, ["age == 0.4 and side == dark"]))):
+            ("age == 0.4 and side == dark", 2 * factor * (0.4 - age) - 0.7 * side, ["age == 0.4 and side == dark"]),
+        )
+    ):
         state = editor.apply(state, edit)
         torch.testing.assert_close(state.ws[:, 0, 0], z[:, 0] + shift, atol=1e-3, rtol=0)
         torch.testing.assert_close(state.ws[:, 0, 1:], z[:, 1:])
@@ -74,11 +85,15 @@ def test_a_flow_that_shifts(options: FlowOptions) -> None:
 
 
 def test_figures_are_those_of_the_shift_in_whatever_batches() -> None:
-    """The labeler sees light as dark, and has it made lighter, and dark as light, and has it left: ACC is the share of light before."""
+    """The labeler sees light as dark, and has it made lighter, and dark as light, and has it left: ACC is the share of
+    light before.
+    """
     flow = shifting(4.0, 0.0)
     callback = editing(flow, ONE, "side == light", "side == dark", labeler=Unsure())
     result = callback.evaluate(flow)
-    assert result.metrics["edit1/acc"] == pytest.approx(float((callback.generator.prior(40, 3)[:, 0] > 0).float().mean()))
+    assert result.metrics["edit1/acc"] == pytest.approx(
+        float((callback.generator.prior(40, 3)[:, 0] > 0).float().mean())
+    )
     assert result.metrics["evaluations"] == (16 + 8) / 2
     assert result.protocol["attributes_before"] == "labeler: unsure unsure"
     assert result.protocol["editing"] == {"layers": None, "overshoot": None, "reencode": False}
@@ -92,7 +107,10 @@ def test_figures_are_those_of_the_shift_in_whatever_batches() -> None:
 
 def test_portraits_that_have_it_stay_and_layers_that_are_not_chosen_stay() -> None:
     torch.manual_seed(0)
-    generator, labeler = load_generator("portraits_generator", truncation=0.5, precision="float32"), Labeler("portraits_labeler")
+    generator, labeler = (
+        load_generator("portraits_generator", truncation=0.5, precision="float32"),
+        Labeler("portraits_labeler"),
+    )
     flow = StyleFlow(labeler.schema, w_dim=generator.w_dim, hidden=[32, 32], sampling={"steps": 16}).eval()
     stirred(flow.flow)
     z = generator.prior(16, 5)
@@ -100,7 +118,11 @@ def test_portraits_that_have_it_stay_and_layers_that_are_not_chosen_stay() -> No
     state = editor.begin(z)
     without = labeler.labels(generator.pictures(state.ws).float() / 127.5 - 1).column("glasses") == 0
     assert 0 < int(without.sum()) < 16
-    changes = (generator.pictures(editor.apply(state, "glasses == no").ws).int() - generator.pictures(state.ws).int()).abs().amax((1, 2, 3))
+    changes = (
+        (generator.pictures(editor.apply(state, "glasses == no").ws).int() - generator.pictures(state.ws).int())
+        .abs()
+        .amax((1, 2, 3))
+    )
     assert int(changes[without].max()) <= 1
     assert int(changes[~without].min()) > 5
     chosen = flow.editor(generator, labeler, FlowOptions({"glasses": [0, 1, 3], "age": [1]}))

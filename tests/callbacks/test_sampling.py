@@ -51,6 +51,7 @@ class Reader(Labeler):
     def features(self, images):
         return self.features_and_logits(images)[0]
 
+
 def build(query: str, **options) -> tuple[ConditionalSampling, AttributeClassifier]:
     generator = ModuleGenerator(Shade(), 3, (3, 8, 8))
     classifier = AttributeClassifier(SCHEMA, "z", "mlp", {"input_dim": 3, "hidden": []})
@@ -58,15 +59,29 @@ def build(query: str, **options) -> tuple[ConditionalSampling, AttributeClassifi
         classifier.network.weight0.zero_()
         classifier.network.bias0.zero_()
         classifier.network.weight0[0, 0] = torch.tensor([-4.0, 4.0, 0.0])
-    callback = ConditionalSampling(generator, Reader(), options.pop("sampler", Heun()), parse(query, SCHEMA), EnergyOptions(),
-                                   progress=False, timing_repeats=0, **{"num_samples": 60, "batch_size": 20, "seed": 3, **options})
+    callback = ConditionalSampling(
+        generator,
+        Reader(),
+        options.pop("sampler", Heun()),
+        parse(query, SCHEMA),
+        EnergyOptions(),
+        progress=False,
+        timing_repeats=0,
+        **{"num_samples": 60, "batch_size": 20, "seed": 3, **options},
+    )
     return callback, classifier.requires_grad_(False)
 
 
 def test_what_is_asked_for_comes_out() -> None:
     callback, classifier = build("side == *")
     result = callback.evaluate(classifier)
-    assert result.metrics["acc"] == result.metrics["acc/side/dark"] == result.metrics["acc/side/light"] == result.metrics["holds"] == 1.0
+    assert (
+        result.metrics["acc"]
+        == result.metrics["acc/side/dark"]
+        == result.metrics["acc/side/light"]
+        == result.metrics["holds"]
+        == 1.0
+    )
     assert 1 < result.metrics["evaluations"] < 100
     assert result.grid is not None
     pixels = np.asarray(result.grid)
@@ -91,9 +106,22 @@ def test_figures_do_not_depend_on_batches_or_processes(sampler) -> None:
 def edits(*texts: str, **options) -> tuple[SequentialEditing, AttributeClassifier]:
     sampling, classifier = build("side == *")
     classifier.network.weight0[0, 1, 2] = 1.0  # age reads the second latent, which the picture does not show
-    settings = {"num_samples": 60, "batch_size": 20, "seed": 3, "identity": lambda a, b: (a - b).abs().mean((1, 2, 3)), **options}
-    return SequentialEditing(sampling.generator, sampling.judge, Heun(), [parse(text, SCHEMA) for text in texts],
-                             EditOptions(proximity=0.0, keep=0.0), progress=False, **settings), classifier
+    settings = {
+        "num_samples": 60,
+        "batch_size": 20,
+        "seed": 3,
+        "identity": lambda a, b: (a - b).abs().mean((1, 2, 3)),
+        **options,
+    }
+    return SequentialEditing(
+        sampling.generator,
+        sampling.judge,
+        Heun(),
+        [parse(text, SCHEMA) for text in texts],
+        EditOptions(proximity=0.0, keep=0.0),
+        progress=False,
+        **settings,
+    ), classifier
 
 
 def test_edits_are_measured_one_by_one() -> None:
@@ -128,7 +156,9 @@ def test_distance_and_unconditional_generator(tmp_path) -> None:
     images = ((callback.generator(callback.generator.prior(60, 3)) + 1) * 127.5).round().byte()
     alone = FeatureStatistics(2)
     alone.update(space.features(images))
-    assert metrics["fd_reader/unconditional"] == pytest.approx(frechet_distance(alone.compute(), reference.compute()), rel=1e-6)
+    assert metrics["fd_reader/unconditional"] == pytest.approx(
+        frechet_distance(alone.compute(), reference.compute()), rel=1e-6
+    )
     assert metrics["fd_reader"] != metrics["fd_reader/unconditional"]
     again = callback.evaluate(classifier).metrics
     assert again["fd_reader/unconditional"] == pytest.approx(metrics["fd_reader/unconditional"])
@@ -152,7 +182,9 @@ def test_conditions() -> None:
 def test_the_distance_may_have_codes_of_its_own(tmp_path) -> None:
     reference = FeatureStatistics(2)
     reference.update(torch.randn(500, 2))
-    space = FeatureSpace("fd_reader", lambda x: Reader().features(x.float() / 127.5 - 1), 2, reference.compute(), {"network": "r"})
+    space = FeatureSpace(
+        "fd_reader", lambda x: Reader().features(x.float() / 127.5 - 1), 2, reference.compute(), {"network": "r"}
+    )
     callback, classifier = build("side == *", feature_space=space, cache=Cache(tmp_path))
     only_light, _ = build("side == light", feature_space=space, cache=Cache(tmp_path))
     balanced = callback.evaluate(classifier).metrics
@@ -160,7 +192,9 @@ def test_the_distance_may_have_codes_of_its_own(tmp_path) -> None:
     own = callback.evaluate(classifier).metrics
     assert own["fd_reader"] == pytest.approx(only_light.evaluate(classifier).metrics["fd_reader"])
     assert own["fd_reader"] != balanced["fd_reader"]
-    assert {name: own[name] for name in own if name.startswith("acc")} == {n: balanced[n] for n in balanced if n.startswith("acc")}
+    assert {name: own[name] for name in own if name.startswith("acc")} == {
+        n: balanced[n] for n in balanced if n.startswith("acc")
+    }
 
 
 def test_a_disjunction_is_shared_out() -> None:
@@ -177,7 +211,10 @@ def test_a_disjunction_is_shared_out() -> None:
     assert parse("side == dark and age > 0.7", SCHEMA).branches == ()
     nested = parse("(side == dark and age > 0.7) or not (side == light or age < 0.5) or side == light", SCHEMA)
     assert [str(branch) for branch in nested.branches] == [
-        "side == dark and age > 0.7", "not (side == light or age < 0.5)", "side == light"]
+        "side == dark and age > 0.7",
+        "not (side == light or age < 0.5)",
+        "side == light",
+    ]
 
 
 def test_grid_is_laid_out_in_rows() -> None:
@@ -193,9 +230,18 @@ def test_grid_is_laid_out_in_rows() -> None:
 
 
 def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
-    """p = σ(8 z_0) beside a labeler that decides z_0 > 0: what passes the check is a half normal, at about 1 / P(pass) checks."""
-    callback, classifier = build("side == *", sampler=Checked(Rejection(floor=0.2)), num_samples=400, batch_size=130,
-                                 cache=Cache(tmp_path), labeler=Reader(), posterior_sets=2)
+    """p = σ(8 z_0) beside a labeler that decides z_0 > 0: what passes the check is a half normal, at about 1 / P(pass)
+    checks.
+    """
+    callback, classifier = build(
+        "side == *",
+        sampler=Checked(Rejection(floor=0.2)),
+        num_samples=400,
+        batch_size=130,
+        cache=Cache(tmp_path),
+        labeler=Reader(),
+        posterior_sets=2,
+    )
     figures = callback.evaluate(classifier).metrics
     assert figures["acc"] == 1
     p = torch.sigmoid(8 * torch.linspace(-5, 5, 20001, dtype=torch.float64))
@@ -205,7 +251,8 @@ def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
     assert figures["checks"] == pytest.approx(want, abs=0.05)
     assert figures["own/acc"] == 1
     assert figures["log_p"] == pytest.approx(np.log(0.5), abs=0.1)
-    # In three dimensions, 200 samples a class: as near to the posterior as exact samples are to each other, within noise.
+    # In three dimensions, 200 samples a class: as near to the posterior as exact samples are to each other, within
+    # noise.
     assert abs(figures["posterior_distance"] - figures["posterior_distance/floor"]) < 0.1
     # The flow is further away, and overconfident.
     flow, _ = build("side == *", num_samples=400, batch_size=130, cache=Cache(tmp_path), posterior_sets=2)
@@ -217,24 +264,39 @@ def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
         build("side == *", sampler=Checked())
 
 
-@pytest.mark.parametrize("sampler", [Annealed(6), Auto(), HamiltonianMC(4), Heun(corrector=EllipticalSlice(2))], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [Annealed(6), Auto(), HamiltonianMC(4), Heun(corrector=EllipticalSlice(2))], ids=repr
+)
 def test_pilots_do_not_depend_on_batches(sampler) -> None:
     results = []
     for batch_size in (64, 16):
         callback, classifier = build("side == light", sampler=sampler, num_samples=64, batch_size=batch_size)
         callback.freeze(classifier, torch.device("cpu"))
-        results.append(torch.cat([callback.draw(classifier, first, batch_size, torch.device("cpu"))[0].z
-                                  for first in range(0, 64, batch_size)]))
+        results.append(
+            torch.cat(
+                [
+                    callback.draw(classifier, first, batch_size, torch.device("cpu"))[0].z
+                    for first in range(0, 64, batch_size)
+                ]
+            )
+        )
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], atol=1e-4, rtol=1e-4)
 
 
 def test_targets() -> None:
-    assert (EnergyOptions().gamma, EnergyOptions(weight=4.0).gamma, EnergyOptions(target="controlled").gamma) == (1, 4, 6)
+    assert (EnergyOptions().gamma, EnergyOptions(weight=4.0).gamma, EnergyOptions(target="controlled").gamma) == (
+        1,
+        4,
+        6,
+    )
     assert EnergyOptions(target="hard", weight=8.0).gamma == 8
     assert EnergyOptions(target="hard").hard
-    for options, words in (({"target": "soft"}, "must be one of"), ({"target": "calibrated", "weight": 2.0}, "weight 1"),
-                           ({"target": "hard", "logic": "paper"}, "exact logic")):
+    for options, words in (
+        ({"target": "soft"}, "must be one of"),
+        ({"target": "calibrated", "weight": 2.0}, "weight 1"),
+        ({"target": "hard", "logic": "paper"}, "exact logic"),
+    ):
         with pytest.raises(LaceError, match=words):
             EnergyOptions(**options)
     callback, classifier = build("side == light", sampler=EllipticalSlice(30), num_samples=100)

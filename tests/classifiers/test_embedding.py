@@ -72,7 +72,9 @@ def test_range_and_channels(tmp_path: Path) -> None:
     assert pixels[0, :, 0, 0].tolist() == [255, 127.5, 0]
     # One channel black, one grey, one white, as bytes: (0, 127.5, 255) and its reverse.
     embedding = ScriptedEmbedding(file, resolution=8, range=(0, 1))
-    assert float(embedding.distance(colour(-1, 0, 1), colour(1, 0, -1))) == pytest.approx((2 - 2 * 0.25 / 1.25) ** 0.5, rel=1e-6)
+    assert float(embedding.distance(colour(-1, 0, 1), colour(1, 0, -1))) == pytest.approx(
+        (2 - 2 * 0.25 / 1.25) ** 0.5, rel=1e-6
+    )
 
 
 def test_a_crop_picks_its_pixels(tmp_path: Path) -> None:
@@ -104,7 +106,9 @@ def test_mirror_images_have_one_embedding_where_both_are_averaged(tmp_path: Path
 
 def test_the_crop_of_arcface_puts_a_face_where_its_template_has_it() -> None:
     """Align the template's points as FFHQ aligns faces, cut, and find them at their places in 112 pixels."""
-    points = torch.tensor([[38.2946, 51.6963], [73.5318, 51.5014], [41.5493, 92.3655], [70.7299, 92.2041]], dtype=torch.float64)
+    points = torch.tensor(
+        [[38.2946, 51.6963], [73.5318, 51.5014], [41.5493, 92.3655], [70.7299, 92.2041]], dtype=torch.float64
+    )
     face = points * 3.7 + torch.tensor([100.0, 50.0])
     eyes, mouth = (face[0] + face[1]) / 2, (face[2] + face[3]) / 2
     half = max(2.0 * (face[1] - face[0]).norm(), 1.8 * (mouth - eyes).norm())
@@ -116,20 +120,33 @@ def test_the_crop_of_arcface_puts_a_face_where_its_template_has_it() -> None:
     assert max(abs(a - b) for a, b in zip(CROPS["ffhq_arcface"], CROPS["ffhq_lace"], strict=True)) < 0.03
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"crop": [0.5, 0, 0.5, 1]}, "left, top, right, bottom"), ({"crop": [0, 0, 1]}, "left, top, right, bottom"),
-    ({"crop": "ffhq_arcfase"}, "Did you mean 'ffhq_arcface'"), ({"channels": "rbg"}, "rgb or bgr"), ({"range": [1, 0]}, "two numbers"),
-    ({"resolution": 0}, "at least 1"), ({"size": 3}, "settings that a TorchScript file does not"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"crop": [0.5, 0, 0.5, 1]}, "left, top, right, bottom"),
+        ({"crop": [0, 0, 1]}, "left, top, right, bottom"),
+        ({"crop": "ffhq_arcfase"}, "Did you mean 'ffhq_arcface'"),
+        ({"channels": "rbg"}, "rgb or bgr"),
+        ({"range": [1, 0]}, "two numbers"),
+        ({"resolution": 0}, "at least 1"),
+        ({"size": 3}, "settings that a TorchScript file does not"),
+    ],
+)
 def test_settings_that_mean_nothing(settings: dict, words: str, tmp_path: Path) -> None:
     file = scripted(Channels(), tmp_path / "e.pt")
     with pytest.raises(LaceError, match=words):
         load_embedding({"script": str(file), **settings})
 
 
-@pytest.mark.parametrize(("what", "words"), [
-    ("rank", r"shape \(2, D\), received torch.float32 \(2, 3, 112, 112\)"), ("nan", "finite numbers"),
-    ("integers", "received torch.int64"), ("one", r"received .*\(1, 3\)")])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("rank", r"shape \(2, D\), received torch.float32 \(2, 3, 112, 112\)"),
+        ("nan", "finite numbers"),
+        ("integers", "received torch.int64"),
+        ("one", r"received .*\(1, 3\)"),
+    ],
+)
 def test_networks_that_are_no_embedding(what: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(LaceError, match=words):
         ScriptedEmbedding(scripted(Odd(what), tmp_path / "e.pt"))

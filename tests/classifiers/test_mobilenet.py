@@ -46,7 +46,9 @@ def test_pictures_of_any_size_show_the_same() -> None:
     large = torch.stack([grid.expand(64, 64), grid[:, None].expand(64, 64), (grid[:, None] * grid)])[None]
     seen = network.view(large)
     # Antialiasing a ramp away from its ends takes means of neighbours.
-    torch.testing.assert_close(seen[..., 1:-1, 1:-1], torch.nn.functional.avg_pool2d(large, 2)[..., 1:-1, 1:-1], atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        seen[..., 1:-1, 1:-1], torch.nn.functional.avg_pool2d(large, 2)[..., 1:-1, 1:-1], atol=2e-3, rtol=0
+    )
     assert torch.equal(network.view(seen), seen)
     checkers = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2.0 - 1
     assert network.view(checkers.expand(1, 3, 64, 64))[..., 1:-1, 1:-1].abs().max() < 1e-5
@@ -74,13 +76,16 @@ def test_a_saved_classifier_labels_again(tmp_path: Path) -> None:
     torch.testing.assert_close(rough, classifier(x).detach(), atol=0.05, rtol=0.1)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"variant": "v3_larg"}, "Did you mean 'v3_large'"),
-    ({"resolution": 16}, "at least 32, received 16"),
-    ({"crop": (0.5, 0, 0.6, 1)}, "within the picture"),
-    ({"crop": (0, 0, 0, 1)}, "within the picture"),
-    ({"crop": [0.8]}, r"received \[0\.8\]"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"variant": "v3_larg"}, "Did you mean 'v3_large'"),
+        ({"resolution": 16}, "at least 32, received 16"),
+        ({"crop": (0.5, 0, 0.6, 1)}, "within the picture"),
+        ({"crop": (0, 0, 0, 1)}, "within the picture"),
+        ({"crop": [0.8]}, r"received \[0\.8\]"),
+    ],
+)
 def test_wrong_arguments_are_refused(arguments: dict, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         _network(**arguments)

@@ -73,7 +73,7 @@ def test_what_is_unknown_counts_in_no_loss() -> None:
         assert losses[1] == 0
         everything = attribute_losses(SCHEMA, logits, wanted, known=torch.ones_like(known))
         torch.testing.assert_close(everything, attribute_losses(SCHEMA, logits, wanted))
-    gradient, = torch.autograd.grad(attribute_losses(SCHEMA, logits, target, known=known).sum(), logits)
+    (gradient,) = torch.autograd.grad(attribute_losses(SCHEMA, logits, target, known=known).sum(), logits)
     assert torch.equal(gradient[:, 0] != 0, known[:, 0])
     scores = attribute_scores(SCHEMA, logits, target, known)
     torch.testing.assert_close(scores["a"], attribute_scores(SCHEMA, logits[known[:, 0]], target[known[:, 0]])["a"])
@@ -97,8 +97,14 @@ def test_training_does_not_see_what_is_unknown(pairs, tmp_path, soft) -> None:
     for source in (pairs, type(pairs)(tmp_path)):
         torch.manual_seed(0)
         module = LatentClassifier(source.schema, "z", "mlp", {"input_dim": 8, "hidden": [8]}, learning_rate=0.01)
-        trainer = pl.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                             enable_model_summary=False)
+        trainer = pl.Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         data = LatentPairsDataModule(source, "z", 64, soft, (0.2, 0.2))
         trainer.fit(module, data)
         module.calibrate(data.val_dataloader())
@@ -125,8 +131,11 @@ def test_an_attribute_that_is_never_decided_is_refused(tiny_generator, tiny_labe
 
 
 def test_free_values_come_from_rows_that_are_known() -> None:
-    table = Labels(SCHEMA, torch.tensor([[0.0, 0.1, 0.0], [1.0, 0.2, 1.0], [0.0, 0.3, 2.0]]),
-                   torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]]))
+    table = Labels(
+        SCHEMA,
+        torch.tensor([[0.0, 0.1, 0.0], [1.0, 0.2, 1.0], [0.0, 0.3, 2.0]]),
+        torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]]),
+    )
     free = free_labels(parse("a == * and b == *", SCHEMA), 3, table=table)
     assert free is not None
     assert free.column("a").tolist() == [1.0, 1.0, 1.0]

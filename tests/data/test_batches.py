@@ -33,7 +33,8 @@ MAKE: dict[str, Callable[[Path], EpochBatches]] = {
     "faces": lambda path: FaceBatches(PICTURES, YAW, SIZE, 3, pad=2, flip=True, mirrored={"yaw": 0.4}),
     "folder": folder_of,
     "portraits": lambda path: PortraitBatches(COUNT, SIZE, 16, 3, first=100, degraded=0.5),
-    "people": lambda path: PeopleBatches(COUNT // 2, 2, SIZE, 16, 3, first=100)}
+    "people": lambda path: PeopleBatches(COUNT // 2, 2, SIZE, 16, 3, first=100),
+}
 
 
 def check(batches: EpochBatches, world: int) -> None:
@@ -56,7 +57,9 @@ def test_the_rest_of_an_epoch_is_the_end_of_the_whole(kind: str, world: int, tmp
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_the_rest_of_an_epoch_of_fresh_pairs_is_the_end_of_the_whole(world: int, tiny_generator, tiny_labeler, tmp_path: Path) -> None:
+def test_the_rest_of_an_epoch_of_fresh_pairs_is_the_end_of_the_whole(
+    world: int, tiny_generator, tiny_labeler, tmp_path: Path
+) -> None:
     data = LatentPairsDataModule(make_pairs(tmp_path, tiny_generator, tiny_labeler, 40, progress=False), "w")
     data.setup()
     check(FreshBatches(tiny_generator, tiny_labeler, data, COUNT, SIZE, 7, num_stored=3), world)

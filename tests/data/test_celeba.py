@@ -22,8 +22,19 @@ from lace_lightning.errors import LaceError
 from lace_lightning.labelers import Labeler
 from lace_lightning.schema import Labels
 
-ATTRIBUTES = ("5_o_Clock_Shadow", "Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses", "Gray_Hair", "Male", "No_Beard",
-              "Smiling", "Young")
+ATTRIBUTES = (
+    "5_o_Clock_Shadow",
+    "Bald",
+    "Black_Hair",
+    "Blond_Hair",
+    "Brown_Hair",
+    "Eyeglasses",
+    "Gray_Hair",
+    "Male",
+    "No_Beard",
+    "Smiling",
+    "Young",
+)
 COUNT = 24
 
 
@@ -43,11 +54,14 @@ def _write(root: Path, count: int = COUNT) -> dict[str, np.ndarray]:
         _picture(number).save(root / "img_align_celeba" / name, quality=95)
         with Image.open(root / "img_align_celeba" / name) as image:
             pictures[name] = np.asarray(image.convert("RGB"))
-    rows = [f"{name} {' '.join(f'{1 if number * 37 >> k & 1 else -1:2d}' for k in range(len(ATTRIBUTES)))}"
-            for number, name in enumerate(names)]
+    rows = [
+        f"{name} {' '.join(f'{1 if number * 37 >> k & 1 else -1:2d}' for k in range(len(ATTRIBUTES)))}"
+        for number, name in enumerate(names)
+    ]
     (root / "list_attr_celeba.txt").write_text(f"{count}\n{' '.join(ATTRIBUTES)} \n" + "\n".join(rows) + "\n")
-    (root / "list_eval_partition.txt").write_text("".join(f"{name} {0 if n < count // 2 else 1 if n < count * 3 // 4 else 2}\n"
-                                                          for n, name in enumerate(names)))
+    (root / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {0 if n < count // 2 else 1 if n < count * 3 // 4 else 2}\n" for n, name in enumerate(names))
+    )
     return pictures
 
 
@@ -74,7 +88,9 @@ def test_cached_pictures_are_those_of_the_files(tmp_path: Path) -> None:
         column = torch.cat([part[1][:, FACES_SCHEMA.index(name)] for part in data.splits.values()])
         assert column.tolist() == [number * 37 >> ATTRIBUTES.index(attribute) & 1 for number in range(COUNT)]
     small = _data(tmp_path / "r", resolution=38, box=(12, 39, 152))
-    expected = torch.nn.functional.interpolate(files[:12, :, 39:191, 12:164].float(), (38, 38), mode="bilinear", antialias=True)
+    expected = torch.nn.functional.interpolate(
+        files[:12, :, 39:191, 12:164].float(), (38, 38), mode="bilinear", antialias=True
+    )
     # Pillow rounds after every axis.
     assert (small.train_pictures().float() - expected).abs().max() < 1.1
 
@@ -101,13 +117,29 @@ def test_a_zip_is_read_without_unpacking_and_so_are_the_folders_of_the_publicati
 
 def test_labels_say_what_celeba_says_and_no_more() -> None:
     # Nobody's hair, black hair, blond and brown, grey.
-    table = {"Smiling": [1, -1, 1, -1], "Eyeglasses": [-1, -1, 1, 1], "Male": [1, 1, -1, -1], "No_Beard": [-1, 1, 1, 1],
-             "Young": [1, -1, 1, -1], "Bald": [1, -1, -1, -1], "Black_Hair": [-1, 1, -1, -1], "Blond_Hair": [-1, -1, 1, -1],
-             "Brown_Hair": [-1, -1, 1, -1], "Gray_Hair": [-1, -1, -1, 1], "Wearing_Hat": [1, 1, 1, 1]}
+    table = {
+        "Smiling": [1, -1, 1, -1],
+        "Eyeglasses": [-1, -1, 1, 1],
+        "Male": [1, 1, -1, -1],
+        "No_Beard": [-1, 1, 1, 1],
+        "Young": [1, -1, 1, -1],
+        "Bald": [1, -1, -1, -1],
+        "Black_Hair": [-1, 1, -1, -1],
+        "Blond_Hair": [-1, -1, 1, -1],
+        "Brown_Hair": [-1, -1, 1, -1],
+        "Gray_Hair": [-1, -1, -1, 1],
+        "Wearing_Hat": [1, 1, 1, 1],
+    }
     labels = face_labels(list(table), torch.tensor(list(table.values())).T)
     assert labels.schema is FACES_SCHEMA
-    for name, wanted in {"smile": [1, 0, 1, 0], "glasses": [0, 0, 1, 1], "gender": [1, 1, 0, 0], "beard": [1, 0, 0, 0],
-                         "age": [0.4, 0.7, 0.4, 0.7], "bald": [1, 0, 0, 0]}.items():
+    for name, wanted in {
+        "smile": [1, 0, 1, 0],
+        "glasses": [0, 0, 1, 1],
+        "gender": [1, 1, 0, 0],
+        "beard": [1, 0, 0, 0],
+        "age": [0.4, 0.7, 0.4, 0.7],
+        "bald": [1, 0, 0, 0],
+    }.items():
         torch.testing.assert_close(labels.column(name), torch.tensor(wanted).float())
         assert labels.known[:, FACES_SCHEMA.index(name)].all()
     hair, known = labels.column("haircolor"), labels.known[:, FACES_SCHEMA.index("haircolor")]
@@ -130,8 +162,10 @@ def test_a_part_of_the_attributes(root: Path) -> None:
 
 def test_mirror_images_have_the_labels_of_the_mirror() -> None:
     pictures = torch.arange(2 * 4 * 4).reshape(2, 1, 4, 4).to(torch.uint8).repeat(50, 3, 1, 1)
-    labels = Labels.constant(FACES_SCHEMA, 100, yaw=torch.rand(100), light3=torch.rand(100), light0=0.3, haircolor=4.0, age=0.6)
-    (shown, values, known), = FaceBatches(pictures, labels, 100, flip=True, mirrored={"yaw": 0.5, "light3": 0.4})
+    labels = Labels.constant(
+        FACES_SCHEMA, 100, yaw=torch.rand(100), light3=torch.rand(100), light0=0.3, haircolor=4.0, age=0.6
+    )
+    ((shown, values, known),) = FaceBatches(pictures, labels, 100, flip=True, mirrored={"yaw": 0.5, "light3": 0.4})
     mirrored = (shown == pictures.flip(-1)).flatten(1).all(1)
     assert 30 < mirrored.sum() < 70
     assert ((shown == pictures).flatten(1).all(1) ^ mirrored).all()
@@ -140,7 +174,7 @@ def test_mirror_images_have_the_labels_of_the_mirror() -> None:
         turned = {"yaw": 1 - before, "light3": (0.8 - before).clamp(0, 1)}.get(name, before)
         torch.testing.assert_close(after, torch.where(mirrored, turned, before))
     assert torch.equal(known, labels.known)
-    (shown, values, _), = FaceBatches(pictures, labels, 100)
+    ((shown, values, _),) = FaceBatches(pictures, labels, 100)
     assert torch.equal(shown, pictures)
     assert torch.equal(values, labels.values)
     # Faces look to both sides alike: straight ahead is the mean of what is known.
@@ -176,18 +210,41 @@ def test_a_killed_decoding_goes_on(root: Path, monkeypatch) -> None:
     assert len(decoded) == 27
 
 
-@pytest.mark.parametrize(("file", "change", "words"), [
-    ("list_attr_celeba.txt", lambda text: text.replace("24\n", "25\n", 1), "the 25 rows that it announces, received 24"),
-    ("list_attr_celeba.txt", lambda text: text.replace("24\n", "", 1), "its number of pictures in the first line"),
-    ("list_attr_celeba.txt", lambda text: re.sub(r"(000003.*) -?1\n", r"\1\n", text), "11 integers in every"),
-    ("list_attr_celeba.txt", lambda text: text.replace("000003.jpg -1", "000003.jpg x", 1), "in line 5"),
-    ("list_attr_celeba.txt", lambda text: text.replace("000003.jpg -1", "000003.jpg 2", 1), "are -1 or 1, received 2"),
-    ("list_attr_celeba.txt", lambda text: text.replace("000003.jpg", "000004.jpg", 1), "every picture once, received 1"),
-    ("list_attr_celeba.txt", lambda text: text.replace("Smiling", "Smilling", 1), "CelebA's attribute Smiling"),
-    ("list_eval_partition.txt", lambda text: text.replace("000003.jpg 0", "000003.jpg 3", 1), "are 0, 1 and 2, received 3"),
-    ("list_eval_partition.txt", lambda text: text.replace("000003.jpg 0\n", "", 1), "the same pictures in one order"),
-    ("list_eval_partition.txt", lambda text: text.replace(" 1\n", " 0\n"), "split val must have pictures"),
-])
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        (
+            "list_attr_celeba.txt",
+            lambda text: text.replace("24\n", "25\n", 1),
+            "the 25 rows that it announces, received 24",
+        ),
+        ("list_attr_celeba.txt", lambda text: text.replace("24\n", "", 1), "its number of pictures in the first line"),
+        ("list_attr_celeba.txt", lambda text: re.sub(r"(000003.*) -?1\n", r"\1\n", text), "11 integers in every"),
+        ("list_attr_celeba.txt", lambda text: text.replace("000003.jpg -1", "000003.jpg x", 1), "in line 5"),
+        (
+            "list_attr_celeba.txt",
+            lambda text: text.replace("000003.jpg -1", "000003.jpg 2", 1),
+            "are -1 or 1, received 2",
+        ),
+        (
+            "list_attr_celeba.txt",
+            lambda text: text.replace("000003.jpg", "000004.jpg", 1),
+            "every picture once, received 1",
+        ),
+        ("list_attr_celeba.txt", lambda text: text.replace("Smiling", "Smilling", 1), "CelebA's attribute Smiling"),
+        (
+            "list_eval_partition.txt",
+            lambda text: text.replace("000003.jpg 0", "000003.jpg 3", 1),
+            "are 0, 1 and 2, received 3",
+        ),
+        (
+            "list_eval_partition.txt",
+            lambda text: text.replace("000003.jpg 0\n", "", 1),
+            "the same pictures in one order",
+        ),
+        ("list_eval_partition.txt", lambda text: text.replace(" 1\n", " 0\n"), "split val must have pictures"),
+    ],
+)
 def test_wrong_tables_are_refused_in_one_sentence(root: Path, file: str, change, words: str) -> None:
     changed = change((root / file).read_text())
     assert changed != (root / file).read_text()
@@ -206,8 +263,11 @@ def test_missing_and_damaged_pictures_are_refused(root: Path, tmp_path: Path) ->
         _data(root, box=(0, 60, 178))
     picture = root / "img_align_celeba" / "000005.jpg"
     whole = picture.read_bytes()
-    for content, words in ((whole[: len(whole) // 2], "'000005.jpg' in .* could not be read"), (b"", "could not be read"),
-                           (_png(178, 200), "'000005.jpg' in .* is 178x200")):
+    for content, words in (
+        (whole[: len(whole) // 2], "'000005.jpg' in .* could not be read"),
+        (b"", "could not be read"),
+        (_png(178, 200), "'000005.jpg' in .* is 178x200"),
+    ):
         picture.write_bytes(content)
         with pytest.raises(LaceError, match=words):
             _data(root).setup()
@@ -234,8 +294,14 @@ def test_a_table_without_a_head(tmp_path: Path) -> None:
 
 
 # Network and pictures small, everything else as it is.
-TINY = ["debug=fast_training", "logger=csv", "dataset.module.resolution=32", "dataset.module.batch_size=4", "network.arguments.width=0.25",
-        "network.arguments.resolution=32"]
+TINY = [
+    "debug=fast_training",
+    "logger=csv",
+    "dataset.module.resolution=32",
+    "dataset.module.batch_size=4",
+    "network.arguments.width=0.25",
+    "network.arguments.resolution=32",
+]
 
 
 @pytest.mark.parametrize("name", ["celeba_labeler", "celeba_judge"])
@@ -259,10 +325,20 @@ def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path
     monkeypatch.setenv("LACE_CELEBA", str(root))
     for seed, name in enumerate(("ffhq_labeler", "ffhq_judge")):
         torch.manual_seed(seed)
-        classifier = AttributeClassifier(FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "width": 0.25, "resolution": 32})
+        classifier = AttributeClassifier(
+            FACES_SCHEMA, "x", "mobilenet", {"variant": "v3_small", "width": 0.25, "resolution": 32}
+        )
         classifier.save(f"{name}.safetensors")
-    command = ["+experiment=portraits_check", "dataset=celeba", "dataset.module.resolution=32", "logger=csv", "metrics.num_samples=10",
-               "labeler=faces", "judge=faces", "hydra.run.dir=out"]
+    command = [
+        "+experiment=portraits_check",
+        "dataset=celeba",
+        "dataset.module.resolution=32",
+        "logger=csv",
+        "metrics.num_samples=10",
+        "labeler=faces",
+        "judge=faces",
+        "hydra.run.dir=out",
+    ]
     with pytest.raises(SystemExit):
         cli.main(command)
     assert "must know the attributes of the data set, smile" in capsys.readouterr().err
@@ -271,6 +347,10 @@ def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path
     assert 0 <= figures["labeler/smile"] <= 1
     assert "judge/yaw" not in figures
     assert 0 <= figures["agreement/yaw"] <= 1
-    rows = {line.split()[0]: line.split()[-3:] for line in capsys.readouterr().out.splitlines() if line.startswith(("yaw", "smile"))}
+    rows = {
+        line.split()[0]: line.split()[-3:]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("yaw", "smile"))
+    }
     assert rows["yaw"][:2] == ["-", "-"]
     assert "-" not in rows["smile"]

@@ -42,11 +42,14 @@ def test_pictures_and_classes(tmp_path: Path) -> None:
         (tmp_path / "cifar10-test.zip").touch()  # a changed archive is decoded again
 
 
-@pytest.mark.parametrize(("names", "size", "words"), [
-    ([f"{name}/0.png" for name in CLASSES], 32, "holds 10 pictures"),
-    ([f"folder/{n}.png" for n in range(20)], 32, "folders airplane"),
-    ([f"{name}/{n}.png" for name in CLASSES for n in (0, 1)], 16, "is 16x16"),
-])
+@pytest.mark.parametrize(
+    ("names", "size", "words"),
+    [
+        ([f"{name}/0.png" for name in CLASSES], 32, "holds 10 pictures"),
+        ([f"folder/{n}.png" for n in range(20)], 32, "folders airplane"),
+        ([f"{name}/{n}.png" for name in CLASSES for n in (0, 1)], 16, "is 16x16"),
+    ],
+)
 def test_what_is_not_cifar10_is_refused(tmp_path: Path, names: list[str], size: int, words: str) -> None:
     _archive(tmp_path / "cifar10-train.zip", names, size)
     with pytest.raises(LaceError, match=words):
@@ -82,8 +85,12 @@ def test_augmentation_keeps_classes_and_repeats_itself() -> None:
 def test_shifts_and_mirror_images_are_those_of_the_picture() -> None:
     picture = torch.arange(32 * 32).remainder(251).to(torch.uint8).reshape(1, 1, 32, 32).expand(1, 3, 32, 32)
     padded = torch.nn.functional.pad(picture.float(), (4,) * 4, mode="reflect").byte()[0]
-    allowed = {tuple(side[:, r : r + 32, c : c + 32].flatten().tolist())
-               for side in (padded, padded.flip(-1)) for r in range(9) for c in range(9)}
+    allowed = {
+        tuple(side[:, r : r + 32, c : c + 32].flatten().tolist())
+        for side in (padded, padded.flip(-1))
+        for r in range(9)
+        for c in range(9)
+    }
     batches = AugmentedBatches(picture.repeat(50, 1, 1, 1), torch.zeros(50), 50, seed=0, pad=4, flip=True)
     shown = {tuple(x.flatten().tolist()) for x in next(iter(batches))[0]}
     assert shown <= allowed

@@ -43,7 +43,9 @@ def test_each_sample_goes_where_it_wishes_and_nowhere_else(classifier) -> None:
     decay = math.exp(-2 * 5.025)
     for index in (0, 1):
         expected = 10 * wishes.values[:, index] + (start[:, index] - 10 * wishes.values[:, index]) * decay
-        torch.testing.assert_close(end[:, index], torch.where(wishes.known[:, index], expected, start[:, index]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            end[:, index], torch.where(wishes.known[:, index], expected, start[:, index]), atol=1e-3, rtol=0
+        )
     torch.testing.assert_close(end[:, 2], start[:, 2])
     smiling = (end[:, 3] > 0).float()
     assert torch.equal(smiling[wishes.known[:, 2]], wishes.values[wishes.known[:, 2], 2])
@@ -65,7 +67,11 @@ def test_everyone_has_a_wish_of_their_own(classifier) -> None:
 
 def test_pairs_of_controlled_latents_are_for_training_alone(tiny_generator, tiny_labeler, tmp_path) -> None:
     torch.manual_seed(0)
-    classifier = AttributeClassifier(tiny_labeler.schema, "w", arguments={"input_dim": 12, "hidden": [8]}).eval().requires_grad_(False)
+    classifier = (
+        AttributeClassifier(tiny_labeler.schema, "w", arguments={"input_dim": 12, "hidden": [8]})
+        .eval()
+        .requires_grad_(False)
+    )
     latents = ControlledLatents(tiny_generator, classifier, seed=9)
     more = make_pairs(tmp_path / "more", tiny_generator, tiny_labeler, 12, 9, 5, False, latents)
     torch.testing.assert_close(more.array("z"), latents(12, 0), atol=1e-5, rtol=1e-5)

@@ -86,8 +86,12 @@ def test_statistics_need_one_batch_at_a_time_and_go_on_where_they_were_killed(tm
     with pytest.raises(KeyboardInterrupt):
         reference_statistics(features, 3, batches, partial=tmp_path / "partial")
     seen.clear()
-    again = reference_statistics(lambda x: x.double().mean((2, 3)), 3, FolderDataModule(str(tmp_path / "p"), batch_size=5).train_pictures(),
-                                 partial=tmp_path / "partial")
+    again = reference_statistics(
+        lambda x: x.double().mean((2, 3)),
+        3,
+        FolderDataModule(str(tmp_path / "p"), batch_size=5).train_pictures(),
+        partial=tmp_path / "partial",
+    )
     torch.testing.assert_close(again, statistics)
 
 

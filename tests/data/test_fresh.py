@@ -62,7 +62,9 @@ def test_the_stream_is_the_same_however_it_is_read(stored, tiny_generator, tiny_
 
 
 @pytest.mark.parametrize(("count", "batch_size", "made"), [(30, 64, 30), (50, 4, 60), (33, 8, 40), (1000, 7, 1050)])
-def test_at_least_as_many_pairs_as_were_asked_for(stored, tiny_generator, tiny_labeler, count, batch_size, made) -> None:
+def test_at_least_as_many_pairs_as_were_asked_for(
+    stored, tiny_generator, tiny_labeler, count, batch_size, made
+) -> None:
     fresh = FreshPairsDataModule(LatentPairsDataModule(stored, "w", batch_size), tiny_generator, tiny_labeler, count)
     fresh.setup()
     batches = fresh.train_dataloader()
@@ -71,7 +73,9 @@ def test_at_least_as_many_pairs_as_were_asked_for(stored, tiny_generator, tiny_l
 
 
 def test_nothing_begins_at_the_same_latents(stored, tiny_generator, tiny_labeler) -> None:
-    fresh = FreshPairsDataModule(LatentPairsDataModule(stored, "z", 20, fractions=(0.2, 0.2)), tiny_generator, tiny_labeler, 100)
+    fresh = FreshPairsDataModule(
+        LatentPairsDataModule(stored, "z", 20, fractions=(0.2, 0.2)), tiny_generator, tiny_labeler, 100
+    )
     fresh.setup()
     batches = fresh.train_dataloader()
     u = joined(read(batches, range(fresh.epochs)))[0]
@@ -85,7 +89,9 @@ def test_nothing_begins_at_the_same_latents(stored, tiny_generator, tiny_labeler
 
 
 def test_pictures_are_refused(stored, tiny_generator, tiny_labeler) -> None:
-    with pytest.raises(LaceError, match=r"space w or z.*received one of pictures \(space x\): set classifier.fresh_pairs=0"):
+    with pytest.raises(
+        LaceError, match=r"space w or z.*received one of pictures \(space x\): set classifier.fresh_pairs=0"
+    ):
         FreshPairsDataModule(LatentPairsDataModule(stored, "x"), tiny_generator, tiny_labeler, 10)
 
 
@@ -130,7 +136,9 @@ def test_soft_labels_teach_the_probabilities_and_decided_ones_do_not(tmp_path) -
             optimizer.zero_grad()
             module.training_step(batch if soft else (batch[0], labeler.schema.decode(batch[1]).values), 1).backward()
             optimizer.step()
-        distances.append(float(F.kl_div(module(w).log_softmax(1), known, log_target=True, reduction="batchmean").detach()))
+        distances.append(
+            float(F.kl_div(module(w).log_softmax(1), known, log_target=True, reduction="batchmean").detach())
+        )
     assert distances[0] < 1e-3 < 0.05 < distances[1]
 
 
@@ -143,11 +151,13 @@ def test_batches_are_topped_up_with_pairs_that_are_stored(stored, tiny_generator
     assert all(len(u) == len(target) == 16 for u, target, _ in parts)
     assert all(tuple(row.tolist()) in rows for u, *_ in parts for row in u[4:])
     # Decided labels where those of the stored pairs are decided.
-    torch.testing.assert_close(torch.cat([u[:4] for u, *_ in parts]), tiny_generator.mapping(tiny_generator.prior(40, 3 + FRESH_SEEDS)))
+    torch.testing.assert_close(
+        torch.cat([u[:4] for u, *_ in parts]), tiny_generator.mapping(tiny_generator.prior(40, 3 + FRESH_SEEDS))
+    )
     assert all(target.shape == (16, 1) for _, target, _ in parts)
     # One that goes on at an epoch has what it would have had, beside other pairs than the epoch before.
     resumed = read(fresh.train_dataloader(), range(1, 2))
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(resumed, parts[len(batches):], strict=True))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(resumed, parts[len(batches) :], strict=True))
     assert not torch.equal(parts[0][0][4:], parts[len(batches)][0][4:])
 
 

@@ -50,8 +50,20 @@ def pickles(folder: Path, latents: np.ndarray) -> np.ndarray:
 def test_the_pickles_are_read_with_their_gaps(tmp_path, latents, generator) -> None:
     table = pickles(tmp_path / "given", latents)
     pairs = given_pairs(generator, tmp_path / "given", Cache(tmp_path / "cache"))
-    assert pairs.schema.names == ("smile", "glasses", "gender", "beard", "haircolor", "yaw", "age", "pitch", "bald", "width", "light0",
-                                  "light3")
+    assert pairs.schema.names == (
+        "smile",
+        "glasses",
+        "gender",
+        "beard",
+        "haircolor",
+        "yaw",
+        "age",
+        "pitch",
+        "bald",
+        "width",
+        "light0",
+        "light3",
+    )
     torch.testing.assert_close(pairs.array("w"), torch.from_numpy(latents[:, 0, 0]))
     labels = pairs.labels()
     for name in pairs.schema.names:
@@ -75,8 +87,14 @@ def test_the_pickles_are_read_with_their_gaps(tmp_path, latents, generator) -> N
 
 def test_raw_measurements_become_classes_and_shares_of_their_range(tmp_path, latents) -> None:
     table = np.zeros((N, 8, 1))
-    raw = {"gender": [1, 0, 1], "yaw": [-40.0, 10.0, 60.0], "beard": [0.1, 0.4, 0.9], "smile": [0.05, 0.5, 0.97], "age": [10, 35, 60],
-           "bald": [0.1, 0.2, 0.9]}
+    raw = {
+        "gender": [1, 0, 1],
+        "yaw": [-40.0, 10.0, 60.0],
+        "beard": [0.1, 0.4, 0.9],
+        "smile": [0.05, 0.5, 0.97],
+        "age": [10, 35, 60],
+        "bald": [0.1, 0.2, 0.9],
+    }
     for name, values in raw.items():
         table[:, NPY_COLUMNS.index(name), 0] = np.resize(values, N)
     np.save(tmp_path / "attributes.npy", table)
@@ -85,7 +103,11 @@ def test_raw_measurements_become_classes_and_shares_of_their_range(tmp_path, lat
     given = read_given(tmp_path)
     labels = given.labels
     assert "width" not in labels.schema.names
-    assert [labels.schema["gender"].class_name(int(v)) for v in labels.column("gender")[:3]] == ["male", "female", "male"]
+    assert [labels.schema["gender"].class_name(int(v)) for v in labels.column("gender")[:3]] == [
+        "male",
+        "female",
+        "male",
+    ]
     assert labels.column("beard")[:3].tolist() == [0, 1, 1]
     smile = labels.schema.index("smile")
     assert labels.known[:3, smile].tolist() == [True, False, True]
@@ -105,7 +127,10 @@ def test_a_csv_labels_samples_of_the_prior(tmp_path, generator) -> None:
     torch.testing.assert_close(pairs.array("w"), generator.mapping(z))
     labels = pairs.labels()
     assert [(a.name, a.kind, a.class_names) for a in labels.schema] == [
-        ("hat", "discrete", ()), ("kind", "discrete", ("cat", "dog")), ("warmth", "continuous", ())]
+        ("hat", "discrete", ()),
+        ("kind", "discrete", ("cat", "dog")),
+        ("warmth", "continuous", ()),
+    ]
     assert labels.known.tolist() == [[True, True, True], [True, True, True], [False, True, False]]
     torch.testing.assert_close(labels.values, torch.tensor([[1, 0, 0.25], [0, 1, 1], [0, 0, 0]]))
     with pytest.raises(LaceError, match=r"have z, w, labels, and images was asked for"):
@@ -119,18 +144,37 @@ class Bomb:
         return os.system, ("exit 3",)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [Bomb()]})), "system"),
-    (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.zeros((N, 20))]})), "21 attributes a sample"),
-    (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"labels": 1})), "entry 'att_light'"),
-    (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.full((N, 21), 7.5)]})), "class numbers from 0 to 1"),
-    (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.zeros((N - 1, 21))]})), "60 and 59"),
-    (lambda f: (f / "all_latents.pickle").unlink(), "must hold the latents all_latents.pickle"),
-    (lambda f: (f / "all_latents.pickle").write_bytes(pickle.dumps({"Latent": np.random.default_rng(0).normal(size=(N, 18, W))})),
-     "same for every style layer"),
-    (lambda f: (f / "all_latents.pickle").write_bytes(pickle.dumps({"Latent": np.zeros((N, 1, 18, W + 1))})), "width of w, 6, and"),
-    (lambda f: (f / "att_light.pickle").unlink(), "is neither"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [Bomb()]})), "system"),
+        (
+            lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.zeros((N, 20))]})),
+            "21 attributes a sample",
+        ),
+        (lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"labels": 1})), "entry 'att_light'"),
+        (
+            lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.full((N, 21), 7.5)]})),
+            "class numbers from 0 to 1",
+        ),
+        (
+            lambda f: (f / "att_light.pickle").write_bytes(pickle.dumps({"att_light": [np.zeros((N - 1, 21))]})),
+            "60 and 59",
+        ),
+        (lambda f: (f / "all_latents.pickle").unlink(), "must hold the latents all_latents.pickle"),
+        (
+            lambda f: (f / "all_latents.pickle").write_bytes(
+                pickle.dumps({"Latent": np.random.default_rng(0).normal(size=(N, 18, W))})
+            ),
+            "same for every style layer",
+        ),
+        (
+            lambda f: (f / "all_latents.pickle").write_bytes(pickle.dumps({"Latent": np.zeros((N, 1, 18, W + 1))})),
+            "width of w, 6, and",
+        ),
+        (lambda f: (f / "att_light.pickle").unlink(), "is neither"),
+    ],
+)
 def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, change, message) -> None:
     pickles(tmp_path / "given", latents)
     change(tmp_path / "given")
@@ -138,12 +182,19 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, c
         given_pairs(generator, tmp_path / "given", Cache(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("hat\n1\n", "must begin with the columns sample"), ("sample,hat\n", "and 0 rows"), ("", "could not be read"),
-    ("sample,hat\n1,1\n2\n", "Row 3 of"), ("sample,hat\n1,1\n1,0\n", "sample 1 has several"),
-    ("sample,hat\n1,1\n2,1\n", "at least two different"),
-    ("sample,hat\ncat.png,1\n2,0\n", "received 'cat.png'"), ("sample,hat\n1,1.5\n2,0\n", "must lie in"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hat\n1\n", "must begin with the columns sample"),
+        ("sample,hat\n", "and 0 rows"),
+        ("", "could not be read"),
+        ("sample,hat\n1,1\n2\n", "Row 3 of"),
+        ("sample,hat\n1,1\n1,0\n", "sample 1 has several"),
+        ("sample,hat\n1,1\n2,1\n", "at least two different"),
+        ("sample,hat\ncat.png,1\n2,0\n", "received 'cat.png'"),
+        ("sample,hat\n1,1.5\n2,0\n", "must lie in"),
+    ],
+)
 def test_a_wrong_csv_is_refused_in_one_sentence(tmp_path, generator, text, message) -> None:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(LaceError, match=message):

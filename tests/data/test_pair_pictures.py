@@ -46,7 +46,14 @@ class Pairs:
 
 
 def _data(generator, cache: Path, **options) -> PairPicturesDataModule:
-    options = {"resolution": 4, "fractions": (0.2, 0.3), "synthesis_batch_size": 8, "progress": False, "flip": False, **options}
+    options = {
+        "resolution": 4,
+        "fractions": (0.2, 0.3),
+        "synthesis_batch_size": 8,
+        "progress": False,
+        "flip": False,
+        **options,
+    }
     return PairPicturesDataModule(options.pop("pairs", None) or Pairs(generator), generator, cache=cache, **options)
 
 
@@ -124,16 +131,26 @@ def test_fine_tuning_on_pairs_begins_from_what_celeba_taught(name: str, tmp_path
     monkeypatch.setenv("LACE_STYLEFLOW", str(tmp_path / "styleflow"))
     w = np.random.default_rng(0).normal(size=(N, 1, 1, 128)).astype(np.float32)
     pickles(tmp_path / "styleflow", np.broadcast_to(w, (N, 1, 2, 128)))
-    command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "generator.name=portraits_generator", "hydra.run.dir=out",
-               "dataset.module.resolution=32", "dataset.module.fractions=[0.2,0.2]", "network.arguments.width=0.25",
-               "network.arguments.resolution=32"]
+    command = [
+        f"+experiment={name}",
+        "debug=fast_training",
+        "logger=csv",
+        "generator.name=portraits_generator",
+        "hydra.run.dir=out",
+        "dataset.module.resolution=32",
+        "dataset.module.fractions=[0.2,0.2]",
+        "network.arguments.width=0.25",
+        "network.arguments.resolution=32",
+    ]
     begin = name.replace("ffhq", "celeba")
     if name == "ffhq_judge":
         with pytest.raises(SystemExit):
             cli.main(command)
         assert f"'{begin}.safetensors' were required and do not exist" in capsys.readouterr().err
     variant = {"ffhq_labeler": "v3_large", "ffhq_judge": "v2"}[name]
-    classifier = AttributeClassifier(FACES_SCHEMA.part(["smile", "age"]), "x", "mobilenet", {"variant": variant, "width": 0.25})
+    classifier = AttributeClassifier(
+        FACES_SCHEMA.part(["smile", "age"]), "x", "mobilenet", {"variant": variant, "width": 0.25}
+    )
     classifier.save(f"{begin}.safetensors")
     cli.main(command)
     labeler = Labeler(tmp_path / "out" / f"{name}.safetensors")
@@ -145,7 +162,15 @@ def test_fine_tuning_on_pairs_begins_from_what_celeba_taught(name: str, tmp_path
 def test_distances_may_be_measured_to_the_pictures(tiny_generator, tmp_path: Path) -> None:
     """What a reference is kept by changes with everything that the pictures depend on."""
     data = _data(tiny_generator, tmp_path)
-    keys = [digest(_data(tiny_generator, tmp_path, **options).source) for options in (
-        {}, {"resolution": 2}, {"fractions": (0.3, 0.3)}, {"limit": 30}, {"pairs": Pairs(tiny_generator, 50)})]
+    keys = [
+        digest(_data(tiny_generator, tmp_path, **options).source)
+        for options in (
+            {},
+            {"resolution": 2},
+            {"fractions": (0.3, 0.3)},
+            {"limit": 30},
+            {"pairs": Pairs(tiny_generator, 50)},
+        )
+    ]
     assert len(set(keys)) == 5
     assert list(data.train_pictures().shape[1:]) == data.source["shape"]

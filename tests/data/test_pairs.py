@@ -83,15 +83,23 @@ def test_batches_cover_an_epoch_once(world: int) -> None:
     assert not torch.equal(first, next(iter(batches))[0])
 
 
-@pytest.mark.parametrize(("space", "network", "soft"), [("w", "mlp", False), ("z", "mlp", True), ("x", "resnet9", False)])
+@pytest.mark.parametrize(
+    ("space", "network", "soft"), [("w", "mlp", False), ("z", "mlp", True), ("x", "resnet9", False)]
+)
 def test_a_classifier_learns_in_every_space(tiny_generator, tiny_labeler, tmp_path, space, network, soft) -> None:
     pairs = make_pairs(tmp_path, tiny_generator, tiny_labeler, 600, progress=False)
     data = LatentPairsDataModule(pairs, space, 64, soft, (0.1, 0.2))
     arguments = {"mlp": {"input_dim": {"w": 12, "z": 8}.get(space), "hidden": [32]}, "resnet9": {"width": 4}}[network]
     torch.manual_seed(0)
     module = LatentClassifier(pairs.schema, space, network, arguments, learning_rate=0.01, warmup_steps=5)
-    trainer = pl.Trainer(max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                         enable_model_summary=False)
+    trainer = pl.Trainer(
+        max_epochs=8,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, data)
     accuracy = trainer.test(module, data, verbose=False)[0]["classifier/accuracy/label"]
     share = torch.bincount(pairs.labels().column("label").long()).max() / len(pairs)
@@ -99,7 +107,9 @@ def test_a_classifier_learns_in_every_space(tiny_generator, tiny_labeler, tmp_pa
     module.classifier.save(tmp_path / "c.safetensors")
     again = type(module.classifier).load(tmp_path / "c.safetensors")
     u = pairs.latents(space)[:5]
-    torch.testing.assert_close(again(u.float() / 127.5 - 1 if space == "x" else u), module.eval()(u).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        again(u.float() / 127.5 - 1 if space == "x" else u), module.eval()(u).detach(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_pairs_without_pictures(tiny_generator, tiny_labeler, tmp_path) -> None:
@@ -117,7 +127,12 @@ def test_pairs_without_pictures(tiny_generator, tiny_labeler, tmp_path) -> None:
 
 def test_pictures_are_stored_where_they_are_needed_or_small(tiny_generator) -> None:
     few, many = 10, 2**32 // (3 * 8 * 8) + 1
-    assert [keep_pictures("auto", tiny_generator, count, space) for count in (few, many) for space in "wx"] == [True, True, False, True]
+    assert [keep_pictures("auto", tiny_generator, count, space) for count in (few, many) for space in "wx"] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert keep_pictures(True, tiny_generator, many, "w")
     assert not keep_pictures(False, tiny_generator, few, "w")
     with pytest.raises(LaceError, match="is false"):

@@ -44,8 +44,13 @@ def test_nobody_is_trained_and_tested_on() -> None:
 
 def test_people_keep_their_identity_and_change_their_attributes(monkeypatch) -> None:
     drawn = []
-    monkeypatch.setattr("lace_lightning.data.portraits.render", lambda labels, identity, size: (
-        drawn.append((labels.values, identity)), torch.zeros(len(labels), 3, size, size))[1])
+    monkeypatch.setattr(
+        "lace_lightning.data.portraits.render",
+        lambda labels, identity, size: (
+            drawn.append((labels.values, identity)),
+            torch.zeros(len(labels), 3, size, size),
+        )[1],
+    )
     batches = PeopleBatches(3, 4, 6, 16, seed=0, first=50)
     numbers = []
     for epoch in (0, 1):

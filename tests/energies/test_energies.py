@@ -23,7 +23,9 @@ from lace_lightning.schema import Attribute, Labels, Schema
 SCHEMA = Schema("s", (Attribute("a"), Attribute("b", "discrete", 3), Attribute("c"), Attribute("v", "continuous")))
 LOGITS = torch.randn(64, SCHEMA.num_logits, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 
-ATOMS = st.sampled_from([parse(text, SCHEMA).root for text in ("a == 0", "a == 1", "b == 0", "b != 1", "b == 2", "c == 1")])
+ATOMS = st.sampled_from(
+    [parse(text, SCHEMA).root for text in ("a == 0", "a == 1", "b == 0", "b != 1", "b == 2", "c == 1")]
+)
 TREES = st.recursive(ATOMS, lambda inner: st.builds(NotNode, inner) | st.builds(And, inner, inner), max_leaves=6)
 
 
@@ -61,8 +63,14 @@ def test_de_morgan_and_double_negation() -> None:
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_gradients_survive_extreme_logits(size: float) -> None:
     signs = torch.tensor([[1.0, -1, -1, 1, 0, -1, 1, 1], [-1, 1, 1, -1, 0, 1, -1, -1]], dtype=torch.float32) * size
-    for text in ("a == 1 or b == 0", "not (a == 1 and c == 1)", "not a == 0 and b == 1", "a == 1 or b == 2 or c == 1",
-                 "v < 0.3 or a == 1", "not v == 0.5"):
+    for text in (
+        "a == 1 or b == 0",
+        "not (a == 1 and c == 1)",
+        "not a == 0 and b == 1",
+        "a == 1 or b == 2 or c == 1",
+        "v < 0.3 or a == 1",
+        "not v == 0.5",
+    ):
         value, gradient = build(parse(text, SCHEMA)).value_and_grad(signs)
         assert torch.isfinite(value).all(), text
         assert torch.isfinite(gradient).all(), text
@@ -70,11 +78,18 @@ def test_gradients_survive_extreme_logits(size: float) -> None:
     assert float(wanted.abs().max()) > 0.4
 
 
-@pytest.mark.parametrize("energy", [
-    Discrete(slice(2, 5), 1, temperature=0.7), Discrete(slice(2, 5), 1, 0.7, paper_temperature=True),
-    Continuous(slice(7, 8), 0.4), 2.5 * Discrete(slice(0, 2), torch.arange(64) % 2), Prior(),
-    Discrete(slice(0, 2), 1) & Continuous(slice(7, 8), torch.linspace(0, 1, 64)),
-], ids=str)
+@pytest.mark.parametrize(
+    "energy",
+    [
+        Discrete(slice(2, 5), 1, temperature=0.7),
+        Discrete(slice(2, 5), 1, 0.7, paper_temperature=True),
+        Continuous(slice(7, 8), 0.4),
+        2.5 * Discrete(slice(0, 2), torch.arange(64) % 2),
+        Prior(),
+        Discrete(slice(0, 2), 1) & Continuous(slice(7, 8), torch.linspace(0, 1, 64)),
+    ],
+    ids=str,
+)
 def test_closed_form_gradients_equal_automatic_ones(energy: Energy) -> None:
     torch.testing.assert_close(energy.value_and_grad(LOGITS), Energy.value_and_grad(energy, LOGITS))
     chosen = torch.tensor([5, 3, 60])
@@ -84,8 +99,9 @@ def test_closed_form_gradients_equal_automatic_ones(energy: Energy) -> None:
 def test_half_line_is_the_normal_tail() -> None:
     f = torch.tensor([[0.3], [0.2], [0.6]], dtype=torch.float64)
     below = HalfLine(slice(0, 1), 0.3, sigma=0.1)
-    torch.testing.assert_close(below.pair(f)[0].exp(), torch.tensor([0.5, 0.8413447460685429, 0.0013498980316301035],
-                                                                   dtype=torch.float64))
+    torch.testing.assert_close(
+        below.pair(f)[0].exp(), torch.tensor([0.5, 0.8413447460685429, 0.0013498980316301035], dtype=torch.float64)
+    )
     torch.testing.assert_close(HalfLine(slice(0, 1), 0.3, above=True).pair(f)[0], below.pair(f)[1])
 
 
@@ -145,16 +161,21 @@ def test_closed_form_derivatives_of_the_networks(mode: str) -> None:
 def test_separate_networks_see_only_their_attribute() -> None:
     torch.manual_seed(0)
     classifier = AttributeClassifier(SCHEMA, "w", "mlp", {"input_dim": 6, "hidden": [8], "mode": "separate"})
-    gradient = torch.autograd.grad(classifier(torch.randn(4, 6))[:, SCHEMA.slices["b"]].sum(),
-                                   list(classifier.parameters()))
+    gradient = torch.autograd.grad(
+        classifier(torch.randn(4, 6))[:, SCHEMA.slices["b"]].sum(), list(classifier.parameters())
+    )
     for part in gradient:
         assert [float(part[index].abs().sum()) > 0 for index in range(4)] == [False, True, False, False]
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("b == 0 and b == 1", "can never be true"), ("a == 0 or a == 1", "can always be true"),
-    ("b == * and b == 1", "use a free attribute once"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("b == 0 and b == 1", "can never be true"),
+        ("a == 0 or a == 1", "can always be true"),
+        ("b == * and b == 1", "use a free attribute once"),
+    ],
+)
 def test_contradictions_are_refused(text: str, words: str) -> None:
     query = parse(text, SCHEMA)
     with pytest.raises(LaceError, match=words):

@@ -56,8 +56,11 @@ def test_schedule() -> None:
     assert VP(2.0, 2.0).time(0.5) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("sampler", [ODE(atol=1e-9, rtol=1e-9), ODE(time="s", atol=1e-9, rtol=1e-9), Heun(1e-5, 1e-5),
-                                     ODE("rk4", step_size=0.002)], ids=repr)
+@pytest.mark.parametrize(
+    "sampler",
+    [ODE(atol=1e-9, rtol=1e-9), ODE(time="s", atol=1e-9, rtol=1e-9), Heun(1e-5, 1e-5), ODE("rk4", step_size=0.002)],
+    ids=repr,
+)
 def test_linear_attribute(sampler: Sampler) -> None:
     """f(Λ) = c + (f_0 - c)·exp(-|a|²Λ/σ²), and z moves along a only."""
     a, sigma, c = [0.6, 0.8, 0.0], 1.3, 0.7
@@ -70,9 +73,17 @@ def test_linear_attribute(sampler: Sampler) -> None:
     torch.testing.assert_close(out - z, (f - f0)[:, None] * direction, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("k", "tau", "start", "end"), [
-    (8, 1.2816, -1.0, 1.993590), (8, 1.2816, 0.0, 1.996895), (8, 1.2816, 1.0, 2.000156), (8, 1.2816, 2.0, 2.088147),
-    (1, 0.0, 0.0, 1.507876), (2, 0.0, -1.0, 1.370253)])
+@pytest.mark.parametrize(
+    ("k", "tau", "start", "end"),
+    [
+        (8, 1.2816, -1.0, 1.993590),
+        (8, 1.2816, 0.0, 1.996895),
+        (8, 1.2816, 1.0, 2.000156),
+        (8, 1.2816, 2.0, 2.088147),
+        (1, 0.0, 0.0, 1.507876),
+        (2, 0.0, -1.0, 1.370253),
+    ],
+)
 def test_linear_logit(k: float, tau: float, start: float, end: float) -> None:
     energy = Discrete(slice(0, 2), 1).pullback(Logit(k, tau))
     z = torch.tensor([[start, 0.3]], dtype=torch.float64)
@@ -103,7 +114,9 @@ def test_order_of_euler_on_both_grids() -> None:
 
 
 def test_error_of_heun_follows_its_tolerance() -> None:
-    """A step's error estimate is that of order one, so halving the tolerance four times halves a second-order result."""
+    """A step's error estimate is that of order one,
+    so halving the tolerance four times halves a second-order result.
+    """
     errors = [_error(Heun(tolerance, tolerance)) for tolerance in (1e-3, 1e-5)]
     assert errors[0] < 2e-2
     assert errors[1] < errors[0] / 20
@@ -175,12 +188,18 @@ def test_nan_becomes_a_sentence(sampler: Sampler) -> None:
         sampler(Broken(), z, seeds=torch.arange(2))
 
 
-@pytest.mark.parametrize(("build", "words"), [
-    (lambda: ODE("dopri6"), "Did you mean 'dopri"), (lambda: Euler(-1.0), "step_size must be above 0"),
-    (lambda: Langevin()(Nothing(), torch.zeros(2, 3)), "give seeds"), (lambda: Heun()(Nothing(), torch.zeros(3)), r"\(B, D\)"),
-    (lambda: PredictorCorrector(10), "more than beta_max"),
-    (lambda: ODE(end=1.0), "end time"), (lambda: ODE(max_evaluations=3)(Nothing(), torch.zeros(2, 3)), "within 3 evaluations"),
-])
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: ODE("dopri6"), "Did you mean 'dopri"),
+        (lambda: Euler(-1.0), "step_size must be above 0"),
+        (lambda: Langevin()(Nothing(), torch.zeros(2, 3)), "give seeds"),
+        (lambda: Heun()(Nothing(), torch.zeros(3)), r"\(B, D\)"),
+        (lambda: PredictorCorrector(10), "more than beta_max"),
+        (lambda: ODE(end=1.0), "end time"),
+        (lambda: ODE(max_evaluations=3)(Nothing(), torch.zeros(2, 3)), "within 3 evaluations"),
+    ],
+)
 def test_bad_settings(build, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         build()

@@ -97,9 +97,16 @@ def test_half_space(sampler: Sampler) -> None:
     within(z[:, 2], 0, 1)
 
 
-@pytest.mark.parametrize(("tau", "p", "mean", "variance"), [
-    (1.2816, 0.1, 1.75502, 0.16913), (2.3263, 0.01, 2.66517, 0.09685), (3.0902, 1e-3, 3.36706, 0.06780), (3.7190, 1e-4, 3.95846, 0.05209),
-    (4.7534, 1e-6, 4.94831, 0.03553)])
+@pytest.mark.parametrize(
+    ("tau", "p", "mean", "variance"),
+    [
+        (1.2816, 0.1, 1.75502, 0.16913),
+        (2.3263, 0.01, 2.66517, 0.09685),
+        (3.0902, 1e-3, 3.36706, 0.06780),
+        (3.7190, 1e-4, 3.95846, 0.05209),
+        (4.7534, 1e-6, 4.94831, 0.03553),
+    ],
+)
 def test_rare_half_space(tau: float, p: float, mean: float, variance: float) -> None:
     """Annealed chains arrive, are right, and know how rare it is."""
     sample = Annealed(40, num_slice_moves=10)(half_space(tau), start(3), SEEDS)
@@ -110,9 +117,15 @@ def test_rare_half_space(tau: float, p: float, mean: float, variance: float) -> 
     assert abs(log_p - math.log(p)) < 3 * error
 
 
-@pytest.mark.parametrize(("k", "tau", "p", "mean", "variance"), [
-    (8, 1.2816, 0.105633, 1.685790, 0.214376), (8, 3.0902, 0.00129974, 3.202528, 0.128910), (2, 0, 0.5, 0.605706, 0.633121),
-    (1, 0, 0.5, 0.413242, 0.829231)])
+@pytest.mark.parametrize(
+    ("k", "tau", "p", "mean", "variance"),
+    [
+        (8, 1.2816, 0.105633, 1.685790, 0.214376),
+        (8, 3.0902, 0.00129974, 3.202528, 0.128910),
+        (2, 0, 0.5, 0.605706, 0.633121),
+        (1, 0, 0.5, 0.413242, 0.829231),
+    ],
+)
 def test_annealing_estimates_the_probability(k: float, tau: float, p: float, mean: float, variance: float) -> None:
     for weight in (1.0, 6.0):
         sample = Annealed(40)(weight * logit(k, tau), start(3), SEEDS)
@@ -149,7 +162,9 @@ def test_evidence_of_a_linear_attribute(c: float, p: float) -> None:
     within(sample.z[:, 0], c / 1.01, 0.01 / 1.01)
 
 
-@pytest.mark.parametrize("sampler", [HamiltonianMC(60), Annealed(60, num_slice_moves=20), EllipticalSlice(200)], ids=repr_of)
+@pytest.mark.parametrize(
+    "sampler", [HamiltonianMC(60), Annealed(60, num_slice_moves=20), EllipticalSlice(200)], ids=repr_of
+)
 def test_correlated_attributes(sampler: Sampler) -> None:
     map = Affine([[1.0, 0.9], [0.0, 0.43589]], [0.0, 0.0])
     energy = (Continuous(slice(0, 1), 1.0, 0.1) & Continuous(slice(1, 2), 1.0, 0.1)).pullback(map)
@@ -179,8 +194,18 @@ def test_or_and_not_share_out_as_the_prior_does() -> None:
     assert abs(float(z[:, 0].mean()) + 0.287600) < 3 * float(z[:, 0].std()) / math.sqrt(COUNT)
 
 
-@pytest.mark.parametrize("sampler", [EllipticalSlice(5), CrankNicolson(5), HamiltonianMC(5), Annealed(5), Rejection(),
-                                     Heun(corrector=HamiltonianMC(5))], ids=repr_of)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        EllipticalSlice(5),
+        CrankNicolson(5),
+        HamiltonianMC(5),
+        Annealed(5),
+        Rejection(),
+        Heun(corrector=HamiltonianMC(5)),
+    ],
+    ids=repr_of,
+)
 def test_without_attributes_the_prior_stays(sampler: Sampler) -> None:
     """The prior is invariant and everything is accepted; if it were counted twice the variance would be one half."""
     sample = sampler(Nothing(), start(40), SEEDS)
@@ -201,23 +226,41 @@ class Banana(Energy):
         return (u[:, 1] - u[:, 0].square() + 0.5).square() * 3 + 1.5 * torch.cos(3 * u[:, 0]) + 1.5
 
 
-@pytest.mark.parametrize("sampler", [EllipticalSlice(80), CrankNicolson(400), HamiltonianMC(150), Annealed(30), Rejection()], ids=repr_of)
+@pytest.mark.parametrize(
+    "sampler", [EllipticalSlice(80), CrankNicolson(400), HamiltonianMC(150), Annealed(30), Rejection()], ids=repr_of
+)
 def test_two_dimensions_by_quadrature(sampler: Sampler) -> None:
     grid = torch.linspace(-6, 6, 601, dtype=torch.float64)
     points = torch.cartesian_prod(grid, grid)
     density = (-Banana()(points) - points.square().sum(1) / 2).exp()
     density /= density.sum()
     z = sampler(Banana(), start(2), SEEDS).z.double()
-    for function in (lambda u: u[:, 0], lambda u: u[:, 1], lambda u: u[:, 0].square(), lambda u: u[:, 0] * u[:, 1],
-                     lambda u: (u[:, 0].abs() < 0.5).double(), lambda u: torch.cos(2 * u[:, 1])):
+    for function in (
+        lambda u: u[:, 0],
+        lambda u: u[:, 1],
+        lambda u: u[:, 0].square(),
+        lambda u: u[:, 0] * u[:, 1],
+        lambda u: (u[:, 0].abs() < 0.5).double(),
+        lambda u: torch.cos(2 * u[:, 1]),
+    ):
         want = float((density * function(points)).sum())
         values = function(z)
         assert abs(float(values.mean()) - want) < 3.3 * float(values.std()) / math.sqrt(COUNT)
 
 
-@pytest.mark.parametrize("sampler", [EllipticalSlice(20), CrankNicolson(20, 0.3), HamiltonianMC(8, step_size=0.2),
-                                     Annealed(8, step_sizes=[0.3] * 8), Rejection(), GaussNewton(),
-                                     Heun(corrector=HamiltonianMC(3, step_size=0.2))], ids=repr_of)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        EllipticalSlice(20),
+        CrankNicolson(20, 0.3),
+        HamiltonianMC(8, step_size=0.2),
+        Annealed(8, step_sizes=[0.3] * 8),
+        Rejection(),
+        GaussNewton(),
+        Heun(corrector=HamiltonianMC(3, step_size=0.2)),
+    ],
+    ids=repr_of,
+)
 def test_a_sample_does_not_depend_on_its_batch(sampler: Sampler) -> None:
     energy = logit(4, 0.5)
     z = start(3, 12)
@@ -295,7 +338,9 @@ def test_auto_says_why() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 3, 10])
 def test_gauss_newton_is_exact_for_linear_attributes(num_steps: int) -> None:
-    """Two correlated attributes at σ = 0.01: the closed form f(Λ) = c + exp(-Λ·AAᵀ/σ²)(f_0 - c), for any number of steps."""
+    """Two correlated attributes at σ = 0.01: the closed form f(Λ) = c + exp(-Λ·AAᵀ/σ²)(f_0 - c), for any number of
+    steps.
+    """
     map = Affine([[1.0, 0.9], [0.0, 0.43589]], [0.0, 0.1])
     for sigma in (0.01, 2.0):
         energy = (Continuous(slice(0, 1), 0.3, sigma) & Continuous(slice(1, 2), 0.9, sigma)).pullback(map)
@@ -310,8 +355,11 @@ def test_gauss_newton_is_exact_for_linear_attributes(num_steps: int) -> None:
 
 def test_gauss_newton_is_of_first_order_and_takes_discrete_and_half_lines() -> None:
     map = Affine([[1.0, -1.0, 0.0, 1.0], [0.3, 0.0, 0.5, 1.0]], [0.0, 0.2, 0.1, 0.0])
-    energy = (Discrete(slice(0, 2), 1) & HalfLine(slice(2, 3), 0.9, True, 0.5)
-              & 2.0 * Discrete(slice(1, 4), 2)).pullback(map).pullback(nn.Tanh())
+    energy = (
+        (Discrete(slice(0, 2), 1) & HalfLine(slice(2, 3), 0.9, True, 0.5) & 2.0 * Discrete(slice(1, 4), 2))
+        .pullback(map)
+        .pullback(nn.Tanh())
+    )
     z = start(2, 20).double()
     truth = ODE(time="s", atol=1e-10, rtol=1e-10)(energy, z).z
     errors = [float((GaussNewton(n)(energy, z).z - truth).norm()) for n in (40, 80, 160)]
@@ -321,8 +369,14 @@ def test_gauss_newton_is_of_first_order_and_takes_discrete_and_half_lines() -> N
 
 def test_curvature_is_the_second_derivative_of_convex_terms() -> None:
     u = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for energy in (Discrete(slice(0, 3), 1, temperature=1.5), Discrete(slice(1, 3), 0), Continuous(slice(0, 1), 0.5, 0.3),
-                   HalfLine(slice(2, 3), 0.1, True, 0.4), HalfLine(slice(2, 3), 0.1, False, 0.4), 3.0 * Discrete(slice(0, 3), 2)):
+    for energy in (
+        Discrete(slice(0, 3), 1, temperature=1.5),
+        Discrete(slice(1, 3), 0),
+        Continuous(slice(0, 1), 0.5, 0.3),
+        HalfLine(slice(2, 3), 0.1, True, 0.4),
+        HalfLine(slice(2, 3), 0.1, False, 0.4),
+        3.0 * Discrete(slice(0, 3), 2),
+    ):
         value, gradient, rows = energy.curvature(u)
         hessian = torch.autograd.functional.hessian(lambda x, e=energy: e(x).sum(), u)[0, :, 0]
         torch.testing.assert_close(rows[0].T @ rows[0], hessian, atol=1e-10, rtol=1e-8)

@@ -33,8 +33,10 @@ def test_linear_attribute(method: str) -> None:
     torch.testing.assert_close(out - z, (f - f0)[:, None] * torch.tensor(a, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("k", "tau", "start", "end"), [
-    (8, 1.2816, -1.0, 1.993590), (8, 1.2816, 2.0, 2.088147), (1, 0.0, 0.0, 1.507876), (2, 0.0, -1.0, 1.370253)])
+@pytest.mark.parametrize(
+    ("k", "tau", "start", "end"),
+    [(8, 1.2816, -1.0, 1.993590), (8, 1.2816, 2.0, 2.088147), (1, 0.0, 0.0, 1.507876), (2, 0.0, -1.0, 1.370253)],
+)
 @pytest.mark.parametrize("method", ["bosh3", "dopri5"])
 def test_linear_logit(method: str, k: float, tau: float, start: float, end: float) -> None:
     out = RungeKutta(method, 1e-8, 1e-8)(logistic(k, tau), torch.tensor([[start, 0.3]], dtype=torch.float64)).z
@@ -125,5 +127,7 @@ def test_what_is_refused() -> None:
 
 
 def test_settings_tell_what_decides_a_result() -> None:
-    assert repr(Heun()) == ("Heun(atol=0.05, rtol=0.05, first_step=0.1, max_growth=8.0, max_steps=10000, beta_min=0.1, beta_max=20.0)")
+    assert repr(Heun()) == (
+        "Heun(atol=0.05, rtol=0.05, first_step=0.1, max_growth=8.0, max_steps=10000, beta_min=0.1, beta_max=20.0)"
+    )
     assert "precision='bfloat16'" in repr(Heun(precision="bfloat16"))

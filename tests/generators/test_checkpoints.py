@@ -20,9 +20,15 @@ from lace_lightning.generators import StyleGAN2Network, check, convert, load_gen
 from ..foreign_files import discriminator_pickle, nvidia_pickle, rosinality_file, rosinality_state, tensorflow_pickle
 from .test_stylegan2_networks import FILES, load
 
-CONFIG = {"z_dim": 16, "w_dim": 12, "c_dim": 0, "img_resolution": 16, "img_channels": 3,
-          "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.02},
-          "synthesis_kwargs": {"channels": {4: 8, 8: 8, 16: 4}, "conv_clamp": 2.0}}
+CONFIG = {
+    "z_dim": 16,
+    "w_dim": 12,
+    "c_dim": 0,
+    "img_resolution": 16,
+    "img_channels": 3,
+    "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.02},
+    "synthesis_kwargs": {"channels": {4: 8, 8: 8, 16: 4}, "conv_clamp": 2.0},
+}
 
 
 def tiny(**changes) -> tuple[StyleGAN2Network, dict]:
@@ -46,10 +52,20 @@ def same(network: StyleGAN2Network, other: StyleGAN2Network, c: torch.Tensor | N
 @pytest.mark.parametrize("kind", ["nvidia", "state"])
 def test_the_recorded_pictures_come_out(shared_dir: Path, tmp_path: Path, name: str, kind: str) -> None:
     network, recorded = load(shared_dir, name)
-    state = {key: value for key, value in network.state_dict().items() if key in {k[6:] for k in recorded if k.startswith("param/")}}
-    config = {"z_dim": network.z_dim, "w_dim": network.w_dim, "c_dim": network.c_dim, "img_channels": 3,
-              "img_resolution": network.synthesis.img_resolution, "synthesis_kwargs": {},
-              "mapping_kwargs": {"num_layers": network.mapping.num_layers, "lr_multiplier": 0.01}}
+    state = {
+        key: value
+        for key, value in network.state_dict().items()
+        if key in {k[6:] for k in recorded if k.startswith("param/")}
+    }
+    config = {
+        "z_dim": network.z_dim,
+        "w_dim": network.w_dim,
+        "c_dim": network.c_dim,
+        "img_channels": 3,
+        "img_resolution": network.synthesis.img_resolution,
+        "synthesis_kwargs": {},
+        "mapping_kwargs": {"num_layers": network.mapping.num_layers, "lr_multiplier": 0.01},
+    }
     file = tmp_path / "network.pkl"
     if kind == "nvidia":
         file.write_bytes(nvidia_pickle(state, config))
@@ -75,7 +91,10 @@ def test_every_protocol_of_a_pickle(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
 def test_the_tensorflow_layout(tmp_path: Path, architecture: str) -> None:
-    network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}, "architecture": architecture})
+    network, _ = tiny(
+        mapping_kwargs={"num_layers": 2},
+        synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}, "architecture": architecture},
+    )
     (tmp_path / "n.pkl").write_bytes(tensorflow_pickle(network.state_dict()))
     checkpoint = read_generator(tmp_path / "n.pkl")
     assert checkpoint.layout == "stylegan2-tensorflow"
@@ -111,7 +130,9 @@ def test_rosinalitys_layout(tmp_path: Path, legacy: bool) -> None:
 
 def test_what_rosinalitys_file_leaves_out_is_said(tmp_path: Path) -> None:
     network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}})
-    state = {name: value for name, value in rosinality_state(network.state_dict()).items() if not name.startswith("noises")}
+    state = {
+        name: value for name, value in rosinality_state(network.state_dict()).items() if not name.startswith("noises")
+    }
     torch.save(state, tmp_path / "n.pt")
     checkpoint = read_generator(tmp_path / "n.pt")
     assert "mean w: over 10000 latents" in checkpoint.assumed
@@ -147,14 +168,17 @@ def test_convert_writes_the_same_generator_and_a_card(tmp_path: Path, capsys) ->
     assert again["sha256"] == card["sha256"]
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda path: path.write_bytes(b""), "empty"),
-    (lambda path: path.write_bytes(b"not a checkpoint"), "damaged or something else"),
-    (lambda path: torch.save({"epoch": 3}, path), "must hold"),
-    (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
-    (lambda path: torch.save({"a": torch.ones(3)}, path), "wrap another network"),
-    (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not on the list of what is data"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"not a checkpoint"), "damaged or something else"),
+        (lambda path: torch.save({"epoch": 3}, path), "must hold"),
+        (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
+        (lambda path: torch.save({"a": torch.ones(3)}, path), "wrap another network"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not on the list of what is data"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, capsys, make: Callable[[Path], object], words: str) -> None:
     make(tmp_path / "n.pt")
     with pytest.raises(LaceError, match=words):
@@ -172,25 +196,43 @@ def zipped() -> bytes:
     return stream.getvalue()
 
 
-PAGE = b'<!DOCTYPE html>\n<html><head><title>Quota exceeded</title></head></html>'
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Quota exceeded</title></head></html>"
 AGAIN = r"download it again\.$"
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda whole: discriminator_pickle(), r"must hold a generator \(G_ema\) and holds D: give the file of a generator\.$"),
-    (lambda whole: discriminator_pickle(alone=True), r"holds a network of class 'Discriminator': give its generator \(G_ema\)\.$"),
-    (lambda whole: whole[:-1], r"it ends in the middle: " + AGAIN),
-    (lambda whole: whole[:len(whole) // 2], r"it ends in the middle: " + AGAIN),
-    (lambda whole: whole[:2], r"it ends in the middle: " + AGAIN),
-    (lambda whole: PAGE, r"the file begins with <!DOCTYPE: a web page was saved instead of the file: " + AGAIN),
-    (lambda whole: b"\xef\xbb\xbf\r\n" + PAGE.lower(), "begins with <!doctype: a web page was saved instead of the file: " + AGAIN),
-    (lambda whole: b"<html>\n", "begins with <html: a web page was saved instead of the file: " + AGAIN),
-    (lambda whole: b"<?xml version='1.0'?><Error/>", r"begins with <\?xml: a web page was saved instead of the file: " + AGAIN),
-    (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
-     "a Git LFS pointer was saved instead of the file: run git lfs pull, or " + AGAIN),
-    (lambda whole: zipped(), r"it is an archive, and not of PyTorch: unpack it and give the file inside\.$"),
-    (lambda whole: zipped()[:-30], r"it ends in the middle: " + AGAIN), (lambda whole: b"", r"it is empty: " + AGAIN),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda whole: discriminator_pickle(),
+            r"must hold a generator \(G_ema\) and holds D: give the file of a generator\.$",
+        ),
+        (
+            lambda whole: discriminator_pickle(alone=True),
+            r"holds a network of class 'Discriminator': give its generator \(G_ema\)\.$",
+        ),
+        (lambda whole: whole[:-1], r"it ends in the middle: " + AGAIN),
+        (lambda whole: whole[: len(whole) // 2], r"it ends in the middle: " + AGAIN),
+        (lambda whole: whole[:2], r"it ends in the middle: " + AGAIN),
+        (lambda whole: PAGE, r"the file begins with <!DOCTYPE: a web page was saved instead of the file: " + AGAIN),
+        (
+            lambda whole: b"\xef\xbb\xbf\r\n" + PAGE.lower(),
+            "begins with <!doctype: a web page was saved instead of the file: " + AGAIN,
+        ),
+        (lambda whole: b"<html>\n", "begins with <html: a web page was saved instead of the file: " + AGAIN),
+        (
+            lambda whole: b"<?xml version='1.0'?><Error/>",
+            r"begins with <\?xml: a web page was saved instead of the file: " + AGAIN,
+        ),
+        (
+            lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            "a Git LFS pointer was saved instead of the file: run git lfs pull, or " + AGAIN,
+        ),
+        (lambda whole: zipped(), r"it is an archive, and not of PyTorch: unpack it and give the file inside\.$"),
+        (lambda whole: zipped()[:-30], r"it ends in the middle: " + AGAIN),
+        (lambda whole: b"", r"it is empty: " + AGAIN),
+    ],
+)
 def test_what_came_instead_of_a_file_is_said(tmp_path: Path, make: Callable[[bytes], bytes], words: str) -> None:
     network, config = tiny()
     (tmp_path / "n.pkl").write_bytes(make(nvidia_pickle(network.state_dict(), config)))
@@ -210,7 +252,9 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path, legacy: bool) -> None:
             load_generator(tmp_path / "n.pt")
 
 
-@pytest.mark.parametrize("make", [lambda whole: whole[:-1], lambda whole: whole[:100], lambda whole: PAGE, lambda whole: b""])
+@pytest.mark.parametrize(
+    "make", [lambda whole: whole[:-1], lambda whole: whole[:100], lambda whole: PAGE, lambda whole: b""]
+)
 def test_damaged_safetensors_of_other_programs(tmp_path: Path, make: Callable[[bytes], bytes]) -> None:
     network, _ = tiny()
     save_file(dict(network.state_dict()), tmp_path / "n.safetensors")
@@ -237,8 +281,15 @@ def test_tensors_in_half_precision_are_widened_and_whole_numbers_refused(tmp_pat
 def test_a_state_dict_under_a_name(tmp_path: Path, which: str | None, scale: int) -> None:
     network, _ = tiny(mapping_kwargs={"num_layers": 2}, synthesis_kwargs={"channels": {4: 8, 8: 8, 16: 4}})
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"net": {"model": {name: value * 3 for name, value in state.items()}}, "epoch": 3, "g_ema": state,
-                "other": {name: value * 2 for name, value in state.items()}}, tmp_path / "n.pt")
+    torch.save(
+        {
+            "net": {"model": {name: value * 3 for name, value in state.items()}},
+            "epoch": 3,
+            "g_ema": state,
+            "other": {name: value * 2 for name, value in state.items()},
+        },
+        tmp_path / "n.pt",
+    )
     const = read_generator(tmp_path / "n.pt", which).state["synthesis.b4.const"]
     assert torch.equal(const, network.state_dict()["synthesis.b4.const"] * scale)
 

@@ -15,8 +15,13 @@ from lace_lightning.generators.stylegan2_networks import StyleGAN2Network
 
 from .test_stylegan2_networks import FILES, load
 
-CONFIG = {"z_dim": 8, "w_dim": 12, "img_resolution": 8, "mapping_kwargs": {"num_layers": 2},
-          "synthesis_kwargs": {"channel_base": 64, "channel_max": 8}}
+CONFIG = {
+    "z_dim": 8,
+    "w_dim": 12,
+    "img_resolution": 8,
+    "mapping_kwargs": {"num_layers": 2},
+    "synthesis_kwargs": {"channel_base": 64, "channel_max": 8},
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -27,13 +32,19 @@ def test_truncation_equals_the_reference(shared_dir: Path, name: str) -> None:
         condition = recorded["c"][row].tolist() if network.c_dim else None
         generator = StyleGAN2Generator(network, truncation=0.7, condition=condition)
         w = generator.mapping(z)
-        torch.testing.assert_close(w, recorded["w_psi0.7"][one] if recorded["w_psi0.7"].ndim == 2 else
-                                   recorded["w_psi0.7"][one, 0], atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            w,
+            recorded["w_psi0.7"][one] if recorded["w_psi0.7"].ndim == 2 else recorded["w_psi0.7"][one, 0],
+            atol=2e-5,
+            rtol=0,
+        )
         ours = network.synthesis(generator.broadcast(w))
         torch.testing.assert_close(ours, recorded["img_const_psi0.7"][one], atol=1e-4, rtol=0)
         torch.testing.assert_close(generator.synthesis(w), ours.clamp(-1, 1), atol=0, rtol=0)
         partial = StyleGAN2Generator(network, truncation=0.5, truncation_cutoff=2, condition=condition)
-        torch.testing.assert_close(partial.broadcast(partial.mapping(z)), recorded["ws_psi0.5_cutoff2"][one], atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            partial.broadcast(partial.mapping(z)), recorded["ws_psi0.5_cutoff2"][one], atol=2e-5, rtol=0
+        )
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -79,8 +90,15 @@ class Decoder(nn.Module):
 def test_any_module_is_a_generator(tmp_path: Path) -> None:
     decoder = Decoder()
     torch.save(decoder.state_dict(), tmp_path / "d.pt")
-    generator = ModuleGenerator(Decoder(), 6, (3, 4, 4), mapping="style", reshape=(6, 1, 1), output_range=(0, 1),
-                                checkpoint=str(tmp_path / "d.pt"))
+    generator = ModuleGenerator(
+        Decoder(),
+        6,
+        (3, 4, 4),
+        mapping="style",
+        reshape=(6, 1, 1),
+        output_range=(0, 1),
+        checkpoint=str(tmp_path / "d.pt"),
+    )
     check(generator)
     z = generator.prior(3)
     expected = decoder(torch.tanh(z)[:, :, None, None] * 2) * 2 - 1
@@ -99,17 +117,20 @@ class Loud(nn.Module):
         return (z * self.gain)[:, :, None, None].expand(-1, -1, 4, 4)
 
 
-@pytest.mark.parametrize(("build", "words"), [
-    (lambda: ModuleGenerator(Loud(0.01), 3, (3, 4, 4), freeze=False), "'module.gain' requires gradients"),
-    (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4)), r"must lie in \[-1, 1\]"),
-    (lambda: ModuleGenerator(Loud(float("nan")), 3, (3, 4, 4)), r"must lie in \[-1, 1\]"),
-    (lambda: ModuleGenerator(Loud(0.01), 3, (3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
-    (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), mapping="stile"), "callable 'stile'"),
-    (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), checkpoint="/nowhere.pt"), "does not exist"),
-    (lambda: StyleGAN2Generator(StyleGAN2Network(**CONFIG), precision="half"), "precision must be one of"),
-    (lambda: StyleGAN2Generator(StyleGAN2Network(c_dim=3, **CONFIG)), "conditional on 3"),
-    (lambda: load_generator("cifar"), "shipped weights are"),
-])
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: ModuleGenerator(Loud(0.01), 3, (3, 4, 4), freeze=False), "'module.gain' requires gradients"),
+        (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4)), r"must lie in \[-1, 1\]"),
+        (lambda: ModuleGenerator(Loud(float("nan")), 3, (3, 4, 4)), r"must lie in \[-1, 1\]"),
+        (lambda: ModuleGenerator(Loud(0.01), 3, (3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
+        (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), mapping="stile"), "callable 'stile'"),
+        (lambda: ModuleGenerator(Loud(), 3, (3, 4, 4), checkpoint="/nowhere.pt"), "does not exist"),
+        (lambda: StyleGAN2Generator(StyleGAN2Network(**CONFIG), precision="half"), "precision must be one of"),
+        (lambda: StyleGAN2Generator(StyleGAN2Network(c_dim=3, **CONFIG)), "conditional on 3"),
+        (lambda: load_generator("cifar"), "shipped weights are"),
+    ],
+)
 def test_what_is_no_generator_is_refused(build, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         check(build())
@@ -140,7 +161,9 @@ def test_gradients_through_pictures_are_those_of_float32(tiny_generator) -> None
 
 def test_what_a_w_looks_like_does_not_depend_on_truncation() -> None:
     network = StyleGAN2Network(**CONFIG)
-    whole, half, cut = (StyleGAN2Generator(network, **options) for options in ({}, {"truncation": 0.5}, {"truncation_cutoff": 1}))
+    whole, half, cut = (
+        StyleGAN2Generator(network, **options) for options in ({}, {"truncation": 0.5}, {"truncation_cutoff": 1})
+    )
     assert whole.digest != half.digest
     assert whole.digest_for("w") == half.digest_for("w") == cut.digest_for("w") == whole.digest
     assert half.digest_for("z") == half.digest

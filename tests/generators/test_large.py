@@ -13,18 +13,29 @@ from lace_lightning.generators.stylegan3_layers import Resampler
 
 def stylegan2(resolution: int = 64, seed: int = 0, **synthesis) -> StyleGAN2Network:
     torch.manual_seed(seed)
-    network = StyleGAN2Network(16, 16, img_resolution=resolution, mapping_kwargs={"num_layers": 2},
-                               synthesis_kwargs={"channel_base": 1024, "channel_max": 32, **synthesis})
+    network = StyleGAN2Network(
+        16,
+        16,
+        img_resolution=resolution,
+        mapping_kwargs={"num_layers": 2},
+        synthesis_kwargs={"channel_base": 1024, "channel_max": 32, **synthesis},
+    )
     for name, parameter in network.named_parameters():
-        if name.endswith("noise_strength") or (name.endswith("bias") and "affine" not in name and "mapping" not in name):
+        if name.endswith("noise_strength") or (
+            name.endswith("bias") and "affine" not in name and "mapping" not in name
+        ):
             torch.nn.init.normal_(parameter, std=0.3)
     return network.eval().requires_grad_(False)
 
 
 def stylegan3(resolution: int = 32, channels: int = 16) -> StyleGAN3Network:
     torch.manual_seed(0)
-    return StyleGAN3Network(16, 16, img_resolution=resolution, synthesis_kwargs={
-        "channel_base": 64 * channels, "channel_max": channels, "num_layers": 6})
+    return StyleGAN3Network(
+        16,
+        16,
+        img_resolution=resolution,
+        synthesis_kwargs={"channel_base": 64 * channels, "channel_max": channels, "num_layers": 6},
+    )
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
@@ -52,7 +63,9 @@ def test_gradients_take_the_whole_map(monkeypatch) -> None:
 def test_half_precision_is_for_the_four_highest_resolutions() -> None:
     network = stylegan2(128)
     assert [network.synthesis._dtype(block, torch.bfloat16) for block in network.synthesis.blocks] == [
-        *[torch.float32] * 2, *[torch.bfloat16] * 4]
+        *[torch.float32] * 2,
+        *[torch.bfloat16] * 4,
+    ]
     assert network.synthesis._dtype(network.synthesis.b4, torch.float64) == torch.float64
     ws = network.broadcast(network.mapping(torch.randn(4, 16)))
     exact = network.synthesis(ws)
@@ -60,9 +73,15 @@ def test_half_precision_is_for_the_four_highest_resolutions() -> None:
     assert error < 0.01 * exact.std()
 
 
-@pytest.mark.parametrize("make", [
-    lambda **o: StyleGAN2Generator(stylegan2(), **o), lambda **o: StyleGAN2Generator(stylegan2(), noise="none", **o),
-    lambda **o: StyleGAN3Generator(stylegan3(), **o)], ids=["stylegan2", "without noise", "stylegan3"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **o: StyleGAN2Generator(stylegan2(), **o),
+        lambda **o: StyleGAN2Generator(stylegan2(), noise="none", **o),
+        lambda **o: StyleGAN3Generator(stylegan3(), **o),
+    ],
+    ids=["stylegan2", "without noise", "stylegan3"],
+)
 def test_chunks_change_no_picture(make) -> None:
     few, auto = make(max_batch=2), make()
     auto.chunks.memory = 3.5 * auto.bytes_per_picture() / 2**30
@@ -106,11 +125,17 @@ def peak(function) -> int:
     return most
 
 
-@pytest.mark.parametrize(("make", "budget"), [
-    (lambda: StyleGAN2Generator(stylegan2(128)), 2**21), (lambda: StyleGAN2Generator(stylegan2(128)), 2**15),
-    (lambda: StyleGAN2Generator(stylegan2(128), precision="bfloat16"), 2**15),
-    (lambda: StyleGAN3Generator(stylegan3(64, 64)), 2**30), (lambda: StyleGAN3Generator(stylegan3(64, 64)), 1)],
-    ids=["whole", "strips", "bfloat16", "stylegan3", "stylegan3 in groups"])
+@pytest.mark.parametrize(
+    ("make", "budget"),
+    [
+        (lambda: StyleGAN2Generator(stylegan2(128)), 2**21),
+        (lambda: StyleGAN2Generator(stylegan2(128)), 2**15),
+        (lambda: StyleGAN2Generator(stylegan2(128), precision="bfloat16"), 2**15),
+        (lambda: StyleGAN3Generator(stylegan3(64, 64)), 2**30),
+        (lambda: StyleGAN3Generator(stylegan3(64, 64)), 1),
+    ],
+    ids=["whole", "strips", "bfloat16", "stylegan3", "stylegan3 in groups"],
+)
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_memory_is_what_was_said(monkeypatch, make, budget: int, count: int) -> None:
     for part in (SynthesisBlock, Resampler):

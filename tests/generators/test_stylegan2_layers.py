@@ -63,8 +63,10 @@ def test_gradients_pass_by_what_inference_kept(layer: SynthesisLayer) -> None:
     with torch.inference_mode():
         layer(x, torch.randn(2, 7), "const")
     w = torch.randn(2, 7, requires_grad=True)
-    gradients = [torch.autograd.grad(features.square().sum(), w)[0]
-                 for features in (layer(x, w, "const"), one_kernel_a_sample(layer, x, w))]
+    gradients = [
+        torch.autograd.grad(features.square().sum(), w)[0]
+        for features in (layer(x, w, "const"), one_kernel_a_sample(layer, x, w))
+    ]
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 

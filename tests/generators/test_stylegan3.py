@@ -53,7 +53,9 @@ def test_generator_agrees_with_network_and_truncates(name: str, condition: int |
     generator = StyleGAN3Generator(network, truncation=0.6, truncation_cutoff=5, condition=condition)
     check(generator)
     rows = slice(0, 3) if condition is None else slice(0, 1)  # the recorded conditions are classes 0, 1, 2
-    torch.testing.assert_close(generator(recorded["z"][rows]), recorded["image_truncated"][rows].clamp(-1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        generator(recorded["z"][rows]), recorded["image_truncated"][rows].clamp(-1, 1), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("name", "condition"), [("t", None), ("r", 2)])
@@ -63,7 +65,7 @@ def test_closed_form_gradient_of_the_mapping_is_the_automatic_one(name: str, con
     z = recorded["z"].clone().requires_grad_()
     w = mapping(z)
     gradient = torch.randn(w.shape, generator=torch.Generator().manual_seed(0))
-    expected, = torch.autograd.grad((w * gradient).sum(), z)
+    (expected,) = torch.autograd.grad((w * gradient).sum(), z)
     again, vjp = mapping.linearize(z)
     torch.testing.assert_close(again, w.detach())
     torch.testing.assert_close(vjp(gradient), expected)
@@ -99,7 +101,7 @@ def test_gradients_reach_the_latents_through_the_pictures(name: str) -> None:
     def loss(ws: torch.Tensor) -> torch.Tensor:
         return network.synthesis(ws, dtype=torch.float64).square().sum()
 
-    gradient, = torch.autograd.grad(loss(ws), ws)
+    (gradient,) = torch.autograd.grad(loss(ws), ws)
     with torch.no_grad():
         numeric = (loss(ws + 1e-3 * direction) - loss(ws - 1e-3 * direction)) / 2e-3
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-2, atol=1e-3)

@@ -17,8 +17,13 @@ from lace_lightning.labelers.clip import parse_prompts
 
 from ..models import TINY_CLIP, tiny_clip
 
-HATS = {"name": "cats", "attributes": [{"name": "hat", "num_classes": 2, "class_names": ["no", "yes"]},
-                                       {"name": "warm", "kind": "continuous"}]}
+HATS = {
+    "name": "cats",
+    "attributes": [
+        {"name": "hat", "num_classes": 2, "class_names": ["no", "yes"]},
+        {"name": "warm", "kind": "continuous"},
+    ],
+}
 COLOURS = {"name": "colours", "attributes": [{"name": "colour", "num_classes": 3}]}
 
 
@@ -26,8 +31,15 @@ def pictures(count: int = 4, size: int = 32) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize(("library", "model"), [("torchvision", "mobilenet_v3_small"), ("torchvision", "squeezenet1_1"),
-                                                ("timm", "resnet10t"), ("timm", "vit_tiny_patch16_224")])
+@pytest.mark.parametrize(
+    ("library", "model"),
+    [
+        ("torchvision", "mobilenet_v3_small"),
+        ("torchvision", "squeezenet1_1"),
+        ("timm", "resnet10t"),
+        ("timm", "vit_tiny_patch16_224"),
+    ],
+)
 def test_a_library_network_answers_as_it_does_by_itself(library: str, model: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     if library == "timm":
@@ -60,23 +72,48 @@ def test_outputs_are_chosen_in_the_order_of_the_classes(tmp_path: Path) -> None:
     network = get_model("mobilenet_v3_small", num_classes=7).eval()
     torch.save(network.state_dict(), tmp_path / "seven.pth")
     arguments = {"num_classes": 7}
-    whole = library_labeler("torchvision", "mobilenet_v3_small", {"name": "s", "attributes": [{"name": "a", "num_classes": 7}]},
-                            tmp_path / "seven.pth", resolution=32, precision="float32")
-    part = library_labeler("torchvision", "mobilenet_v3_small", COLOURS, tmp_path / "seven.pth", [5, 0, 2], 32, arguments=arguments,
-                           precision="float32")
+    whole = library_labeler(
+        "torchvision",
+        "mobilenet_v3_small",
+        {"name": "s", "attributes": [{"name": "a", "num_classes": 7}]},
+        tmp_path / "seven.pth",
+        resolution=32,
+        precision="float32",
+    )
+    part = library_labeler(
+        "torchvision",
+        "mobilenet_v3_small",
+        COLOURS,
+        tmp_path / "seven.pth",
+        [5, 0, 2],
+        32,
+        arguments=arguments,
+        precision="float32",
+    )
     torch.testing.assert_close(part(pictures()), whole(pictures())[:, [5, 0, 2]])
-    with pytest.raises(LaceError, match="The schema needs 3 outputs of mobilenet_v3_small, which has 7, and 2 were chosen"):
-        library_labeler("torchvision", "mobilenet_v3_small", COLOURS, tmp_path / "seven.pth", [5, 0], 32, arguments=arguments)
+    with pytest.raises(
+        LaceError, match="The schema needs 3 outputs of mobilenet_v3_small, which has 7, and 2 were chosen"
+    ):
+        library_labeler(
+            "torchvision", "mobilenet_v3_small", COLOURS, tmp_path / "seven.pth", [5, 0], 32, arguments=arguments
+        )
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"library": "keras"}, "one of torchvision, timm"), ({"model": "resnet17"}, "could not give the network 'resnet17'"),
-    ({"weights": None}, "needs weights and received none"), ({"weights": "missing.pth"}, "missing.pth"),
-    ({"weights": "IMAGENET_V9"}, "with weights IMAGENET_V9"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"library": "keras"}, "one of torchvision, timm"),
+        ({"model": "resnet17"}, "could not give the network 'resnet17'"),
+        ({"weights": None}, "needs weights and received none"),
+        ({"weights": "missing.pth"}, "missing.pth"),
+        ({"weights": "IMAGENET_V9"}, "with weights IMAGENET_V9"),
+    ],
+)
 def test_wrong_names_are_one_sentence(arguments, message) -> None:
     with pytest.raises(LaceError, match=message):
-        library_labeler(**{"library": "torchvision", "model": "resnet18", "schema": COLOURS, "weights": "x.pth", **arguments})
+        library_labeler(
+            **{"library": "torchvision", "model": "resnet18", "schema": COLOURS, "weights": "x.pth", **arguments}
+        )
 
 
 def test_a_network_whose_last_layer_is_not_its_head_stays_whole() -> None:
@@ -142,28 +179,54 @@ def test_a_function_labels() -> None:
 
 # ------------------------------------------------------------------------------------------------ CLIP
 
+
 def test_clip_compares_pictures_with_sentences(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     config, weights = tiny_clip(tmp_path)
-    prompts = {"hat": ["a photo of a cat", "a photo of a cat wearing a hat"],
-               "breed": {"persian": ["a persian cat", "a photo of a persian"], "bombay": "a bombay cat", "siamese": "a siamese cat"}}
+    prompts = {
+        "hat": ["a photo of a cat", "a photo of a cat wearing a hat"],
+        "breed": {
+            "persian": ["a persian cat", "a photo of a persian"],
+            "bombay": "a bombay cat",
+            "siamese": "a siamese cat",
+        },
+    }
     labeler = clip_labeler(prompts, str(config), weights, precision="float32")
-    assert [(a.name, a.class_names) for a in labeler.schema] == [("hat", ("no", "yes")), ("breed", ("persian", "bombay", "siamese"))]
+    assert [(a.name, a.class_names) for a in labeler.schema] == [
+        ("hat", ("no", "yes")),
+        ("breed", ("persian", "bombay", "siamese")),
+    ]
     torch.manual_seed(0)
     model, tokenizer = open_clip.CLIP(**TINY_CLIP).eval(), open_clip.get_tokenizer("tiny")
     images = pictures()
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     with torch.no_grad():
         seen = model.encode_image((images / 2 + 0.5 - mean[:, None, None]) / std[:, None, None], normalize=True)
-        text = model.encode_text(tokenizer(["a photo of a cat", "a photo of a cat wearing a hat", "a persian cat", "a photo of a persian",
-                                            "a bombay cat", "a siamese cat"]), normalize=True)
+        text = model.encode_text(
+            tokenizer(
+                [
+                    "a photo of a cat",
+                    "a photo of a cat wearing a hat",
+                    "a persian cat",
+                    "a photo of a persian",
+                    "a bombay cat",
+                    "a siamese cat",
+                ]
+            ),
+            normalize=True,
+        )
         pair = F.normalize(text[2:4].mean(0), dim=0)
         wanted = model.logit_scale.exp() * seen @ torch.stack([text[0], text[1], pair, text[4], text[5]]).T
     torch.testing.assert_close(labeler(images), wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(labeler.features(images), seen, atol=1e-5, rtol=1e-5)
     assert clip_labeler(prompts, str(config), weights, scale=1.0, precision="float32")(images).abs().max() <= 1.0001
-    words = clip_labeler({"breed": ["persian", "bombay"]}, str(config), weights, templates=["a {} cat", "a photo of a {}"],
-                         precision="float32")
+    words = clip_labeler(
+        {"breed": ["persian", "bombay"]},
+        str(config),
+        weights,
+        templates=["a {} cat", "a photo of a {}"],
+        precision="float32",
+    )
     assert words.schema["breed"].class_names == ("persian", "bombay")
     torch.testing.assert_close(words(images)[:, 0], wanted[:, 2], atol=1e-4, rtol=1e-4)
     assert words.digest != labeler.digest
@@ -180,12 +243,18 @@ def test_clip_abstains_below_its_confidence(tmp_path: Path) -> None:
     assert 30 < labels.known.sum() < 34
 
 
-@pytest.mark.parametrize(("prompts", "message"), [
-    ({}, "at least one attribute"), ({"hat": "a cat wearing a hat"}, "pictures without it as well as with it"),
-    ({"hat": ["a cat wearing a hat"]}, "pictures without it as well as with it"), ({"hat": {"yes": "a hat"}}, "received 1"),
-    ({"hat": ["a cat", ""]}, "none of them empty"), ({"hat": ["a cat", "a cat"]}, "different sentences"),
-    ({"a hat": ["a", "b"]}, "word of letters"),
-])
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({}, "at least one attribute"),
+        ({"hat": "a cat wearing a hat"}, "pictures without it as well as with it"),
+        ({"hat": ["a cat wearing a hat"]}, "pictures without it as well as with it"),
+        ({"hat": {"yes": "a hat"}}, "received 1"),
+        ({"hat": ["a cat", ""]}, "none of them empty"),
+        ({"hat": ["a cat", "a cat"]}, "different sentences"),
+        ({"a hat": ["a", "b"]}, "word of letters"),
+    ],
+)
 def test_wrong_prompts_are_one_sentence(prompts, message) -> None:
     with pytest.raises(LaceError, match=message):
         parse_prompts(prompts)

@@ -22,7 +22,9 @@ def logistic(z: torch.Tensor) -> torch.Tensor:
 def test_exact_samples_are_as_confident_and_as_wide_as_predicted() -> None:
     start, group = normal(torch.arange(COUNT), (3,)), torch.zeros(COUNT, dtype=torch.long)
     proposals = normal(torch.arange(COUNT, 4 * COUNT), (3,))
-    exact = proposals[torch.rand(len(proposals), generator=torch.Generator().manual_seed(0)).log() < logistic(proposals)][:COUNT]
+    exact = proposals[
+        torch.rand(len(proposals), generator=torch.Generator().manual_seed(0)).log() < logistic(proposals)
+    ][:COUNT]
     diagnosis = SamplerDiagnosis(3)
     # Two batches are one.
     for part in (slice(0, 123), slice(123, COUNT)):
@@ -70,6 +72,8 @@ def test_weights() -> None:
     assert effective_sample_size(w) == pytest.approx(16 / 10)
     assert log_probability(w)[0] == pytest.approx(math.log(4 / 3))
     # Four successes in ten attempts, however they are grouped.
-    assert log_probability(torch.tensor([math.log(1.0), math.log(3.0)]), torch.tensor([2, 8]))[0] == pytest.approx(math.log(0.4))
+    assert log_probability(torch.tensor([math.log(1.0), math.log(3.0)]), torch.tensor([2, 8]))[0] == pytest.approx(
+        math.log(0.4)
+    )
     assert effective_sample_size(torch.full((4,), -math.inf)) == 0
     assert log_probability(torch.full((4,), -math.inf))[0] == -math.inf

@@ -18,20 +18,33 @@ from lace_lightning.metrics import (
 from lace_lightning.query import parse
 from lace_lightning.schema import Attribute, Labels, Schema
 
-SCHEMA = Schema("s", (Attribute("kind", "discrete", 3, ("a", "b", "c")), Attribute("age", "continuous"), Attribute("hat")))
+SCHEMA = Schema(
+    "s", (Attribute("kind", "discrete", 3, ("a", "b", "c")), Attribute("age", "continuous"), Attribute("hat"))
+)
 
 
 def test_accuracy_by_hand() -> None:
-    wanted = Labels(SCHEMA, torch.tensor([[0, 0.5, 0], [1, 0.5, 0], [1, 1.0, 0], [2, 0.0, 0]]),
-                    torch.tensor([[True, True, False]] * 4))
+    wanted = Labels(
+        SCHEMA,
+        torch.tensor([[0, 0.5, 0], [1, 0.5, 0], [1, 1.0, 0], [2, 0.0, 0]]),
+        torch.tensor([[True, True, False]] * 4),
+    )
     judged = Labels(SCHEMA, torch.tensor([[0, 0.4, 1], [1, 0.5, 1], [2, 0.7, 1], [0, 0.0, 1]]))
     metric = ConditionalAccuracy(SCHEMA)
     query = parse("kind == * and age == *", SCHEMA)
     metric.update(judged, wanted, query.holds(judged, wanted))
     result = metric.compute()
-    assert result == pytest.approx({
-        "acc": (0.5 + 0.9) / 2, "holds": 0.5, "acc/kind": 0.5, "acc/age": 0.9, "acc/kind/a": 1.0, "acc/kind/b": 0.5,
-        "acc/kind/c": 0.0})
+    assert result == pytest.approx(
+        {
+            "acc": (0.5 + 0.9) / 2,
+            "holds": 0.5,
+            "acc/kind": 0.5,
+            "acc/age": 0.9,
+            "acc/kind/a": 1.0,
+            "acc/kind/b": 0.5,
+            "acc/kind/c": 0.0,
+        }
+    )
 
 
 def test_strength_of_an_edit_by_hand() -> None:
@@ -60,13 +73,23 @@ def test_shards_add_up() -> None:
     left.second += right.second
     for name, value in whole.compute().items():
         torch.testing.assert_close(left.compute()[name], value)
-    np.testing.assert_allclose(whole.compute()["covariance"], np.cov(features.double().numpy(), rowvar=False), rtol=1e-8)
+    np.testing.assert_allclose(
+        whole.compute()["covariance"], np.cov(features.double().numpy(), rowvar=False), rtol=1e-8
+    )
 
 
 def test_distance_of_gaussians_in_closed_form() -> None:
     """Diagonal Gaussians: Σ (μ_a - μ_b)² + Σ (σ_a - σ_b)²."""
-    a = {"count": torch.tensor(100.0), "mean": torch.tensor([0.0, 1.0]), "covariance": torch.diag(torch.tensor([4.0, 9.0]))}
-    b = {"count": torch.tensor(100.0), "mean": torch.tensor([1.0, 3.0]), "covariance": torch.diag(torch.tensor([1.0, 16.0]))}
+    a = {
+        "count": torch.tensor(100.0),
+        "mean": torch.tensor([0.0, 1.0]),
+        "covariance": torch.diag(torch.tensor([4.0, 9.0])),
+    }
+    b = {
+        "count": torch.tensor(100.0),
+        "mean": torch.tensor([1.0, 3.0]),
+        "covariance": torch.diag(torch.tensor([1.0, 16.0])),
+    }
     assert frechet_distance(a, b) == pytest.approx(1 + 4 + 1 + 1)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 

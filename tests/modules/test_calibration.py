@@ -17,8 +17,13 @@ from lace_lightning.modules.latent_classifier import LatentClassifier
 from lace_lightning.schema import Attribute, Schema
 
 SCHEMA = Schema("s", (Attribute("a"), Attribute("v", "continuous"), Attribute("b", "discrete", 3)))
-TRAINER = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-           "enable_model_summary": False}
+TRAINER = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def figures_of(module: LatentClassifier, u: torch.Tensor, target: torch.Tensor, batch_size: int) -> dict[str, float]:
@@ -45,7 +50,10 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
     fitted = fit_temperature(temperature * calibrated, labels)
     assert fitted == pytest.approx(temperature, rel=0.03)
     # No other temperature makes them likelier.
-    losses = [float(F.cross_entropy(temperature * calibrated.double() / (fitted * factor), labels.long())) for factor in (0.98, 1, 1.02)]
+    losses = [
+        float(F.cross_entropy(temperature * calibrated.double() / (fitted * factor), labels.long()))
+        for factor in (0.98, 1, 1.02)
+    ]
     assert losses[1] == min(losses)
 
 
@@ -58,7 +66,9 @@ def test_temperatures_have_limits() -> None:
 def test_the_error_of_a_continuous_attribute_is_a_root_mean_square() -> None:
     schema = Schema("s", (Attribute("v", "continuous"),))
     assert fit_calibration(schema, torch.tensor([[0.5], [0.1]]), torch.tensor([[0.2], [0.5]])) == {
-        "temperature": {}, "sigma": {"v": pytest.approx(math.sqrt((0.09 + 0.16) / 2))}}
+        "temperature": {},
+        "sigma": {"v": pytest.approx(math.sqrt((0.09 + 0.16) / 2))},
+    }
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10])
@@ -84,10 +94,14 @@ def test_soft_labels_are_measured_by_what_they_decide() -> None:
 
 @pytest.mark.parametrize("mode", ["single", "separate"])
 def test_calibration_goes_into_the_weights(mode: str, tmp_path) -> None:
-    """Half of the logits three times too large: log-odds change by the temperature alone, decisions and values not at all."""
+    """Half of the logits three times too large: log-odds change by the temperature alone, decisions and values not at
+    all.
+    """
     torch.manual_seed(0)
     u = torch.randn(20000, SCHEMA.num_logits)
-    labels = torch.stack([torch.multinomial(u[:, :2].softmax(1), 1)[:, 0], u[:, 2], torch.multinomial(u[:, 3:].softmax(1), 1)[:, 0]], 1)
+    labels = torch.stack(
+        [torch.multinomial(u[:, :2].softmax(1), 1)[:, 0], u[:, 2], torch.multinomial(u[:, 3:].softmax(1), 1)[:, 0]], 1
+    )
     module = linear(SCHEMA, mode=mode)
     module.classifier.scale_logits({"b": 3.0})
     before = module(u).detach()
@@ -101,7 +115,9 @@ def test_calibration_goes_into_the_weights(mode: str, tmp_path) -> None:
     torch.testing.assert_close(after[:, 2], before[:, 2])
     assert torch.equal(SCHEMA.decode(after).values, SCHEMA.decode(before).values)
     odds = [-module.classifier.energy("b == 1")(u[:9]) + module.classifier.energy("b == 2")(u[:9])]
-    torch.testing.assert_close(odds[0].detach(), (before[:9, 4] - before[:9, 5]) / fitted["temperature"]["b"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        odds[0].detach(), (before[:9, 4] - before[:9, 5]) / fitted["temperature"]["b"], atol=1e-5, rtol=1e-4
+    )
     module.classifier.save(tmp_path / "c.safetensors", pairs="p")
     module.classifier = AttributeClassifier.load(tmp_path / "c.safetensors")
     assert module.classifier.metadata == {"calibration": fitted, "pairs": "p"}

@@ -14,21 +14,45 @@ from lace_lightning.data.batches import TensorBatches
 from lace_lightning.energies import Energy
 from lace_lightning.errors import LaceError
 from lace_lightning.modules.cond_ebm import CondEBM
-from lace_lightning.modules.cond_ebm_network import Attention, Modulated, ResidualEnergy, SpectralConv, SpectralEnergy, StandardConv
+from lace_lightning.modules.cond_ebm_network import (
+    Attention,
+    Modulated,
+    ResidualEnergy,
+    SpectralConv,
+    SpectralEnergy,
+    StandardConv,
+)
 from lace_lightning.modules.picture_changes import Changes
 from lace_lightning.schema import Attribute, Labels, Schema
 
-HUE, SIZE, AGE = Attribute("hue", "discrete", 3, ("red", "green", "blue")), Attribute("size"), Attribute("age", "continuous")
+HUE, SIZE, AGE = (
+    Attribute("hue", "discrete", 3, ("red", "green", "blue")),
+    Attribute("size"),
+    Attribute("age", "continuous"),
+)
 ONE, SCHEMA = Schema("one", (HUE,)), Schema("many", (HUE, SIZE, AGE))
 SMALL = {"filter_dim": 4, "stages": 1, "multiscale": False}
-DRAWING = {"models": 1, "rounds": 2, "steps": 2, "refine": 2,
-           "changes": {"crop": 0.5, "mirror": 0.5, "jitter_probability": 0.5, "blur": 0.5}}
+DRAWING = {
+    "models": 1,
+    "rounds": 2,
+    "steps": 2,
+    "refine": 2,
+    "changes": {"crop": 0.5, "mirror": 0.5, "jitter_probability": 0.5, "blur": 0.5},
+}
 
 
 def _model(schema: Schema = ONE, **options) -> CondEBM:
     torch.manual_seed(0)
-    defaults = {"network": SMALL, "chain": {"num_steps": 3}, "buffer": {"size": 60}, "shape": (3, 8, 8), "sampling": DRAWING,
-                "changes": {"crop": 0.3, "mirror": 0.5, "jitter_probability": 0.8, "grey": 0.2}, "repel_from": 20, "repel_points": 10}
+    defaults = {
+        "network": SMALL,
+        "chain": {"num_steps": 3},
+        "buffer": {"size": 60},
+        "shape": (3, 8, 8),
+        "sampling": DRAWING,
+        "changes": {"crop": 0.3, "mirror": 0.5, "jitter_probability": 0.8, "grey": 0.2},
+        "repel_from": 20,
+        "repel_points": 10,
+    }
     model = CondEBM(schema, **{**defaults, **options})
     model.log_dict = lambda *_, **__: None
     return model
@@ -43,8 +67,16 @@ def _pictures(count: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def _fit(model: CondEBM, data: tuple[Tensor, ...], folder: Path, epochs: int, resume: str | None = None) -> pl.Trainer:
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
-                         enable_checkpointing=False, inference_mode=False, default_root_dir=folder)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        inference_mode=False,
+        default_root_dir=folder,
+    )
     trainer.fit(model, TensorBatches(data, 8, seed=0), ckpt_path=resume, weights_only=True)
     return trainer
 
@@ -85,7 +117,9 @@ def test_gain_one_and_bias_zero_are_no_condition() -> None:
     for module in network.modules():
         if isinstance(module, Modulated):
             nn.init.zeros_(module.map.weight)
-            module.map.bias.data = torch.cat([torch.ones(len(module.map.bias) // 2), torch.zeros(len(module.map.bias) // 2)])
+            module.map.bias.data = torch.cat(
+                [torch.ones(len(module.map.bias) // 2), torch.zeros(len(module.map.bias) // 2)]
+            )
     torch.testing.assert_close(network(x, condition), network(x))
     # Whatever the biases of the maps: without weights for the labels, all labels are one.
     for module in network.modules():
@@ -114,7 +148,9 @@ def test_attention_begins_as_the_identity() -> None:
     nn.init.ones_(attention.gamma)
     # Places may change places.
     order = torch.randperm(16)
-    torch.testing.assert_close(attention(x.flatten(2)[:, :, order].view_as(x)), attention(x).flatten(2)[:, :, order].view_as(x))
+    torch.testing.assert_close(
+        attention(x.flatten(2)[:, :, order].view_as(x)), attention(x).flatten(2)[:, :, order].view_as(x)
+    )
 
 
 def test_spectral_filters_have_norm_one_unless_they_are_small() -> None:
@@ -126,7 +162,9 @@ def test_spectral_filters_have_norm_one_unless_they_are_small() -> None:
                 convolution(torch.rand(1, 3, 2, 2))
             applied = convolution(torch.eye(3)[:, :, None, None]).detach().squeeze().T
             largest = torch.linalg.matrix_norm(convolution.weight.detach().flatten(1), 2)
-            assert float(torch.linalg.matrix_norm(applied, 2)) == pytest.approx(float(largest.clamp(max=1)) if small else 1.0, rel=1e-3)
+            assert float(torch.linalg.matrix_norm(applied, 2)) == pytest.approx(
+                float(largest.clamp(max=1)) if small else 1.0, rel=1e-3
+            )
 
 
 # Training
@@ -143,12 +181,17 @@ def test_equal_negatives_leave_no_gradient() -> None:
 
 def test_objectives_by_hand() -> None:
     positive, negative = torch.tensor([1.0, 3.0])[:, None, None], torch.tensor([0.0, math.log(3)])[:, None, None]
-    values = {"cd": 2 - math.log(3) / 2, "logsumexp": 2 - math.log(3) / 4,
-              "softplus": (math.log1p(math.e) + math.log1p(math.exp(3 - math.log(3)))) / 2}
+    values = {
+        "cd": 2 - math.log(3) / 2,
+        "logsumexp": 2 - math.log(3) / 4,
+        "softplus": (math.log1p(math.e) + math.log1p(math.exp(3 - math.log(3)))) / 2,
+    }
     for objective, value in values.items():
         assert float(_model(objective=objective, l2=0.0).contrast(positive, negative)) == pytest.approx(value, rel=1e-6)
         squares = 5 + math.log(3) ** 2 / 2
-        assert float(_model(objective=objective, l2=2.0).contrast(positive, negative)) == pytest.approx(value + 2 * squares, rel=1e-6)
+        assert float(_model(objective=objective, l2=2.0).contrast(positive, negative)) == pytest.approx(
+            value + 2 * squares, rel=1e-6
+        )
 
 
 def test_ends_are_pulled_down_and_apart() -> None:
@@ -167,7 +210,9 @@ def test_ends_are_pulled_down_and_apart() -> None:
 
 def test_what_is_not_known_has_no_energy() -> None:
     model, x = _model(SCHEMA), torch.rand(2, 3, 8, 8)
-    codes = Labels(SCHEMA, torch.tensor([[1.0, 1.0, 0.5], [2.0, 0.0, 0.1]]), torch.tensor([[1, 0, 1], [0, 1, 0]]).bool())
+    codes = Labels(
+        SCHEMA, torch.tensor([[1.0, 1.0, 0.5], [2.0, 0.0, 0.1]]), torch.tensor([[1, 0, 1], [0, 1, 0]]).bool()
+    )
     energies = model.energies(x, codes)
     assert (energies[~codes.known] == 0).all()
     torch.testing.assert_close(energies[0, 2], model.energies.networks[2](x[:1], torch.tensor([[0.5]]))[0])
@@ -183,10 +228,21 @@ def test_bytes_are_drawn_within_their_level() -> None:
     torch.testing.assert_close(model.numbers(torch.tensor([-1.0, 0.0, 1.0]), random), torch.tensor([0.0, 0.5, 1.0]))
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"kl": 0.0, "repel": 0.0}, {"kl_rows": 3}, {"objective": "softplus"},
-    {"network": {"name": "spectral", "filter_dim": 4}, "buffer": {"size": 60, "replacement": "ring", "restart": 0.05}, "changes": None,
-     "chain": {"num_steps": 3, "step_size": 10.0, "noise_std": 0.005, "gradient_clip": 0.01}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kl": 0.0, "repel": 0.0},
+        {"kl_rows": 3},
+        {"objective": "softplus"},
+        {
+            "network": {"name": "spectral", "filter_dim": 4},
+            "buffer": {"size": 60, "replacement": "ring", "restart": 0.05},
+            "changes": None,
+            "chain": {"num_steps": 3, "step_size": 10.0, "noise_std": 0.005, "gradient_clip": 0.01},
+        },
+    ],
+)
 def test_every_mode_trains_and_keeps_its_chains(options: dict, tmp_path: Path) -> None:
     model = _model(snapshot_steps=3, **options)
     before = [p.clone() for p in model.energies.parameters()]
@@ -255,11 +311,15 @@ def test_queries_are_composed_exactly() -> None:
         return -torch.stack([-energy for energy in energies]).logsumexp(0)
 
     for query, expected in {
-            "hue == red": red, "hue == red and size == 1": red + big, "hue == red or hue == blue": any_of(red, blue),
-            "not hue == green": any_of(red, blue), "hue != green and size == 0": any_of(red, blue) + small,
-            "not (hue == red or size == 0)": any_of(green + big, blue + big),
-            "hue == red or size == 1": any_of(red + small, red + big, green + big, blue + big),
-            "age == 0.5 and not hue == red": 2.5 * m + 0.5 + any_of(green, blue)}.items():
+        "hue == red": red,
+        "hue == red and size == 1": red + big,
+        "hue == red or hue == blue": any_of(red, blue),
+        "not hue == green": any_of(red, blue),
+        "hue != green and size == 0": any_of(red, blue) + small,
+        "not (hue == red or size == 0)": any_of(green + big, blue + big),
+        "hue == red or size == 1": any_of(red + small, red + big, green + big, blue + big),
+        "age == 0.5 and not hue == red": 2.5 * m + 0.5 + any_of(green, blue),
+    }.items():
         torch.testing.assert_close(model.energy(query)(x), expected, msg=query)
 
 
@@ -267,8 +327,11 @@ def test_queries_are_composed_as_published() -> None:
     (x, m), model = _means(), _linear()
     red, blue, big = (a * m + 0.5 for a in (1.0, 4.0, 3.0))
     for query, expected in {
-            "hue == red and size == 1": red + big, "hue == red and not size == 1": red - 0.001 * big, "hue != red": -0.001 * red,
-            "hue == red or hue == blue": -torch.logaddexp(-100 * red, -100 * blue) / 100}.items():
+        "hue == red and size == 1": red + big,
+        "hue == red and not size == 1": red - 0.001 * big,
+        "hue != red": -0.001 * red,
+        "hue == red or hue == blue": -torch.logaddexp(-100 * red, -100 * blue) / 100,
+    }.items():
         torch.testing.assert_close(model.energy(query, logic="paper")(x), expected, msg=query)
 
 
@@ -291,9 +354,17 @@ def test_free_values_are_given_for_each_sample() -> None:
     assert model.sample_query("hue != red or size == 1 and hue == green", torch.arange(3)).evaluations == 6 * 4
 
 
-@pytest.mark.parametrize(("query", "logic"), [
-    ("age < 0.5", "exact"), ("age < 0.5", "paper"), ("not age == 0.5", "exact"), ("hue == red and hue == blue", "exact"),
-    ("hue == * or size == 1", "exact"), ("hue == red", "published")])
+@pytest.mark.parametrize(
+    ("query", "logic"),
+    [
+        ("age < 0.5", "exact"),
+        ("age < 0.5", "paper"),
+        ("not age == 0.5", "exact"),
+        ("hue == red and hue == blue", "exact"),
+        ("hue == * or size == 1", "exact"),
+        ("hue == red", "published"),
+    ],
+)
 def test_queries_without_an_energy_are_refused(query: str, logic: str) -> None:
     with pytest.raises(LaceError):
         _model(SCHEMA).energy(query, logic=logic)
@@ -308,8 +379,11 @@ def test_a_sample_depends_on_its_seed_and_code_alone(models: int, tmp_path: Path
     model.snapshots += 1
     for p in model.past.parameters():
         p.mul_(1.3)
-    codes = Labels(SCHEMA, torch.tensor([[0.0, 1.0, 0.2], [1.0, 0.0, 0.9], [2.0, 1.0, 0.5], [0.0, 1.0, 0.2]]),
-                   torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool())
+    codes = Labels(
+        SCHEMA,
+        torch.tensor([[0.0, 1.0, 0.2], [1.0, 0.0, 0.9], [2.0, 1.0, 0.5], [0.0, 1.0, 0.2]]),
+        torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool(),
+    )
     seeds = torch.tensor([5, 9, 2, 5])
     together = model.sample(codes, seeds)
     # Six steps on three attributes.
@@ -318,7 +392,9 @@ def test_a_sample_depends_on_its_seed_and_code_alone(models: int, tmp_path: Path
     assert float(together.z.abs().max()) <= 1
     torch.testing.assert_close(together.z[0], together.z[3])
     for i in range(4):
-        torch.testing.assert_close(model.sample(codes[i : i + 1], seeds[i : i + 1]).z[0], together.z[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.sample(codes[i : i + 1], seeds[i : i + 1]).z[0], together.z[i], atol=1e-5, rtol=1e-5
+        )
     model.save(tmp_path / "ebm.safetensors")
     torch.testing.assert_close(CondEBM.load(tmp_path / "ebm.safetensors").sample(codes, seeds).z, together.z)
     with torch.inference_mode():
@@ -350,8 +426,14 @@ def test_chains_of_sampling_by_hand() -> None:
 def test_divergence_and_wrong_input_are_refused() -> None:
     with pytest.raises(LaceError, match="diverged at step 0"):
         _model(bound=1e-9).training_step(_pictures(4), 0)
-    for wrong in ({"objective": "mse"}, {"network": {"name": "unet"}}, {"network": {"filter_dim": 0}}, {"sampling": {"models": 3}},
-                  {"chain": {"num_steps": 0}}, {"changes": {"crop": 0.0}}):
+    for wrong in (
+        {"objective": "mse"},
+        {"network": {"name": "unet"}},
+        {"network": {"filter_dim": 0}},
+        {"sampling": {"models": 3}},
+        {"chain": {"num_steps": 0}},
+        {"changes": {"crop": 0.0}},
+    ):
         with pytest.raises(LaceError):
             _model(**wrong)
     with pytest.raises(LaceError, match="code 1 knows no attribute"):
@@ -393,9 +475,15 @@ def test_colours_change_as_torchvision_changes_them() -> None:
 
     x = torch.rand(4, 3, 8, 8)
     x[0] = 0.3
-    for change, theirs, strength in ((ours._brightness, V.adjust_brightness, 1.4), (ours._contrast, V.adjust_contrast, 0.6),
-                                     (ours._saturation, V.adjust_saturation, 1.7), (ours._hue, V.adjust_hue, 0.3)):
-        torch.testing.assert_close(change(x, torch.full((4, 1, 1, 1), strength)), theirs(x, strength), atol=2e-3, rtol=0)
+    for change, theirs, strength in (
+        (ours._brightness, V.adjust_brightness, 1.4),
+        (ours._contrast, V.adjust_contrast, 0.6),
+        (ours._saturation, V.adjust_saturation, 1.7),
+        (ours._hue, V.adjust_hue, 0.3),
+    ):
+        torch.testing.assert_close(
+            change(x, torch.full((4, 1, 1, 1), strength)), theirs(x, strength), atol=2e-3, rtol=0
+        )
     torch.testing.assert_close(ours._blurred(x, torch.full((4, 1, 1, 1), 1.2)), V.gaussian_blur(x, [5, 5], [1.2, 1.2]))
     torch.testing.assert_close(Changes(grey=1.0)(x, _u(4)), V.rgb_to_grayscale(x, 3), atol=2e-3, rtol=0)
 

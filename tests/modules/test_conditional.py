@@ -14,7 +14,11 @@ from lace_lightning.modules.score import ScoreModel
 from lace_lightning.modules.styleflow import StyleFlow
 from lace_lightning.schema import Attribute, Labels, Schema
 
-HUE, AGE, SIZE = Attribute("hue", "discrete", 3, ("red", "green", "blue")), Attribute("age", "continuous"), Attribute("size")
+HUE, AGE, SIZE = (
+    Attribute("hue", "discrete", 3, ("red", "green", "blue")),
+    Attribute("age", "continuous"),
+    Attribute("size"),
+)
 SCHEMA = Schema("s", (HUE, AGE))
 PICTURES = {"chain": {"num_steps": 1}, "buffer": {"size": 9}, "shape": (3, 8, 8)}
 SEEDS = torch.arange(2)
@@ -24,12 +28,24 @@ def models() -> dict[str, ConditionalModel]:
     torch.manual_seed(0)
     return {
         "jem": JEM(SCHEMA, network={"depth": 10, "widen": 1}, sampling={"num_steps": 1}, **PICTURES),
-        "cond_ebm": CondEBM(SCHEMA, network={"filter_dim": 4, "stages": 1, "multiscale": False},
-                            sampling={"models": 1, "rounds": 1, "steps": 1, "refine": 1}, **PICTURES),
-        "score": ScoreModel(SCHEMA, resolution=8, network={"nf": 8, "multipliers": [1], "blocks": 1, "attention": []},
-                            classifier={"widen": 1}, sde={"kind": "ve"}, sampler={"num_steps": 3}, precision="float32"),
+        "cond_ebm": CondEBM(
+            SCHEMA,
+            network={"filter_dim": 4, "stages": 1, "multiscale": False},
+            sampling={"models": 1, "rounds": 1, "steps": 1, "refine": 1},
+            **PICTURES,
+        ),
+        "score": ScoreModel(
+            SCHEMA,
+            resolution=8,
+            network={"nf": 8, "multipliers": [1], "blocks": 1, "attention": []},
+            classifier={"widen": 1},
+            sde={"kind": "ve"},
+            sampler={"num_steps": 3},
+            precision="float32",
+        ),
         "latent_jem": LatentJEM(SCHEMA, 4, {"hidden": [8]}, num_steps=2),
-        "styleflow": StyleFlow(SCHEMA, 4, [8], solver={"method": "rk4", "steps": 2})}
+        "styleflow": StyleFlow(SCHEMA, 4, [8], solver={"method": "rk4", "steps": 2}),
+    }
 
 
 @pytest.mark.parametrize("kind", ["jem", "cond_ebm", "score", "latent_jem", "styleflow"])
@@ -38,7 +54,9 @@ def test_codes_are_read_by_name_and_others_are_refused(kind: str) -> None:
     starts = torch.zeros(2, 4) if model.space == "w" else torch.zeros(2, 3, 8, 8)
     nameless = Attribute("hue", "discrete", 3)
     # In another order, with an attribute that the model does not have and nothing says.
-    turned = Labels(Schema("t", (SIZE, AGE, nameless)), torch.tensor([[9.0, 0.3, 2.0]] * 2), torch.tensor([[False, True, True]] * 2))
+    turned = Labels(
+        Schema("t", (SIZE, AGE, nameless)), torch.tensor([[9.0, 0.3, 2.0]] * 2), torch.tensor([[False, True, True]] * 2)
+    )
     wanted = model.sample(Labels.constant(SCHEMA, 2, hue=2, age=0.3), SEEDS, starts).z
     assert torch.equal(model.sample(turned, SEEDS, starts).z, wanted)
     # The callbacks of a test run in inference mode.
@@ -46,20 +64,23 @@ def test_codes_are_read_by_name_and_others_are_refused(kind: str) -> None:
         assert torch.equal(model.sample(turned, SEEDS, starts).z, wanted)
     other = Schema("o", (Attribute("hue", "discrete", 3, ("cyan", "pink", "grey")),))
     for codes, words in (
-            (Labels(turned.schema, turned.values), "'size' was asked for"),
-            (Labels.constant(other, 2, hue=1), "their 'hue' is another"),
-            (Labels.constant(SCHEMA, 2, hue=3), "'hue' must be classes from 0 to 2, received 3"),
-            (Labels.constant(SCHEMA, 2, hue=0.5), "'hue' must be classes from 0 to 2, received 0.5"),
-            (Labels.constant(SCHEMA, 2, age=torch.tensor([0.2, 1.5])), "'age' must be values from 0 to 1, received 1.5"),
-            (Labels.constant(SCHEMA, 2, age=torch.nan), "received nan"),
-            (Labels.constant(SCHEMA, 3, hue=1), "3 codes, 2 seeds")):
+        (Labels(turned.schema, turned.values), "'size' was asked for"),
+        (Labels.constant(other, 2, hue=1), "their 'hue' is another"),
+        (Labels.constant(SCHEMA, 2, hue=3), "'hue' must be classes from 0 to 2, received 3"),
+        (Labels.constant(SCHEMA, 2, hue=0.5), "'hue' must be classes from 0 to 2, received 0.5"),
+        (Labels.constant(SCHEMA, 2, age=torch.tensor([0.2, 1.5])), "'age' must be values from 0 to 1, received 1.5"),
+        (Labels.constant(SCHEMA, 2, age=torch.nan), "received nan"),
+        (Labels.constant(SCHEMA, 3, hue=1), "3 codes, 2 seeds"),
+    ):
         with pytest.raises(LaceError, match=words):
             model.sample(codes, SEEDS, starts)
 
 
 def test_what_is_free_is_free_whatever_stands_there() -> None:
     model = ConditionalModel(SCHEMA)
-    codes = model.checked(Labels(SCHEMA, torch.tensor([[7.0, 0.5], [1.0, torch.nan]]), torch.tensor([[False, True], [True, False]])))
+    codes = model.checked(
+        Labels(SCHEMA, torch.tensor([[7.0, 0.5], [1.0, torch.nan]]), torch.tensor([[False, True], [True, False]]))
+    )
     assert codes.values.tolist() == [[0, 0.5], [1, 0]]
     assert codes.known.tolist() == [[False, True], [True, False]]
     assert not model.checked(Labels.constant(Schema("o", (SIZE,)), 4)).known.any()

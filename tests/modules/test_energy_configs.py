@@ -37,9 +37,21 @@ def test_large_networks_are_the_published_ones() -> None:
     assert [sum(p.numel() for p in network.parameters()) for network in (wide, residual)] == [36_478_389, 6_643_044]
 
 
-@pytest.mark.parametrize(("name", "chain"), [
-    ("jem_full", (20, 1.0, 0.01, False, None, None)), ("cond_ebm_full", (40, 100.0, 0.001, True, (0.0, 1.0), None)),
-    ("cond_ebm_spectral", (60, 10.0, 0.005, True, (0.0, 1.0), 0.01))])
+@pytest.mark.parametrize(
+    ("name", "chain"),
+    [
+        ("jem_full", (20, 1.0, 0.01, False, None, None)),
+        ("cond_ebm_full", (40, 100.0, 0.001, True, (0.0, 1.0), None)),
+        ("cond_ebm_spectral", (60, 10.0, 0.005, True, (0.0, 1.0), 0.01)),
+    ],
+)
 def test_chains_are_the_published_ones(name: str, chain: tuple) -> None:
     found = Chain(**OmegaConf.to_container(_config(name).chain))
-    assert (found.num_steps, found.step_size, found.noise_std, found.noise_first, found.clamp, found.gradient_clip) == chain
+    assert (
+        found.num_steps,
+        found.step_size,
+        found.noise_std,
+        found.noise_first,
+        found.clamp,
+        found.gradient_clip,
+    ) == chain

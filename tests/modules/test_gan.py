@@ -13,8 +13,13 @@ from lace_lightning.modules.augment import AdaptiveAugment, augment
 from lace_lightning.modules.discriminator import Discriminator
 from lace_lightning.modules.gan import GANTraining
 
-GENERATOR = {"z_dim": 8, "w_dim": 8, "img_resolution": 8, "mapping_kwargs": {"num_layers": 2},
-             "synthesis_kwargs": {"channels": {4: 8, 8: 8}}}
+GENERATOR = {
+    "z_dim": 8,
+    "w_dim": 8,
+    "img_resolution": 8,
+    "mapping_kwargs": {"num_layers": 2},
+    "synthesis_kwargs": {"channels": {4: 8, 8: 8}},
+}
 
 
 @pytest.fixture
@@ -26,9 +31,16 @@ def training() -> GANTraining:
     class Stub:
         world_size = 1
 
-    module.__class__ = type("Stub", (GANTraining,), {
-        "trainer": property(lambda self: Stub()), "optimizers": lambda self: optimizers, "log_dict": lambda self, *a, **k: None,
-        "manual_backward": lambda self, loss: loss.backward()})
+    module.__class__ = type(
+        "Stub",
+        (GANTraining,),
+        {
+            "trainer": property(lambda self: Stub()),
+            "optimizers": lambda self: optimizers,
+            "log_dict": lambda self, *a, **k: None,
+            "manual_backward": lambda self, loss: loss.backward(),
+        },
+    )
     return module
 
 
@@ -83,7 +95,9 @@ def test_rates_fall_at_the_end(training: GANTraining) -> None:
 
 
 def test_losses_are_logistic(training: GANTraining) -> None:
-    training.discriminator.forward = lambda x, dtype=None: x.mean((1, 2, 3)) * 0 + 2.0 + 0 * training.discriminator.out.bias.sum()
+    training.discriminator.forward = lambda x, dtype=None: (
+        x.mean((1, 2, 3)) * 0 + 2.0 + 0 * training.discriminator.out.bias.sum()
+    )
     optimizer_g, optimizer_d = training.optimizers()
     fake = training._fakes(4)
     loss_d = training._discriminator_step(optimizer_d, torch.zeros(4, 3, 8, 8), fake.detach(), 1)
@@ -105,7 +119,9 @@ def test_heads_on_features_learn_to_tell_two_sets_apart_and_leave_the_classifier
     dark, light = torch.rand(16, 3, 32, 32) - 1, torch.rand(16, 3, 32, 32)
     optimizer = torch.optim.Adam([p for p in critic.heads.parameters() if p.requires_grad], 1e-2)
     for _ in range(150):
-        loss = sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(critic(light), critic(dark), strict=True))
+        loss = sum(
+            F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(critic(light), critic(dark), strict=True)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

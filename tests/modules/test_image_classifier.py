@@ -21,14 +21,26 @@ SMALL = {"variant": "v3_small", "width": 0.25, "resolution": 32}
 
 def _training(schema: Schema = SCHEMA, **options) -> ImageClassifierTraining:
     torch.manual_seed(0)
-    return ImageClassifierTraining(schema, **{"network": "mobilenet", "arguments": SMALL, "bf16": False, "mirror": False, **options})
+    return ImageClassifierTraining(
+        schema, **{"network": "mobilenet", "arguments": SMALL, "bf16": False, "mirror": False, **options}
+    )
 
 
 def _batch(count: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(1)
-    labels = torch.stack([torch.randint(2, (count,), generator=random).float(), torch.randint(3, (count,), generator=random).float(),
-                          torch.rand(count, generator=random)], dim=1)
-    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=random), labels, torch.ones(count, 3, dtype=torch.bool)
+    labels = torch.stack(
+        [
+            torch.randint(2, (count,), generator=random).float(),
+            torch.randint(3, (count,), generator=random).float(),
+            torch.rand(count, generator=random),
+        ],
+        dim=1,
+    )
+    return (
+        torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=random),
+        labels,
+        torch.ones(count, 3, dtype=torch.bool),
+    )
 
 
 def test_what_nobody_knows_moves_nothing() -> None:

@@ -14,14 +14,25 @@ from lace_lightning.modules.jem import JEM, Joint
 from lace_lightning.modules.jem_network import JEMNetwork
 from lace_lightning.schema import Attribute, Labels, Schema
 
-HUE, SIZE, AGE = Attribute("hue", "discrete", 3, ("red", "green", "blue")), Attribute("size"), Attribute("age", "continuous")
+HUE, SIZE, AGE = (
+    Attribute("hue", "discrete", 3, ("red", "green", "blue")),
+    Attribute("size"),
+    Attribute("age", "continuous"),
+)
 ONE, SCHEMA = Schema("one", (HUE,)), Schema("many", (HUE, SIZE, AGE))
 
 
 def _model(schema: Schema = ONE, **options) -> JEM:
     torch.manual_seed(0)
-    defaults = {"network": {"depth": 10, "widen": 1}, "chain": {"num_steps": 2}, "buffer": {"size": 60}, "shape": (3, 8, 8),
-                "warmup_steps": 1, "sampling": {"num_steps": 3}, "learning_rate": 1e-3}
+    defaults = {
+        "network": {"depth": 10, "widen": 1},
+        "chain": {"num_steps": 2},
+        "buffer": {"size": 60},
+        "shape": (3, 8, 8),
+        "warmup_steps": 1,
+        "sampling": {"num_steps": 3},
+        "learning_rate": 1e-3,
+    }
     return JEM(schema, **{**defaults, **options})
 
 
@@ -34,9 +45,19 @@ def _pictures(count: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     return x.byte(), labels[:, None].float()
 
 
-def _fit(model: JEM, data: tuple[torch.Tensor, ...], folder: Path, epochs: int, resume: str | None = None) -> pl.Trainer:
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
-                         enable_checkpointing=False, inference_mode=False, default_root_dir=folder)
+def _fit(
+    model: JEM, data: tuple[torch.Tensor, ...], folder: Path, epochs: int, resume: str | None = None
+) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        inference_mode=False,
+        default_root_dir=folder,
+    )
     trainer.fit(model, TensorBatches(data, 8, seed=0), ckpt_path=resume, weights_only=True)
     return trainer
 
@@ -46,8 +67,14 @@ def test_the_published_network_has_its_parameters() -> None:
         network = JEMNetwork(10, depth=28, widen=10, published=True)
     assert sum(parameter.numel() for parameter in network.parameters()) == 36_478_389
     assert len(network.state_dict()) == 62
-    assert {"f.conv1.weight", "f.layer2.0.shortcut.0.weight", "f.layer3.3.conv2.bias", "f.linear.weight", "energy_output.bias",
-            "class_output.weight"} <= set(network.state_dict())
+    assert {
+        "f.conv1.weight",
+        "f.layer2.0.shortcut.0.weight",
+        "f.layer3.3.conv2.bias",
+        "f.linear.weight",
+        "energy_output.bias",
+        "class_output.weight",
+    } <= set(network.state_dict())
 
 
 def test_a_block_is_what_it_says_it_is() -> None:
@@ -70,7 +97,9 @@ def test_bfloat16_is_near() -> None:
 
 
 def test_logits_are_energies() -> None:
-    """p(c|x) = exp(E(x) - E(x, c)), Σ_c exp(-E(x, c)) = exp(-E(x)), and a constant more on all logits moves E(x) alone."""
+    """p(c|x) = exp(E(x) - E(x, c)), Σ_c exp(-E(x, c)) = exp(-E(x)),
+    and a constant more on all logits moves E(x) alone.
+    """
     f = torch.randn(5, 3, dtype=torch.float64)
     free = Joint(ONE)(f)
     each = torch.stack([Joint(ONE, Labels(ONE, torch.full((5, 1), float(c))))(f) for c in range(3)], 1)
@@ -86,7 +115,10 @@ def test_the_gradient_of_the_marginal_is_the_mean_of_those_of_the_classes() -> N
     model, x = _model().double(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
     p = model.network(x).softmax(1)
     _, gradient = model.joint().pullback(model.network).value_and_grad(x)
-    each = [model.joint(Labels(ONE, torch.full((4, 1), float(c)))).pullback(model.network).value_and_grad(x)[1] for c in range(3)]
+    each = [
+        model.joint(Labels(ONE, torch.full((4, 1), float(c)))).pullback(model.network).value_and_grad(x)[1]
+        for c in range(3)
+    ]
     mean = sum(p[:, c, None, None, None] * each[c] for c in range(3))
     torch.testing.assert_close(gradient, mean.detach())
 
@@ -139,7 +171,9 @@ def test_the_joint_objective_is_the_sum_of_the_others() -> None:
     model, (images, labels) = _model(input_noise=0.0), _pictures(9)
     x, codes = images / 127.5 - 1, Labels(ONE, labels)
     u = model.network(x)
-    torch.testing.assert_close(model.joint(codes)(u).mean(), model.joint()(u).mean() + model.classification_loss(u, codes))
+    torch.testing.assert_close(
+        model.joint(codes)(u).mean(), model.joint()(u).mean() + model.classification_loss(u, codes)
+    )
 
 
 @pytest.mark.parametrize("options", [{"weights": (0.0, 0.0, 1.0)}, {"class_conditional": True}, {"separate": True}, {}])
@@ -216,15 +250,20 @@ def test_training_tells_classes_apart_and_data_from_noise(tmp_path: Path) -> Non
 @pytest.mark.parametrize("sampling", [{"num_steps": 3}, {"num_steps": 3, "start": "noise"}, {"conditional": "sort"}])
 def test_a_sample_depends_on_its_seed_and_code_alone(sampling: dict, tmp_path: Path) -> None:
     model = _model(SCHEMA, sampling=sampling, class_conditional=True).eval()
-    codes = Labels(SCHEMA, torch.tensor([[0.0, 1.0, 0.2], [1.0, 0.0, 0.9], [2.0, 1.0, 0.5], [0.0, 1.0, 0.2]]),
-                   torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0], [1, 1, 1]]).bool())
+    codes = Labels(
+        SCHEMA,
+        torch.tensor([[0.0, 1.0, 0.2], [1.0, 0.0, 0.9], [2.0, 1.0, 0.5], [0.0, 1.0, 0.2]]),
+        torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0], [1, 1, 1]]).bool(),
+    )
     seeds = torch.tensor([5, 9, 2, 5])
     together = model.sample(codes, seeds)
     assert together.z.shape == (4, 3, 8, 8)
     assert float(together.z.abs().max()) <= 1
     torch.testing.assert_close(together.z[0], together.z[3])
     for i in range(4):
-        torch.testing.assert_close(model.sample(codes[i : i + 1], seeds[i : i + 1]).z[0], together.z[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.sample(codes[i : i + 1], seeds[i : i + 1]).z[0], together.z[i], atol=1e-5, rtol=1e-5
+        )
     assert not torch.equal(model.sample(codes, seeds + 100).z, together.z)
     assert together.diagnostics["conditional"] == sampling.get("conditional", "chain")
     assert together.diagnostics.get("start", "buffer") == sampling.get("start", "buffer")
@@ -278,8 +317,13 @@ def test_divergence_and_wrong_input_are_refused() -> None:
     model.log_dict = lambda *_, **__: None
     with pytest.raises(LaceError, match="diverged at step 0"):
         model.training_step(_pictures(4), 0)
-    for wrong in ({"sampling": {"conditional": "sorted"}}, {"sampling": {"start": "nowhere"}}, {"weights": (0, 0, 0)},
-                  {"network": {"depth": 12}}, {"buffer": {"size": 2}, "class_conditional": True}):
+    for wrong in (
+        {"sampling": {"conditional": "sorted"}},
+        {"sampling": {"start": "nowhere"}},
+        {"weights": (0, 0, 0)},
+        {"network": {"depth": 12}},
+        {"buffer": {"size": 2}, "class_conditional": True},
+    ):
         with pytest.raises(LaceError):
             _model(**wrong)
     with pytest.raises(LaceError, match="'size' was asked for"):

@@ -15,8 +15,9 @@ SCHEMA = Schema("s", (Attribute("a"), Attribute("v", "continuous"), Attribute("b
 def test_losses_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 0.0, 0.0, 0.0]])
     hard = attribute_losses(SCHEMA, logits, torch.tensor([[1.0, 0.5, 2.0], [0.0, 0.5, 0.0]]))
-    torch.testing.assert_close(hard, torch.tensor([2.0, 1.0, 3.0]).log() * torch.tensor([1.0, 0.0, 1.0]) +
-                               torch.tensor([0.0, 0.02, 0.0]))
+    torch.testing.assert_close(
+        hard, torch.tensor([2.0, 1.0, 3.0]).log() * torch.tensor([1.0, 0.0, 1.0]) + torch.tensor([0.0, 0.02, 0.0])
+    )
     soft = attribute_losses(SCHEMA, logits, torch.tensor([[5.0, -5.0, 0.5, 9.0, 1.0, 0.0]] * 2))
     torch.testing.assert_close(soft, hard)
 
@@ -25,7 +26,9 @@ def test_scores_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.5, 0.0, 0.0, 1.0], [2.0, 0.0, 1.3, 1.0, 0.0, 0.0]])
     hard = attribute_scores(SCHEMA, logits, torch.tensor([[0.0, 0.4, 2.0], [1.0, 0.9, 0.0]]))
     assert {name: float(score) for name, score in hard.items()} == pytest.approx({"a": 0.5, "v": 0.9, "b": 1.0})
-    soft = attribute_scores(SCHEMA, logits, torch.tensor([[1.0, 0.0, 0.4, 0.0, 0.0, 1.0], [0.0, 3.0, 0.9, 2.0, 0.0, 0.0]]))
+    soft = attribute_scores(
+        SCHEMA, logits, torch.tensor([[1.0, 0.0, 0.4, 0.0, 0.0, 1.0], [0.0, 3.0, 0.9, 2.0, 0.0, 0.0]])
+    )
     assert {name: float(score) for name, score in soft.items()} == pytest.approx({"a": 0.5, "v": 0.9, "b": 1.0})
 
 
@@ -41,8 +44,9 @@ def test_errors_of_continuous_attributes_can_count_as_energies_do() -> None:
 
 
 def test_warm_up_and_staircase() -> None:
-    module = LatentClassifier(SCHEMA, "z", arguments={"input_dim": 4}, learning_rate=1.0, warmup_steps=10, decay=0.1,
-                              decay_epochs=2)
+    module = LatentClassifier(
+        SCHEMA, "z", arguments={"input_dim": 4}, learning_rate=1.0, warmup_steps=10, decay=0.1, decay_epochs=2
+    )
 
     class FakeTrainer:
         fit_loop = SimpleNamespace(setup_data=lambda: None)

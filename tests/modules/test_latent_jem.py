@@ -48,7 +48,9 @@ def test_what_is_known_is_a_share_of_the_marginal() -> None:
 
 def test_energies_by_hand() -> None:
     f = torch.tensor([[1.0, -2.0, 0.5, 0.7, 3.0, -1.0]])
-    assert float(Joint(Labels(SCHEMA, torch.tensor([[1.0, 0.4, 0.0]])), sigma=0.2)(f)) == pytest.approx(2.0 + 0.09 / 0.08 - 3.0)
+    assert float(Joint(Labels(SCHEMA, torch.tensor([[1.0, 0.4, 0.0]])), sigma=0.2)(f)) == pytest.approx(
+        2.0 + 0.09 / 0.08 - 3.0
+    )
     a, b = math.log(math.exp(1) + math.exp(-2) + math.exp(0.5)), math.log(math.exp(3) + math.exp(-1))
     assert float(Joint(Labels.constant(SCHEMA, 1))(f)) == pytest.approx(-a - b)
     assert float(Joint(Labels.constant(SCHEMA, 1, b=1))(f)) == pytest.approx(-a + 1.0)
@@ -66,7 +68,9 @@ def test_the_gradient_of_the_marginal_is_the_mean_of_the_gradients_by_class() ->
     module, w = model().double(), torch.randn(7, 4, dtype=torch.double)
     p = module(w)[:, :3].softmax(1).detach()
     gradient = module.marginal.pullback(module.classifier).value_and_grad(w)[1]
-    by_class = [Joint(Labels.constant(SCHEMA, 1, a=c)).pullback(module.classifier).value_and_grad(w)[1] for c in range(3)]
+    by_class = [
+        Joint(Labels.constant(SCHEMA, 1, a=c)).pullback(module.classifier).value_and_grad(w)[1] for c in range(3)
+    ]
     torch.testing.assert_close(gradient, sum(p[:, c, None] * g for c, g in enumerate(by_class)))
 
 
@@ -92,15 +96,19 @@ class Quadratic(Energy):
         return self.k * u.square().sum(1) / 2
 
 
-@pytest.mark.parametrize(("step", "noise", "k", "variance"), [(1.0, 0.01, 1.0, 1e-4), (1.0, 0.01, 0.5, 1.3333e-4),
-                                                              (0.1, 0.01, 1.0, 5.2632e-4)])
-def test_langevin_on_a_quadratic_has_its_stationary_variance(step: float, noise: float, k: float, variance: float) -> None:
+@pytest.mark.parametrize(
+    ("step", "noise", "k", "variance"),
+    [(1.0, 0.01, 1.0, 1e-4), (1.0, 0.01, 0.5, 1.3333e-4), (0.1, 0.01, 1.0, 5.2632e-4)],
+)
+def test_langevin_on_a_quadratic_has_its_stationary_variance(
+    step: float, noise: float, k: float, variance: float
+) -> None:
     start = math.sqrt(variance) * torch.randn(500, 20, generator=torch.Generator().manual_seed(0))
     out = FlatLangevin(60, step, noise)(Quadratic(k), start, torch.arange(500)).z
     assert float(out.square().mean()) == pytest.approx(variance, rel=0.05)
     # With the prior that the energy of z needs and that of w does not have, the same chain is one on k + 1.
     beside = Langevin(60, step / 2, noise)(Quadratic(k), start, torch.arange(500)).z
-    assert float(beside.square().mean()) == pytest.approx(noise**2 / (1 - (1 - step / 2 * (k + 1))**2), rel=0.05)
+    assert float(beside.square().mean()) == pytest.approx(noise**2 / (1 - (1 - step / 2 * (k + 1)) ** 2), rel=0.05)
 
 
 class Untouched(LatentJEM):
@@ -119,7 +127,9 @@ def test_negatives_that_equal_the_data_pull_nowhere_and_the_rest_is_the_classifi
         module = kind(SCHEMA, 4, {"hidden": [5]}, likelihood_weight=weight, continuous_weight=50.0)
         module.log_dict = lambda *_, **__: None
         loss = module.training_step((w, labels), 0)
-        torch.testing.assert_close(loss, module.classifier.energy("a == * and v == * and b == *", Labels(SCHEMA, labels))(w).mean())
+        torch.testing.assert_close(
+            loss, module.classifier.energy("a == * and v == * and b == *", Labels(SCHEMA, labels))(w).mean()
+        )
         gradients.append(torch.autograd.grad(loss, list(module.parameters())))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -164,7 +174,8 @@ def test_the_age_of_chains_is_geometric() -> None:
         if step >= 300 and step % 5 == 0:
             moments.append(module.visits.double())
     ages = torch.cat(moments)
-    # 60 to 80 visits a place so far, after which nearly all chains (1 - 0.95^60) have begun anew: p(j) = 0.05·0.95^(j - 1).
+    # 60 to 80 visits a place so far, after which nearly all chains (1 - 0.95^60) have begun anew: p(j) = 0.05·0.95^(j -
+    # 1).
     assert float(ages.mean()) == pytest.approx(20, rel=0.12)
     for age in (1, 5, 15):
         assert float((ages > age).double().mean()) == pytest.approx(0.95**age, abs=0.04)
@@ -184,11 +195,15 @@ def test_queries_are_energies_of_w() -> None:
     """Conjunctions are E(w, c); for the rest exp(E(w) - E) is the probability of the event."""
     module, w = model().double(), torch.randn(5, 4, dtype=torch.double)
     codes = Labels.constant(SCHEMA, 1, a=1, b=0, v=0.4)
-    torch.testing.assert_close(module.energy("a == 1 and b == 0 and v == 0.4")(w), Joint(codes).pullback(module.classifier)(w))
+    torch.testing.assert_close(
+        module.energy("a == 1 and b == 0 and v == 0.4")(w), Joint(codes).pullback(module.classifier)(w)
+    )
     f = module(w)
     a, b = f[:, :3].softmax(1), f[:, 4:].softmax(1)
     marginal = module.marginal(f)
-    torch.testing.assert_close((marginal - module.energy("a == 0 or b == 1")(w)).exp(), 1 - (1 - a[:, 0]) * (1 - b[:, 1]))
+    torch.testing.assert_close(
+        (marginal - module.energy("a == 0 or b == 1")(w)).exp(), 1 - (1 - a[:, 0]) * (1 - b[:, 1])
+    )
     torch.testing.assert_close((marginal - module.energy("not a == 2")(w)).exp(), 1 - a[:, 2])
     energy = module.energy("a == * and not b == 1", Labels.constant(SCHEMA, 5, a=torch.tensor([0, 1, 2, 0, 1])))
     for one, other in zip(energy.value_and_grad(w), Energy.value_and_grad(energy, w), strict=True):
@@ -203,7 +218,9 @@ def test_samples_do_not_depend_on_their_batch_and_unknown_codes_follow_the_margi
     sample = module.sample(codes, seeds, starts)
     assert sample.evaluations == 20
     for i in range(6):
-        torch.testing.assert_close(module.sample(codes[i:i + 1], seeds[i:i + 1], starts[i:i + 1]).z, sample.z[i:i + 1])
+        torch.testing.assert_close(
+            module.sample(codes[i : i + 1], seeds[i : i + 1], starts[i : i + 1]).z, sample.z[i : i + 1]
+        )
     free = FlatLangevin(20, 0.1, 0.01)(module.marginal.pullback(module.classifier), starts, seeds).z
     torch.testing.assert_close(sample.z[1::2], free[1::2])
     assert (sample.z[::2] - free[::2]).abs().amax(1).min() > 1e-3
@@ -242,8 +259,14 @@ def toy(count: int = 512) -> tuple[Tensor, Tensor]:
 def fit(folder: Path, module: LatentJEM, epochs: int, resume: Path | None = None) -> None:
     module.__dict__.pop("log_dict", None)
     checkpoint = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-                         callbacks=[checkpoint])
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[checkpoint],
+    )
     trainer.fit(module, DataLoader(TensorDataset(*toy()), batch_size=64), ckpt_path=resume, weights_only=True)
 
 

@@ -24,8 +24,10 @@ def _quadratic(k: float):
     return lambda x: k * x.square().sum(1) / 2
 
 
-@pytest.mark.parametrize(("step", "noise", "k", "variance"), [
-    (1.0, 0.01, 1.0, 1e-4), (1.0, 0.01, 0.5, 1.3333e-4), (0.1, 0.01, 1.0, 5.2632e-4), (0.01, 0.02**0.5, 1.0, 1.00503)])
+@pytest.mark.parametrize(
+    ("step", "noise", "k", "variance"),
+    [(1.0, 0.01, 1.0, 1e-4), (1.0, 0.01, 0.5, 1.3333e-4), (0.1, 0.01, 1.0, 5.2632e-4), (0.01, 0.02**0.5, 1.0, 1.00503)],
+)
 @pytest.mark.parametrize("first", [False, True])
 def test_variance_at_rest(step: float, noise: float, k: float, variance: float, first: bool) -> None:
     # From the variance at rest, one step changes nothing but the sample.
@@ -62,6 +64,7 @@ def test_bounds_of_gradient_and_place() -> None:
 
 def test_the_last_step_is_a_function_of_the_parameters_alone() -> None:
     """E = θx²/2 gives x' = x(1 - ηθ), and with φ = θ held constant d/dθ φx'²/2 = -φηx²(1 - ηθ)."""
+
     class Energy(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -180,8 +183,10 @@ def test_randomness_is_the_generator_and_state_is_registered() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("wrong", [{"replacement": "rings"}, {"restart": 1.5}, {"low": 1.0}, {"blocks": 21},
-                                   {"blocks": 2, "replacement": "ring"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"replacement": "rings"}, {"restart": 1.5}, {"low": 1.0}, {"blocks": 21}, {"blocks": 2, "replacement": "ring"}],
+)
 def test_buffers_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(LaceError):
         ReplayBuffer(20, (2,), **wrong)

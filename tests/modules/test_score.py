@@ -28,8 +28,18 @@ SAMPLER = {"num_steps": 12}
 def model(kind: str = "vp", **options) -> ScoreModel:
     torch.manual_seed(0)
     network = NETWORK if kind == "vp" else {**NETWORK, "fir": True, "pyramid": True}
-    settings = {"sde": SDES[kind], "resolution": 8, "network": network, "classifier": {"widen": 1}, "sampler": SAMPLER, "warmup": 5,
-                "precision": "float32", "learning_rate": 2e-3, "classifier_rate": 2e-3, **options}
+    settings = {
+        "sde": SDES[kind],
+        "resolution": 8,
+        "network": network,
+        "classifier": {"widen": 1},
+        "sampler": SAMPLER,
+        "warmup": 5,
+        "precision": "float32",
+        "learning_rate": 2e-3,
+        "classifier_rate": 2e-3,
+        **options,
+    }
     return ScoreModel(SCHEMA, **settings)
 
 
@@ -44,8 +54,16 @@ def toy(count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trainer(folder: Path, steps: int, *callbacks: pl.Callback) -> pl.Trainer:
-    return pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=steps,
-                      default_root_dir=folder, callbacks=list(callbacks), enable_checkpointing=bool(callbacks))
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_steps=steps,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+    )
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
@@ -60,10 +78,15 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, kind
     trainer(tmp_path, 8).fit(second, batches(), ckpt_path=str(tmp_path / "step=4.ckpt"), weights_only=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
-    assert any(not torch.equal(a, b) for a, b in zip(whole.average.parameters(), whole.networks.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(whole.average.parameters(), whole.networks.parameters(), strict=True)
+    )
     # The first step of the warm-up is none.
-    assert all(not torch.equal(a, b) for a, b in zip(whole.networks["score"].parameters(), model(kind).networks["score"].parameters(),
-                                                    strict=True) if a.requires_grad)
+    assert all(
+        not torch.equal(a, b)
+        for a, b in zip(whole.networks["score"].parameters(), model(kind).networks["score"].parameters(), strict=True)
+        if a.requires_grad
+    )
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
@@ -79,13 +102,17 @@ def test_a_little_training_helps_both_networks(tmp_path: Path, kind: str) -> Non
 
 
 def test_the_loss_of_the_exact_score_is_what_it_must_be() -> None:
-    """For data of one picture the network that says the noise has no loss; one that says nothing has the loss of z: 1, or D/2."""
+    """For data of one picture the network that says the noise has no loss; one that says nothing has the loss of z: 1,
+    or D/2.
+    """
     for kind, nothing in (("vp", 1.0), ("ve", 96.0)):
         module = model(kind)
         picture = torch.full((64, 3, 8, 8), 0.2)
         own = picture[:1] if kind == "vp" else (picture[:1] + 1) / 2
 
-        def exact(networks: nn.ModuleDict, x: Tensor, t: Tensor, module: ScoreModel = module, own: Tensor = own) -> Tensor:
+        def exact(
+            networks: nn.ModuleDict, x: Tensor, t: Tensor, module: ScoreModel = module, own: Tensor = own
+        ) -> Tensor:
             a, s = module._times(t, x)
             return -module.sde.sign * (x - a * own) / s
 
@@ -94,7 +121,9 @@ def test_the_loss_of_the_exact_score_is_what_it_must_be() -> None:
             loss = float(module._losses(module.networks, batch, ("score",))["score"])
             assert loss == pytest.approx(nothing, rel=0.05)
             module._output = exact
-            assert float(module._losses(module.networks, batch, ("score",))["score"]) == pytest.approx(0, abs=1e-3 * nothing)
+            assert float(module._losses(module.networks, batch, ("score",))["score"]) == pytest.approx(
+                0, abs=1e-3 * nothing
+            )
 
 
 def test_the_average_follows_by_its_law() -> None:
@@ -122,7 +151,12 @@ def test_gradients_of_each_network_are_clipped_to_their_own_norm(tmp_path: Path)
 
     def watched(*arguments: object, **options: object) -> None:
         clip(None)
-        calls.append([float(torch.stack([p.grad.norm() for p in network.parameters()]).norm()) for network in module.networks.values()])
+        calls.append(
+            [
+                float(torch.stack([p.grad.norm() for p in network.parameters()]).norm())
+                for network in module.networks.values()
+            ]
+        )
 
     module.configure_gradient_clipping = watched
     trainer(tmp_path, 2).fit(module, TensorBatches(toy(16), 8, seed=3))
@@ -168,15 +202,19 @@ def led(module: ScoreModel) -> ScoreModel:
 @pytest.mark.parametrize("sampler", [SAMPLER, {"kind": "probability_flow", "method": "heun", "num_steps": 4}])
 def test_a_sample_depends_on_its_seed_and_code_alone(kind: str, sampler: dict) -> None:
     module, seeds = excited(kind, sampler=sampler, guidance=30.0), torch.tensor([4, 8, 15])
-    codes = Labels(SCHEMA, torch.tensor([[1, 0.2], [0, 0.9], [1, 0.5]]), torch.tensor([[True, True], [True, False], [False, False]]))
+    codes = Labels(
+        SCHEMA,
+        torch.tensor([[1, 0.2], [0, 0.9], [1, 0.5]]),
+        torch.tensor([[True, True], [True, False], [False, False]]),
+    )
     with torch.inference_mode():
         together = module.sample(codes, seeds)
     assert together.z.shape == (3, 3, 8, 8)
     assert float(together.z.abs().max()) <= 1
     assert together.evaluations == (24 if sampler is SAMPLER else 8)
     for index in range(3):
-        alone = module.sample(codes[index:index + 1], seeds[index:index + 1])
-        torch.testing.assert_close(alone.z, together.z[index:index + 1], rtol=0, atol=1e-4)
+        alone = module.sample(codes[index : index + 1], seeds[index : index + 1])
+        torch.testing.assert_close(alone.z, together.z[index : index + 1], rtol=0, atol=1e-4)
     assert not torch.allclose(module.sample(codes, seeds + 1).z, together.z, atol=1e-2)
     # What is not known says nothing, as guidance 0 does.
     free = Labels(SCHEMA, codes.values, torch.zeros(3, 2, dtype=torch.bool))
@@ -195,13 +233,19 @@ class ExactRed(nn.Module):
         kept = 0.01 / (0.01 + sigma.square())
         size = images[0].numel()
         zero = torch.zeros_like(sigma)
-        return torch.stack([zero, zero, 0.5 + kept * (images.mean((1, 2, 3)) - 0.5), (kept * sigma.square() / size).log()], dim=1)
+        return torch.stack(
+            [zero, zero, 0.5 + kept * (images.mean((1, 2, 3)) - 0.5), (kept * sigma.square() / size).log()], dim=1
+        )
 
 
 @pytest.mark.parametrize("kind", ["vp", "ve"])
-@pytest.mark.parametrize("sampler", [{"kind": "probability_flow", "method": "heun", "num_steps": 150}, {"num_steps": 250}])
+@pytest.mark.parametrize(
+    "sampler", [{"kind": "probability_flow", "method": "heun", "num_steps": 150}, {"num_steps": 250}]
+)
 def test_guided_pictures_are_of_the_posterior(kind: str, sampler: dict) -> None:
-    """Pixels N(½, 0.1²) whose mean m is seen with error σ: p(m|c) is Gaussian, with the share q/(q + σ²) of c, q = 0.1²/192."""
+    """Pixels N(½, 0.1²) whose mean m is seen with error σ: p(m|c) is Gaussian, with the share q/(q + σ²) of c, q =
+    0.1²/192.
+    """
     module, sigma, count = model(kind, sampler=sampler, sigma=0.005, sde={"kind": kind}).eval(), 0.005, 200
     module.average["classifier"] = ExactRed()
 
@@ -226,7 +270,9 @@ def test_codes_are_read_by_name_and_others_are_refused() -> None:
     turned = Schema("t", (SCHEMA["red"], Attribute("age", "continuous"), SCHEMA["dark"]))
     codes = Labels(turned, torch.tensor([[0.3, 0.0, 1.0]]), torch.tensor([[True, False, True]]))
     seeds = torch.arange(1)
-    assert torch.equal(module.sample(codes, seeds).z, module.sample(Labels.constant(SCHEMA, 1, dark=1, red=0.3), seeds).z)
+    assert torch.equal(
+        module.sample(codes, seeds).z, module.sample(Labels.constant(SCHEMA, 1, dark=1, red=0.3), seeds).z
+    )
     with pytest.raises(LaceError, match="'age' was asked for"):
         module.sample(Labels(turned, codes.values), seeds)
 
@@ -240,7 +286,9 @@ def test_the_classifier_sees_the_same_whatever_the_diffusion() -> None:
     sigma = s / (2 * a)
     times = ((sigma / 0.01).log() / torch.tensor(5000.0).log()).flatten()
     noisy = images + sigma * torch.randn_like(images)
-    torch.testing.assert_close(vp._logits(vp.average, a * (2 * noisy - 1), t), ve._logits(ve.average, noisy, times), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        vp._logits(vp.average, a * (2 * noisy - 1), t), ve._logits(ve.average, noisy, times), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_picture_is_seen_relative_to_itself() -> None:
@@ -273,23 +321,32 @@ def test_what_is_saved_draws_the_same(tmp_path: Path, kind: str) -> None:
     codes, seeds = Labels.constant(SCHEMA, 2, dark=1), torch.arange(2)
     assert torch.equal(again.sample(codes, seeds).z, module.sample(codes, seeds).z)
     started = model(kind, start=str(tmp_path / "m.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(started.networks.state_dict().values(), module.average.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(started.networks.state_dict().values(), module.average.state_dict().values(), strict=True)
+    )
     with pytest.raises(LaceError, match="give the same networks"):
         model(kind, start=str(tmp_path / "m.safetensors"), classifier={"widen": 2})
 
 
 def test_the_density_of_what_a_silent_network_knows() -> None:
-    """A silent score leaves the diffusion's own flow: x is stretched by a(1)/a(end), in the preserving one, and the prior's density."""
+    """A silent score leaves the diffusion's own flow: x is stretched by a(1)/a(end), in the preserving one, and the
+    prior's density.
+    """
     module, images = model(), torch.rand(2, 3, 8, 8) * 2 - 1
     module.average["score"].out.weight.zero_()
     module.average["score"].out.bias.zero_()
     stretch = float(module.sde.mean(torch.ones([])) / module.sde.mean(torch.tensor(module.sde.end)))
-    expected = torch.distributions.Normal(0, 1).log_prob(images * stretch).sum((1, 2, 3)) + 192 * torch.log(torch.tensor(stretch))
+    expected = torch.distributions.Normal(0, 1).log_prob(images * stretch).sum((1, 2, 3)) + 192 * torch.log(
+        torch.tensor(stretch)
+    )
     torch.testing.assert_close(module.log_density(images, torch.arange(2), 1e-3, 1e-3), expected, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize(("settings", "count", "modules"), [({}, 61_804_419, 0), ({"fir": True, "pyramid": True,
-                                                                                   "embedding": "fourier"}, 62_758_915, 128)])
+@pytest.mark.parametrize(
+    ("settings", "count", "modules"),
+    [({}, 61_804_419, 0), ({"fir": True, "pyramid": True, "embedding": "fourier"}, 62_758_915, 128)],
+)
 def test_the_full_networks_are_the_published_ones(settings: dict, count: int, modules: int) -> None:
     with torch.device("meta"):
         network = ScoreNetwork(nf=128, multipliers=(1, 2, 2, 2), blocks=4, **settings)
@@ -316,14 +373,22 @@ def test_a_published_checkpoint_is_read_by_the_order_of_its_average(tmp_path: Pa
     entries = {"module.sigmas": torch.zeros(1000)}
     if kind == "ve":
         entries["module.all_modules.0.W"] = source.features.frequencies
-    checkpoint = {"optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 2e-4, "betas": (0.9, 1)}]},
-                  "model": entries, "step": 1_300_000,
-                  "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": [p.clone() for p in source.parameters()]}}
+    checkpoint = {
+        "optimizer": {
+            "state": {0: {"step": 3, "exp_avg": torch.zeros(2)}},
+            "param_groups": [{"lr": 2e-4, "betas": (0.9, 1)}],
+        },
+        "model": entries,
+        "step": 1_300_000,
+        "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": [p.clone() for p in source.parameters()]},
+    }
     path = tmp_path / "checkpoint_8.pth"
     torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
     module = model(kind, start=str(path), parts=["classifier"])
     for networks in (module.networks, module.average):
-        assert all(torch.equal(value, networks["score"].state_dict()[name]) for name, value in source.state_dict().items())
+        assert all(
+            torch.equal(value, networks["score"].state_dict()[name]) for name, value in source.state_dict().items()
+        )
     with pytest.raises(LaceError, match="is the first that differs"):
         model("ve" if kind == "vp" else "vp", start=str(path))
     torch.save({"state_dict": {}}, path)
@@ -340,7 +405,9 @@ def test_filtered_resampling_by_hand() -> None:
     assert float(up.sum()) == pytest.approx(4)
     down = Resample(False, True)(x)
     # Output pixel i looks at 2i - 1 .. 2i + 2.
-    torch.testing.assert_close(down[0, 0, :3, 1:3], torch.outer(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([1.0, 3.0])) / 64)
+    torch.testing.assert_close(
+        down[0, 0, :3, 1:3], torch.outer(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([1.0, 3.0])) / 64
+    )
     inside = Resample(True, True)(torch.ones(1, 1, 8, 8))[..., 2:-2, 2:-2]
     torch.testing.assert_close(inside, torch.ones_like(inside))
 

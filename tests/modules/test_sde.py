@@ -22,6 +22,7 @@ MEAN, STD = 0.5, 0.3
 
 def gaussian_score(sde: SDE, mean: float = MEAN, std: float = STD) -> Callable[..., Tensor]:
     """Return the exact score of data N(mean, std²), coordinate by coordinate."""
+
     def score(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 1))
         a, s = sde.mean(t).reshape(shape), sde.std(t).reshape(shape)
@@ -30,18 +31,34 @@ def gaussian_score(sde: SDE, mean: float = MEAN, std: float = STD) -> Callable[.
     return score
 
 
-@pytest.mark.parametrize(("t", "mean", "std"), [
-    (0.1, 0.946722, 0.322053), (0.25, 0.723657, 0.690160), (0.5, 0.281183, 0.959654), (0.75, 0.058664, 0.998278),
-    (1.0, 0.006572, 0.999978), (1e-3, 0.999945, 0.010485)])
+@pytest.mark.parametrize(
+    ("t", "mean", "std"),
+    [
+        (0.1, 0.946722, 0.322053),
+        (0.25, 0.723657, 0.690160),
+        (0.5, 0.281183, 0.959654),
+        (0.75, 0.058664, 0.998278),
+        (1.0, 0.006572, 0.999978),
+        (1e-3, 0.999945, 0.010485),
+    ],
+)
 def test_kernel_of_the_variance_preserving_diffusion(t: float, mean: float, std: float) -> None:
     time = torch.tensor([t], dtype=torch.float64)
     assert float(VP.mean(time)) == pytest.approx(mean, abs=1e-6)
     assert float(VP.std(time)) == pytest.approx(std, abs=1e-6)
 
 
-@pytest.mark.parametrize(("t", "std", "diffusion"), [
-    (0.0, 0.01, None), (0.1, 0.023437, 0.096730), (0.25, 0.084090, 0.347061), (0.5, 0.707107, 2.918423),
-    (0.75, 5.946036, 24.540915), (1.0, 50.0, 206.363674)])
+@pytest.mark.parametrize(
+    ("t", "std", "diffusion"),
+    [
+        (0.0, 0.01, None),
+        (0.1, 0.023437, 0.096730),
+        (0.25, 0.084090, 0.347061),
+        (0.5, 0.707107, 2.918423),
+        (0.75, 5.946036, 24.540915),
+        (1.0, 50.0, 206.363674),
+    ],
+)
 def test_kernel_of_the_variance_exploding_diffusion(t: float, std: float, diffusion: float | None) -> None:
     time = torch.tensor([t], dtype=torch.float64)
     assert float(VE.std(time)) == pytest.approx(std, abs=1e-6)
@@ -54,7 +71,11 @@ def test_kernels_obey_their_equation(sde: SDE) -> None:
     """a' = -ρa and (s²)' = -2ρs² + g²."""
     t = torch.linspace(0.05, 1, 20, dtype=torch.float64).requires_grad_(True)
     mean, variance = sde.mean(t), sde.std(t).square()
-    slope = torch.autograd.grad(mean.sum(), t, allow_unused=True, retain_graph=True)[0] if sde is VP else torch.zeros_like(t)
+    slope = (
+        torch.autograd.grad(mean.sum(), t, allow_unused=True, retain_graph=True)[0]
+        if sde is VP
+        else torch.zeros_like(t)
+    )
     torch.testing.assert_close(slope, -sde.rate(t) * mean)
     (growth,) = torch.autograd.grad(variance.sum(), t)
     torch.testing.assert_close(growth, -2 * sde.rate(t) * variance + sde.diffusion(t).square())
@@ -82,11 +103,19 @@ def recursion(sde: SDE, predictor: str, steps: int) -> tuple[float, float, float
     return mean, math.sqrt(variance), math.sqrt(denoised)
 
 
-@pytest.mark.parametrize(("sde", "predictor", "steps", "expected"), [
-    (VP, "euler_maruyama", 50, (0.50391, 0.30513, 0.30117)), (VP, "euler_maruyama", 100, (0.50199, 0.30215, 0.30016)),
-    (VP, "euler_maruyama", 200, (0.50101, 0.30100, 0.30000)), (VP, "euler_maruyama", 1000, (0.50023, 0.30023, 0.30003)),
-    (VE, "reverse_diffusion", 50, (0.49998, 0.32808, 0.32793)), (VE, "reverse_diffusion", 100, (0.49998, 0.31339, 0.31323)),
-    (VE, "reverse_diffusion", 200, (0.49998, 0.30655, 0.30639)), (VE, "reverse_diffusion", 1000, (0.49998, 0.30130, 0.30113))])
+@pytest.mark.parametrize(
+    ("sde", "predictor", "steps", "expected"),
+    [
+        (VP, "euler_maruyama", 50, (0.50391, 0.30513, 0.30117)),
+        (VP, "euler_maruyama", 100, (0.50199, 0.30215, 0.30016)),
+        (VP, "euler_maruyama", 200, (0.50101, 0.30100, 0.30000)),
+        (VP, "euler_maruyama", 1000, (0.50023, 0.30023, 0.30003)),
+        (VE, "reverse_diffusion", 50, (0.49998, 0.32808, 0.32793)),
+        (VE, "reverse_diffusion", 100, (0.49998, 0.31339, 0.31323)),
+        (VE, "reverse_diffusion", 200, (0.49998, 0.30655, 0.30639)),
+        (VE, "reverse_diffusion", 1000, (0.49998, 0.30130, 0.30113)),
+    ],
+)
 def test_predictors_on_gaussian_data(sde: SDE, predictor: str, steps: int, expected: tuple[float, ...]) -> None:
     assert recursion(sde, predictor, steps) == pytest.approx(expected, abs=6e-6)
 
@@ -106,7 +135,10 @@ def test_the_sampler_is_the_recursion(sde: SDE, predictor: str) -> None:
     random, sampler = torch.Generator().manual_seed(0), ReverseDiffusion(predictor, 50, 0)
     draws = [torch.randn(1, 4, 4, 4, generator=random, dtype=torch.float64) for _ in range(50)]
     start = sde.prior_std * draws[0]
-    ends = [sampler(sde, gaussian_score(sde), sign * start, lambda k, like, sign=sign: sign * draws[k])[0] for sign in (1, -1)]
+    ends = [
+        sampler(sde, gaussian_score(sde), sign * start, lambda k, like, sign=sign: sign * draws[k])[0]
+        for sign in (1, -1)
+    ]
     mean, _, denoised = recursion(sde, predictor, 50)
     torch.testing.assert_close((ends[0] + ends[1]) / 2, torch.full_like(start, mean), rtol=0, atol=1e-12)
     # And from noise that is drawn, the deviation before the last noise.
@@ -117,11 +149,15 @@ def test_the_sampler_is_the_recursion(sde: SDE, predictor: str) -> None:
 
 
 def test_the_corrector_is_stationary_where_it_should_be() -> None:
-    """On N(0, I) steps of ε = 0.0512 keep the variance 1/(1 - ε/2) = 1.02627, and a sample's own ε = 0.0512/v keeps v = 1.0256."""
+    """On N(0, I) steps of ε = 0.0512 keep the variance 1/(1 - ε/2) = 1.02627, and a sample's own ε = 0.0512/v keeps v =
+    1.0256.
+    """
     step = 2 * 0.16**2
     assert 1 / (1 - step / 2) == pytest.approx(1.02627, abs=1e-5)
     sampler, size, shape = ReverseDiffusion(snr=0.16), 3 * 64 * 64, (2, 3, 64, 64)
-    x, n = (F.normalize(torch.randn(shape, dtype=torch.float64).flatten(1)).reshape(shape) * size**0.5 for _ in range(2))
+    x, n = (
+        F.normalize(torch.randn(shape, dtype=torch.float64).flatten(1)).reshape(shape) * size**0.5 for _ in range(2)
+    )
     for coupled in (False, True):
         sampler.coupled = coupled
         for variance, kept in ((1 + step / 2, True), (1.0, False)):
@@ -139,7 +175,9 @@ def test_the_corrector_is_stationary_where_it_should_be() -> None:
 
 def test_a_sample_is_its_own_unless_the_batch_is_coupled() -> None:
     def draw(seeds: Tensor, coupled: bool) -> Tensor:
-        return ReverseDiffusion(num_steps=30, coupled=coupled)(VP, gaussian_score(VP), normal(seeds, (3, 4, 4)), Noise(seeds))[0]
+        return ReverseDiffusion(num_steps=30, coupled=coupled)(
+            VP, gaussian_score(VP), normal(seeds, (3, 4, 4)), Noise(seeds)
+        )[0]
 
     seeds = torch.tensor([5, 3, 9])
     torch.testing.assert_close(draw(seeds, False)[1:2], draw(seeds[1:2], False), rtol=0, atol=1e-5)
@@ -148,7 +186,9 @@ def test_a_sample_is_its_own_unless_the_batch_is_coupled() -> None:
     torch.testing.assert_close(draw(seeds[:1], True), draw(seeds[:1], False))
 
 
-@pytest.mark.parametrize("flow", [ProbabilityFlow(atol=1e-8, rtol=1e-8), ProbabilityFlow("heun", 1000), ProbabilityFlow("bosh3", 300)])
+@pytest.mark.parametrize(
+    "flow", [ProbabilityFlow(atol=1e-8, rtol=1e-8), ProbabilityFlow("heun", 1000), ProbabilityFlow("bosh3", 300)]
+)
 def test_the_flow_is_the_affine_map_of_gaussian_data(flow: ProbabilityFlow) -> None:
     x = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)
     y, _ = flow(VP, gaussian_score(VP), x)
@@ -198,11 +238,21 @@ def test_the_flow_knows_the_density(sde: SDE) -> None:
     """Exactly by the trace, and by probes too, where the score's derivative is a multiple of the identity."""
     x = (MEAN + STD * normal(torch.arange(4), (1, 2, 2))).double()
     end, one = (torch.tensor(t, dtype=torch.float64) for t in (sde.end, 1.0))
-    moments = [(float(sde.mean(t) * MEAN), float(((sde.mean(t) * STD).square() + sde.std(t).square()).sqrt())) for t in (end, one)]
-    # VE's published kernel is wider than its equation's, and no data are so wide as the prior: what the flow says is exact for its field.
+    moments = [
+        (float(sde.mean(t) * MEAN), float(((sde.mean(t) * STD).square() + sde.std(t).square()).sqrt()))
+        for t in (end, one)
+    ]
+    # VE's published kernel is wider than its equation's, and no data are so wide as the prior: what the flow says is
+    # exact for its field.
     flow = ProbabilityFlow(atol=1e-8, rtol=1e-8)
-    z = flow.integrate(lambda y, t, rows: -sde.rate(t)[:, None] * y - sde.diffusion(t).square()[:, None] / 2
-                       * gaussian_score(sde)(y, t, rows), x.flatten(1), sde.end, 1.0)[0]
+    z = flow.integrate(
+        lambda y, t, rows: (
+            -sde.rate(t)[:, None] * y - sde.diffusion(t).square()[:, None] / 2 * gaussian_score(sde)(y, t, rows)
+        ),
+        x.flatten(1),
+        sde.end,
+        1.0,
+    )[0]
     stretch = math.log(moments[1][1] / moments[0][1])
     expected = torch.distributions.Normal(0, sde.prior_std).log_prob(z).sum(1) + 4 * stretch
     for probe in (None, normal(torch.arange(4), (1, 2, 2), 1).sign().double()):
@@ -216,7 +266,10 @@ def test_the_flow_knows_the_density(sde: SDE) -> None:
 @pytest.mark.parametrize("sde", [VP, VE])
 def test_guidance_is_exact_for_two_gaussians(sde: SDE) -> None:
     """∇ log p_t(x) + ∇ log p_t(y|x) is the score of component y."""
-    means, weights = torch.tensor([[-1.0, 0.3], [0.8, 0.1]], dtype=torch.float64), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    means, weights = (
+        torch.tensor([[-1.0, 0.3], [0.8, 0.1]], dtype=torch.float64),
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+    )
 
     def parts(x: Tensor, t: Tensor) -> Tensor:
         """log w_y + log N(x; a·m_y, a²·STD² + s²) but for what they share."""
@@ -228,7 +281,11 @@ def test_guidance_is_exact_for_two_gaussians(sde: SDE) -> None:
             point = x.detach().requires_grad_(True)
             return torch.autograd.grad(parts(point, t).logsumexp(1).sum(), point)[0]
 
-    x, t, rows = torch.randn(7, 2, dtype=torch.float64), torch.linspace(0.01, 1, 7, dtype=torch.float64), torch.arange(7)
+    x, t, rows = (
+        torch.randn(7, 2, dtype=torch.float64),
+        torch.linspace(0.01, 1, 7, dtype=torch.float64),
+        torch.arange(7),
+    )
     for wanted in (0, 1):
         total = guided(score, lambda x, t, rows, y=wanted: parts(x, t).log_softmax(1)[:, y])(x, t, rows)
         a, s = sde.mean(t)[:, None], sde.std(t)[:, None]

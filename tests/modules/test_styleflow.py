@@ -1,4 +1,6 @@
-"""StyleFlow: closed forms of linear fields, densities that integrate to 1, inverses, edits, resuming, published weights."""
+"""StyleFlow: closed forms of linear fields, densities that integrate to 1, inverses, edits, resuming, published
+weights.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def _seed() -> None:
 
 
 def labels(count: int, schema: Schema = SCHEMA) -> Labels:
-    columns = [torch.randint(a.num_classes, (count,)).float() if a.kind == "discrete" else torch.rand(count) for a in schema]
+    columns = [
+        torch.randint(a.num_classes, (count,)).float() if a.kind == "discrete" else torch.rand(count) for a in schema
+    ]
     return Labels(schema, torch.stack(columns, 1))
 
 
@@ -77,7 +81,9 @@ def test_a_linear_field_is_a_matrix_exponential(solver: Solver, end_time: float)
     there = flow(w, code, solver, torch.eye(4).double()[:, None])
     expected = w @ torch.matrix_exp(matrix * end_time).T
     torch.testing.assert_close(there.x, expected, atol=1e-8, rtol=1e-8)
-    torch.testing.assert_close(there.log_det, torch.full((7,), end_time * float(matrix.trace())).double(), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        there.log_det, torch.full((7,), end_time * float(matrix.trace())).double(), atol=1e-8, rtol=0
+    )
     torch.testing.assert_close(flow(there.x, code, solver, reverse=True).x, w, atol=1e-8, rtol=1e-8)
 
 
@@ -86,7 +92,9 @@ def test_gradients_of_a_linear_field(adjoint: bool) -> None:
     """Of z = exp(aT)·w, log|det| = aT: ∂/∂T and ∂/∂a, by the adjoint and without."""
     flow = linear_flow(torch.tensor([[0.7]]).double(), 0.8)
     w = torch.tensor([[1.5]]).double().requires_grad_()
-    there = flow(w, torch.zeros(1, 2).double(), Solver("dopri5", 1e-10, 1e-10, adjoint=adjoint), torch.ones(1, 1, 1).double())
+    there = flow(
+        w, torch.zeros(1, 2).double(), Solver("dopri5", 1e-10, 1e-10, adjoint=adjoint), torch.ones(1, 1, 1).double()
+    )
     z = math.exp(0.56) * 1.5
     (there.x.sum() + 3 * there.log_det.sum()).backward()
     assert float(flow.velocity.layers[0].linear.weight.grad) == pytest.approx(0.8 * z + 3 * 0.8, rel=1e-7)
@@ -110,8 +118,12 @@ def test_the_adjoint_has_the_gradients_of_the_solver(solver: dict) -> None:
 def test_the_trace_is_that_of_the_jacobian_and_one_probe_is_right_on_average() -> None:
     velocity = module().flow.chain[1].velocity.double()
     x, code, t = torch.randn(3, 6).double(), torch.randn(3, 5).double(), torch.tensor(0.3).double()
-    jacobian = torch.stack([torch.autograd.functional.jacobian(lambda y, i=i: velocity(t, code[i : i + 1], y[None])[0][0], x[i])
-                            for i in range(3)])
+    jacobian = torch.stack(
+        [
+            torch.autograd.functional.jacobian(lambda y, i=i: velocity(t, code[i : i + 1], y[None])[0][0], x[i])
+            for i in range(3)
+        ]
+    )
     units = torch.eye(6).double()[:, None]
     tangents = velocity(t, code, x, units)[1]
     torch.testing.assert_close(tangents, jacobian.permute(2, 0, 1))
@@ -126,7 +138,9 @@ def test_the_trace_is_that_of_the_jacobian_and_one_probe_is_right_on_average() -
 def test_log_det_is_that_of_the_jacobian_with_the_right_sign() -> None:
     flow, code = module(3).flow.double(), torch.randn(1, 5).double()
     w = torch.randn(3).double()
-    jacobian = torch.autograd.functional.jacobian(lambda v: flow.encode(v[None], code, Solver("rk4", steps=64, adjoint=False)).x[0], w)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: flow.encode(v[None], code, Solver("rk4", steps=64, adjoint=False)).x[0], w
+    )
     encoded = flow.encode(w[None], code, FINE, flow.units(w[None]))
     assert encoded.log_det.item() == pytest.approx(float(jacobian.det().abs().log()), abs=1e-6)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(encoded.x).sum() + encoded.log_det[0]
@@ -139,12 +153,17 @@ def test_the_density_integrates_to_one() -> None:
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         for code in torch.eye(5).double()[:2]:
-            mass = flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=6)).exp().sum() * float(axis[1] - axis[0]) ** 2
+            mass = (
+                flow.log_prob(grid, code.expand(len(grid), -1), Solver("rk4", steps=6)).exp().sum()
+                * float(axis[1] - axis[0]) ** 2
+            )
             assert float(mass) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_normalisation_by_what_came_before() -> None:
-    """The first pass is the identity but for ε; log|det| and the inverse are exact; moments move a tenth of the way, unbiased."""
+    """The first pass is the identity but for ε; log|det| and the inverse are exact; moments move a tenth of the way,
+    unbiased.
+    """
     norm, x = MovingNorm(3).double(), torch.randn(4, 5, 3).double() * 2 + 1
     torch.testing.assert_close(norm(x).x, x / 1.0001**0.5)
     norm.learn(x)
@@ -179,11 +198,17 @@ def test_the_published_size() -> None:
 
 def test_conditions_by_hand() -> None:
     conditions = Conditions(SCHEMA, {"v": (-40.0, 60.0)}, 3)
-    torch.testing.assert_close(conditions.numbers(torch.tensor([[1.0, 0.5, 2.0], [0.0, 0.0, 0.0]])),
-                               torch.tensor([[1.0, 10.0, 0, 0, 1], [0.0, -40.0, 1, 0, 0]]))
+    torch.testing.assert_close(
+        conditions.numbers(torch.tensor([[1.0, 0.5, 2.0], [0.0, 0.0, 0.0]])),
+        torch.tensor([[1.0, 10.0, 0, 0, 1], [0.0, -40.0, 1, 0, 0]]),
+    )
     with pytest.raises(LaceError, match="classes of 'b' are 0 to 2"):
         conditions.numbers(torch.tensor([[1.0, 0.5, 3.0]]))
-    for ranges, words in (({"a": (0, 2)}, "continuous attribute"), ({"w": (0, 2)}, "'w' was asked for"), ({"v": (1, 1)}, "different")):
+    for ranges, words in (
+        ({"a": (0, 2)}, "continuous attribute"),
+        ({"w": (0, 2)}, "'w' was asked for"),
+        ({"v": (1, 1)}, "different"),
+    ):
         with pytest.raises(LaceError, match=words):
             Conditions(SCHEMA, ranges, 3)
 
@@ -278,10 +303,14 @@ def test_edits_one_after_the_other() -> None:
 def test_what_an_edit_cannot_do_is_said() -> None:
     flow, ws, before = module(), torch.randn(2, 3, 6), labels(2)
     one = Labels.constant(SCHEMA, 2, a=1)
-    for arguments, words in (((ws, one, before), "v, b is not known"), ((ws[:, 0], before, before), r"\(2, L, 6\)"),
-                             ((ws, before, one, {"v": [3]}), "must lie in 0 to 2"), ((ws, before, one, {"q": [1]}), "'q' was asked"),
-                             ((ws, before, one, None, {"q": 2.0}), "'q' was asked"),
-                             ((ws, labels(2, PUBLISHED_SCHEMA), one), "was asked for")):
+    for arguments, words in (
+        ((ws, one, before), "v, b is not known"),
+        ((ws[:, 0], before, before), r"\(2, L, 6\)"),
+        ((ws, before, one, {"v": [3]}), "must lie in 0 to 2"),
+        ((ws, before, one, {"q": [1]}), "'q' was asked"),
+        ((ws, before, one, None, {"q": 2.0}), "'q' was asked"),
+        ((ws, labels(2, PUBLISHED_SCHEMA), one), "was asked for"),
+    ):
         with pytest.raises(LaceError, match=words):
             flow.edit(*arguments)
 
@@ -294,7 +323,9 @@ class Pairs(pl.LightningDataModule):
     def __init__(self, count: int = 256, unknown: float = 0.0) -> None:
         super().__init__()
         random = torch.Generator().manual_seed(5)
-        codes = torch.stack([torch.randint(2, (count,), generator=random).float(), torch.rand(count, generator=random)], 1)
+        codes = torch.stack(
+            [torch.randint(2, (count,), generator=random).float(), torch.rand(count, generator=random)], 1
+        )
         w = codes @ torch.tensor([[2.0, -1.0], [0.0, 3.0]]) + 0.3 * torch.randn(count, 2, generator=random)
         known = torch.rand(count, 2, generator=random) >= unknown
         self.tensors = (w, torch.where(known, codes, torch.nan), known)
@@ -329,11 +360,15 @@ def test_training_approaches_the_entropy_and_samples_have_the_conditional_moment
     torch.manual_seed(2)
     data = Pairs(1024)
     flow = StyleFlow(data.schema, 2, [16], learning_rate=2e-2, solver={"method": "rk4", "steps": 2, "adjoint": False})
-    trainer = pl.Trainer(max_epochs=7, check_val_every_n_epoch=7, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER)
+    trainer = pl.Trainer(
+        max_epochs=7, check_val_every_n_epoch=7, enable_checkpointing=False, num_sanity_val_steps=0, **TRAINER
+    )
     trainer.fit(flow, data)
     flow.eval()
     entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.3))
-    nll = -float(flow.log_prob(data.tensors[0], Labels(data.schema, data.tensors[1]), torch.arange(1024), exact=True).mean())
+    nll = -float(
+        flow.log_prob(data.tensors[0], Labels(data.schema, data.tensors[1]), torch.arange(1024), exact=True).mean()
+    )
     assert entropy - 0.1 < nll < entropy + 0.25
     assert float(trainer.callback_metrics["val/nll"]) == pytest.approx(nll, abs=0.1)
     w = flow.sample(Labels.constant(data.schema, 2000, a=1.0, v=0.5), torch.arange(2000)).z
@@ -344,7 +379,9 @@ def test_training_approaches_the_entropy_and_samples_have_the_conditional_moment
     assert float(free[:, 1].std()) == pytest.approx((9 / 12 + 0.09) ** 0.5, abs=0.12)
     flow.save(tmp_path / "flow.safetensors")
     again = StyleFlow.load(tmp_path / "flow.safetensors")
-    torch.testing.assert_close(again.sample(Labels.constant(data.schema, 5, a=0.0), torch.arange(5)).z, free[:5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        again.sample(Labels.constant(data.schema, 5, a=0.0), torch.arange(5)).z, free[:5], atol=1e-5, rtol=0
+    )
 
 
 def test_divergence_ends_the_training_with_its_step() -> None:
@@ -360,8 +397,13 @@ def published_state(dim: int, conditions: int, hidden: int) -> OrderedDict[str, 
     state: OrderedDict[str, Tensor] = OrderedDict()
 
     def norm(number: int) -> None:
-        for name, value in (("weight", torch.randn(dim)), ("bias", torch.randn(dim)), ("step", torch.tensor([6000.0])),
-                            ("running_mean", torch.randn(dim)), ("running_var", torch.rand(dim) + 0.5)):
+        for name, value in (
+            ("weight", torch.randn(dim)),
+            ("bias", torch.randn(dim)),
+            ("step", torch.tensor([6000.0])),
+            ("running_mean", torch.randn(dim)),
+            ("running_var", torch.rand(dim) + 0.5),
+        ):
             state[f"chain.{number}.{name}"] = value
 
     norm(0)
@@ -398,8 +440,16 @@ def test_published_weights_are_read_and_nothing_is_run(tmp_path: Path) -> None:
     for step in range(steps):
         tc, y = torch.cat([torch.full((3, 1), 0.81 * (step + 0.5) / steps), code], 1), x
         for number in range(6):
-            part = {name: state[f"chain.1.odefunc.diffeq.layers.{number}.{name}"] for name in (
-                "_layer.weight", "_layer.bias", "_hyper_bias.weight", "_hyper_gate.weight", "_hyper_gate.bias")}
+            part = {
+                name: state[f"chain.1.odefunc.diffeq.layers.{number}.{name}"]
+                for name in (
+                    "_layer.weight",
+                    "_layer.bias",
+                    "_hyper_bias.weight",
+                    "_hyper_gate.weight",
+                    "_hyper_gate.bias",
+                )
+            }
             gate = (tc @ part["_hyper_gate.weight"].T + part["_hyper_gate.bias"]).sigmoid()
             y = (y @ part["_layer.weight"].T + part["_layer.bias"]) * gate + tc @ part["_hyper_bias.weight"].T
             y = y.tanh() if number < 5 else y

@@ -120,7 +120,12 @@ def test_the_population_is_like_people():
     assert not ((beard == 1) & (smile == 0) & (glasses == 1) & (age < 0.4)).any()
     assert not ((male == 0) & (smile == 0) & (glasses == 1) & (age < 0.4)).any()
     # And what each is made of does occur.
-    for part in ((beard == 1) & (age < 0.2), (glasses == 1) & (age < 0.2), (glasses == 1) & (male == 0), (smile == 0) & (age < 0.2)):
+    for part in (
+        (beard == 1) & (age < 0.2),
+        (glasses == 1) & (age < 0.2),
+        (glasses == 1) & (male == 0),
+        (smile == 0) & (age < 0.2),
+    ):
         assert part.sum() > 50
 
 

@@ -35,8 +35,9 @@ def test_dopri5(recorded: Oracle, energy: Energy, tolerance: float) -> None:
     name = f"ode_dopri5_{'0.001' if tolerance == 1e-3 else '1e-05'}"
     if tolerance == 1e-3:
         assert sample.evaluations == float(recorded[f"{name}_nfe"])
-        torch.testing.assert_close(torch.tensor(sample.diagnostics["times"]), recorded[f"{name}_t_evals"].float(), atol=1e-3,
-                                   rtol=1e-3)
+        torch.testing.assert_close(
+            torch.tensor(sample.diagnostics["times"]), recorded[f"{name}_t_evals"].float(), atol=1e-3, rtol=1e-3
+        )
         torch.testing.assert_close(sample.z, recorded[f"{name}_z"], atol=1e-3, rtol=0)
     else:
         # At this tolerance rounding decides which steps are rejected.
@@ -50,8 +51,9 @@ def test_dopri5_with_fewer_samples(recorded: Oracle, energy: Energy) -> None:
     torch.testing.assert_close(sample.z, recorded["ode_dopri5_0.001_z_first4"], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("method", "step"), [("euler", "0.01"), ("rk4", "0.05"), ("midpoint", "0.02"), ("euler", "0.002"),
-                                              ("rk4", "0.01")])
+@pytest.mark.parametrize(
+    ("method", "step"), [("euler", "0.01"), ("rk4", "0.05"), ("midpoint", "0.02"), ("euler", "0.002"), ("rk4", "0.01")]
+)
 def test_fixed_steps(recorded: Oracle, energy: Energy, method: str, step: str) -> None:
     name = f"ode_{method}_{step}"
     sample = ODE(method, step_size=float(step))(energy, recorded["z"])
@@ -81,8 +83,12 @@ def test_predictor_corrector(recorded: Oracle, energy: Energy, steps: int, corre
 
 def _terms(attributes: Oracle) -> list[Energy]:
     ys = attributes["ys"]
-    return [Discrete(PORTRAITS.slices[a.name], ys[:, i]) if a.kind == "discrete" else
-            Continuous(PORTRAITS.slices[a.name], ys[:, i]) for i, a in enumerate(PORTRAITS)]
+    return [
+        Discrete(PORTRAITS.slices[a.name], ys[:, i])
+        if a.kind == "discrete"
+        else Continuous(PORTRAITS.slices[a.name], ys[:, i])
+        for i, a in enumerate(PORTRAITS)
+    ]
 
 
 CONDITIONS = {
