@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from lace_lightning.data.batches import TensorBatches
 from lace_lightning.data.cifar10 import SCHEMA
-from lace_lightning.modules.latent_classifier import LatentClassifier
 from lace_lightning.portraits import PORTRAITS_SCHEMA
 from lace_lightning.schema import Schema
+from lace_lightning.training.latent_classifier import LatentClassifier
 
 BATCH = 512
 

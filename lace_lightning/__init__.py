@@ -43,8 +43,8 @@ _NAMES = {
     "Energy": "energies",
     "Labeler": "labelers",
     "LaceError": "errors",
-    "Editor": "editing",
-    "EditOptions": "editing",
+    "Editor": "systems.editing",
+    "EditOptions": "systems.editing",
 }
 _MODULES = (
     "samplers",

@@ -1,6 +1,6 @@
 """`python -m lace_lightning`."""
 
-from lace_lightning.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

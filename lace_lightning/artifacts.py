@@ -60,11 +60,11 @@ def digest(obj: Any) -> str:
     return hasher.hexdigest()[:16]
 
 
-def plain(node: Any) -> Any:
+def to_builtin(node: Any) -> Any:
     """Copy nested mappings and sequences into dictionaries and lists: a checkpoint must load safely."""
     if isinstance(node, Mapping):
-        return {str(key): plain(value) for key, value in node.items()}
-    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+        return {str(key): to_builtin(value) for key, value in node.items()}
+    return [to_builtin(value) for value in node] if isinstance(node, (list, tuple)) else node
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import sweeps
 from .artifacts import read_json, write_json
+from .configuration import config_folder, describe
 from .errors import LaceError, suggest
+from .report import sweeps
 
 # At import, because launchers run jobs in processes that import this module and nothing else.
 sweeps.register_resolvers()
@@ -41,29 +42,6 @@ lace_lightning: control a frozen image generator by attribute.
   lace-lightning download NAME [--sha256 HEX | --trust-first]   a published generator, checked, for generator=NAME
 """
 STOPPED = "stopped: the same command goes on from here"
-
-
-def config_folder() -> Path:
-    """Return the folder of YAML files.
-
-    Inside the package (a wheel), or beside it (a checkout or an editable install).
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise LaceError(
-        f"The configuration was required in '{package / 'conf'}' and is not there: install the package again."
-    )
-
-
-def describe(group: str) -> list[tuple[str, str]]:
-    """Return (name, first comment line) of every file of a configuration group."""
-    result = []
-    for path in sorted((config_folder() / group).glob("*.yaml")):
-        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        result.append((path.stem, next((line for line in lines if not line.startswith("@")), "")))
-    return result
 
 
 def overview() -> str:

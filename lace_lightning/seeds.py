@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lace_lightning.errors import LaceError
+from .errors import LaceError
 
 _MASK = 0xFFFFFFFF
 # The multipliers minus 2**32: the product with a 32-bit word then fits into int64 without overflow.

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lace_lightning.modules.conditional import ConditionalModel
 from lace_lightning.samplers import Sample
 from lace_lightning.schema import Labels, Schema
 from lace_lightning.seeds import uniform
+from lace_lightning.systems.base import ConditionalModel
 
 
 class Lookup(ConditionalModel):

@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lace_lightning import cli, sweeps
+from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import load_classifier
 from lace_lightning.data.pairs import PairSet
 from lace_lightning.errors import LaceError
 from lace_lightning.portraits import PORTRAITS_SCHEMA
+from lace_lightning.report import sweeps
 
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
 TRAININGS = [
@@ -130,7 +131,7 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, monkeypatch, capsys) -> None:
     from lace_lightning.classifiers.embedding import IdentityEmbedding
-    from lace_lightning.generators import check, load_generator
+    from lace_lightning.generators import check_generator, load_generator
 
     if name.startswith("cifar10"):
         monkeypatch.setenv("LACE_CIFAR10", str(request.getfixturevalue("shared_dir") / "data"))
@@ -153,7 +154,7 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, 
     cli.main(command)
     exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
     if kind == "generator":
-        check(load_generator(exported))
+        check_generator(load_generator(exported))
     elif kind == "identity":
         vectors = IdentityEmbedding.load(exported)(torch.rand(2, 3, 32, 32))
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
@@ -218,7 +219,7 @@ def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, m
 
 
 def test_a_killed_training_on_pairs_goes_on_at_its_last_epoch(tmp_path: Path, monkeypatch) -> None:
-    from lace_lightning.modules.latent_classifier import LatentClassifier
+    from lace_lightning.training.latent_classifier import LatentClassifier
 
     command = ["+experiment=cifar10_heun", "debug=fast", "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=out"]
     original, epochs = LatentClassifier.training_step, []

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lace_lightning import cli, sweeps
+from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.data import CIFAR10_SCHEMA
-from lace_lightning.modules.jem import JEM
+from lace_lightning.report import sweeps
+from lace_lightning.systems.pixel_ebm.jem import JEM
 
 from .models import Lookup
 from .test_cli import _few_pictures as few_pictures

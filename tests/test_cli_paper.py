@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lace_lightning import catalogue, cli, sweeps
+from lace_lightning import catalogue, cli
 from lace_lightning.artifacts import file_sha256, write_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA
 from lace_lightning.generators import StyleGAN2Network, load_generator
+from lace_lightning.report import sweeps
 
 from .foreign_files import nvidia_pickle
 from .models import tiny_clip

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lace_lightning import cli, sweeps
+from lace_lightning import cli
 from lace_lightning.metrics import load_statistics
+from lace_lightning.report import sweeps
 
 from .test_cli import results
 
@@ -52,8 +53,8 @@ def inception(monkeypatch) -> None:
     def features(images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1) @ weights
 
-    monkeypatch.setattr("lace_lightning.callbacks.quality.inception_features", lambda *_: (features, SIZE))
-    monkeypatch.setattr("lace_lightning.callbacks.quality.INCEPTION_FEATURES", SIZE)
+    monkeypatch.setattr("lace_lightning.metrics.feature_space.inception_features", lambda *_: (features, SIZE))
+    monkeypatch.setattr("lace_lightning.metrics.feature_space.INCEPTION_FEATURES", SIZE)
 
 
 class Embedding(torch.nn.Module):
@@ -134,7 +135,7 @@ def test_statistics_of_other_features_are_refused(
     def offline(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("lace_lightning.callbacks.quality.INCEPTION_FEATURES", SIZE)
+    monkeypatch.setattr("lace_lightning.metrics.feature_space.INCEPTION_FEATURES", SIZE)
     monkeypatch.setattr("torch_fidelity.utils.create_feature_extractor", offline)
     np.savez(tmp_path / "x.npz", mu=np.zeros(size), sigma=np.eye(size))
     with pytest.raises(SystemExit):

@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from lace_lightning import catalogue, cli, sweeps
+from lace_lightning import catalogue, cli
 from lace_lightning.labelers.clip import parse_prompts
+from lace_lightning.report import sweeps
 
 from .test_cli import results
 from .test_cli_paper import accept, clip_weights, published_file

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lace_lightning.classifiers import AttributeClassifier
-from lace_lightning.editing import Edited, EditOptions, Editor, parse_edit
 from lace_lightning.energies import Anchor, Continuous, Near, Pullback
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator
 from lace_lightning.samplers import ODE, Annealed, EllipticalSlice, HamiltonianMC, Heun, Langevin
 from lace_lightning.schema import Attribute, Schema
 from lace_lightning.seeds import normal
+from lace_lightning.systems.editing import Edited, EditOptions, Editor, parse_edit
 
 SCHEMA = Schema("s", (Attribute("yaw", "continuous"), Attribute("age", "continuous"), Attribute("smile")))
 LENGTH = 5.025

@@ -16,8 +16,8 @@ from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data.batches import TensorBatches
-from lace_lightning.modules.staircase import with_staircase
 from lace_lightning.run.fitting import fit_to_end
+from lace_lightning.training.learning_rates import with_staircase
 
 EVERY = {"every_n_train_steps": 2}
 

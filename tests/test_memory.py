@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lace_lightning.errors import LaceError
-from lace_lightning.memory import GIB, Chunks, control_group_room, free_memory
+from lace_lightning.numerics.memory import GIB, Chunks, control_group_room, free_memory
 
 
 def taken(chunks: Chunks, count: int, each: int = 1) -> list[int]:

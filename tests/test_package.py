@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_every_package_is_installed() -> None:
     listed = set((ROOT / "setup.cfg").read_text().split("packages =")[1].split("python_requires")[0].split())
-    folders = {f"lace_lightning.{path.parent.name}" for path in (ROOT / "lace_lightning").glob("*/__init__.py")}
-    assert listed == {"lace_lightning", "lace_lightning.conf", *folders}
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "lace_lightning").rglob("__init__.py")}
+    assert listed == {"lace_lightning.conf", *folders}
 
 
 def test_importing_pulls_in_neither_hydra_nor_lightning() -> None:

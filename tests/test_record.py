@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +11,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from lace_lightning.report.sweeps import register_resolvers
 from lace_lightning.run.results import config_digest
-from lace_lightning.sweeps import register_resolvers
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def _program(name: str, tmp_path: Path, monkeypatch) -> ModuleType:
-    """Return a program of experiments/ that writes below `tmp_path`."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Return a module of lace_lightning.report that writes below `tmp_path`."""
+    module = importlib.import_module(f"lace_lightning.report.{name}")
     monkeypatch.setattr(module, "HERE", tmp_path / "experiments")
     (tmp_path / "experiments").mkdir()
     return module

@@ -11,17 +11,17 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from ..artifacts import Cache
-from ..data.conditions import wanted_labels
-from ..editing import Editor, EditState, StepEditor
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
-from ..pictures import from_bytes, shrunk
+from ..metrics.feature_space import FeatureSpace
+from ..pictures.convert import downscale, from_bytes
+from ..pictures.grids import labelled_grid
 from ..query import Query
 from ..schema import Labels, Schema
+from ..systems.editing import Editor, EditState, StepEditor
+from ..targets import wanted_labels
 from .evaluation import Evaluation, LatentEvaluation
-from .grids import labelled_grid
-from .quality import FeatureSpace
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,7 +73,7 @@ class StepwiseEditing(LatentEvaluation):
             state = editor.begin(self.generator.prior(count, self.seed, first, device))
             original = self._pictures(state)
             before = self._labels(original)[1]
-            shown, styles = [shrunk(original[: self.strips])], [state.ws]
+            shown, styles = [downscale(original[: self.strips])], [state.ws]
             for query, step in zip(self.edits, steps, strict=True):
                 state = editor.apply(state, query, seeds)
                 images = self._pictures(state)
@@ -89,7 +89,7 @@ class StepwiseEditing(LatentEvaluation):
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before = judged
-                shown.append(shrunk(images[: self.strips]))
+                shown.append(downscale(images[: self.strips]))
                 styles.append(state.ws)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
@@ -168,7 +168,7 @@ class StepwiseEditing(LatentEvaluation):
         for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
             before = path[max(number - 1, 0)]
             for step in range(1, self.frames_per_edit + 1) if number else (1,):
-                images = shrunk(
+                images = downscale(
                     self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0))
                 )
                 frames.append(

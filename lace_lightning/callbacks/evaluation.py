@@ -16,9 +16,9 @@ from ..artifacts import Cache, digest
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
-from ..modules.conditional import ConditionalModel
-from ..pictures import numbers
-from .quality import FeatureSpace
+from ..metrics.feature_space import FeatureSpace
+from ..pictures.convert import float_batches
+from ..systems.base import ConditionalModel
 
 
 @dataclass
@@ -89,7 +89,7 @@ class LatentEvaluation(pl.Callback):
         return self.feature_space.statistics().to(device) if self.feature_space else None
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, numbers(images)), strict=True))
+        features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, float_batches(images)), strict=True))
         if self.feature_space is not None and self.feature_space.key == "fid":
             features = self.feature_space.features(images)
         return features, logits

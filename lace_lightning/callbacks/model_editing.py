@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ..editing import StepEditor
 from ..generators import Generator
 from ..labelers import Labeler
-from ..modules.conditional import ConditionalModel
 from ..query import Query
+from ..systems.base import ConditionalModel
+from ..systems.editing import StepEditor
 from .editing import StepwiseEditing
 
 

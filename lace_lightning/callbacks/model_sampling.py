@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.conditions import free_labels
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..modules.conditional import ConditionalModel
-from ..pictures import to_bytes
+from ..pictures.convert import to_bytes
 from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels
+from ..systems.base import ConditionalModel
+from ..targets import free_labels
 from .query_sampling import QuerySampling
 
 

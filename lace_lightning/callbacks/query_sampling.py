@@ -14,17 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from ..artifacts import Cache, digest, load_tensors, save_tensors
-from ..data.conditions import wanted_labels
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance
-from ..pictures import numbers, shrunk
+from ..metrics.feature_space import FeatureSpace
+from ..pictures.convert import downscale, float_batches
+from ..pictures.grids import labelled_grid
 from ..query import Query
 from ..samplers import Sample
 from ..schema import KINDS, Labels
+from ..targets import wanted_labels
 from .evaluation import Evaluation, LatentEvaluation
-from .grids import labelled_grid
-from .quality import FeatureSpace
 
 
 class QuerySampling(LatentEvaluation):
@@ -119,7 +119,7 @@ class QuerySampling(LatentEvaluation):
             cost["sampling"] += sample.seconds
             cost["synthesis"] += self.synthesis_seconds
             if first < self._shown():
-                kept.append((shrunk(images).cpu(), free))
+                kept.append((downscale(images).cpu(), free))
         if quality is not None and own_codes is not None:
             for first, count in self._batches(rank, world_size, "sampling for the distance"):
                 images = self.draw(drawn, first, count, device, own_codes)[1]
@@ -171,7 +171,7 @@ class QuerySampling(LatentEvaluation):
             labels = Labels.cat(
                 self.judge.labels(part).to("cpu")
                 for images in self._unconditional_pictures(0, 1, device)
-                for part in numbers(images)
+                for part in float_batches(images)
             )
         if path is not None:
             save_tensors(path, {"values": labels.values}, {})

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from ..artifacts import Cache
 from ..classifiers import AttributeClassifier
-from ..data.conditions import free_labels
 from ..energies import Energy
 from ..errors import LaceError, suggest
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
+from ..metrics.feature_space import FeatureSpace
 from ..query import Query
 from ..samplers import Checked, Sample, Sampler
 from ..schema import Labels
-from .diagnosis import Diagnosis, PictureCheck, PosteriorDistance
-from .quality import FeatureSpace
+from ..systems.diagnostics import Diagnosis, PictureCheck, PosteriorDistance
+from ..targets import free_labels
 from .query_sampling import QuerySampling
 
 TARGETS = ("calibrated", "controlled", "hard")

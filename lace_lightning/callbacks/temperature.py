@@ -17,12 +17,12 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import frechet_distance
-from ..pictures import shrunk
+from ..metrics.feature_space import FeatureSpace
+from ..pictures.convert import downscale
+from ..pictures.grids import labelled_grid
 from ..query import Query
 from ..samplers import Sampler
 from .evaluation import Evaluation, LatentEvaluation
-from .grids import labelled_grid
-from .quality import FeatureSpace
 from .sampling import ConditionalSampling, EnergyOptions
 
 
@@ -79,7 +79,7 @@ class TemperatureStrips(LatentEvaluation):
                 level.seconds += sample.seconds
                 if first < self.strips:
                     level.shown.append(
-                        (shrunk(images[: self.strips - first]).cpu(), probability[: self.strips - first].cpu())
+                        (downscale(images[: self.strips - first]).cpu(), probability[: self.strips - first].cpu())
                     )
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         metrics: dict[str, float] = {}

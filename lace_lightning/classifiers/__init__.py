@@ -7,9 +7,9 @@ import os
 from ..weights import weight_path
 from .base import AttributeClassifier
 from .embedding import Embedding, IdentityEmbedding, ScriptedEmbedding, load_embedding
-from .images import ResNet9, WideResNet
 from .latent import LatentMLP
 from .mobilenet import MobileNet
+from .resnets import ResNet9, WideResNet
 
 __all__ = [
     "AttributeClassifier",

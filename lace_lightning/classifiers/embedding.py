@@ -16,7 +16,7 @@ from ..artifacts import digest, file_sha256, load_tensors, save_tensors
 from ..errors import LaceError, suggest
 from ..weights import weight_path
 from .networks import build_network
-from .program import last_line, load_program
+from .torchscript import last_line, load_program
 
 # Where ArcFace's 112x112 pictures have left eye, right eye, and the corners of the mouth.
 ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (41.5493, 92.3655), (70.7299, 92.2041))

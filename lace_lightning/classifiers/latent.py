@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError
-from ..kept import Kept
-from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
+from ..numerics.mlp import Layer, leaky_mlp, linearized_leaky_mlp
+from ..numerics.weight_cache import WeightCache
 
 MODES = ("single", "separate")
 
@@ -42,7 +42,7 @@ class LatentMLP(nn.Module):
                 f"bias{index}", nn.Parameter(torch.empty(shape[0], shape[2]).uniform_(-bound, bound))
             )
         self.register_buffer("columns", _padded_columns(networks), persistent=False)
-        self.kept = Kept()
+        self.kept = WeightCache()
 
     def part(self, heads: Sequence[int]) -> LatentMLP:
         """Return a copy with some of the heads alone; of separate networks the others are gone."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import LaceError, suggest
-from .images import ImageNetwork, ResNet9, WhitenedVGG, WideResNet
 from .mobilenet import MobileNet
 from .published import DenseNetBC, WideResNetCIFAR
+from .resnets import ImageNetwork, ResNet9, WhitenedVGG, WideResNet
 
 IMAGE_NETWORKS: dict[str, type[ImageNetwork]] = {
     "resnet9": ResNet9,

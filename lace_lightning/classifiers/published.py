@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import LaceError
 from ..unpickle.state import load_state
-from .images import ImageNetwork
+from .resnets import ImageNetwork
 
 # Of CIFAR-10's train split in [0, 1]: what published weights expect their pictures to be normalised by.
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

@@ -1,16 +1,13 @@
-"""Data modules: pairs of latents and labels and their pictures, CIFAR-10, CelebA, rendered portraits, folders of
-pictures.
-"""
+"""Data modules: latent/label pairs and their pictures, CIFAR-10, CelebA, portraits, folders of pictures."""
 
 from .celeba import CelebADataModule
 from .cifar10 import SCHEMA as CIFAR10_SCHEMA
 from .cifar10 import CIFAR10DataModule, load_cifar10
-from .controlled import ControlledLatents
 from .faces import FACES_SCHEMA, FaceBatches, FacesDataModule
 from .folder import FolderDataModule
-from .fresh import FreshBatches, FreshPairsDataModule
 from .generated import GeneratedPicturesDataModule
-from .given import given_pairs, read_given
+from .imported_pairs import given_pairs, read_given
+from .online_pairs import FreshBatches, FreshPairsDataModule
 from .pair_pictures import PairPicturesDataModule
 from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
 from .portraits import PeopleDataModule, PortraitsDataModule
@@ -20,7 +17,6 @@ __all__ = [
     "FACES_SCHEMA",
     "CIFAR10DataModule",
     "CelebADataModule",
-    "ControlledLatents",
     "FaceBatches",
     "FacesDataModule",
     "FolderDataModule",

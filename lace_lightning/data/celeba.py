@@ -19,9 +19,9 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels
-from .cifar10 import spread
+from .cifar10 import strided_rows
 from .faces import FACES_SCHEMA, Faces, FacesDataModule
-from .filling import IMAGES, fill
+from .resumable_arrays import IMAGES, fill
 
 SPLITS = ("train", "val", "test")
 # Pixels of an aligned picture, width and height.
@@ -203,7 +203,7 @@ class CelebADataModule(FacesDataModule):
                     f"CelebA's split {split} must have pictures, and in '{self.root}' it has none: get "
                     "list_eval_partition.txt again."
                 )
-            parts[split] = rows[spread(len(rows), self.limit)] if self.limit else rows
+            parts[split] = rows[strided_rows(len(rows), self.limit)] if self.limit else rows
         return {
             split: (self._pictures(split, [names[row] for row in rows.tolist()]), *self.chosen(labels[rows]))
             for split, rows in parts.items()

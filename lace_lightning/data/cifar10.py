@@ -162,7 +162,7 @@ class AugmentedBatches(EpochBatches):
         return x, flipped
 
 
-def spread(size: int, count: int) -> Tensor:
+def strided_rows(size: int, count: int) -> Tensor:
     """Return about `count` of `size` rows at even distances: archives are sorted by class, and a part must have all of
     them.
     """
@@ -197,7 +197,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         for split in SIZES:
             if split not in self.splits:
                 pictures, classes = load_cifar10(self.root, split, self.cache, self.download)
-                keep = spread(len(pictures), self.limit) if self.limit else slice(None)
+                keep = strided_rows(len(pictures), self.limit) if self.limit else slice(None)
                 self.splits[split] = pictures[keep], classes[keep, None].float()
 
     @property
@@ -217,7 +217,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def some_pictures(self, count: int) -> Tensor:
         """Return about `count` pictures (uint8) of the train split, spread over its classes."""
         pictures = self.splits["train"][0]
-        return pictures[spread(len(pictures), count)]
+        return pictures[strided_rows(len(pictures), count)]
 
     def train_dataloader(self) -> AugmentedBatches:
         return AugmentedBatches(

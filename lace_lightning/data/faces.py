@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels, Schema
-from .cifar10 import AugmentedBatches, spread
+from .cifar10 import AugmentedBatches, strided_rows
 
 # Real faces have the attributes of the rendered ones. Colours of hair are numbers: StyleFlow's pairs do not say which
 # is which (CelebA's are numbered as those of portraits).
@@ -125,7 +125,7 @@ class FacesDataModule(pl.LightningDataModule):
     def some_pictures(self, count: int) -> Tensor:
         """Return about `count` pictures (uint8) of the train split."""
         pictures = self.train_pictures()
-        return pictures[spread(len(pictures), count)]
+        return pictures[strided_rows(len(pictures), count)]
 
     def _batches(
         self, split: str, batch_size: int, seed: int | None = None, flip: bool = False, pad: int = 0

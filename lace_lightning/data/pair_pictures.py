@@ -16,10 +16,10 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Labels, Schema
-from .cifar10 import spread
+from .cifar10 import strided_rows
 from .faces import MIRRORED, Faces, FacesDataModule
-from .filling import IMAGES, fill
 from .pairs import split_rows
+from .resumable_arrays import IMAGES, fill
 
 
 class LabelledLatents(Protocol):
@@ -78,7 +78,7 @@ class PairPicturesDataModule(FacesDataModule):
     @cached_property
     def rows(self) -> Tensor:
         """Which pairs are used (M,)."""
-        return spread(len(self.pairs), self.limit) if self.limit else torch.arange(len(self.pairs))
+        return strided_rows(len(self.pairs), self.limit) if self.limit else torch.arange(len(self.pairs))
 
     def load(self) -> dict[str, Faces]:
         chosen = split_rows(len(self.pairs), int(self.pairs.meta.get("seed", 0)), *self.fractions)

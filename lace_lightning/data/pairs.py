@@ -16,11 +16,11 @@ from ..artifacts import digest, read_json
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
-from ..pictures import from_bytes
+from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import uniform
 from .batches import TensorBatches
-from .filling import fill
+from .resumable_arrays import fill
 
 # The use of a sample's seed for deciding its split (0 is the prior).
 SPLIT_STREAM = 2**20

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LaceError
-from ..pictures import from_bytes, to_bytes
+from ..pictures.convert import from_bytes, to_bytes
 from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
 from ..seeds import normal, uniform
 from .batches import EpochBatches, TensorBatches

@@ -11,7 +11,7 @@ from ..catalogue import published_names, published_path
 from ..errors import suggest
 from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
-from .base import Generator, check, sample_seeds
+from .base import Generator, check_generator, sample_seeds
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
 from .stylegan2 import StyleGAN2Generator
 from .stylegan2_networks import StyleGAN2Network
@@ -26,7 +26,7 @@ __all__ = [
     "StyleGAN2Network",
     "StyleGAN3Generator",
     "StyleGAN3Network",
-    "check",
+    "check_generator",
     "convert",
     "load_generator",
     "read_generator",

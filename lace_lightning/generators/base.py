@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..artifacts import digest
 from ..errors import LaceError
-from ..memory import Chunks
-from ..pictures import to_bytes
+from ..numerics.memory import Chunks
+from ..pictures.convert import to_bytes
 from ..seeds import normal
 
 # Feature maps of the picture's size that a network which says nothing is assumed to need.
@@ -145,7 +145,7 @@ def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
 
 
 @torch.no_grad()
-def check(generator: Generator) -> None:
+def check_generator(generator: Generator) -> None:
     """Refuse a generator that is not frozen, or whose shapes or values are not what it declares (LaceError)."""
     name = type(generator).__name__
     trainable = [key for key, parameter in generator.named_parameters() if parameter.requires_grad]

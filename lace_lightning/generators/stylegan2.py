@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..artifacts import digest, load_tensors, save_tensors
 from ..errors import LaceError
-from ..kept import Kept
-from ..mlp import Layer, leaky_mlp, linearized_leaky_mlp
-from ..precision import check_precision, compute_dtype
+from ..numerics.mlp import Layer, leaky_mlp, linearized_leaky_mlp
+from ..numerics.precision import check_precision, compute_dtype
+from ..numerics.weight_cache import WeightCache
 from ..weights import weight_path
 from .base import Generator
 from .stylegan2_layers import SQRT_2
@@ -36,7 +36,7 @@ class TruncatedMapping(nn.Module):
                 f"The generator is conditional on {network.c_dim} numbers and received none: set condition to a "
                 "class number or to a list of that length."
             )
-        self.truncation, self.num_layers, self.kept = float(truncation), network.num_layers, Kept()
+        self.truncation, self.num_layers, self.kept = float(truncation), network.num_layers, WeightCache()
         self.register_buffer("w_avg", network.w_avg.detach().clone(), persistent=False)
         embedded = None if condition is None else normalize(network.embed(condition[None].float())).detach()
         self.register_buffer("embedded", embedded, persistent=False)

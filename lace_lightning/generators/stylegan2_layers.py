@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kept import Kept
+from ..numerics.weight_cache import WeightCache
 
 SQRT_2 = math.sqrt(2.0)
 
@@ -91,7 +91,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("resample_filter", fir_filter())
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.kept = Kept()
+        self.kept = WeightCache()
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
         turn = self.up  # a transposed convolution wants (I, O, 3, 3)

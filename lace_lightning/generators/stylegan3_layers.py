@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kept import Kept
+from ..numerics.weight_cache import WeightCache
 from .stylegan2_layers import SQRT_2, FullyConnected
 
 
@@ -74,7 +74,7 @@ class Resampler:
     def __init__(self, up: int, down: int, padding: int, out_size: int, down_taps: int) -> None:
         self.up, self.down, self.phases, self.out_size = up, down, phases(up, padding), out_size
         self.inner_size = (out_size - 1) * down + down_taps
-        self.kept = Kept()
+        self.kept = WeightCache()
 
     def __call__(
         self, x: Tensor, up_filter: Tensor | None, down_filter: Tensor | None, activate: Callable[[Tensor], Tensor]
@@ -238,7 +238,7 @@ class AliasFreeLayer(nn.Module):
         # Pixels are areas: both grids have one centre, whatever their rates (appendix C.3).
         padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
-        self.kept = Kept()
+        self.kept = WeightCache()
 
     def numbers_per_picture(self, device: torch.device) -> int:
         """Return how many numbers are alive at the peak for each picture of a batch: around the convolution, or inside

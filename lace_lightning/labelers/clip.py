@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..classifiers import AttributeClassifier
-from ..classifiers.wrapped import WrappedImageNetwork, linear_of
+from ..classifiers.adapter import WrappedImageNetwork, linear_of
 from ..errors import LaceError
 from ..schema import Attribute, Schema
 from ..unpickle.state import load_state
-from .network import Labeler
+from .labeler import Labeler
 
 # The sentences of every class of every attribute.
 Sentences = dict[str, list[list[str]]]

@@ -9,7 +9,7 @@ from typing import Any
 from ..classifiers import AttributeClassifier
 from ..classifiers.published import load_published
 from ..schema import Schema
-from .network import Labeler
+from .labeler import Labeler
 
 
 def published_labeler(

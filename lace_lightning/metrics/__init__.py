@@ -2,7 +2,6 @@
 
 from .accuracy import ConditionalAccuracy
 from .branches import BranchShares
-from .diagnosis import SamplerDiagnosis
 from .editing import EditStrength
 from .fid import (
     INCEPTION_FEATURES,
@@ -17,6 +16,7 @@ from .fid import (
 )
 from .layers import LayerShares, layers_of
 from .reference import GivenStatistics, read_statistics
+from .sampler_diagnostics import SamplerDiagnosis
 
 __all__ = [
     "INCEPTION_FEATURES",

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from ..artifacts import digest
 from ..errors import LaceError
-from ..generators import Generator, check
+from ..generators import Generator, check_generator
 from ..labelers import Labeler
 from ..schema import Schema
 
@@ -23,12 +23,12 @@ LOADED: dict[str, Any] = {}
 OTHER_SEEDS = 2**20
 
 
-def plain(node: Any) -> Any:
+def to_builtin(node: Any) -> Any:
     """Return a configuration node as plain containers."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def reuse(kind: str, key: Any, make: Callable[[], T]) -> T:
+def cached(kind: str, key: Any, make: Callable[[], T]) -> T:
     """Return what was made for this key in this process, else make it: the jobs of a sweep load nothing twice."""
     name = f"{kind}-{digest(key)}"
     if name not in LOADED:
@@ -57,14 +57,14 @@ def device_of(cfg: DictConfig) -> torch.device:
     )
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Return whether this is the first of several processes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def generator_of(node: DictConfig) -> Generator:
     """Return the generator of a node, loaded once and checked: frozen, with the shapes and values that it declares."""
-    return reuse("generator", plain(node), lambda: _checked_generator(node))
+    return cached("generator", to_builtin(node), lambda: _checked_generator(node))
 
 
 def _checked_generator(node: DictConfig) -> Generator:
@@ -75,7 +75,7 @@ def _checked_generator(node: DictConfig) -> Generator:
             f"your "
             "own with generator._target_=lace_lightning.generators.ModuleGenerator."
         )
-    check(generator)
+    check_generator(generator)
     return generator
 
 
@@ -86,7 +86,7 @@ def name_of(node: DictConfig) -> str:
 
 def labeler_of(node: DictConfig) -> Labeler:
     """Return the labeler of a node, loaded once."""
-    return reuse("labeler", plain(node), lambda: build_node(node))
+    return cached("labeler", to_builtin(node), lambda: build_node(node))
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:

@@ -10,27 +10,19 @@ import torch
 from omegaconf import DictConfig
 
 from ..artifacts import Cache, file_sha256
-from ..callbacks import (
-    ConditionalSampling,
-    EnergyOptions,
-    FeatureSpace,
-    LatentEvaluation,
-    RealPictures,
-    SequentialEditing,
-    TemperatureStrips,
-    build_feature_space,
-)
+from ..callbacks import ConditionalSampling, EnergyOptions, LatentEvaluation, SequentialEditing, TemperatureStrips
 from ..classifiers import load_embedding
 from ..data import FreshPairsDataModule, keep_pictures
-from ..editing import EditOptions, check_layers, parse_edit
 from ..energies import build
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import GivenStatistics, read_statistics
+from ..metrics.feature_space import FeatureSpace, RealPictures, build_feature_space
 from ..query import Query, parse
 from ..schema import Labels, Schema
-from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain, reuse
+from ..systems.editing import EditOptions, check_layers, parse_edit
+from .building import build_node, cached, common_schema, device_of, generator_of, is_rank_zero, labeler_of, to_builtin
 from .pairs import (
     check_test,
     classifier_of,
@@ -45,7 +37,7 @@ from .results import finish_loggers, log_config, start_loggers, trainer_for, tra
 
 
 def control(cfg: DictConfig) -> dict[str, float]:
-    """Train (or reuse) the latent classifier, sample by attribute, measure."""
+    """Train (or cached) the latent classifier, sample by attribute, measure."""
     sampler = build_node(cfg.sampler)
     generator = generator_of(cfg.generator)
     labeler, judge = labeler_or_none(cfg), labeler_of(cfg.judge)
@@ -81,8 +73,8 @@ def control(cfg: DictConfig) -> dict[str, float]:
     if isinstance(callback, ConditionalSampling):
         callback.pairs = pairs.labels()
     more = None if given else more_pairs_of(cfg, pairs_generator, pairs, cache)
-    node = plain(cfg.classifier)
-    data = reuse(
+    node = to_builtin(cfg.classifier)
+    data = cached(
         "data",
         [str(pairs.folder), len(pairs), more and str(more.folder), node, list(cfg.task.holdout), cfg.seed],
         lambda: data_of(cfg, node, cfg.seed, pairs, known, more),
@@ -98,7 +90,7 @@ def control(cfg: DictConfig) -> dict[str, float]:
             data, pairs_generator, labeler_of(cfg.labeler), int(node["fresh_pairs"]), float(node["fresh_share"])
         ),
     )
-    if cfg.task.get("export") and is_first():
+    if cfg.task.get("export") and is_rank_zero():
         module.classifier.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", torch.float16, pairs=data.key)
     loggers = start_loggers(cfg)
     try:
@@ -127,14 +119,14 @@ def feature_space_of(cfg: DictConfig, generator: Generator, judge: Labeler, cach
     """Return what the Fréchet distance is measured on, and to; made once for all jobs of a sweep."""
     theirs = _given_statistics(cfg)
     depends = [
-        plain(cfg.judge),
-        plain(cfg.dataset),
+        to_builtin(cfg.judge),
+        to_builtin(cfg.dataset),
         cfg.metrics.fid,
         theirs and theirs.protocol,
         generator.image_shape,
         str(cache.root),
     ]
-    return reuse(
+    return cached(
         "features",
         depends,
         lambda: build_feature_space(
@@ -167,7 +159,7 @@ def query_of(cfg: DictConfig, schema: Schema) -> tuple[Query, EnergyOptions]:
     now.
     """
     query = parse(cfg.query.text, schema)
-    options = EnergyOptions(**{key: value for key, value in plain(cfg.query).items() if key != "text"})
+    options = EnergyOptions(**{key: value for key, value in to_builtin(cfg.query).items() if key != "text"})
     free = Labels.constant(schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
     energy = build(
         query,
@@ -195,7 +187,7 @@ def edits_of(
     """
     if not cfg.task.edits:
         raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
-    settings, names = plain(cfg.editing), [field.name for field in fields(kind)]
+    settings, names = to_builtin(cfg.editing), [field.name for field in fields(kind)]
     name = settings.pop("name", None)
     if not set(settings) <= set(names):
         raise LaceError(
@@ -212,9 +204,9 @@ def edits_of(
 
 def sampling_settings(cfg: DictConfig, but: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what a sampling callback takes of the configuration beside what was built, `but` some."""
-    return {key: value for key, value in plain(cfg.metrics).items() if key not in ("fid", "reference", *but)} | plain(
-        cfg.callbacks
-    )
+    return {
+        key: value for key, value in to_builtin(cfg.metrics).items() if key not in ("fid", "reference", *but)
+    } | to_builtin(cfg.callbacks)
 
 
 def strips_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -230,7 +222,7 @@ def editing_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return what an editing callback takes of the configuration beside what was built: also who is in the picture, for
     ID.
     """
-    embedding = load_embedding(plain(cfg.task.identity), device_of(cfg))
+    embedding = load_embedding(to_builtin(cfg.task.identity), device_of(cfg))
     who = {"identity": embedding.distance, "identity_protocol": embedding.protocol} if embedding else {}
     return {**strips_settings(cfg), **who}
 
@@ -277,4 +269,4 @@ def _given_statistics(cfg: DictConfig) -> GivenStatistics | None:
     if path is None:
         return None
     content = file_sha256(path) if Path(path).is_file() else None
-    return reuse("statistics", [str(path), content], lambda: read_statistics(path))
+    return cached("statistics", [str(path), content], lambda: read_statistics(path))

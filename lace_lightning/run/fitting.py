@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
 from ..artifacts import atomic_path, write_json
-from .building import is_first
+from .building import is_rank_zero
 from .results import trainer_for
 
 
@@ -46,13 +46,13 @@ def fit_to_end(
         enable_progress_bar=bool(cfg.callbacks.progress),
         **options,
     )
-    if last.is_file() and is_first():
+    if last.is_file() and is_rank_zero():
         print(f"found {last}", file=sys.stderr, flush=True)
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     # Where the end was there, nothing started.
     if clock.start_time("train") is not None:
-        with atomic_path(last) if is_first() else nullcontext(last) as place:
+        with atomic_path(last) if is_rank_zero() else nullcontext(last) as place:
             trainer.save_checkpoint(place)
-        if is_first():
+        if is_rank_zero():
             write_json(folder / "steps.json", {"steps": trainer.global_step, "seconds": clock.time_elapsed("train")})
     return trainer, clock.time_elapsed("train")

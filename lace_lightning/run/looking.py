@@ -11,14 +11,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..artifacts import Cache, atomic_path, check_writable
-from ..callbacks import inception_extractor, judge_extractor, labelled_grid, measure_reference
 from ..errors import LaceError
 from ..labelers import Labeler
 from ..metrics import LayerShares, layers_of
-from ..modules.losses import attribute_scores
-from ..pictures import numbers, shrunk, to_bytes
+from ..metrics.feature_space import inception_extractor, judge_extractor, measure_reference
+from ..pictures.convert import downscale, float_batches, to_bytes
+from ..pictures.grids import labelled_grid
 from ..portraits import attribute_rows
-from ..report import text_table
+from ..report.text import text_table
+from ..training.losses import attribute_scores
 from .building import OTHER_SEEDS, build_node, common_schema, device_of, generator_of, labeler_of, name_of
 from .results import write_results
 
@@ -61,7 +62,7 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
     pictures, truth, *known = data.splits["test"]
 
     def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([who(part.to(device)).cpu() for part in numbers(images)])
+        return torch.cat([who(part.to(device)).cpu() for part in float_batches(images)])
 
     with torch.no_grad():
         shown, seen = [], []
@@ -70,7 +71,7 @@ def check_labelers(cfg: DictConfig) -> dict[str, float]:
                 generator.mapping(generator.prior(min(size, count - first), cfg.metrics.seed, first, device))
             )
             seen.append([logits(who, images) for who in (labeler, judge)])
-            shown.append(shrunk(images[: max(80 - first, 0)].cpu()))
+            shown.append(downscale(images[: max(80 - first, 0)].cpu()))
 
     # What the data set cannot tell is measured by nobody.
     told = known[0].any(0).tolist() if known else [True] * len(schema)
@@ -150,9 +151,9 @@ def style_layers(cfg: DictConfig) -> dict[str, float]:
             looks = []
             for ws in states:
                 images = generator.pictures(ws)
-                looks.append(torch.cat([labeler(part) for part in numbers(images)]))
+                looks.append(torch.cat([labeler(part) for part in float_batches(images)]))
                 if first == 0:
-                    rows.append(shrunk(images[: cfg.task.columns]).cpu())
+                    rows.append(downscale(images[: cfg.task.columns]).cpu())
         logits = torch.stack(looks)
         measure.update(logits[0], logits[-1], logits[1:-1])
     shares = measure.compute().cpu()

@@ -16,10 +16,10 @@ from ..artifacts import Cache, digest, file_sha256
 from ..callbacks import LatentEvaluation, ModelEditing, ModelSampling
 from ..errors import LaceError
 from ..generators import Generator
-from ..modules.conditional import ConditionalModel
 from ..query import Query
 from ..schema import Schema
-from .building import build_node, common_schema, device_of, generator_of, is_first, labeler_of, plain
+from ..systems.base import ConditionalModel
+from .building import build_node, common_schema, device_of, generator_of, is_rank_zero, labeler_of, to_builtin
 from .control import (
     check_distance_codes,
     control,
@@ -72,7 +72,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
     loggers = start_loggers(cfg)
     try:
         # How it draws may change without another training.
-        trained = {name: value for name, value in plain(cfg.model).items() if name not in kind.draws_with}
+        trained = {name: value for name, value in to_builtin(cfg.model).items() if name not in kind.draws_with}
         start = cfg.model.get("start")
         depends = {
             "model": trained,
@@ -94,7 +94,7 @@ def model(cfg: DictConfig) -> dict[str, float]:
         figures = trainer.test(module, data, verbose=False)[0]
     finally:
         finish_loggers(loggers)
-    if cfg.task.export and is_first():
+    if cfg.task.export and is_rank_zero():
         made_for: dict[str, Any] = {"generator": generator.digest_for("w")} if kind.space == "w" else {}
         module.save(Path(cfg.paths.output) / f"{cfg.task.export}.safetensors", seconds=seconds, **made_for)
     metrics = {
@@ -146,7 +146,9 @@ def _given(
     path = cfg.task.get("weights")
     if path is None:
         return None
-    module = kind.load(path, **{name: value for name, value in plain(cfg.model).items() if name in kind.draws_with})
+    module = kind.load(
+        path, **{name: value for name, value in to_builtin(cfg.model).items() if name in kind.draws_with}
+    )
     made_for = module.metadata.get("generator", generator.digest_for("w"))
     if kind.space == "w" and made_for != generator.digest_for("w"):
         raise LaceError(
@@ -165,7 +167,7 @@ def _given(
 def _module(cfg: DictConfig, kind: type[ConditionalModel], generator: Generator, schema: Schema) -> Any:
     """Return the model before it is trained."""
     torch.manual_seed(int(cfg.seed))
-    node = {name: value for name, value in plain(cfg.model).items() if name != "batch_size"}
+    node = {name: value for name, value in to_builtin(cfg.model).items() if name != "batch_size"}
     return build_node(
         {
             **node,
@@ -190,9 +192,14 @@ def _data(
             )
         if schema.names != there.names:
             module.columns = [there.index(name) for name in schema.names]
-        return pictures, digest(plain(cfg.dataset))
+        return pictures, digest(to_builtin(cfg.dataset))
     pairs = given_pairs_of(cfg, generator, schema, cache) or prior_pairs(cfg, pairs_generator_of(cfg, generator), cache)
-    settings = {**plain(cfg.classifier), "space": "w", "soft_labels": False, "batch_size": int(cfg.model.batch_size)}
+    settings = {
+        **to_builtin(cfg.classifier),
+        "space": "w",
+        "soft_labels": False,
+        "batch_size": int(cfg.model.batch_size),
+    }
     data = data_of(cfg, settings, int(cfg.seed), pairs, schema)
     check_test(data, len(pairs))
     return data, data.key

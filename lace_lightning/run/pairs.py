@@ -17,7 +17,6 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from ..artifacts import Cache, digest
 from ..classifiers import AttributeClassifier
 from ..data import (
-    ControlledLatents,
     FreshPairsDataModule,
     LatentPairsDataModule,
     Latents,
@@ -29,10 +28,11 @@ from ..data import (
 )
 from ..errors import LaceError
 from ..generators import Generator
-from ..modules.latent_classifier import LatentClassifier
 from ..schema import Schema
+from ..systems.steered_latents import ControlledLatents
+from ..training.latent_classifier import LatentClassifier
 from ..weights import weight_path
-from .building import OTHER_SEEDS, device_of, generator_of, labeler_of, plain, reuse
+from .building import OTHER_SEEDS, cached, device_of, generator_of, labeler_of, to_builtin
 from .fitting import fit_to_end
 from .results import start_loggers
 
@@ -48,7 +48,7 @@ def pairs_generator_of(cfg: DictConfig, generator: Generator) -> Generator:
             "every "
             "truncation, p(c|z) is not): set task.pairs_truncation=null."
         )
-    node = OmegaConf.create({**plain(cfg.generator), "truncation": truncation})
+    node = OmegaConf.create({**to_builtin(cfg.generator), "truncation": truncation})
     return generator_of(node)
 
 
@@ -90,7 +90,7 @@ def more_pairs_of(cfg: DictConfig, generator: Generator, pairs: PairSet, cache: 
     """
     if not cfg.task.more_pairs:
         return None
-    node, seed = plain(cfg.classifier), int(cfg.task.pairs_seed)
+    node, seed = to_builtin(cfg.classifier), int(cfg.task.pairs_seed)
     # It shows the way, and needs neither to be right to the last percent nor calibrated.
     node |= {"fresh_pairs": 0, "calibrate": False}
     node |= {
@@ -198,7 +198,7 @@ def classifier_of(
         "holdout": list(cfg.task.holdout),
     }
     folder = cache.folder("classifiers", digest(depends))
-    return reuse(
+    return cached(
         "classifier",
         str(folder),
         lambda: _trained(

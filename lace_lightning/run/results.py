@@ -19,13 +19,13 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from .. import __version__
 from ..artifacts import atomic_path, digest, write_json
-from ..report import results_table
-from .building import is_first, plain
+from ..report.text import results_table
+from .building import is_rank_zero, to_builtin
 
 
 def config_digest(cfg: DictConfig) -> str:
     """Return the digest of everything in the configuration that decides a result (not where it goes or who is told)."""
-    settings = plain(cfg)
+    settings = to_builtin(cfg)
     return digest(
         {key: value for key, value in settings.items() if key not in ("paths", "logger", "paper", "name", "sweep")}
     )
@@ -39,7 +39,7 @@ def command_line() -> str:
 
 def paper_row(cfg: DictConfig) -> dict[str, float]:
     """Return the paper's figures for this setting: the entry of `paper` whose `when` agrees with the configuration."""
-    for entry in plain(cfg.get("paper")) or []:
+    for entry in to_builtin(cfg.get("paper")) or []:
         conditions = entry.get("when", {})
         if all(OmegaConf.select(cfg, key) == value for key, value in conditions.items()):
             return {key: value for key, value in entry.items() if key != "when"}
@@ -112,7 +112,7 @@ def write_results(
 
 def trainer_for(cfg: DictConfig, loggers: list[Logger], **options: Any) -> pl.Trainer:
     """Return a Trainer of the configuration, with these options on top."""
-    return pl.Trainer(**{**plain(cfg.trainer), **options}, logger=loggers, default_root_dir=cfg.paths.output)
+    return pl.Trainer(**{**to_builtin(cfg.trainer), **options}, logger=loggers, default_root_dir=cfg.paths.output)
 
 
 def start_loggers(cfg: DictConfig, only_csv: bool = False) -> list[Logger]:
@@ -123,7 +123,7 @@ def start_loggers(cfg: DictConfig, only_csv: bool = False) -> list[Logger]:
             continue
         try:
             logger = instantiate(node)
-            if is_first():
+            if is_rank_zero():
                 _ = logger.experiment
             result.append(logger)
         except Exception as error:
@@ -136,7 +136,7 @@ def start_loggers(cfg: DictConfig, only_csv: bool = False) -> list[Logger]:
 def log_config(cfg: DictConfig, loggers: list[Logger]) -> None:
     """Hand the whole configuration to every logger."""
     for logger in loggers:
-        logger.log_hyperparams(plain(cfg))
+        logger.log_hyperparams(to_builtin(cfg))
 
 
 def finish_loggers(loggers: list[Logger]) -> None:

@@ -13,10 +13,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ..artifacts import Cache, digest
 from ..callbacks import TrainingPictures, generator_grid
-from ..modules.gan import GANTraining
-from ..modules.identity import IdentityTraining
-from ..modules.image_classifier import ImageClassifierTraining
-from .building import build_node, is_first, plain
+from ..training.generator import GANTraining
+from ..training.identity import IdentityTraining
+from ..training.image_classifier import ImageClassifierTraining
+from .building import build_node, is_rank_zero, to_builtin
 from .fitting import fit_to_end
 from .results import finish_loggers, log_config, start_loggers, write_results
 
@@ -24,21 +24,21 @@ from .results import finish_loggers, log_config, start_loggers, write_results
 def fit_classifier(cfg: DictConfig) -> dict[str, float]:
     """Train an image classifier (labeler or judge), evaluate its moving average, export it."""
     data = build_node(cfg.dataset.module)
-    module = ImageClassifierTraining(data.schema, **plain(cfg.network))
+    module = ImageClassifierTraining(data.schema, **to_builtin(cfg.network))
     metrics = _fit(cfg, module, data)
     return _export(cfg, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
 
 
 def fit_identity(cfg: DictConfig) -> dict[str, float]:
     """Train an identity embedding, test it on people that it has not seen, export it."""
-    data, module = build_node(cfg.dataset.module), IdentityTraining(**plain(cfg.network))
+    data, module = build_node(cfg.dataset.module), IdentityTraining(**to_builtin(cfg.network))
     metrics = _fit(cfg, module, data)
     return _export(cfg, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
 
 
 def fit_generator(cfg: DictConfig) -> dict[str, float]:
     """Train a StyleGAN2 generator, export its moving average, draw a grid."""
-    data, module = build_node(cfg.dataset.module), GANTraining(**plain(cfg.network))
+    data, module = build_node(cfg.dataset.module), GANTraining(**to_builtin(cfg.network))
     pictures = TrainingPictures(Path(cfg.paths.output) / "samples.png", cfg.task.pictures_kimg)
     metrics = _fit(cfg, module, data, pictures)
     metrics["kimg"] = float(module.images_seen) / 1000
@@ -50,7 +50,7 @@ def _export(
 ) -> dict[str, float]:
     """Write the trained weights as <task.export>.safetensors, then draw, then write the results; return the metrics."""
     file = Path(cfg.paths.output) / f"{cfg.task.export}.safetensors"
-    if is_first():
+    if is_rank_zero():
         save(file)
     write_results(cfg, metrics, {"weights": file.name}, draw())
     return metrics
@@ -63,7 +63,12 @@ def _fit(
     time.
     """
     key = digest(
-        {"network": plain(cfg.network), "data": plain(cfg.dataset), "seed": cfg.seed, "epochs": cfg.trainer.max_epochs}
+        {
+            "network": to_builtin(cfg.network),
+            "data": to_builtin(cfg.dataset),
+            "seed": cfg.seed,
+            "epochs": cfg.trainer.max_epochs,
+        }
     )
     folder = Cache(cfg.paths.cache).folder("training", f"{cfg.task.export}-{key}")
     loggers = start_loggers(cfg)

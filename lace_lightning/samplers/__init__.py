@@ -3,14 +3,14 @@
 from .annealed import Annealed
 from .auto import Auto
 from .base import Sample, Sampler
-from .chains import Chain
-from .checked import Checked
 from .euler import Euler
-from .evidence import effective_sample_size, log_probability
+from .filtered import Checked
 from .gauss_newton import GaussNewton
 from .heun import Heun
 from .hmc import HamiltonianMC
+from .importance import effective_sample_size, log_probability
 from .langevin import FlatLangevin, Langevin
+from .markov import Chain
 from .ode import ODE
 from .pcn import CrankNicolson
 from .predictor_corrector import PredictorCorrector

@@ -12,10 +12,10 @@ import torch
 from ..energies import Energy
 from ..errors import LaceError
 from ..seeds import Noise
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
-from .chains import Draws, State
-from .evidence import effective_sample_size
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 from .hmc import HamiltonianMC
+from .importance import effective_sample_size
+from .markov import Draws, State
 from .slice import EllipticalSlice
 
 
@@ -40,7 +40,7 @@ class Annealed(Sampler):
         ramp: float = 0.6,
         step_sizes: Sequence[float] | None = None,
     ) -> None:
-        positive(num_stages=num_stages, num_leapfrogs=num_leapfrogs, ramp=ramp)
+        require_positive(num_stages=num_stages, num_leapfrogs=num_leapfrogs, ramp=ramp)
         if ramp > 1 or num_slice_moves < 0:
             raise LaceError(
                 f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and "

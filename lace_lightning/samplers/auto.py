@@ -10,9 +10,9 @@ from torch import Tensor
 from ..energies import Energy
 from ..seeds import Noise
 from .annealed import Annealed
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
-from .evidence import log_probability
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 from .gauss_newton import GaussNewton
+from .importance import log_probability
 from .rejection import Rejection, estimate
 from .slice import EllipticalSlice
 
@@ -33,7 +33,7 @@ class Auto(Sampler):
     def __init__(
         self, max_attempts: float = 30, rare: float = 1e-2, few_stages: int = 10, many_stages: int = 40
     ) -> None:
-        positive(max_attempts=max_attempts, rare=rare, few_stages=few_stages, many_stages=many_stages)
+        require_positive(max_attempts=max_attempts, rare=rare, few_stages=few_stages, many_stages=many_stages)
         self.max_attempts, self.rare, self.few_stages, self.many_stages = max_attempts, rare, few_stages, many_stages
 
     @property

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..errors import LaceError
-from ..precision import compute_dtype, fields_in
+from ..numerics.precision import compute_dtype, fields_in
 from ..seeds import Noise, normal
-from .capture import Evaluation, evaluation_of
+from .cuda_graph import Evaluation, evaluation_of
 
 NoiseSource = Callable[[int, Tensor], Tensor]
 Record = Callable[[Tensor], None]
@@ -251,7 +251,7 @@ def _ignore(state: Tensor) -> None:
     pass
 
 
-def positive(**values: float) -> None:
+def require_positive(**values: float) -> None:
     """Refuse (LaceError) settings that are not above zero."""
     for name, value in values.items():
         if not value > 0:

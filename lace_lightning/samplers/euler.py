@@ -8,9 +8,9 @@ import math
 from torch import Tensor
 
 from ..errors import LaceError
-from ..precision import check_precision
+from ..numerics.precision import check_precision
 from ..schedules import VP
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 GRIDS = ("t", "cubic")
 
@@ -37,7 +37,7 @@ class Euler(Sampler):
     ) -> None:
         if grid not in GRIDS:
             raise LaceError(f"The grid of Euler must be one of {', '.join(GRIDS)}, received '{grid}'.")
-        positive(step_size=step_size, num_steps=num_steps)
+        require_positive(step_size=step_size, num_steps=num_steps)
         self.step_size, self.grid, self.num_steps, self.beta_min, self.beta_max = (
             step_size,
             grid,

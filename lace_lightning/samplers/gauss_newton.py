@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import VP
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 
 class GaussNewton(Sampler):
@@ -25,7 +25,7 @@ class GaussNewton(Sampler):
     def __init__(
         self, num_steps: int = 10, beta_min: float = 0.1, beta_max: float = 20.0, corrector: Sampler | None = None
     ) -> None:
-        positive(num_steps=num_steps)
+        require_positive(num_steps=num_steps)
         self.num_steps, self.beta_min, self.beta_max, self.corrector = num_steps, beta_min, beta_max, corrector
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Field, positive
-from .chains import Chain, Draws, State, probability
+from .base import Field, require_positive
+from .markov import Chain, Draws, State, probability
 
 # Every sample and move has a step size of its own, so far from the nominal one.
 JITTER = 0.3
@@ -29,7 +29,7 @@ class HamiltonianMC(Chain):
     candidates = tuple(math.pi / 8 * 2 ** (-k / 2) for k in range(14))
 
     def __init__(self, num_steps: int = 10, num_leapfrogs: int = 4, step_size: float | None = None) -> None:
-        positive(
+        require_positive(
             num_steps=num_steps, num_leapfrogs=num_leapfrogs, **({} if step_size is None else {"step_size": step_size})
         )
         self.num_steps, self.num_leapfrogs, self.step_size = num_steps, num_leapfrogs, step_size

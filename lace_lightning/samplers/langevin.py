@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 
 class Langevin(Sampler):
@@ -17,7 +17,7 @@ class Langevin(Sampler):
     prior = 1.0
 
     def __init__(self, num_steps: int = 100, step_size: float = 0.01, noise_std: float = 0.01) -> None:
-        positive(num_steps=num_steps, step_size=step_size)
+        require_positive(num_steps=num_steps, step_size=step_size)
         self.num_steps, self.step_size, self.noise_std = num_steps, step_size, noise_std
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:

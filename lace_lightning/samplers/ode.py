@@ -9,7 +9,7 @@ from torchdiffeq._impl.odeint import SOLVERS
 
 from ..errors import LaceError, suggest
 from ..schedules import VP
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
 ORDERS = {
@@ -57,7 +57,7 @@ class ODE(Sampler):
             raise LaceError(f"An ODE runs in the time t of the schedule or in its length s, received '{time}'.")
         if not 0 <= end < 1:
             raise LaceError(f"The end time must lie in [0, 1), received {end}.")
-        positive(atol=atol, rtol=rtol, step_size=step_size, max_evaluations=max_evaluations)
+        require_positive(atol=atol, rtol=rtol, step_size=step_size, max_evaluations=max_evaluations)
         self.method, self.atol, self.rtol, self.step_size, self.time, self.end = (
             method,
             atol,

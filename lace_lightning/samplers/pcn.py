@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from .base import Field, positive
-from .chains import Chain, Draws, State, probability
+from .base import Field, require_positive
+from .markov import Chain, Draws, State, probability
 
 
 class CrankNicolson(Chain):
@@ -21,7 +21,7 @@ class CrankNicolson(Chain):
     candidates = tuple(math.pi / 2 * 2 ** (-k / 2) for k in range(16))
 
     def __init__(self, num_steps: int = 200, step_size: float | None = None) -> None:
-        positive(num_steps=num_steps, **({} if step_size is None else {"step_size": step_size}))
+        require_positive(num_steps=num_steps, **({} if step_size is None else {"step_size": step_size}))
         self.num_steps, self.step_size = num_steps, step_size
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LaceError
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 
 class PredictorCorrector(Sampler):
@@ -32,7 +32,7 @@ class PredictorCorrector(Sampler):
         beta_min: float = 0.1,
         beta_max: float = 20.0,
     ) -> None:
-        positive(num_steps=num_steps, snr=snr)
+        require_positive(num_steps=num_steps, snr=snr)
         if beta_max >= num_steps:
             raise LaceError(
                 f"PredictorCorrector needs more than beta_max = {beta_max:g} steps, received {num_steps}: the "

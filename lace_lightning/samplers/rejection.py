@@ -12,9 +12,9 @@ from torch import Tensor
 from ..energies import WALL, Energy
 from ..errors import LaceError
 from ..seeds import Noise
-from .base import Field, NoiseSource, Record, Run, Sampler, positive
-from .chains import Draws
-from .evidence import log_probability
+from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
+from .importance import log_probability
+from .markov import Draws
 
 # Prior samples from which a pilot estimates how often an attempt succeeds.
 PILOT_ATTEMPTS = 64
@@ -36,7 +36,7 @@ class Rejection(Sampler):
     needs_noise = True
 
     def __init__(self, max_attempts: int = 2000, floor: float = 1.0) -> None:
-        positive(max_attempts=max_attempts, floor=floor)
+        require_positive(max_attempts=max_attempts, floor=floor)
         if floor > 1:
             raise LaceError(f"The floor of rejection must lie in (0, 1], received {floor}.")
         self.max_attempts, self.floor, self._checked = max_attempts, floor, False

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..errors import LaceError, suggest
-from ..precision import check_precision
+from ..numerics.precision import check_precision
 from ..schedules import VP
-from .base import Field, NoiseSource, Record, Run, Sample, Sampler, _ignore, positive
+from .base import Field, NoiseSource, Record, Run, Sample, Sampler, _ignore, require_positive
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RungeKutta(Sampler):
             raise LaceError(
                 f"The Runge-Kutta methods are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}"
             )
-        positive(
+        require_positive(
             first_step=first_step,
             max_steps=max_steps,
             max_growth=max_growth - 1,

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Field, positive
-from .chains import Chain, Draws, State
+from .base import Field, require_positive
+from .markov import Chain, Draws, State
 
 
 class EllipticalSlice(Chain):
@@ -20,7 +20,7 @@ class EllipticalSlice(Chain):
     """
 
     def __init__(self, num_steps: int = 50, max_shrinks: int = 30) -> None:
-        positive(num_steps=num_steps, max_shrinks=max_shrinks)
+        require_positive(num_steps=num_steps, max_shrinks=max_shrinks)
         self.num_steps, self.max_shrinks = num_steps, max_shrinks
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:

@@ -8,18 +8,20 @@ import torch
 from torch import nn
 
 from lace_lightning.artifacts import Cache
-from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, FeatureSpace, SequentialEditing, labelled_grid
+from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, SequentialEditing
 from lace_lightning.classifiers import AttributeClassifier
-from lace_lightning.data.conditions import free_labels, wanted_labels
-from lace_lightning.editing import EditOptions
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator
 from lace_lightning.labelers import Labeler
 from lace_lightning.metrics import FeatureStatistics, frechet_distance
-from lace_lightning.pictures import from_bytes, to_bytes
+from lace_lightning.metrics.feature_space import FeatureSpace
+from lace_lightning.pictures.convert import from_bytes, to_bytes
+from lace_lightning.pictures.grids import labelled_grid
 from lace_lightning.query import parse
 from lace_lightning.samplers import Annealed, Auto, Checked, EllipticalSlice, HamiltonianMC, Heun, Langevin, Rejection
 from lace_lightning.schema import Attribute, Labels, Schema
+from lace_lightning.systems.editing import EditOptions
+from lace_lightning.targets import free_labels, wanted_labels
 
 SCHEMA = Schema("s", (Attribute("side", "discrete", 2, ("dark", "light")), Attribute("age", "continuous")))
 

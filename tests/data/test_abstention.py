@@ -8,15 +8,15 @@ import pytorch_lightning as pl
 import torch
 
 from lace_lightning.data import FreshPairsDataModule, LatentPairsDataModule, make_pairs
-from lace_lightning.data.conditions import free_labels
 from lace_lightning.data.pairs import pairs_key
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import Labeler
-from lace_lightning.modules.calibration import fit_calibration
-from lace_lightning.modules.latent_classifier import LatentClassifier
-from lace_lightning.modules.losses import attribute_losses, attribute_scores
 from lace_lightning.query import parse
 from lace_lightning.schema import Attribute, Labels, Schema
+from lace_lightning.targets import free_labels
+from lace_lightning.training.calibration import fit_calibration
+from lace_lightning.training.latent_classifier import LatentClassifier
+from lace_lightning.training.losses import attribute_losses, attribute_scores
 
 SCHEMA = Schema("s", (Attribute("a"), Attribute("v", "continuous"), Attribute("b", "discrete", 3)))
 CONFIDENCE = 0.6

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lace_lightning.callbacks import reference_statistics
 from lace_lightning.data import FolderDataModule
 from lace_lightning.errors import LaceError
+from lace_lightning.metrics.feature_space import reference_statistics
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -62,7 +62,7 @@ def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
 
 def test_statistics_need_one_batch_at_a_time_and_go_on_where_they_were_killed(tmp_path: Path, monkeypatch) -> None:
     pictures = fill(tmp_path / "p", count=20)
-    monkeypatch.setattr("lace_lightning.callbacks.quality.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("lace_lightning.metrics.feature_space.SAVE_SECONDS", 0.0)
     seen: list[int] = []
 
     def features(images: torch.Tensor) -> torch.Tensor:

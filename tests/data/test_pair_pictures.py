@@ -12,13 +12,13 @@ from lace_lightning import cli
 from lace_lightning.artifacts import digest, read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, LatentPairsDataModule, PairPicturesDataModule, make_pairs
-from lace_lightning.data.filling import fill
+from lace_lightning.data.resumable_arrays import fill
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator, load_generator
 from lace_lightning.labelers import Labeler
-from lace_lightning.pictures import to_bytes
+from lace_lightning.pictures.convert import to_bytes
 from lace_lightning.schema import Labels
-from tests.data.test_given import N, pickles
+from tests.data.test_imported_pairs import N, pickles
 
 
 class Pairs:

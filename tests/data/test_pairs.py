@@ -9,7 +9,7 @@ from lace_lightning.data import LatentPairsDataModule, keep_pictures, make_pairs
 from lace_lightning.data import pairs as pairs_module
 from lace_lightning.data.batches import TensorBatches
 from lace_lightning.errors import LaceError
-from lace_lightning.modules.latent_classifier import LatentClassifier
+from lace_lightning.training.latent_classifier import LatentClassifier
 
 
 def test_rows_are_what_they_say(tiny_generator, tiny_labeler, tmp_path) -> None:

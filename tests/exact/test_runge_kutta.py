@@ -10,7 +10,7 @@ import torch
 import lace_lightning as lace
 from lace_lightning.energies import Discrete
 from lace_lightning.errors import LaceError
-from lace_lightning.precision import fields_in
+from lace_lightning.numerics.precision import fields_in
 from lace_lightning.samplers import Heun, RungeKutta, sample_settings
 from lace_lightning.samplers.runge_kutta import METHODS
 from lace_lightning.seeds import normal

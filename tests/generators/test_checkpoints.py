@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from lace_lightning import cli
 from lace_lightning.errors import LaceError
-from lace_lightning.generators import StyleGAN2Network, check, convert, load_generator, read_generator
+from lace_lightning.generators import StyleGAN2Network, check_generator, convert, load_generator, read_generator
 
 from ..foreign_files import discriminator_pickle, nvidia_pickle, rosinality_file, rosinality_state, tensorflow_pickle
 from .test_stylegan2_networks import FILES, load
@@ -116,7 +116,7 @@ def test_stylegan3_out_of_a_pickle_and_converted(tmp_path: Path, name: str) -> N
         network = generator.network
         w = network.mapping(recorded["z"], recorded.get("c"))
         torch.testing.assert_close(network.synthesis(network.broadcast(w)), recorded["image"], atol=1e-4, rtol=0)
-        check(generator)
+        check_generator(generator)
         z = generator.prior(2)
         assert torch.equal(load_generator(tmp_path / file, condition=condition, precision="auto")(z), generator(z))
 
@@ -161,7 +161,7 @@ def test_convert_writes_the_same_generator_and_a_card(tmp_path: Path, capsys) ->
     assert card["layout"] == "stylegan2-ada-pytorch"
     generator = load_generator(tmp_path / "out.safetensors", condition=1)
     same(network, generator.network, torch.eye(3))
-    check(generator)
+    check_generator(generator)
     with pytest.raises(LaceError, match="conditional on 3 numbers"):
         load_generator(tmp_path / "n.pkl")
     again = convert(tmp_path / "n.pkl", tmp_path / "again.safetensors")

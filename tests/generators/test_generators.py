@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lace_lightning.errors import LaceError
-from lace_lightning.generators import ModuleGenerator, StyleGAN2Generator, check, load_generator, sample_seeds
+from lace_lightning.generators import ModuleGenerator, StyleGAN2Generator, check_generator, load_generator, sample_seeds
 from lace_lightning.generators.stylegan2 import save_network
 from lace_lightning.generators.stylegan2_networks import StyleGAN2Network
 
@@ -56,7 +56,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     torch.testing.assert_close(first(z), again(z), atol=0, rtol=0)
     assert first.digest == again.digest
     assert first.digest != load_generator(tmp_path / "g.safetensors", truncation=0.7).digest
-    check(again)
+    check_generator(again)
 
 
 def test_prior_depends_on_the_sample_number_alone() -> None:
@@ -99,7 +99,7 @@ def test_any_module_is_a_generator(tmp_path: Path) -> None:
         output_range=(0, 1),
         checkpoint=str(tmp_path / "d.pt"),
     )
-    check(generator)
+    check_generator(generator)
     z = generator.prior(3)
     expected = decoder(torch.tanh(z)[:, :, None, None] * 2) * 2 - 1
     torch.testing.assert_close(generator(z), expected, atol=1e-6, rtol=0)
@@ -133,7 +133,7 @@ class Loud(nn.Module):
 )
 def test_what_is_no_generator_is_refused(build, words: str) -> None:
     with pytest.raises(LaceError, match=words):
-        check(build())
+        check_generator(build())
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lace_lightning.generators.stylegan2_layers import SynthesisLayer
-from lace_lightning.kept import Kept
+from lace_lightning.numerics.weight_cache import WeightCache
 
 
 def one_kernel_a_sample(layer: SynthesisLayer, x: Tensor, w: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def test_gradients_pass_by_what_inference_kept(layer: SynthesisLayer) -> None:
 
 
 def test_a_weight_in_training_keeps_nothing() -> None:
-    kept, weight = Kept(), torch.ones(2, requires_grad=True)
+    kept, weight = WeightCache(), torch.ones(2, requires_grad=True)
     value = kept("double", weight, lambda w: 2 * w)
     assert value.requires_grad
     frozen = torch.ones(2)

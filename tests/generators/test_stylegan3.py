@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lace_lightning.errors import LaceError
-from lace_lightning.generators import StyleGAN2Generator, StyleGAN3Generator, check, load_generator
+from lace_lightning.generators import StyleGAN2Generator, StyleGAN3Generator, check_generator, load_generator
 from lace_lightning.generators.stylegan2 import save_network
 from lace_lightning.generators.stylegan3_networks import StyleGAN3Network, stylegan3_config
 
@@ -51,7 +51,7 @@ def test_own_filters_are_the_recorded_ones(name: str) -> None:
 def test_generator_agrees_with_network_and_truncates(name: str, condition: int | None) -> None:
     network, recorded, _ = load(name)
     generator = StyleGAN3Generator(network, truncation=0.6, truncation_cutoff=5, condition=condition)
-    check(generator)
+    check_generator(generator)
     rows = slice(0, 3) if condition is None else slice(0, 1)  # the recorded conditions are classes 0, 1, 2
     torch.testing.assert_close(
         generator(recorded["z"][rows]), recorded["image_truncated"][rows].clamp(-1, 1), atol=1e-4, rtol=0

@@ -1,0 +1,306 @@
+"""The features that a Fréchet distance is measured on, and what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..errors import LaceError, suggest
+from ..labelers import Labeler
+from ..pictures.convert import float_batches
+from ..weights import weight_names, weight_path
+from . import (
+    INCEPTION_FEATURES,
+    TENSORFLOW_RESIZE,
+    FeatureStatistics,
+    GivenStatistics,
+    fid_name,
+    frechet_distance,
+    inception_features,
+    inception_weights,
+    load_statistics,
+    save_statistics,
+)
+
+CHOICES = ("auto", "judge", "inception", "none")
+INCEPTION_NETWORK = f"torch-fidelity inception-v3-compat, {INCEPTION_FEATURES} features"
+# Pictures (N, C, H, W) uint8, or batches of them that are read one at a time.
+Pictures = Tensor | Sequence[Tensor]
+SAVE_SECONDS = 60.0
+
+
+class RealPictures(Protocol):
+    """A data module with pictures to compare with; `source` says all that they depend on, in plain values, and their
+    `shape`.
+    """
+
+    @property
+    def source(self) -> Mapping[str, Any]: ...
+
+    def train_pictures(self) -> Pictures: ...
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Pictures (B, C, H, W) uint8 -> features (B, size), under the name that they are known by; the key is that of
+    their distance.
+    """
+
+    network: str
+    key: str
+    size: int
+    features: Callable[[Tensor], Tensor]
+    resize: str
+    device: str = "cpu"
+
+    def statistics(self, pictures: Pictures, batch_size: int = 500, partial: Path | None = None) -> dict[str, Tensor]:
+        """Return the statistics of real pictures."""
+        return reference_statistics(
+            lambda part: self.features(part.to(self.device)), self.size, pictures, batch_size, partial
+        )
+
+
+@dataclass
+class FeatureSpace:
+    """A feature network with reference statistics: `key` is `fid` for Inception, else `fd_<network>`."""
+
+    key: str
+    features: Callable[[Tensor], Tensor]
+    num_features: int
+    reference: dict[str, Tensor]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def statistics(self) -> FeatureStatistics:
+        """Return empty statistics over these features."""
+        return FeatureStatistics(self.num_features)
+
+    def name(self, count: int) -> str:
+        """Return what the distance of `count` samples is called.
+
+        FID says its number of samples where it is not 50000.
+        """
+        return fid_name(count) if self.key == "fid" else self.key
+
+
+def inception_extractor(device: str = "cpu") -> Extractor:
+    """Return Inception's features; downloads the weights if needed."""
+    features, size = inception_features(inception_weights(), device)
+    return Extractor(INCEPTION_NETWORK, "fid", size, features, TENSORFLOW_RESIZE, device)
+
+
+def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extractor:
+    """Return the judge's penultimate features."""
+    judge.to(device)
+    return Extractor(
+        feature_name(judge),
+        f"fd_{judge.name.removeprefix(dataset + '_')}",
+        judge.num_features,
+        lambda images: torch.cat([judge.features(part) for part in float_batches(images)]),
+        "none",
+        device,
+    )
+
+
+def feature_name(judge: Labeler) -> str:
+    """Return the name under which the features of a judge are known."""
+    return f"{judge.name} {judge.digest}, {judge.num_features} features"
+
+
+def measure_reference(
+    extractor: Extractor,
+    pictures: Mapping[str, Pictures],
+    dataset: str,
+    path: Path,
+    source: Mapping[str, Any],
+    cache: Cache,
+) -> dict[str, float]:
+    """Write the statistics of the train pictures to `path`; return the Fréchet distances of the other splits to them.
+
+    What has been measured so far is kept in the cache.
+    """
+    folder = _folder(extractor, dataset, source, cache)
+    measured = {
+        split: extractor.statistics(images, partial=folder / f"{split}.partial") for split, images in pictures.items()
+    }
+    _save_reference(path, measured["train"], extractor, dataset, source)
+    return {
+        f"fd/{split}": frechet_distance(value, measured["train"])
+        for split, value in measured.items()
+        if split != "train"
+    }
+
+
+def _folder(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache: Cache) -> Path:
+    """Return the folder of the statistics of these pictures under these features."""
+    return cache.folder(
+        "reference", digest({"network": extractor.network, "resize": extractor.resize, "dataset": dataset, **source})
+    )
+
+
+def _save_reference(
+    path: Path, statistics: Mapping[str, Tensor], extractor: Extractor, dataset: str, source: Mapping[str, Any]
+) -> None:
+    save_statistics(
+        path,
+        statistics,
+        {
+            "network": extractor.network,
+            "resize": extractor.resize,
+            "reference": f"{dataset} train, {int(statistics['count'])} pictures",
+            "source": dict(source),
+        },
+    )
+
+
+def reference_statistics(
+    features: Callable[[Tensor], Tensor],
+    num_features: int,
+    pictures: Pictures,
+    batch_size: int = 500,
+    partial: Path | None = None,
+) -> dict[str, Tensor]:
+    """Return the statistics of real pictures; every minute the sums so far go to `partial`, and a killed measurement
+    goes on there.
+    """
+    batches = pictures.split(batch_size) if isinstance(pictures, Tensor) else pictures
+    statistics, first = FeatureStatistics(num_features), 0
+    whole = {"batches": len(batches), "batch_size": getattr(batches, "batch_size", batch_size)}
+    if partial is not None and partial.is_file():
+        sums, where = load_tensors(partial)
+        if where == whole:
+            first = int(sums.pop("next"))
+            statistics.count, statistics.first, statistics.second = sums["count"], sums["first"], sums["second"]
+    saved = perf_counter()
+    with torch.no_grad():
+        for index in tqdm(
+            range(first, len(batches)), desc="reference statistics", initial=first, total=len(batches), leave=False
+        ):
+            statistics.update(features(batches[index].clone()).cpu())
+            if partial is not None and perf_counter() - saved > SAVE_SECONDS:
+                save_tensors(
+                    partial,
+                    {
+                        "count": statistics.count,
+                        "first": statistics.first,
+                        "second": statistics.second,
+                        "next": torch.tensor(index + 1),
+                    },
+                    whole,
+                )
+                saved = perf_counter()
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    return statistics.compute()
+
+
+def build_feature_space(
+    choice: str,
+    judge: Labeler,
+    pictures: RealPictures | None,
+    dataset: str,
+    cache: Cache,
+    device: str = "cpu",
+    given: GivenStatistics | None = None,
+    image_shape: Sequence[int] | None = None,
+) -> FeatureSpace | None:
+    """Return the feature space of `choice`: auto (Inception where its weights lie on this machine, else the judge),
+    judge, inception (downloads the weights if needed), or none.
+
+    Reference statistics are the `given` ones, which decide what auto is; else they come from the package
+    (`<dataset>_reference`), else from `pictures`, kept in the cache. Raises LaceError for an unknown choice, when
+    neither statistics nor pictures can be had, for given statistics of other features, and for pictures whose shape is
+    not `image_shape`, the generator's (Inception resizes both).
+    """
+    if choice not in CHOICES:
+        raise LaceError(
+            f"metrics.fid must be one of {', '.join(CHOICES)}, received '{choice}'.{suggest(choice, CHOICES)}"
+        )
+    if choice == "none":
+        return None
+    if given is not None:
+        use_inception = choice == "inception" or (choice == "auto" and _are_of_inception(given, judge))
+        _check_given(
+            given,
+            INCEPTION_NETWORK if use_inception else feature_name(judge),
+            INCEPTION_FEATURES if use_inception else judge.num_features,
+        )
+    else:
+        use_inception = choice == "inception" or (
+            choice == "auto" and inception_weights() is not None and pictures is not None
+        )
+    extractor = inception_extractor(device) if use_inception else judge_extractor(judge, dataset, device)
+    protocol = {
+        "network": extractor.network,
+        "distance": "Fréchet distance of Gaussians (torch-fidelity)",
+        "resize": extractor.resize,
+        "range": "uint8",
+    }
+    if given is not None:
+        reference, measured = (
+            given.statistics,
+            {name: value for name, value in given.protocol.items() if name != "network"},
+        )
+    else:
+        reference, measured = _reference(extractor, pictures, dataset, cache, image_shape)
+    return FeatureSpace(extractor.key, extractor.features, extractor.size, reference, {**protocol, **measured})
+
+
+def _are_of_inception(given: GivenStatistics, judge: Labeler) -> bool:
+    """Tell what statistics are of by the network that they name, else by their size."""
+    if given.network is not None:
+        return given.network == INCEPTION_NETWORK
+    return given.num_features == INCEPTION_FEATURES
+
+
+def _check_given(given: GivenStatistics, network: str, size: int) -> None:
+    name = given.protocol.get("reference_file", given.protocol["reference"])
+    if given.network not in (None, network) or given.num_features != size:
+        raise LaceError(
+            f"The reference statistics '{name}' must be of the features '{network}', and are of {given.num_features} "
+            f"features{f' of {given.network}' if given.network else ''}: set metrics.fid to what they were measured "
+            f"with, or "
+            "metrics.reference=null."
+        )
+
+
+def _reference(
+    extractor: Extractor, pictures: RealPictures | None, dataset: str, cache: Cache, image_shape: Sequence[int] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    shipped = f"{dataset}_reference"
+    if shipped in weight_names():
+        statistics, protocol = load_statistics(weight_path(shipped))
+        if protocol.get("network") == extractor.network:
+            return statistics, {"reference": str(protocol["reference"])}
+    if pictures is None:
+        raise LaceError(
+            f"The Fréchet distance needs reference statistics of '{dataset}' for these features, and they are neither "
+            f"shipped "
+            "nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or "
+            "metrics.fid=none."
+        )
+    source = dict(pictures.source)
+    shape = "x".join(map(str, source["shape"]))
+    if extractor.key != "fid" and image_shape is not None and list(image_shape) != source["shape"]:
+        raise LaceError(
+            f"The judge compares pictures of one shape, and the generator's are {'x'.join(map(str, image_shape))}, "
+            f"those of "
+            f"'{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes both."
+        )
+    path = _folder(extractor, dataset, source, cache) / "statistics.safetensors"
+    if not path.is_file():
+        measured = extractor.statistics(pictures.train_pictures(), partial=path.with_name("train.partial"))
+        _save_reference(path, measured, extractor, dataset, source)
+    statistics, protocol = load_statistics(path, extractor.network)
+    return statistics, {
+        "reference": str(protocol["reference"]),
+        "reference_shape": shape,
+        **({"reference_resize": source["resize"]} if "resize" in source else {}),
+    }

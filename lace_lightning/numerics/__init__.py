@@ -1,0 +1,1 @@
+"""Numerical building blocks: multi-layer perceptrons, precision, memory, cached tensors."""

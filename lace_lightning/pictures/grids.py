@@ -1,0 +1,84 @@
+"""Pictures of pictures: labelled grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .convert import downscale
+
+GAP, MARGIN = 2, 8
+
+
+def labelled_grid(
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    title: str = "",
+    scale: int | None = None,
+    columns: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is
+    long).
+
+    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. `columns` are written
+    above the columns, broken into lines; `captions`, one for each picture of each row, below the pictures.
+    """
+    rows = [downscale(row) for row in rows]
+    height, width = rows[0].shape[-2:]
+    scale = scale or max(1, 64 // height)
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
+    font, small = ImageFont.load_default(size=max(13, min(20, cell_h // 3))), ImageFont.load_default(size=12)
+    cell_h += 15 if captions else 0
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = (
+        MARGIN
+        + max((int(probe.textlength(label, font=font)) for label in labels), default=0)
+        + (MARGIN if any(labels) else 0)
+    )
+    line_height, grid = int(getattr(font, "size", 13)) + 3, left + max(len(row) for row in rows) * cell_w
+    titles = _lines(title, max(grid, 300) - MARGIN, lambda line: probe.textlength(line, font=font))
+    top = MARGIN + (len(titles) * line_height + MARGIN - 3 if title else 0)
+    heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=font)) for text in columns]
+    head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
+    width_all = max(grid, *(int(probe.textlength(line, font=font)) + MARGIN for line in titles), 0) + MARGIN
+    size = (width_all, top + len(rows) * cell_h + MARGIN)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(titles):
+        draw.text((MARGIN, MARGIN + number * line_height), line, fill="black", font=font)
+    for c, lines in enumerate(heads):
+        for number, line in enumerate(lines):
+            draw.text(
+                (left + c * cell_w + cell_w // 2, head_top + number * line_height),
+                line,
+                fill="black",
+                font=font,
+                anchor="ma",
+            )
+    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        y = top + r * cell_h
+        draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
+        for c, picture in enumerate(row):
+            array = picture.permute(1, 2, 0).cpu().numpy()
+            array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+            image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(image, (left + c * cell_w, y))
+            if captions:
+                place = left + c * cell_w + width * scale // 2, y + height * scale
+                draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")
+    return canvas
+
+
+def _lines(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
+    """Break a text at spaces into lines of at most `width`, longer where a word is."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and measure(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,1 @@
+"""Reports: tables in text, CSV and Markdown, sweeps, recorded experiments."""

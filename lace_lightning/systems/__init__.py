@@ -1,0 +1,1 @@
+"""Systems that draw pictures by attribute: LACE and the models it is compared with."""

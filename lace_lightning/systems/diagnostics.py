@@ -1,0 +1,223 @@
+"""Diagnostics of conditional sampling: how probable, how worn, how wide, how far from the posterior, and what the
+classifier thinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..classifiers import AttributeClassifier
+from ..energies import Energy
+from ..errors import LaceError
+from ..generators import Generator, sample_seeds
+from ..labelers import Labeler
+from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
+from ..pictures.convert import float_batches
+from ..query import Query
+from ..samplers import Annealed, Rejection, Sample, Sampler
+from ..schema import Labels
+from ..targets import wanted_labels
+
+# What exact sets begin from: run seeds that nothing else has.
+POSTERIOR_SEED = 2**20 + 2**10
+# More groups than this are one.
+MOST_GROUPS = 20
+# Rejection needs so many attempts at most; rarer targets are annealed slowly.
+ATTEMPTS = 400
+
+# What samplers tell as one number a batch.
+AVERAGED = ("acceptance", "acceptance_end", "corrector_acceptance", "attempts", "checks")
+
+MakeEnergy = Callable[[Labels | None], Energy]
+
+
+def groups_of(query: Query, free: Labels | None, count: int, device: torch.device) -> tuple[Tensor, int]:
+    """Return which combination of free classes each sample has (count,), and how many there are."""
+    names = [name for name in query.free if query.schema[name].kind == "discrete"]
+    combinations = list(product(*(range(query.schema[name].num_classes) for name in names)))
+    group = torch.zeros(count, dtype=torch.long, device=device)
+    if free is None or not names or len(combinations) > MOST_GROUPS:
+        return group, 1
+    for name in names:
+        group = group * query.schema[name].num_classes + free.column(name).long().to(device)
+    return group, len(combinations)
+
+
+class PictureCheck:
+    """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at
+    each row.
+    """
+
+    def __init__(
+        self, generator: Generator, labeler: Labeler, query: Query, free: Labels | None, count: int, tolerance: float
+    ) -> None:
+        self.generator, self.labeler, self.query, self.free, self.tolerance = generator, labeler, query, free, tolerance
+        self.images = torch.zeros(count, *generator.image_shape, dtype=torch.uint8, device=generator.device)
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        images = self.generator.pictures(self.generator.mapping(z))
+        self.images[rows] = images
+        free = None if self.free is None else self.free.to(rows.device)[rows]
+        return self.query.holds(Labels.cat(map(self.labeler.labels, float_batches(images))), free, self.tolerance)
+
+
+class Diagnosis:
+    """Collects what `Diagnosis.update` is told of every batch; `compute` gives the figures."""
+
+    def __init__(
+        self, query: Query, classifier: AttributeClassifier, generator: Generator, device: torch.device
+    ) -> None:
+        self.query, self.classifier, self.generator = query.on(classifier.schema), classifier, generator
+        space = classifier.space if classifier.space != "x" else "z"
+        self.map = generator.map_to(space) or (lambda z: z)
+        groups = _num_groups(query)
+        self.metric = SamplerDiagnosis(generator.w_dim if space == "w" else generator.z_dim, groups).to(device)
+        self.accuracy = ConditionalAccuracy(classifier.schema).to(device)
+        self.told: dict[str, float] = {}
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self, start: Tensor, sample: Sample, free: Labels | None, event: Energy, target: Energy) -> None:
+        """Add a batch: its starting points, what became of them, energies of the event and of the target on z."""
+        count = len(start)
+        group, _ = groups_of(self.query, free, count, start.device)
+        u = self.map(sample.z)
+        told = sample.diagnostics
+        self.metric.update(
+            u, -event(sample.z), group, told.get("log_weights"), told.get("event_log_weights"), told.get("counts")
+        )
+        self.metric.update_start(self.map(start), -event(start), -target(start), group)
+        if self.classifier.space != "x":
+            judged = self.classifier.schema.decode(self.classifier(u))
+            wanted = wanted_labels(self.query, count, None if free is None else free.to("cpu"))
+            self.accuracy.update(judged, wanted, self.query.holds(judged, free))
+        figures = {"forward": sample.forward} | {name: float(told[name]) for name in AVERAGED if name in told}
+        for name, value in figures.items():
+            self.told[name] = self.told.get(name, 0.0) + value * count
+        self.count += count
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures by name."""
+        result = self.metric.compute()
+        own = self.accuracy.compute() if self.classifier.space != "x" else {}
+        result |= {f"own/{name}": own[name] for name in ("acc", "holds") if name in own}
+        return result | {name: value / max(self.count, 1) for name, value in self.told.items()}
+
+
+def _num_groups(query: Query) -> int:
+    return groups_of(query, Labels.constant(query.schema, 1, **dict.fromkeys(query.free, 0.0)), 1, torch.device("cpu"))[
+        1
+    ]
+
+
+class PosteriorDistance:
+    """Fréchet distance of latents to exact samples of the same target, beside that of exact samples to each other (the
+    floor).
+
+    Statistics are those of the classifier's space (z for a classifier of pictures), per combination of free classes, of
+    equally many samples; `sets` independent exact sets are drawn by rejection, or by slow annealing where the target is
+    rarer than 1 in `ATTEMPTS`.
+    """
+
+    def __init__(
+        self, query: Query, map: Callable[[Tensor], Tensor], dim: int, sets: int, device: torch.device
+    ) -> None:
+        self.query, self.map, self.sets, self.device = query, map, sets, device
+        self.groups = _num_groups(query)
+        self.own = self._empty(dim)
+        self.dim = dim
+
+    def _empty(self, dim: int) -> list[FeatureStatistics]:
+        return [FeatureStatistics(dim).to(self.device) for _ in range(self.groups)]
+
+    def _add(self, statistics: list[FeatureStatistics], z: Tensor, free: Labels | None) -> None:
+        group, _ = groups_of(self.query, free, len(z), z.device)
+        u = self.map(z)
+        for number, part in enumerate(statistics):
+            rows = group == number
+            if bool(rows.any()):
+                part.update(u[rows])
+
+    def update(self, z: Tensor, free: Labels | None) -> None:
+        """Add the latents of a batch."""
+        with torch.no_grad():
+            self._add(self.own, z, free)
+
+    def compute(
+        self,
+        batches: list[tuple[int, int]],
+        seed: int,
+        generator: Generator,
+        energy: MakeEnergy,
+        free_of: Callable[[int, int], Labels | None],
+        cache: Cache | None,
+        key: Any,
+    ) -> tuple[dict[str, float], str]:
+        """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
+        sampler: Sampler | None = None
+        measured, how = [], ""
+        for number in range(self.sets):
+            path = (
+                None
+                if cache is None
+                else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
+            )
+            statistics = self._empty(self.dim)
+            if path is not None and path.is_file():
+                tensors, config = load_tensors(path)
+                drawn, how = tensors["z"].to(self.device), config["sampler"]
+            else:
+                run = POSTERIOR_SEED + self.sets * seed + number
+                drawn, sampler = draw_exactly(
+                    [
+                        (
+                            energy(free_of(first, count)),
+                            generator.prior(count, run, first, self.device),
+                            sample_seeds(count, run, first).to(self.device),
+                        )
+                        for first, count in batches
+                    ],
+                    sampler,
+                )
+                how = type(sampler).__name__
+                if path is not None:
+                    save_tensors(path, {"z": drawn.cpu()}, {"sampler": how})
+            for (first, count), z in zip(batches, drawn.split([count for _, count in batches]), strict=True):
+                self._add(statistics, z, free_of(first, count))
+            measured.append([part.compute() for part in statistics])
+        own = [part.compute() for part in self.own]
+        between = [self._distance(a, b) for i, a in enumerate(measured) for b in measured[:i]]
+        to_sets = [self._distance(own, other) for other in measured]
+        result = {"posterior_distance": sum(to_sets) / len(to_sets)}
+        if between:
+            result["posterior_distance/floor"] = sum(between) / len(between)
+        return result, how
+
+    def _distance(self, a: list[dict[str, Tensor]], b: list[dict[str, Tensor]]) -> float:
+        used = [(x, y) for x, y in zip(a, b, strict=True) if x["count"] > 1 and y["count"] > 1]
+        return sum(frechet_distance(x, y) for x, y in used) / max(len(used), 1)
+
+
+def draw_exactly(
+    batches: list[tuple[Energy, Tensor, Tensor]], sampler: Sampler | None = None
+) -> tuple[Tensor, Sampler]:
+    """Return exact samples of (target, starting points, seeds), and what drew them, ready for more (the next call's
+    `sampler`).
+
+    That is rejection, or slow annealing with many slice moves behind it where a target is too rare.
+    """
+
+    def by(sampler: Sampler) -> tuple[Tensor, Sampler]:
+        frozen = sampler.calibrated(*batches[0][:2])
+        return torch.cat([frozen(energy, z, seeds=seeds).z for energy, z, seeds in batches]), frozen
+
+    try:
+        return by(sampler or Rejection(ATTEMPTS))
+    except LaceError:
+        return by(Annealed(120, num_slice_moves=30))

@@ -1,0 +1,1 @@
+"""Energy-based models of pictures: JEM and Cond-EBM."""

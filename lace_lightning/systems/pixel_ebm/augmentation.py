@@ -1,0 +1,142 @@
+"""Random changes of pictures between rounds of chains, as functions of uniform numbers: crop, mirror, colours, grey,
+blur.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import LaceError
+
+# Relative to a picture's luminance, as television has it.
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+class Changes:
+    """Change each picture of (B, 3, H, W) in [0, 1] by `numbers` uniform values of its own (B, `numbers`).
+
+    In this order: a crop of a share of at least `crop` of the area, 3:4 to 4:3, resized to the whole; a mirror image
+    with probability `mirror`; with `jitter_probability`, brightness, contrast, saturation and hue by up to `jitter`, in
+    random order; grey with `grey`; a 5x5 Gaussian blur of 0.1 to 2 pixels with `blur`. Raises LaceError for shares that
+    are not from 0 to 1 and a crop of nothing.
+    """
+
+    numbers = 17
+
+    def __init__(
+        self,
+        crop: float = 1.0,
+        mirror: float = 0.0,
+        jitter: Sequence[float] = (0.8, 0.8, 0.8, 0.4),
+        jitter_probability: float = 0.0,
+        grey: float = 0.0,
+        blur: float = 0.0,
+    ) -> None:
+        shares = {"crop": crop, "mirror": mirror, "jitter_probability": jitter_probability, "grey": grey, "blur": blur}
+        if not crop > 0 or not all(0 <= share <= 1 for share in shares.values()) or len(jitter) != 4 or min(jitter) < 0:
+            raise LaceError(
+                f"Changes of pictures need shares from 0 to 1, a crop above 0 and four strengths of jitter, received "
+                f"{shares} "
+                f"and {list(jitter)}."
+            )
+        self.crop, self.mirror, self.jitter, self.jitter_probability = crop, mirror, tuple(jitter), jitter_probability
+        self.grey, self.blur = grey, blur
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return changed pictures (B, 3, H, W) for values (B, `numbers`) in [0, 1)."""
+        if self.crop < 1 or self.mirror:
+            x = self._placed(x, u[:, :5])
+        rows = u[:, 5] < self.jitter_probability
+        # Four rounds, in each of which every picture has the change that is its turn.
+        order = u[:, 6:10].argsort(1)
+        for turn in range(4) if self.jitter_probability else ():
+            for index, change in enumerate((_brightness, _contrast, _saturation, _hue)):
+                x = _where(rows & (order[:, turn] == index), x, change, self._strength(u[:, 10 + index], index))
+        x = _where(u[:, 14] < self.grey, x, lambda part, _: _luminance(part).expand_as(part), u[:, 14])
+        # Resampling and blurring are means of pixels but for rounding.
+        return _where(u[:, 15] < self.blur, x, _blurred, 0.1 + 1.9 * u[:, 16]).clamp(0, 1)
+
+    def drawn(self, x: Tensor, random: torch.Generator) -> Tensor:
+        """Return changed pictures with values from a generator on their device."""
+        return self(x, torch.rand(len(x), self.numbers, generator=random, device=x.device))
+
+    def _strength(self, u: Tensor, index: int) -> Tensor:
+        reach = self.jitter[index]
+        if index == 3:
+            return (2 * u - 1) * reach
+        low = max(0.0, 1 - reach)
+        return low + (1 + reach - low) * u
+
+    def _placed(self, x: Tensor, u: Tensor) -> Tensor:
+        """Crop, resize and mirror, in one resampling."""
+        area, ratio = self.crop + (1 - self.crop) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
+        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        if self.crop == 1:
+            width, height = torch.ones_like(width), torch.ones_like(height)
+        transform = x.new_zeros(len(x), 2, 3)
+        transform[:, 0, 0] = width * torch.where(u[:, 4] < self.mirror, -1.0, 1.0)
+        transform[:, 1, 1] = height
+        transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * u[:, 2] - 1), (1 - height) * (2 * u[:, 3] - 1)
+        grid = F.affine_grid(transform, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _where(rows: Tensor, x: Tensor, change: Callable[[Tensor, Tensor], Tensor], strength: Tensor) -> Tensor:
+    """Change these rows (B,) bool of x by their strength (B,)."""
+    if not bool(rows.any()):
+        return x
+    x = x.clone()
+    x[rows] = change(x[rows], strength[rows][:, None, None, None])
+    return x
+
+
+def _luminance(x: Tensor) -> Tensor:
+    return (x * torch.tensor(LUMINANCE, device=x.device)[:, None, None]).sum(1, keepdim=True)
+
+
+def _brightness(x: Tensor, factor: Tensor) -> Tensor:
+    return (factor * x).clamp(0, 1)
+
+
+def _contrast(x: Tensor, factor: Tensor) -> Tensor:
+    mean = _luminance(x).mean((2, 3), keepdim=True)
+    return (mean + factor * (x - mean)).clamp(0, 1)
+
+
+def _saturation(x: Tensor, factor: Tensor) -> Tensor:
+    grey = _luminance(x)
+    return (grey + factor * (x - grey)).clamp(0, 1)
+
+
+def _hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue by a share of the circle; lightness and chroma of the hexagonal cone stay."""
+    red, green, blue = x.unbind(1)
+    high, low = x.amax(1), x.amin(1)
+    chroma = high - low
+    safe = chroma.clamp(min=1e-12)
+    sector = torch.where(
+        high == red,
+        (green - blue) / safe,
+        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    sector = sector + 6 * turn[:, 0]
+
+    def channel(offset: float) -> Tensor:
+        k = (sector + offset) % 6
+        return high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+
+    return torch.stack([channel(5.0), channel(3.0), channel(1.0)], 1)
+
+
+def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
+    places = torch.arange(-2.0, 3.0, device=x.device)
+    weights = torch.exp(-places.square() / (2 * sigma[:, :, 0].square()))
+    weights = weights / weights.sum(-1, keepdim=True)
+    kernel = (weights.transpose(1, 2) * weights).repeat_interleave(x.shape[1], 0)[:, None]
+    flat = F.pad(x, (2,) * 4, mode="reflect").reshape(1, -1, x.shape[2] + 4, x.shape[3] + 4)
+    return F.conv2d(flat, kernel, groups=kernel.shape[0]).reshape(x.shape)

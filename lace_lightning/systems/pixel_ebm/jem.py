@@ -1,0 +1,390 @@
+"""JEM: a classifier of pictures whose logits are energies as well, trained as both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...energies import Energy, build
+from ...errors import LaceError, suggest
+from ...pictures.convert import from_bytes
+from ...query import Query
+from ...samplers import Sample
+from ...schema import Labels, Schema
+from ...seeds import Noise, integers, uniform
+from ...training.learning_rates import steps_per_epoch
+from ...training.losses import attribute_losses, attribute_scores
+from ...unpickle.state import read_data
+from .base import NOISE_STREAM, START_STREAM, EnergyModel
+from .jem_network import JEMNetwork
+from .langevin import Chain, FreshNoise, frozen
+from .replay import ReplayBuffer
+
+CONDITIONALS = ("chain", "sort")
+
+
+class Joint(Energy):
+    """E(x, c) from logits (B, L): E(x) + Σ over known attributes of -log p(c_i|x), with E(x) = -Σ over discrete ones of
+    logsumexp f_i.
+
+    What `codes` (B rows) do not know is summed or integrated out; without codes that is E(x). For a discrete attribute
+    the sum is -f_i[c_i]; of a continuous one it is (c_i - f_i)²/(2σ²). With `energy_head`, E(x) is minus the last
+    column (B, L + 1) instead.
+    """
+
+    def __init__(
+        self, schema: Schema, codes: Labels | None = None, sigma: float = 0.1, energy_head: bool = False
+    ) -> None:
+        super().__init__()
+        self.schema, self.codes, self.sigma, self.energy_head = schema, codes, sigma, energy_head
+
+    is_probability = False
+
+    def forward(self, u: Tensor) -> Tensor:
+        energy = -u[:, self.schema.num_logits] if self.energy_head else u.new_zeros(len(u))
+        for index, attribute in enumerate(self.schema):
+            f = u[:, self.schema.slices[attribute.name]]
+            free = None if self.energy_head or attribute.kind == "continuous" else -f.logsumexp(1)
+            if free is not None:
+                energy = energy + free
+            if self.codes is None:
+                continue
+            known = self.codes.known[:, index]
+            value = torch.where(known, self.codes.values[:, index], 0.0)
+            if attribute.kind == "continuous":
+                term = (value - f[:, 0]).square() / (2 * self.sigma**2)
+            else:
+                term = -f.log_softmax(1).gather(1, value.long()[:, None])[:, 0]
+            energy = energy + torch.where(known, term, 0.0)
+        return energy
+
+    def rows(self, index: Tensor | slice) -> Energy:
+        return Joint(self.schema, None if self.codes is None else self.codes[index], self.sigma, self.energy_head)
+
+
+class JEM(EnergyModel):
+    """Joint energy-based model (arXiv 1912.03263) of pictures and attributes, at least one of them discrete.
+
+    Loss: w₁·(mean E(x) - mean E(x⁻)) + w₂·(-log p(c|x)) + w₃·(mean E(x, c) - mean E(x⁻, c)), `weights` (w₁, w₂, w₃),
+    for pictures with Gaussian noise `input_noise`. x⁻ are ends of chains on E(x), with `class_conditional` on E(x, c)
+    of random classes; those of w₃ are of the batch's labels. With either the buffer has a block for every combination
+    of classes. With `separate` the halves of a batch serve the generative and the labelled terms, as two independent
+    batches would. `chain` and `buffer` are the arguments of `Chain` and `ReplayBuffer`, `network` those of
+    `JEMNetwork`. Adam, `warmup_steps` linear steps, then `decay` at each of `decay_epochs`.
+
+    `sampling` says how pictures are drawn: `conditional` chain runs a chain on E(x, c); `sort` picks from the buffer,
+    where the chains of the training have ended, what the classifier takes for c, with no chain at all. `start` of a
+    chain is a point of the `buffer` or `noise`; `num_steps`, `step_size` and `noise_std` are those of its steps.
+    `start` names a file with published weights and buffer. Training stops with a LaceError where the loss is not finite
+    or beyond ±`bound`.
+    """
+
+    kind = "jem"
+    draws_with = ("sampling",)
+    drawn_from = ("network.", "buffer.")
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | Schema,
+        network: Mapping[str, Any] | None = None,
+        chain: Mapping[str, Any] | None = None,
+        buffer: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        shape: Sequence[int] = (3, 32, 32),
+        weights: Sequence[float] = (1.0, 1.0, 0.0),
+        class_conditional: bool = False,
+        separate: bool = False,
+        input_noise: float = 0.03,
+        sigma: float = 0.1,
+        learning_rate: float = 1e-4,
+        betas: Sequence[float] = (0.9, 0.999),
+        warmup_steps: int = 1000,
+        decay: float = 0.3,
+        decay_epochs: Sequence[int] = (160, 180),
+        bound: float = 1e8,
+        start: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            {
+                "schema": schema,
+                "network": network or {},
+                "chain": chain or {},
+                "buffer": buffer or {},
+                "sampling": sampling or {},
+                "shape": shape,
+                "weights": weights,
+                "class_conditional": class_conditional,
+                "separate": separate,
+                "input_noise": input_noise,
+                "sigma": sigma,
+                "learning_rate": learning_rate,
+                "betas": betas,
+                "warmup_steps": warmup_steps,
+                "decay": decay,
+                "decay_epochs": decay_epochs,
+                "bound": bound,
+                "start": start,
+                "seed": seed,
+            }
+        )
+        self.classes = [attribute.num_classes for attribute in self.schema if attribute.kind == "discrete"]
+        if not self.classes or len(weights) != 3 or min(weights) < 0 or not any(weights):
+            raise LaceError(
+                f"JEM needs a discrete attribute, without which E(x) is constant, and three weights from 0, not all 0; "
+                f"received {', '.join(f'{a.name} ({a.kind})' for a in self.schema)} and {list(weights)}."
+            )
+        self.network = JEMNetwork(self.schema.num_logits, **(network or {}))
+        self.chain = Chain(**(chain or {}))
+        self.drawing = _Drawing(**(sampling or {}))
+        blocks = math.prod(self.classes) if class_conditional or weights[2] else 1
+        self.buffer = ReplayBuffer(
+            **{"size": 10_000, "shape": tuple(shape), "seed": seed, "blocks": blocks, **(buffer or {})}
+        )
+        if start is not None:
+            self._begin_from(start)
+
+    def _begin_from(self, start: str) -> None:
+        data = read_data(start)
+        state = data.get("model_state_dict") if isinstance(data, Mapping) else None
+        points = data.get("replay_buffer") if isinstance(data, Mapping) else None
+        try:
+            self.network.load_state_dict(dict(state))  # type: ignore[arg-type]
+            self.buffer.points.copy_(points)  # type: ignore[arg-type]
+        except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise LaceError(
+                f"The file '{start}' must hold JEM's model_state_dict and replay_buffer for this network and buffer, "
+                f"and "
+                f"does not ({' '.join(str(error).split())[:160]}): set network.published=true and the file's depth and "
+                "widen."
+            ) from error
+
+    def joint(self, codes: Labels | None = None) -> Energy:
+        """Return E(x, c) of the network's outputs, E(x) without codes."""
+        return Joint(self.schema, codes, self.hparams["sigma"], self.network.energy_head)
+
+    def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
+        """Return E(x) - log p(query|x) of pictures (B, C, H, W) in [-1, 1]; see `lace_lightning.energies.build`."""
+        return (self.joint() & build(self.parsed(query), free, logic, self.hparams["sigma"])).pullback(self.network)
+
+    def cells(self, codes: Labels, drawn: Tensor) -> Tensor:
+        """Return which combination of classes (B,) int64 codes are.
+
+        `drawn` (B, K) in [0, 1) decides what is not known.
+        """
+        cell = torch.zeros(len(codes), dtype=torch.long, device=codes.values.device)
+        for index, attribute in enumerate(self.schema):
+            if attribute.kind == "discrete":
+                free = (drawn[:, index] * attribute.num_classes).floor()
+                cell = (
+                    cell * attribute.num_classes
+                    + torch.where(codes.known[:, index], codes.values[:, index], free).long()
+                )
+        return cell
+
+    def random_codes(self, count: int, random: torch.Generator) -> Labels:
+        """Return random classes; continuous attributes are not known."""
+        discrete = torch.tensor([attribute.kind == "discrete" for attribute in self.schema], device=self.device)
+        classes = torch.tensor([attribute.num_classes for attribute in self.schema], device=self.device)
+        drawn = torch.rand(count, len(self.schema), generator=random, device=self.device)
+        return Labels(self.schema, (drawn * classes).floor() * discrete, discrete.expand(count, -1))
+
+    def negatives(self, count: int, random: torch.Generator, codes: Labels | None = None) -> Tensor:
+        """Return ends of chains (count, C, H, W), on E(x, c) where codes are given, and keep them in the buffer."""
+        labels = None
+        if codes is not None:
+            labels = self.cells(codes, torch.rand(codes.values.shape, generator=random, device=self.device))
+        x, indices = self.buffer.draw(count, random, labels)
+        with frozen(self.network):
+            x = self.chain(self.joint(codes).pullback(self.network), x, FreshNoise(random))
+        self.keep(x, indices)
+        return x
+
+    def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
+        images, labels = self.parts(batch)
+        random, (w_x, w_c, w_joint) = self.random(), self.hparams["weights"]
+        x = from_bytes(images)
+        x = x + self.hparams["input_noise"] * torch.randn(x.shape, generator=random, device=x.device)
+        half = len(x) // 2 if self.hparams["separate"] else 0
+        figures: dict[str, Tensor] = {}
+        u = self.network(x)
+        loss = u.new_zeros([])
+        if w_x:
+            codes = self.random_codes(half or len(x), random) if self.hparams["class_conditional"] else None
+            negatives = self.network(self.negatives(half or len(x), random, codes))
+            figures["energy"], figures["energy_negative"] = (
+                self.joint()(u[:half] if half else u).mean(),
+                self.joint()(negatives).mean(),
+            )
+            loss = loss + w_x * (figures["energy"] - figures["energy_negative"])
+        u, labels = u[half:], labels[slice(half, None)]
+        if w_c:
+            figures["nll"] = self.classification_loss(u, labels)
+            loss = loss + w_c * figures["nll"]
+        if w_joint:
+            energy = self.joint(labels)
+            figures["joint"] = energy(u).mean() - energy(self.network(self.negatives(len(u), random, labels))).mean()
+            loss = loss + w_joint * figures["joint"]
+        self.guard("the loss", loss, self.hparams["bound"])
+        self.batches += 1
+        if batch_index % 20 == 0:
+            self.log_dict(
+                {"loss": loss.detach(), **{name: value.detach() for name, value in figures.items()}}, prog_bar=True
+            )
+        return loss
+
+    def classification_loss(self, u: Tensor, labels: Labels) -> Tensor:
+        """Return the mean of -log p(c|x), up to a constant, from outputs (B, L) of the network."""
+        losses = attribute_losses(self.schema, u[:, : self.schema.num_logits], labels.values, known=labels.known)
+        scale = 1 / (2 * self.hparams["sigma"] ** 2)
+        return torch.stack(
+            [loss * (1.0 if a.kind == "discrete" else scale) for loss, a in zip(losses, self.schema, strict=True)]
+        ).sum()
+
+    def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        images, labels = self.parts(batch)
+        x, random = from_bytes(images), torch.Generator(self.device).manual_seed(batch_index)
+        u = self.network(x + self.hparams["input_noise"] * torch.randn(x.shape, generator=random, device=x.device))
+        scores = attribute_scores(self.schema, u[:, : self.schema.num_logits], labels.values, labels.known)
+        for index, (name, score) in enumerate(scores.items()):
+            if count := int(labels.known[:, index].sum()):
+                self.log(f"val_accuracy/{name}", score, batch_size=count, sync_dist=True)
+        self.log("val_energy", self.joint()(u).mean(), batch_size=len(x), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        optimizer = torch.optim.Adam(
+            [p for p in self.parameters() if p.requires_grad], h["learning_rate"], tuple(h["betas"])
+        )
+        per_epoch = steps_per_epoch(self.trainer)
+
+        def factor(step: int) -> float:
+            passed = sum(step >= epoch * per_epoch for epoch in h["decay_epochs"])
+            return min(1.0, (step + 1) / max(1, h["warmup_steps"])) * h["decay"] ** passed
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def renew_buffer(self, visits: int = 1000, num_steps: int = 40, count: int = 100, seed: int = 0) -> None:
+        """Fill the buffer with uniform points and run chains from `count` of them `visits` times: what drawing begins
+        at, made anew.
+        """
+        random = torch.Generator(self.device).manual_seed(seed)
+        points = self.buffer.fresh(len(self.buffer.points), random)
+        self.buffer.put(points, torch.arange(len(points), device=self.device), random)
+        steps, self.chain.num_steps = self.chain.num_steps, num_steps
+        try:
+            for _ in tqdm(range(visits), desc="renewing the buffer", leave=False, delay=1, disable=None):
+                self.negatives(count, random, self.random_codes(count, random) if self.buffer.blocks > 1 else None)
+        finally:
+            self.chain.num_steps = steps
+
+    def starts(self, codes: Labels, seeds: Tensor) -> Tensor:
+        """Return where the chains of samples begin (B, C, H, W).
+
+        Points of the buffer, of the code's block, or noise.
+        """
+        if self.drawing.start == "noise":
+            return 2 * uniform(seeds, self.buffer.points.shape[1:], START_STREAM, self.device) - 1
+        drawn = uniform(seeds, (len(self.schema),), START_STREAM + 1, self.device)
+        first, length = self.buffer.block(self.cells(codes, drawn)) if self.buffer.blocks > 1 else (0, len(self.buffer))
+        return self.buffer.at(first + integers(seeds, length, (), START_STREAM, self.device))
+
+    def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
+        with frozen(self.network):
+            return self.drawing.chain(energy, x, Noise(seeds, NOISE_STREAM), done=done)
+
+    def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
+        """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] with the codes; `sampling` of the constructor says by
+        which way.
+
+        Where sorting finds nothing in the buffer that is taken for a code, it gives what is most likely to be. Sorting
+        has no starts.
+        """
+        codes = self.checked(codes, seeds, starts)
+        if self.drawing.conditional == "sort":
+            return self.timed(
+                lambda: self._sorted(codes, seeds).clamp(-1, 1),
+                lambda: len(self.buffer) / len(codes),
+                conditional="sort",
+            )
+        energy = self.joint(codes).pullback(self.network)
+        return self._chained(energy, seeds, codes, starts)
+
+    def draw_energy(
+        self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None
+    ) -> Sample:
+        """Return pictures of an energy of pictures: chains as in `sample`, from any point of the buffer, whatever the
+        number of `terms`.
+
+        Raises LaceError where the constructor says that pictures are sorted: that is for codes.
+        """
+        if self.drawing.conditional == "sort":
+            raise LaceError(
+                "Sorting picks what labels say, a conjunction of ==, and the query is none: set "
+                "model.sampling.conditional=chain."
+            )
+        return self._chained(energy, seeds, Labels.constant(self.schema, len(seeds)).to(self.device), starts)
+
+    def _chained(self, energy: Energy, seeds: Tensor, codes: Labels, starts: Tensor | None) -> Sample:
+        start, steps = self.drawing.start if starts is None else "given", self.drawing.chain.num_steps
+        x = self.starts(codes, seeds) if starts is None else starts.to(self.device)
+        return self.timed(
+            lambda: self.run_chains(energy, x, seeds, steps).clamp(-1, 1),
+            lambda: steps,
+            conditional="chain",
+            start=start,
+        )
+
+    @torch.no_grad()
+    def _sorted(self, codes: Labels, seeds: Tensor) -> Tensor:
+        """Return points of the buffer that the classifier takes for the codes, which of them by seed."""
+        with torch.inference_mode(False):
+            parts = torch.arange(len(self.buffer), device=self.device).split(500)
+            u = torch.cat(
+                [
+                    self.network(self.buffer.at(part))
+                    for part in tqdm(parts, "sorting", leave=False, delay=1, disable=None)
+                ]
+            )
+        decided = self.schema.decode(u[:, : self.schema.num_logits]).values
+        near = torch.tensor(
+            [0.5 if a.kind == "discrete" else self.hparams["sigma"] for a in self.schema], device=self.device
+        )
+        result = torch.zeros(len(codes), dtype=torch.long, device=self.device)
+        kinds, which = torch.unique(
+            torch.cat([codes.values * codes.known, codes.known.float()], 1), dim=0, return_inverse=True
+        )
+        for kind, row in enumerate(kinds):
+            code = Labels(self.schema, *row[None].chunk(2, 1))
+            found = (((decided - code.values).abs() <= near) | ~code.known).all(1).nonzero()[:, 0]
+            if not len(found):
+                everyone = Labels(self.schema, code.values.expand(len(u), -1), code.known.expand(len(u), -1))
+                found = (self.joint(everyone)(u) - self.joint()(u)).argmin()[None]
+            chosen = (which == kind).nonzero()[:, 0]
+            result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), START_STREAM, self.device)]
+        return self.buffer.at(result)
+
+
+class _Drawing:
+    """The settings of `sampling`."""
+
+    def __init__(
+        self,
+        conditional: str = "chain",
+        start: str = "buffer",
+        num_steps: int = 1000,
+        step_size: float = 1.0,
+        noise_std: float = 0.01,
+    ) -> None:
+        for what, value, options in (("conditional", conditional, CONDITIONALS), ("start", start, ("buffer", "noise"))):
+            if value not in options:
+                raise LaceError(
+                    f"sampling.{what} must be one of {', '.join(options)}, received '{value}'.{suggest(value, options)}"
+                )
+        self.conditional, self.start, self.chain = conditional, start, Chain(num_steps, step_size, noise_std)

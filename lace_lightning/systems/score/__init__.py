@@ -1,0 +1,1 @@
+"""Score-based diffusion models of pictures with a noise-conditional classifier."""

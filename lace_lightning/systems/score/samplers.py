@@ -1,0 +1,239 @@
+"""From noise to pictures along a score: the reverse diffusion with corrections, and the flow without noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...errors import LaceError, suggest
+from ...samplers.base import NoiseSource, require_positive
+from ...samplers.runge_kutta import METHODS, _combine
+from .sde import PREDICTORS, SDE
+
+# ∇ log p_t(x) (A, *) of points x (A, *) at times t (A,), which are the samples `rows` (A,) of the batch.
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class ScoreSampler:
+    """`sampler(sde, score, x, noise)` takes x (B, *), noise of the diffusion's prior, to data -> (x (B, *), score
+    evaluations).
+    """
+
+    def __call__(self, sde: SDE, score: Score, x: Tensor, noise: NoiseSource) -> tuple[Tensor, float]:
+        raise NotImplementedError
+
+    def check(self, sde: SDE) -> None:
+        """Refuse (LaceError) settings that a diffusion cannot be sampled with."""
+
+
+class ReverseDiffusion(ScoreSampler):
+    """N times: M Langevin corrections, then a predictor step back in time, at times from 1 to the diffusion's end.
+
+    Predictors: reverse_diffusion, euler_maruyama, ancestral, none. A correction is x ← x + ε·s + √(2ε)·n with ε =
+    2α(r·‖n‖/‖s‖)², r = `snr`; its norms are those of a sample, or with `coupled`, as published, means over the batch,
+    so that a sample depends on its batch. The last predictor's mean is returned, without its noise, unless `denoise` is
+    off. N·(M + 1) score evaluations.
+    """
+
+    def __init__(
+        self,
+        predictor: str = "reverse_diffusion",
+        num_steps: int = 1000,
+        num_corrector_steps: int = 1,
+        snr: float = 0.16,
+        coupled: bool = False,
+        denoise: bool = True,
+    ) -> None:
+        if predictor not in PREDICTORS:
+            raise LaceError(
+                f"The predictors are {', '.join(PREDICTORS)}, received '{predictor}'.{suggest(predictor, PREDICTORS)}"
+            )
+        require_positive(num_steps=num_steps, snr=snr)
+        if num_corrector_steps < 0:
+            raise LaceError(f"num_corrector_steps must be 0 or more, received {num_corrector_steps}.")
+        self.predictor, self.num_steps, self.num_corrector_steps = predictor, num_steps, num_corrector_steps
+        self.snr, self.coupled, self.denoise = snr, coupled, denoise
+
+    def check(self, sde: SDE) -> None:
+        sde.check_steps(self.num_steps)
+
+    def __call__(self, sde: SDE, score: Score, x: Tensor, noise: NoiseSource) -> tuple[Tensor, float]:
+        self.check(sde)
+        steps, rows, draws = self.num_steps, torch.arange(len(x), device=x.device), 0
+        for k in tqdm(range(steps), desc="reverse diffusion", leave=False, delay=2, mininterval=1, disable=None):
+            index, time = steps - 1 - k, 1 + k / (steps - 1) * (sde.end - 1)
+            t = torch.full((len(x),), time, device=x.device, dtype=x.dtype)
+            for _ in range(self.num_corrector_steps):
+                x = self.corrected(x, score(x, t, rows), noise(draws, x), sde.alpha(index, steps))
+                draws += 1
+            move = sde.move(self.predictor, index, time, steps)
+            if move.climb:
+                x = move.keep * x + move.climb * score(x, t, rows)
+            if move.noise and not (self.denoise and index == 0):
+                x = x + move.noise * noise(draws, x)
+            draws += 1
+        return x, float(steps * (self.num_corrector_steps + (self.predictor != "none")))
+
+    def corrected(self, x: Tensor, score: Tensor, n: Tensor, alpha: float) -> Tensor:
+        """Return x (B, *) after one Langevin step along `score` with the normals n."""
+        ratio = self._norm(n) / self._norm(score).clamp(min=1e-20)
+        epsilon = 2 * alpha * (self.snr * ratio) ** 2
+        return x + epsilon * score + (2 * epsilon).sqrt() * n
+
+    def _norm(self, x: Tensor) -> Tensor:
+        norms = x.flatten(1).norm(dim=1)
+        return (norms.mean().expand_as(norms) if self.coupled else norms).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class ProbabilityFlow(ScoreSampler):
+    """dx/dt = -ρ·x - ½g²·s from t = 1 to the diffusion's end, which has the marginals of the diffusion and no noise.
+
+    Methods are those of `RungeKutta` (heun, bosh3, dopri5): with `num_steps` steps of equal length, or, without, with
+    an error control of its own for every sample, so that it does not depend on its batch.
+    """
+
+    def __init__(
+        self,
+        method: str = "dopri5",
+        num_steps: int | None = None,
+        atol: float = 1e-5,
+        rtol: float = 1e-5,
+        max_steps: int = 10_000,
+    ) -> None:
+        if method not in METHODS:
+            raise LaceError(
+                f"The methods of the flow are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}"
+            )
+        require_positive(
+            atol=atol, rtol=rtol, max_steps=max_steps, **({} if num_steps is None else {"num_steps": num_steps})
+        )
+        self.method, self.num_steps, self.atol, self.rtol, self.max_steps = method, num_steps, atol, rtol, max_steps
+        self.order = METHODS[method].order
+
+    def __call__(self, sde: SDE, score: Score, x: Tensor, noise: NoiseSource | None = None) -> tuple[Tensor, float]:
+        def velocity(y: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+            return drift(sde, score, y.reshape(-1, *x.shape[1:]), t, rows).flatten(1)
+
+        y, evaluations = self.integrate(velocity, x.flatten(1), 1.0, sde.end)
+        return y.reshape(x.shape), evaluations
+
+    def log_density(self, sde: SDE, score: Score, x: Tensor, probe: Tensor | None = None) -> tuple[Tensor, float]:
+        """Return log p(x) (B,) of points x (B, *) at the diffusion's end, from the flow to its prior; and score
+        evaluations.
+
+        d log p = -div(dx/dt) dt, where the divergence of the score is pᵀ(∂s/∂x)p for the `probe` p (B, *) of ±1 or
+        normals, which is unbiased, or without one the exact trace, which takes as many gradients as x has numbers.
+        """
+
+        def velocity(y: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+            with torch.enable_grad():
+                point = y[:, :-1].reshape(-1, *x.shape[1:]).detach().requires_grad_(True)
+                slope = drift(sde, score, point, t, rows).flatten(1)
+                divergence = _divergence(slope, point, None if probe is None else probe[rows].flatten(1))
+            return torch.cat([slope.detach(), divergence[:, None]], dim=1)
+
+        start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], dim=1)
+        y, evaluations = self.integrate(velocity, start, sde.end, 1.0)
+        z, size = y[:, :-1] / sde.prior_std, y.shape[1] - 1
+        prior = -z.square().sum(1) / 2 - size * (math.log(2 * math.pi) / 2 + math.log(sde.prior_std))
+        return prior + y[:, -1], evaluations
+
+    def integrate(self, velocity: Velocity, y: Tensor, start: float, end: float) -> tuple[Tensor, float]:
+        """Return y (B, D) at time `end`, and evaluations per sample, for dy/dt = velocity(y (A, D), t (A,),
+        rows (A,)).
+        """
+        tableau, length, sign = METHODS[self.method], abs(end - start), math.copysign(1.0, end - start)
+        nodes = [sum(row) for row in tableau.stages]
+        y, rows = y.clone(), torch.arange(len(y), device=y.device)
+        state, done, spent = y, torch.zeros(len(y), 1, device=y.device, dtype=torch.float64), 0.0
+        planned = torch.full_like(done, length / (self.num_steps or 100))
+        slope: Tensor | None = None
+        for _ in tqdm(
+            range(self.num_steps or self.max_steps),
+            desc="probability flow",
+            leave=False,
+            delay=2,
+            mininterval=1,
+            disable=None,
+        ):
+            step = planned.minimum(length - done)
+
+            def at(part: float, point: Tensor, done: Tensor = done, step: Tensor = step, rows: Tensor = rows) -> Tensor:
+                return velocity(point, (start + sign * (done + part * step))[:, 0].to(point.dtype), rows)
+
+            width = (sign * step).to(y.dtype)
+            k = [at(0.0, state) if slope is None else slope]
+            spent += (slope is None) * len(rows) + len(nodes) * len(rows)
+            for part, row in zip(nodes, tableau.stages, strict=True):
+                k.append(at(part, state + width * _combine(row, k)))
+            after = state + width * _combine(tableau.solution, k)
+            if self.num_steps is None:
+                scale = self.atol + self.rtol * torch.maximum(state.abs(), after.abs())
+                error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
+                # NaN compares false: such a step is rejected and shrinks.
+                good = error <= 1
+                planned = step * (0.9 * error.double().clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(
+                    0.2, 5.0
+                ).nan_to_num(0.2)
+            else:
+                good = torch.ones_like(done, dtype=torch.bool)
+            state, done = torch.where(good, after, state), torch.where(good, done + step, done)
+            slope = torch.where(good, k[-1], k[0]) if tableau.first_same_as_last else None
+            y[rows] = state
+            going = (done < length - 1e-9)[:, 0]
+            if not bool(going.any()):
+                return y, spent / len(y)
+            if not bool(going.all()):
+                rows, state, done, planned = rows[going], state[going], done[going], planned[going]
+                slope = None if slope is None else slope[going]
+            if float(planned.min()) < 1e-9 * length:
+                break
+        raise LaceError(
+            f"The flow must arrive within {self.max_steps} steps and stays at time "
+            f"{float(start + sign * done.min()):.4g} with "
+            f"{len(rows)} of {len(y)} samples: loosen atol and rtol, or give num_steps."
+        )
+
+
+def drift(sde: SDE, score: Score, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+    """Return dx/dt of the probability flow at x (A, *)."""
+    shape = (-1, *[1] * (x.ndim - 1))
+    return -sde.rate(t).reshape(shape) * x - sde.diffusion(t).square().reshape(shape) / 2 * score(x, t, rows)
+
+
+def _divergence(slope: Tensor, x: Tensor, probe: Tensor | None) -> Tensor:
+    """Return the trace (A,) of ∂slope/∂x, slope (A, D) of x (A, *): its estimate by a probe (A, D), or exactly."""
+    if probe is not None:
+        (product,) = torch.autograd.grad((slope * probe).sum(), x)
+        return (product.flatten(1) * probe).sum(1)
+    total = x.new_zeros(len(x))
+    for index in range(slope.shape[1]):
+        (row,) = torch.autograd.grad(slope[:, index].sum(), x, retain_graph=True)
+        total = total + row.flatten(1)[:, index]
+    return total.detach()
+
+
+SCORE_SAMPLERS: dict[str, type[ScoreSampler]] = {
+    "reverse_diffusion": ReverseDiffusion,
+    "probability_flow": ProbabilityFlow,
+}
+
+
+def build_score_sampler(settings: Mapping[str, Any]) -> ScoreSampler:
+    """Return a sampler from {"kind": reverse_diffusion or probability_flow, ...its arguments}. Raises LaceError for any
+    other.
+    """
+    arguments = dict(settings)
+    kind = arguments.pop("kind", "reverse_diffusion")
+    if kind not in SCORE_SAMPLERS:
+        raise LaceError(
+            f"The samplers of a score are {', '.join(SCORE_SAMPLERS)}, received "
+            f"'{kind}'.{suggest(kind, SCORE_SAMPLERS)}"
+        )
+    return SCORE_SAMPLERS[kind](**arguments)

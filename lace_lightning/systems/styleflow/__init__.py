@@ -1,0 +1,1 @@
+"""StyleFlow: conditional continuous normalising flows of w."""

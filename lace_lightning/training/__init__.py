@@ -1,0 +1,1 @@
+"""LightningModules that train classifiers, embeddings and generators, and what their steps share."""

@@ -1,0 +1,62 @@
+"""A discriminator on the features of a trained image classifier, beside the one on pixels."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ..classifiers import AttributeClassifier
+from ..classifiers.resnets import ImageNetwork
+from ..weights import weight_path
+
+
+class FeatureDiscriminator(nn.Module):
+    """Pictures (B, C, R, R) in [-1, 1] -> realness logits, one map (B, P_i) for each feature map of a frozen
+    classifier.
+
+    A network that already tells objects apart shows a generator sooner what is missing ("Ensembling off-the-shelf
+    models for GAN training", arXiv 2112.09130; "Projected GANs converge faster", arXiv 2111.01007). Each head is a
+    fixed random mixing of the channels, two convolutions with spectral normalisation, and a 1x1 convolution. `weights`
+    names an image classifier (shipped, or a file of this program's); it must not be the one that judges.
+    """
+
+    def __init__(self, weights: str, width: int = 64) -> None:
+        super().__init__()
+        network = cast(ImageNetwork, AttributeClassifier.load(weight_path(weights)).network)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            channels = [features.shape[1] for features in self.network.feature_maps(torch.zeros(1, 3, 32, 32))]
+        self.heads = nn.ModuleList(_Head(count, width) for count in channels)
+
+    def train(self, mode: bool = True) -> FeatureDiscriminator:
+        """Switch the heads alone: the classifier stays as it was trained."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            return [
+                head(features) for head, features in zip(self.heads, self.network.feature_maps(images), strict=True)
+            ]
+
+
+class _Head(nn.Module):
+    """Features (B, C, H, W) -> logits (B, P)."""
+
+    mix: Tensor
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mix", torch.randn(width, channels, 1, 1) * channels**-0.5)
+        self.conv0 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.conv1 = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.out = nn.Conv2d(width, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = nn.functional.leaky_relu(self.conv0(nn.functional.conv2d(features, self.mix)), 0.2)
+        return self.out(nn.functional.leaky_relu(self.conv1(x), 0.2)).flatten(1).float()

@@ -1,0 +1,163 @@
+"""Training of attribute classifiers on latent/label pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassCalibrationError
+
+from ..classifiers import AttributeClassifier
+from ..errors import LaceError
+from ..pictures.convert import from_bytes
+from ..schema import Schema
+from .calibration import fit_calibration
+from .learning_rates import with_staircase
+from .losses import attribute_losses, attribute_scores, batch_parts
+
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+
+
+class LatentClassifier(pl.LightningModule):
+    """Train p(c|u), u in z, w or x: cross-entropy for discrete attributes, squared error for continuous ones.
+
+    The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for
+    both kinds. Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs`
+    epochs (staircase). Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft
+    labels; a third entry (B, K) bool says which attributes are known, and the others count nowhere. The test also
+    measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
+    attributes, the root mean square error of continuous ones.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | Schema,
+        space: str = "w",
+        network: str = "mlp",
+        arguments: Mapping[str, Any] | None = None,
+        learning_rate: float = 1e-4,
+        warmup_steps: int = 1000,
+        decay: float = 0.5,
+        decay_epochs: int = 10,
+        weight_decay: float = 0.0,
+        continuous_weight: float = 1.0,
+        generator_digest: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.schema = Schema.of(schema)
+        self.save_hyperparameters(
+            {
+                "schema": self.schema.to_config(),
+                "space": space,
+                "network": network,
+                "arguments": dict(arguments or {}),
+                "learning_rate": learning_rate,
+                "warmup_steps": warmup_steps,
+                "decay": decay,
+                "decay_epochs": decay_epochs,
+                "weight_decay": weight_decay,
+                "continuous_weight": continuous_weight,
+                "generator_digest": generator_digest,
+            }
+        )
+        self.classifier = AttributeClassifier(self.schema, space, network, arguments, generator_digest)
+        weights = [continuous_weight if attribute.kind == "continuous" else 1.0 for attribute in self.schema]
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.measures = nn.ModuleList(
+            MulticlassCalibrationError(attribute.num_classes, n_bins=15)
+            if attribute.kind == "discrete"
+            else MeanSquaredError(squared=False)
+            for attribute in self.schema
+        )
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.classifier(from_bytes(u))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        u, target, known = batch_parts(batch)
+        loss = (self.weights * attribute_losses(self.schema, self(u), target, known=known)).sum()
+        if batch_index % 50 == 0:
+            self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _decided(self, target: Tensor) -> Tensor:
+        return self.schema.decode(target).values if target.shape[1] != len(self.schema) else target
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """Give every discrete attribute the temperature that makes the labels of `batches` likeliest, within the
+        classifier's weights.
+
+        Temperatures, and the errors of continuous attributes, go into the metadata of the classifier. Raises LaceError
+        for a network whose last layer is not linear, and for no pairs.
+        """
+        self.eval()
+        parts = []
+        for u, target, known in map(batch_parts, batches):
+            sure = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
+            parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
+        if not parts:
+            raise LaceError(
+                "Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
+                "classifier.calibrate=false."
+            )
+        logits, labels, sure = (torch.cat(column) for column in zip(*parts, strict=True))
+        fitted = fit_calibration(self.schema, logits, labels, sure)
+        self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
+        self.classifier.metadata["calibration"] = fitted
+
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        # Where nothing is known there is no mean, and where little is, it weighs little.
+        if count:
+            self.log(name, value, batch_size=count, sync_dist=True)
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        u, target, known = batch_parts(batch)
+        logits = self(u)
+        for index, (name, score) in enumerate(attribute_scores(self.schema, logits, target, known).items()):
+            self._log_mean(f"{stage}/accuracy/{name}", score, len(u) if known is None else int(known[:, index].sum()))
+        self.log(
+            f"{stage}/loss",
+            attribute_losses(self.schema, logits, target, known=known).sum(),
+            batch_size=len(u),
+            sync_dist=True,
+        )
+        return logits
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        logits, labels, known = self._evaluate(batch, "classifier"), self._decided(batch[1]), batch_parts(batch)[2]
+        losses = attribute_losses(self.schema, logits, labels, known=known)
+        for index, attribute in enumerate(self.schema):
+            measure = cast(Metric, self.measures[index])
+            columns, wanted = logits[:, self.schema.slices[attribute.name]], labels[:, index]
+            if known is not None:
+                columns, wanted = columns[known[:, index]], wanted[known[:, index]]
+            if not len(wanted):
+                continue
+            if attribute.kind == "discrete":
+                measure.update(columns.softmax(1), wanted.long())
+                self._log_mean(f"classifier/nll/{attribute.name}", losses[index], len(wanted))
+            else:
+                measure.update(columns[:, 0], wanted)
+            self.log(f"classifier/{'ece' if attribute.kind == 'discrete' else 'sigma'}/{attribute.name}", measure)
+
+    def on_test_epoch_end(self) -> None:
+        for what, values in self.classifier.metadata.get("calibration", {}).items():
+            for name, value in values.items():
+                self.log(f"calibration/{what}/{name}", value)
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        optimizer = torch.optim.Adam(
+            self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True
+        )
+        return with_staircase(optimizer, self.trainer, h["warmup_steps"], h["decay"], h["decay_epochs"])

@@ -1,0 +1,32 @@
+"""Pictures of pictures."""
+
+from __future__ import annotations
+
+import torch
+
+from lace_lightning.pictures.convert import at_a_time, downscale, float_batches
+from lace_lightning.pictures.grids import GAP, MARGIN, labelled_grid
+
+
+def test_large_pictures_become_tiles_of_their_means() -> None:
+    images = torch.randint(256, (2, 3, 1024, 1024), dtype=torch.uint8)
+    tiles = downscale(images)
+    assert tiles.shape == (2, 3, 256, 256)
+    assert tiles[1, 2, 3, 4] == images[1, 2, 12:16, 16:20].double().mean().round()
+    assert downscale(tiles) is tiles
+    assert downscale(images[..., :300, :300]).shape == (2, 3, 150, 150)
+    grid = labelled_grid([images, images], ["", ""])
+    assert grid.size == (2 * (256 + GAP) + 2 * MARGIN, 2 * (256 + GAP) + 2 * MARGIN)
+
+
+def test_large_pictures_are_looked_at_one_by_one() -> None:
+    assert [at_a_time(torch.empty(500, 3, side, side, device="meta")) for side in (32, 64, 128, 1024)] == [
+        100,
+        100,
+        25,
+        1,
+    ]
+    images = torch.randint(256, (5, 3, 448, 448), dtype=torch.uint8)
+    parts = list(float_batches(images))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(parts), images / 127.5 - 1)
