@@ -85,7 +85,7 @@ class Near(Energy):
 
     @property
     def _scale(self) -> float:
-        return max(0.0, 1 - self.rho**2) ** 0.5
+        return float(max(0.0, 1 - self.rho**2) ** 0.5)
 
     def point(self, v: Tensor) -> Tensor:
         """Return ρ·z₀ + √(1-ρ²)·v (B, D)."""

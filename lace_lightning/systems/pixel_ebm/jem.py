@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...energies import Energy, build
+from ...energies import Energy, Joint, build
 from ...errors import LaceError, suggest
 from ...pictures.convert import from_bytes
 from ...query import Query
@@ -26,45 +26,6 @@ from .langevin import Chain, FreshNoise, frozen
 from .replay import ReplayBuffer
 
 CONDITIONALS = ("chain", "sort")
-
-
-class Joint(Energy):
-    """E(x, c) from logits (B, L): E(x) + Σ over known attributes of -log p(c_i|x), with E(x) = -Σ over discrete ones of
-    logsumexp f_i.
-
-    What `codes` (B rows) do not know is summed or integrated out; without codes that is E(x). For a discrete attribute
-    the sum is -f_i[c_i]; of a continuous one it is (c_i - f_i)²/(2σ²). With `energy_head`, E(x) is minus the last
-    column (B, L + 1) instead.
-    """
-
-    def __init__(
-        self, schema: Schema, codes: Labels | None = None, sigma: float = 0.1, energy_head: bool = False
-    ) -> None:
-        super().__init__()
-        self.schema, self.codes, self.sigma, self.energy_head = schema, codes, sigma, energy_head
-
-    is_probability = False
-
-    def forward(self, u: Tensor) -> Tensor:
-        energy = -u[:, self.schema.num_logits] if self.energy_head else u.new_zeros(len(u))
-        for index, attribute in enumerate(self.schema):
-            f = u[:, self.schema.slices[attribute.name]]
-            free = None if self.energy_head or attribute.kind == "continuous" else -f.logsumexp(1)
-            if free is not None:
-                energy = energy + free
-            if self.codes is None:
-                continue
-            known = self.codes.known[:, index]
-            value = torch.where(known, self.codes.values[:, index], 0.0)
-            if attribute.kind == "continuous":
-                term = (value - f[:, 0]).square() / (2 * self.sigma**2)
-            else:
-                term = -f.log_softmax(1).gather(1, value.long()[:, None])[:, 0]
-            energy = energy + torch.where(known, term, 0.0)
-        return energy
-
-    def rows(self, index: Tensor | slice) -> Energy:
-        return Joint(self.schema, None if self.codes is None else self.codes[index], self.sigma, self.energy_head)
 
 
 class JEM(EnergyModel):
@@ -166,7 +127,8 @@ class JEM(EnergyModel):
 
     def joint(self, codes: Labels | None = None) -> Energy:
         """Return E(x, c) of the network's outputs, E(x) without codes."""
-        return Joint(self.schema, codes, self.hparams["sigma"], self.network.energy_head)
+        known = Labels.constant(self.schema, 1).to(self.device) if codes is None else codes
+        return Joint(known, self.hparams["sigma"], self.network.energy_head)
 
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
         """Return E(x) - log p(query|x) of pictures (B, C, H, W) in [-1, 1]; see `lace_lightning.energies.build`."""
