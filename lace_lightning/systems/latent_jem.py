@@ -216,9 +216,8 @@ class LatentJEM(ConditionalModel):
         return states
 
     def _advance(self, states: Tensor, random: torch.Generator) -> Tensor:
-        field = Field(self.marginal.pullback(self.classifier), self.chain, len(states))
-        # Captured as a graph, which would have to be done at every step, it would cost more than the chain.
-        field.evaluation = field.energy.value_and_grad
+        # Capturing a graph, which would have to be done at every step, would cost more than the chain.
+        field = Field(self.marginal.pullback(self.classifier), self.chain, len(states), capture=False)
         return self.chain.run(
             field,
             states,
