@@ -85,4 +85,5 @@ def exponential_step(gradient: Tensor, rows: Tensor, h: float) -> Tensor:
     quotient = torch.where(x < 1e-4, -0.5 + x / 6, (-torch.expm1(-x) / x.clamp(min=1e-30) - 1) / x.clamp(min=1e-30))
     inner = vectors.mT @ (g @ gradient.double()[:, :, None])
     change = g.mT @ (vectors @ (h * h * quotient[:, :, None] * inner))
-    return h * gradient + change[:, :, 0].to(gradient.dtype)
+    moved: Tensor = h * gradient + change[:, :, 0].to(gradient.dtype)
+    return moved

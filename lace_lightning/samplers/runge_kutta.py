@@ -393,5 +393,5 @@ def sample_settings(settings: Sequence[RungeKutta], energy: Energy, z_init: Tens
     shares = per_setting / per_setting.sum()
     return [
         Sample(z, float(evaluations), whole.seconds * float(share), {"steps": whole.diagnostics["steps"]})
-        for z, evaluations, share in zip(whole.z.split(count), per_setting, shares, strict=True)
+        for z, evaluations, share in zip(torch.split(whole.z, count), per_setting, shares, strict=True)
     ]
