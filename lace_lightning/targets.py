@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 
 from .errors import LaceError
-from .generators import sample_seeds
 from .query import And, Atom, Query
 from .schema import Labels
-from .seeds import uniform
-
-# The use of a sample's seed for drawing continuous conditions (0 is the prior).
-CONDITION_STREAM = 2**20 + 1
+from .seeds import Streams, sample_seeds, uniform
 
 
 def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: Labels | None = None) -> Labels | None:
@@ -42,7 +38,7 @@ def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: 
             columns[name] = (number % attribute.num_classes).float()
             number = number // attribute.num_classes
         else:
-            columns[name] = uniform(sample_seeds(count, seed, first), (1,), stream=CONDITION_STREAM + index)[:, 0]
+            columns[name] = uniform(sample_seeds(count, seed, first), (1,), stream=Streams.CONDITION + index)[:, 0]
     return Labels.constant(query.schema, count, **columns)
 
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from ..generators import Generator
-
-# Neither pairs, nor samples, nor fresh pairs begin at these latents.
-REFERENCE_SEEDS = 2**22
+from ..seeds import RunSeeds
 
 
 class GeneratedBatches(Sequence[Tensor]):
@@ -46,7 +44,7 @@ class GeneratedPicturesDataModule(pl.LightningDataModule):
 
     def __init__(self, generator: Generator, count: int = 1000, seed: int = 0, batch_size: int = 50) -> None:
         super().__init__()
-        self.generator, self.total, self.seed, self.batch_size = generator, count, seed + REFERENCE_SEEDS, batch_size
+        self.generator, self.total, self.seed, self.batch_size = generator, count, seed + RunSeeds.REFERENCE, batch_size
 
     @property
     def source(self) -> dict[str, Any]:

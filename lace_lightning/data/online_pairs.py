@@ -12,11 +12,12 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
+from ..seeds import RunSeeds
 from .batches import EpochBatches, TensorBatches
 from .pairs import LatentPairsDataModule
 
 # Added to the seed of the pairs: neither they, nor those that are steered, nor samples begin at the same latents.
-FRESH_SEEDS = 2**21
+FRESH_SEEDS = RunSeeds.FRESH
 
 
 class FreshBatches(EpochBatches):

@@ -14,16 +14,14 @@ from torch import Tensor
 
 from ..artifacts import digest, read_json
 from ..errors import LaceError
-from ..generators import Generator, sample_seeds
+from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
-from ..seeds import uniform
+from ..seeds import Streams, sample_seeds, uniform
 from .batches import TensorBatches
 from .resumable_arrays import fill
 
-# The use of a sample's seed for deciding its split (0 is the prior).
-SPLIT_STREAM = 2**20
 # Bytes of pictures that are stored whether anything needs them or not.
 SMALL = 2**32
 
@@ -190,7 +188,7 @@ def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tens
     """Return which of `count` samples of run seed `seed` are in val, test and train (count,) bool: that follows from a
     sample's seed.
     """
-    lot = uniform(sample_seeds(count, seed), (1,), stream=SPLIT_STREAM)[:, 0]
+    lot = uniform(sample_seeds(count, seed), (1,), stream=Streams.SPLIT)[:, 0]
     return {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
 
 

@@ -14,13 +14,8 @@ from torch import Tensor
 from ..errors import LaceError
 from ..pictures.convert import from_bytes, to_bytes
 from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
-from ..seeds import normal, uniform
+from ..seeds import SampleSeeds, Streams, normal, uniform
 from .batches import EpochBatches, TensorBatches
-
-# Where the seeds of the people that nobody trains on begin.
-TEST_SEED = 2**62
-# The use of a seed for what happens to its picture.
-DEGRADE_STREAM = 2**20 + 201
 
 
 def draw_people(seeds: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
@@ -38,11 +33,11 @@ def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
     noise has a standard deviation of up to 0.15 in [-1, 1]; what is hidden is a square of one colour, a fifth to under
     half of the side.
     """
-    size, u = pictures.shape[-1], uniform(seeds, (10,), DEGRADE_STREAM)[:, :, None, None]
+    size, u = pictures.shape[-1], uniform(seeds, (10,), Streams.DEGRADE)[:, :, None, None]
     which, blur, noise, hidden, side, top, left, colour = *u[:, :7, None].unbind(1), u[:, 7:]
     images = from_bytes(pictures)
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    speckle = normal(seeds, images.shape[1:], DEGRADE_STREAM + 1) * 0.15 * noise.square()
+    speckle = normal(seeds, images.shape[1:], Streams.DEGRADE + 1) * 0.15 * noise.square()
     images = torch.where(which < share, torch.lerp(images, smooth, blur) + speckle, images)
     side = size * (0.2 + 0.25 * side)
     rows, columns = torch.arange(size)[:, None] + 0.5, torch.arange(size) + 0.5
@@ -129,7 +124,8 @@ class PortraitsDataModule(pl.LightningDataModule):
 
     @cached_property
     def _test(self) -> tuple[Tensor, Tensor]:
-        return draw_people(torch.arange(TEST_SEED, TEST_SEED + self.test_count), self.resolution)
+        first = SampleSeeds.TEST_PEOPLE
+        return draw_people(torch.arange(first, first + self.test_count), self.resolution)
 
     @property
     def at_hand(self) -> bool:
@@ -216,6 +212,6 @@ class PeopleDataModule(pl.LightningDataModule):
         ).within(self.trainer)
 
     def val_dataloader(self) -> PeopleBatches:
-        return PeopleBatches(self.test_people, 2, 250, self.resolution, first=TEST_SEED)
+        return PeopleBatches(self.test_people, 2, 250, self.resolution, first=SampleSeeds.TEST_PEOPLE)
 
     test_dataloader = val_dataloader

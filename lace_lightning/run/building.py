@@ -16,11 +16,12 @@ from ..errors import LaceError
 from ..generators import Generator, check_generator
 from ..labelers import Labeler
 from ..schema import Schema
+from ..seeds import RunSeeds
 
 T = TypeVar("T")
 LOADED: dict[str, Any] = {}
 # Added to the seed of what must not begin at the same latents as something else.
-OTHER_SEEDS = 2**20
+OTHER_SEEDS = RunSeeds.OTHER
 
 
 def to_builtin(node: Any) -> Any:

@@ -8,7 +8,7 @@ import math
 from torch import Tensor
 
 from ..energies import Energy
-from ..seeds import Noise
+from ..seeds import Noise, Streams
 from .annealed import Annealed
 from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 from .gauss_newton import GaussNewton
@@ -74,7 +74,9 @@ class Auto(Sampler):
         annealed = Annealed(stages).prepare(energy, z, noise)
         # The pilot is annealed once more with its step sizes fixed: its weights estimate P, and the acceptance of its
         # last moves decides whether chains are stuck.
-        _, diagnostics = annealed.run(Field(energy, annealed, len(z)), z, noise.shifted(2**30), lambda state: None)
+        _, diagnostics = annealed.run(
+            Field(energy, annealed, len(z)), z, noise.shifted(Streams.PILOT_AGAIN), lambda state: None
+        )
         weights = diagnostics["event_log_weights" if "event_log_weights" in diagnostics else "log_weights"]
         log_p, acceptance = log_probability(weights)[0], float(diagnostics["acceptance_end"])
         if acceptance < STUCK:

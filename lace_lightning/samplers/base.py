@@ -15,7 +15,7 @@ from torch import Tensor
 from ..energies import Energy
 from ..errors import LaceError
 from ..numerics.precision import compute_dtype, fields_in
-from ..seeds import Noise, normal
+from ..seeds import Noise, SampleSeeds, Streams, normal
 from .cuda_graph import Evaluation, evaluation_of
 
 NoiseSource = Callable[[int, Tensor], Tensor]
@@ -23,9 +23,8 @@ Record = Callable[[Tensor], None]
 Run = tuple[Tensor, dict[str, Any]]
 # The most rows of one evaluation: more need more memory and are no faster.
 CHUNK = 8192
-# Samples of a pilot; their seeds begin at PILOT_SEED, below those of any run.
+# Samples of a pilot.
 PILOT_SIZE = 64
-PILOT_SEED = -(2**40)
 
 
 @dataclass
@@ -239,8 +238,8 @@ class Sampler:
         result = self
         with torch.no_grad(), torch.inference_mode(False):
             index = torch.arange(PILOT_SIZE, device=like.device) % len(like)
-            seeds = PILOT_SEED + torch.arange(PILOT_SIZE)
-            z = normal(seeds, like.shape[1:], 0, like.device, like.dtype)
+            seeds = SampleSeeds.PILOT + torch.arange(PILOT_SIZE)
+            z = normal(seeds, like.shape[1:], Streams.PRIOR, like.device, like.dtype)
             start = time.perf_counter()
             if not self.is_ready:
                 result = self.prepare(energy.rows(index), z, Noise(seeds.to(like.device)))

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..errors import LaceError
-from ..seeds import Noise
+from ..seeds import Noise, Streams
 from .base import Field, NoiseSource, Record, Run, Sampler, _ignore, require_positive
 from .markov import Draws
 from .rejection import Rejection
 
 # A function (latents (n, D), their places in the batch (n,)) that returns which of them pass (n,) bool.
 Check = Callable[[Tensor, Tensor], Tensor]
-# Streams of noise from one round to the next: more than a sampler draws.
-ROUND = 2**24
 
 
 class Filtered(Sampler):
@@ -78,9 +76,9 @@ class Filtered(Sampler):
         diagnostics: dict[str, Any] = {}
         checks = 0
         for number in range(self.max_rounds):
-            rows = source.shifted(number * ROUND).rows(active)
+            rows = source.shifted(number * Streams.ROUND).rows(active)
             # A start of its own for every round, from a stream that the round itself does not use.
-            start = z if number == 0 else rows.shifted(ROUND - 1)(0, z[active])
+            start = z if number == 0 else rows.shifted(Streams.ROUND - 1)(0, z[active])
             part = Field(
                 field.energy if number == 0 else field.energy.rows(active), self.sampler, field.batch, field.counts
             )

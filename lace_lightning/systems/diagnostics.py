@@ -15,17 +15,16 @@ from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..classifiers import AttributeClassifier
 from ..energies import Energy
 from ..errors import LaceError
-from ..generators import Generator, sample_seeds
+from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
 from ..pictures.convert import float_batches
 from ..query import Query
 from ..samplers import Annealed, Rejection, Sample, Sampler
 from ..schema import Labels
+from ..seeds import RunSeeds, sample_seeds
 from ..targets import wanted_labels
 
-# What exact sets begin from: run seeds that nothing else has.
-POSTERIOR_SEED = 2**20 + 2**10
 # More groups than this are one.
 MOST_GROUPS = 20
 # Rejection needs so many attempts at most; rarer targets are annealed slowly.
@@ -173,7 +172,7 @@ class PosteriorDistance:
                 tensors, config = load_tensors(path)
                 drawn, how = tensors["z"].to(self.device), config["sampler"]
             else:
-                run = POSTERIOR_SEED + self.sets * seed + number
+                run = RunSeeds.POSTERIOR + self.sets * seed + number
                 drawn, sampler = draw_exactly(
                     [
                         (

@@ -15,15 +15,13 @@ from ..query import Query
 from ..samplers import FlatLangevin, Sample
 from ..samplers.base import Field
 from ..schema import Labels, Schema
-from ..seeds import integers
+from ..seeds import Streams, integers
 from ..training.learning_rates import with_staircase
 from ..training.losses import attribute_losses, attribute_scores, batch_parts
 from .base import ConditionalModel
 
 # Beyond it training has diverged (Grathwohl et al., ICLR 2020, stop there).
 LIMIT = 1e8
-# The use of a sample's seed for choosing where in the buffer its chain begins (0 is the prior, samplers use 1 and up).
-BUFFER_STREAM = 2**21
 
 
 class LatentJEM(ConditionalModel):
@@ -155,7 +153,7 @@ class LatentJEM(ConditionalModel):
                 "of "
                 "the generator."
             )
-        return self.buffer[begun[integers(seeds, len(begun), stream=BUFFER_STREAM, device=begun.device)]]
+        return self.buffer[begun[integers(seeds, len(begun), stream=Streams.BUFFER, device=begun.device)]]
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         w, target, known = batch_parts(batch)

@@ -24,9 +24,6 @@ from ...training.losses import batch_parts
 from ..base import ConditionalModel
 from .replay import ReplayBuffer
 
-# Streams of a sample's seed: where its chain begins, then the noise of its steps, then changes between rounds.
-START_STREAM, NOISE_STREAM, CHANGE_STREAM = 2**32, 1, 2**33
-
 
 class EnergyModel(ConditionalModel):
     """A model p(x|c) ∝ exp(-E(x, c)) of pictures (B, C, H, W) in [-1, 1], trained against what chains on E reach.

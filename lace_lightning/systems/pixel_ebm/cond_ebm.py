@@ -16,9 +16,9 @@ from ...errors import LaceError, suggest
 from ...query import Query
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, uniform
+from ...seeds import Noise, Streams, uniform
 from .augmentation import Changes
-from .base import CHANGE_STREAM, NOISE_STREAM, START_STREAM, EnergyModel
+from .base import EnergyModel
 from .energies import AttributeEnergies, CodeEnergy, compose
 from .langevin import Chain, FreshNoise, frozen
 from .replay import ReplayBuffer
@@ -255,10 +255,10 @@ class CondEBM(EnergyModel):
         return compose(self.models, self.parsed(query), free, logic)
 
     def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
-        d, noise, inner, x = self.drawing, Noise(seeds, NOISE_STREAM), energy.pullback(_signed), (x + 1) / 2
+        d, noise, inner, x = self.drawing, Noise(seeds), energy.pullback(_signed), (x + 1) / 2
         for round_ in range(d.rounds):
             x = d.chain(inner, x, noise, round_ * d.steps, d.steps, done)
-            x = d.changes(x, uniform(seeds, (d.changes.numbers,), CHANGE_STREAM + round_, x.device))
+            x = d.changes(x, uniform(seeds, (d.changes.numbers,), Streams.CHANGE + round_, x.device))
         return _signed(d.chain(inner, x, noise, d.rounds * d.steps, d.refine, done))
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
@@ -279,7 +279,7 @@ class CondEBM(EnergyModel):
         count = len(self.models) * (torch.ones([]) if terms is None else terms)
         share = (1 / count).to(self.device).expand(len(seeds))
         shape = self.buffer.points.shape[1:]
-        x = 2 * uniform(seeds, shape, START_STREAM, self.device) - 1 if starts is None else starts.to(self.device)
+        x = 2 * uniform(seeds, shape, Streams.START, self.device) - 1 if starts is None else starts.to(self.device)
         steps = self.drawing.rounds * self.drawing.steps + self.drawing.refine
         before = sum(model.evaluated for model in self.models)
         return self.timed(

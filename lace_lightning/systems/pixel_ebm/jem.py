@@ -16,11 +16,11 @@ from ...pictures.convert import from_bytes
 from ...query import Query
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, integers, uniform
+from ...seeds import Noise, Streams, integers, uniform
 from ...training.learning_rates import steps_per_epoch
 from ...training.losses import attribute_losses, attribute_scores
 from ...unpickle.state import read_data
-from .base import NOISE_STREAM, START_STREAM, EnergyModel
+from .base import EnergyModel
 from .jem_network import JEMNetwork
 from .langevin import Chain, FreshNoise, frozen
 from .replay import ReplayBuffer
@@ -252,14 +252,14 @@ class JEM(EnergyModel):
         Points of the buffer, of the code's block, or noise.
         """
         if self.drawing.start == "noise":
-            return 2 * uniform(seeds, self.buffer.points.shape[1:], START_STREAM, self.device) - 1
-        drawn = uniform(seeds, (len(self.schema),), START_STREAM + 1, self.device)
+            return 2 * uniform(seeds, self.buffer.points.shape[1:], Streams.START, self.device) - 1
+        drawn = uniform(seeds, (len(self.schema),), Streams.START + 1, self.device)
         first, length = self.buffer.block(self.cells(codes, drawn)) if self.buffer.blocks > 1 else (0, len(self.buffer))
-        return self.buffer.at(first + integers(seeds, length, (), START_STREAM, self.device))
+        return self.buffer.at(first + integers(seeds, length, (), Streams.START, self.device))
 
     def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
         with frozen(self.network):
-            return self.drawing.chain(energy, x, Noise(seeds, NOISE_STREAM), done=done)
+            return self.drawing.chain(energy, x, Noise(seeds), done=done)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
         """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] with the codes; `sampling` of the constructor says by
@@ -329,7 +329,7 @@ class JEM(EnergyModel):
                 everyone = Labels(self.schema, code.values.expand(len(u), -1), code.known.expand(len(u), -1))
                 found = (self.joint(everyone)(u) - self.joint()(u)).argmin()[None]
             chosen = (which == kind).nonzero()[:, 0]
-            result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), START_STREAM, self.device)]
+            result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), Streams.START, self.device)]
         return self.buffer.at(result)
 
 

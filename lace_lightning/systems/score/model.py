@@ -18,7 +18,7 @@ from ...numerics.precision import check_precision, compute_dtype
 from ...pictures.convert import from_bytes
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, normal
+from ...seeds import Noise, Streams, normal
 from ...training.losses import attribute_scores, labelled_batch
 from ..base import ConditionalModel
 from .network import ScoreNetwork, load_published
@@ -290,7 +290,7 @@ class ScoreModel(ConditionalModel):
                     self.hparams["guidance"],
                 )
             shape = (self.hparams["channels"], self.hparams["resolution"], self.hparams["resolution"])
-            x = self.sde.prior_std * normal(seeds, shape, 0, self.device)
+            x = self.sde.prior_std * normal(seeds, shape, Streams.PRIOR, self.device)
             x, evaluations = self.sampler(self.sde, score, x, Noise(seeds))
             if not bool(torch.isfinite(x).all()):
                 raise LaceError(
@@ -316,7 +316,7 @@ class ScoreModel(ConditionalModel):
         with torch.inference_mode(False), torch.no_grad():
             x = images.to(self.device).clone()
             x = x if self.sde.centered else (x + 1) / 2
-            probe = None if seeds is None else normal(seeds, x.shape[1:], 1, x.device).sign()
+            probe = None if seeds is None else normal(seeds, x.shape[1:], Streams.DENSITY_PROBE, x.device).sign()
             result, _ = ProbabilityFlow(atol=atol, rtol=rtol).log_density(self.sde, self.score, x, probe)
         return result if self.sde.centered else result - x[0].numel() * torch.log(torch.tensor(2.0))
 

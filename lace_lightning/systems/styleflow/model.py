@@ -17,16 +17,13 @@ from ...generators import Generator
 from ...labelers import Labeler
 from ...samplers import Sample
 from ...schema import Attribute, Labels, Schema
-from ...seeds import normal
+from ...seeds import Streams, normal
 from ...training.losses import labelled_batch
 from ...unpickle.state import read_state
 from ..base import ConditionalModel
 from ..label_encoding import Conditions
 from .editing import PUBLISHED_OVERSHOOT, FlowEdited, FlowEditor, FlowOptions, WordFlowEditor
 from .network import FlowChain, Solver, finite, solving
-
-# Uses of a sample's seed: 0 is z.
-ROW_STREAM, PROBE_STREAM = 1, 2
 
 # What the published weights are conditioned on, in their order: nine coefficients of the light, then attributes, of
 # which yaw and pitch are in degrees and age in years; [0, 1] here is the extent of the published thousand people (of
@@ -161,7 +158,7 @@ class StyleFlow(ConditionalModel):
         `checked`).
         """
         exact = self.hparams["exact_trace"] if exact is None else exact
-        probes = None if exact else normal(seeds, w.shape[1:], PROBE_STREAM, w.device, w.dtype)[None]
+        probes = None if exact else normal(seeds, w.shape[1:], Streams.TRACE_PROBE, w.device, w.dtype)[None]
         return self.flow.log_prob(w, self._numbers(codes, seeds), self.sampling, probes)
 
     @torch.no_grad()
@@ -175,14 +172,16 @@ class StyleFlow(ConditionalModel):
         """
         start = time.perf_counter()
         code = self._numbers(codes, seeds)
-        z = normal(seeds, (self.flow.dim,), 0, code.device, code.dtype)
+        z = normal(seeds, (self.flow.dim,), Streams.PRIOR, code.device, code.dtype)
         flowed = self.flow.decode(z, code, self.sampling)
         return Sample(finite(flowed.x), flowed.evaluations, time.perf_counter() - start)
 
     def _numbers(self, codes: Labels, seeds: Tensor) -> Tensor:
         """Return the conditions (B, C) of codes, filled where they are not known."""
         codes = self.checked(codes, seeds)
-        return self.conditions.numbers(self.conditions.filled_by_seed(codes, seeds.to(self.device), ROW_STREAM))
+        return self.conditions.numbers(
+            self.conditions.filled_by_seed(codes, seeds.to(self.device), Streams.CONDITION_ROW)
+        )
 
     def edit(
         self,
