@@ -1,8 +1,8 @@
 """Queries: conditions on attributes such as `glasses == 1 and not yaw == 0.5`, parsed and checked against a schema.
 
 Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or
-`!=` for classes (by number or name), `==`, `<` or `>` for continuous values in [0, 1]. `attribute == *` leaves the
-value free: it is given for each sample when the query is used.
+`!=` for classes (by number or name, in quotes where a name is not one word), `==`, `<` or `>` for continuous values in
+[0, 1]. `attribute == *` leaves the value free: it is given for each sample when the query is used.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from .errors import LaceError
 from .schema import Attribute, Labels, Schema
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
+    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<quoted>\"[^\"]+\"|'[^']+')"
+    r"|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
 )
+_KEYWORDS = ("and", "or", "not", "*")
 _HELP = "write for example `glasses == 1 and not yaw == 0.5`"
 
 
@@ -46,7 +48,7 @@ class Atom:
         if self.value is None:
             text = "*"
         elif self.attribute.kind == "discrete":
-            text = self.attribute.class_name(int(self.value))
+            text = _class_text(self.attribute, int(self.value))
         else:
             text = f"{self.value:g}"
         return f"{self.attribute.name} {self.op} {text}"
@@ -111,6 +113,16 @@ class Or:
 
 
 Node = Atom | Not | And | Or
+
+
+def _class_text(attribute: Attribute, index: int) -> str:
+    """Return a class as a query writes it: its name, in quotes where that is not one word."""
+    name = attribute.class_name(index)
+    match = _TOKEN.fullmatch(name)
+    if match and match["word"] == name and name not in _KEYWORDS:
+        return name
+    quotes = [mark for mark in ("'", '"') if mark not in name]
+    return f"{quotes[0]}{name}{quotes[0]}" if quotes else str(index)
 
 
 def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
@@ -399,7 +411,8 @@ class _Parser:
             match = _TOKEN.match(text, position)
             if match is None:
                 raise self.error(f"'{text[position:].strip()[0]}' cannot be read")
-            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            kind = str(match.lastgroup)
+            self.tokens.append((kind, match[kind][1:-1] if kind == "quoted" else match[kind]))
             position = match.end()
         self.next = 0
 
@@ -407,16 +420,20 @@ class _Parser:
         return LaceError(f"The query '{self.text}' could not be understood, {problem}: {_HELP}.")
 
     def accept(self, *texts: str) -> bool:
-        if self.next < len(self.tokens) and self.tokens[self.next][1] in texts:
+        if (
+            self.next < len(self.tokens)
+            and self.tokens[self.next][0] != "quoted"
+            and self.tokens[self.next][1] in texts
+        ):
             self.next += 1
             return True
         return False
 
-    def expect(self, kind: str, wanted: str) -> str:
+    def expect(self, wanted: str, *kinds: str) -> str:
         if self.next >= len(self.tokens):
             raise self.error(f"{wanted} is missing at its end")
         found_kind, found = self.tokens[self.next]
-        if found_kind != kind:
+        if found_kind not in kinds:
             raise self.error(f"'{found}' stands where {wanted} should")
         self.next += 1
         return found
@@ -441,9 +458,9 @@ class _Parser:
             if not self.accept(")"):
                 raise self.error("a bracket is not closed")
             return node
-        attribute = self.schema[self.expect("word", "an attribute")]
-        op = self.expect("op", "a comparison (==, !=, < or >)")
-        return Atom(attribute, op, _value(attribute, op, self.expect("word", "a value")))
+        attribute = self.schema[self.expect("an attribute", "word")]
+        op = self.expect("a comparison (==, !=, < or >)", "op")
+        return Atom(attribute, op, _value(attribute, op, self.expect("a value", "word", "quoted")))
 
 
 def parse(text: str, schema: Schema) -> Query:
