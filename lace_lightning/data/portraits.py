@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import LaceError
 from ..pictures.convert import from_bytes, to_bytes
 from ..portraits import PORTRAITS_SCHEMA, render, sample_attributes, sample_identity
-from ..seeds import SampleSeeds, Streams, normal, uniform
+from ..seeds import SEED_STRIDE, SampleSeeds, Streams, normal, uniform
 from .batches import EpochBatches, TensorBatches
 
 
@@ -112,7 +112,7 @@ class PortraitsDataModule(pl.LightningDataModule):
     @property
     def first(self) -> int:
         """Seed of the first person that is trained on."""
-        return self.seed * 2**32
+        return self.seed * SEED_STRIDE
 
     @cached_property
     def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -208,7 +208,7 @@ class PeopleDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> PeopleBatches:
         return PeopleBatches(
-            self.people, self.per_person, self.batch_size, self.resolution, self.seed, first=self.seed * 2**32
+            self.people, self.per_person, self.batch_size, self.resolution, self.seed, first=self.seed * SEED_STRIDE
         ).within(self.trainer)
 
     def val_dataloader(self) -> PeopleBatches:
