@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         save_statistics,
     )
     from .layers import LayerShares, layers_of
+    from .names import Figure, figure_of
     from .reference import GivenStatistics, read_statistics
     from .sampler_diagnostics import SamplerDiagnosis
 
@@ -44,6 +45,7 @@ _MODULES = {
         "save_statistics",
     ),
     "layers": ("LayerShares", "layers_of"),
+    "names": ("Figure", "figure_of"),
     "reference": ("GivenStatistics", "read_statistics"),
     "sampler_diagnostics": ("SamplerDiagnosis",),
 }
@@ -56,10 +58,12 @@ __all__ = [
     "ConditionalAccuracy",
     "EditStrength",
     "FeatureStatistics",
+    "Figure",
     "GivenStatistics",
     "LayerShares",
     "SamplerDiagnosis",
     "fid_name",
+    "figure_of",
     "frechet_distance",
     "inception_features",
     "inception_weights",
