@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accuracy import ConditionalAccuracy, judged_labels
+    from .base import MeasuredBatch, PictureMetric, collect_figures
     from .branches import BranchShares
     from .editing import EditStrength
     from .fid import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "accuracy": ("ConditionalAccuracy", "judged_labels"),
+    "base": ("MeasuredBatch", "PictureMetric", "collect_figures"),
     "branches": ("BranchShares",),
     "editing": ("EditStrength",),
     "fid": (
@@ -61,7 +63,10 @@ __all__ = [
     "Figure",
     "GivenStatistics",
     "LayerShares",
+    "MeasuredBatch",
+    "PictureMetric",
     "SamplerDiagnosis",
+    "collect_figures",
     "fid_name",
     "figure_of",
     "frechet_distance",
