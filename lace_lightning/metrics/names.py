@@ -12,11 +12,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-# Where a figure is shown, from everywhere to nowhere: every table; every table but a sweep's; records that compare with
-# exact samples, and a run's table; a record's last columns, and a run's table; a run's table; metrics.json and
-# results.csv alone.
-PLACES = ("main", "beside", "exact", "last", "run", "file")
-# What stands for {part} of a pattern: anything without a slash, unless it is listed here.
+# Tables that show a figure; the table of one run shows all but `file`.
+PLACES = {
+    "main": "the table of a sweep, and a record",
+    "beside": "a record, after the main figures",
+    "exact": "a record that compares with exact samples",
+    "last": "a record, in its last columns",
+    "run": "no table of several runs",
+    "file": "no table: metrics.json and results.csv alone",
+}
+# Regular expressions of the parts of a pattern that are not any text without a slash.
 PARTS = {"class": ".+", "side": ".+", "figure": ".+", "k": r"\d+", "i": r"\d+", "tau": r"[\d.e+-]+"}
 
 
@@ -28,7 +33,7 @@ class Figure:
         name: Name in metrics.json; `{part}` in it stands for a part that varies, as in `acc/{attribute}`.
         title: Title of the row in the table of one run. A row below another (`under`) may leave out what that one says.
         column: Title of the column in the record of an experiment.
-        place: One of `PLACES`: which tables show it.
+        place: Key of `PLACES`: which tables show it.
         under: Name of the figure below which the row of this one stands, indented.
         paper: Keys of the paper's figure that this one stands beside, the best first; its own name where none is given.
         unless: Name of a figure that is shown in place of this one where a run has both.
