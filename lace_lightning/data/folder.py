@@ -253,7 +253,7 @@ class FolderDataModule(PictureData):
         self.root, self.resolution = root, resolution
 
     @property
-    def splits(self) -> Mapping[str, Split]:  # type: ignore[override]
+    def splits(self) -> Mapping[str, Split]:
         """No splits: pictures are read batch by batch."""
         return {}
 

@@ -86,7 +86,7 @@ class GeneratedPicturesDataModule(PictureData):
         self.generator, self.total, self.seed = generator, count, seed + REFERENCE_SEEDS
 
     @property
-    def splits(self) -> Mapping[str, Split]:  # type: ignore[override]
+    def splits(self) -> Mapping[str, Split]:
         """No splits: pictures are read batch by batch."""
         return {}
 
