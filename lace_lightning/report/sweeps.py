@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
-from ..artifacts import atomic_path, read_json
 from .text import frechet_name, frechet_title, main_figures, text_table, to_csv
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
@@ -88,6 +85,8 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
 
     Settings, metrics, state (done, skipped, failed) and reason.
     """
+    from ..artifacts import read_json
+
     records = []
     for job in sorted(path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= since):
         config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
@@ -109,6 +108,8 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
 
 def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: str, since: float = 0.0) -> str:
     """Write results.csv and the pictures of a sweep into its folder; return the table as text."""
+    from ..artifacts import atomic_path
+
     records = collect(folder, since)
     # Jobs of other processes (joblib, submitit) are known by what they left.
     OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
@@ -120,7 +121,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
         for value, record in zip(values, records, strict=True)
     ]
     with atomic_path(folder / "results.csv") as temporary:
-        temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows))
+        temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows), encoding="utf-8")
     main = main_figures(names)
     table = text_table(
         [*keys, "state", *main],
@@ -150,6 +151,10 @@ def over_seeds(
 
     Empty where no seed is varied.
     """
+    import numpy as np
+
+    from ..artifacts import atomic_path
+
     others = [key for key in keys if key not in SEED_KEYS]
     if len(others) == len(keys):
         return ""
@@ -186,6 +191,8 @@ def draw_acc_against_fid(
     records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str
 ) -> None:
     """Draw one point a setting, coloured by the first varied hyper-parameter."""
+    import numpy as np
+
     pyplot = _pyplot()
     done = [record for record in records if "acc" in record["metrics"]]
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
@@ -212,6 +219,8 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
 
     ACC against the Fréchet distance.
     """
+    from ..artifacts import read_json
+
     sweeps = {
         path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json")]
         for path in sorted((folder, *others))
@@ -242,6 +251,10 @@ def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) 
     """Put the pictures of these methods next to each other, a row for every query: the same condition, the same
     starting points.
     """
+    from PIL import Image
+
+    from ..artifacts import atomic_path
+
     found: dict[str, dict[str, Path]] = {}
     for record in collect(folder, since):
         path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
@@ -267,6 +280,8 @@ def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) 
 
 def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], frechet: str, path: Path, title: str) -> None:
     """Draw ACC and the Fréchet distance against each hyper-parameter: every setting as a point, the mean as a line."""
+    import numpy as np
+
     pyplot = _pyplot()
     done = [record for record in records if "acc" in record["metrics"]]
     figure, axes = pyplot.subplots(
@@ -300,6 +315,8 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    from ..artifacts import atomic_path
+
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     _pyplot().close(figure)
