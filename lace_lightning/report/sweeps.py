@@ -173,7 +173,8 @@ def over_seeds(
         shown.append([*setting, len(metrics), *texts])
     with atomic_path(folder / "seeds.csv") as temporary:
         temporary.write_text(
-            to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows)
+            to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows),
+            encoding="utf-8",
         )
     return text_table([*others, "seeds", *main], shown) if shown else ""
 
