@@ -1,12 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+NUMERICAL = tests/exact tests/energies tests/samplers tests/classifiers tests/metrics tests/systems tests/training \
+	tests/callbacks tests/portraits tests/pictures tests/test_seeds.py tests/test_query.py tests/test_schema.py
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint experiments tables bench clean
+.PHONY: help demo test test-portable lint docs experiments tables bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \"Python 3.11 or later is required: make PYTHON=python3.12 ...\")"
@@ -25,6 +27,12 @@ demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10
 test: $(VENV)/tools  ## build the environment and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
+test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processor without vector instructions
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(NUMERICAL)
+
+docs: $(VENV)/tools  ## write docs/settings.md from the code
+	$(RUN) -m lace_lightning.run.settings_reference > docs/settings.new && mv docs/settings.new docs/settings.md
+
 lint: $(VENV)/tools  ## format, ruff, mypy and the import rules
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/ruff check .
@@ -38,6 +46,7 @@ tables: $(VENV)/installed  ## make what is missing of the tables of systems and 
 	$(RUN) experiments/tables.py
 
 bench: $(VENV)/tools  ## speed and memory, side by side
+	$(RUN) benchmarks/bench_start.py
 	$(RUN) benchmarks/bench_sampling.py
 	$(RUN) benchmarks/bench_synthesis.py
 	$(RUN) benchmarks/bench_training.py

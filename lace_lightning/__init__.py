@@ -28,7 +28,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name -> module it comes from: importing the package stays cheap, and needs neither Hydra nor Lightning.
 _NAMES = {

@@ -1,4 +1,4 @@
-"""Files that outlive a run: content digests, atomic writes and the cache that is keyed by them."""
+"""Files that outlive a run: content digests, atomic writes, and the cache that is keyed by digests."""
 
 from __future__ import annotations
 
@@ -54,21 +54,59 @@ def _feed(hasher: Any, obj: Any) -> None:
 
 
 def digest(obj: Any) -> str:
-    """Return 16 hexadecimal digits that depend on exactly the content of `obj` (containers, arrays, modules)."""
+    """Return a digest of the content of nested containers, arrays, tensors and modules.
+
+    Args:
+        obj: mappings, sequences, sets, plain values, paths, arrays, tensors or modules. 1 and 1.0 are equal; the order
+            of a mapping's keys does not matter.
+
+    Returns:
+        16 hexadecimal digits of the sha256.
+
+    Raises:
+        TypeError: when an object of another type is inside.
+
+    Example:
+        >>> digest({"a": 1, "b": [2.0]}) == digest({"b": [2], "a": 1.0})
+        True
+    """
     hasher = hashlib.sha256()
     _feed(hasher, obj)
     return hasher.hexdigest()[:16]
 
 
 def to_builtin(node: Any) -> Any:
-    """Copy nested mappings and sequences into dictionaries and lists: a checkpoint must load safely."""
+    """Return a copy in which mappings are dictionaries and sequences are lists, as a checkpoint needs to load safely.
+
+    Args:
+        node: nested mappings, lists and tuples.
+
+    Returns:
+        Dictionaries with text as keys, and lists; other values are the same objects.
+
+    Example:
+        >>> to_builtin({1: (2, 3)})
+        {'1': [2, 3]}
+    """
     if isinstance(node, Mapping):
         return {str(key): to_builtin(value) for key, value in node.items()}
     return [to_builtin(value) for value in node] if isinstance(node, (list, tuple)) else node
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the full sha256 of the file's bytes."""
+    """Return the full sha256 of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> with tempfile.NamedTemporaryFile() as stream:
+        ...     file_sha256(stream.name)[:8]
+        'e3b0c442'
+    """
     hasher = hashlib.sha256()
     with open(path, "rb") as stream, byte_bar(f"hashing {Path(path).name}", os.path.getsize(path)) as bar:
         while part := stream.read(2**20):
@@ -79,9 +117,23 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that is renamed to it on success and removed on failure.
+    """Yield a temporary name beside a path, which is renamed to it on success and removed on failure.
 
-    The temporary name may become a file or a folder. Raises LaceError when the disk is full or not writable.
+    Args:
+        path: the file or folder that is to be written; the temporary name may become either.
+
+    Returns:
+        A context manager that yields the temporary name.
+
+    Raises:
+        LaceError: when the disk is full or not writable.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(f"{folder}/a.txt") as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     Path(folder, "a.txt").read_text()
+        'whole'
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
@@ -104,13 +156,37 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write `obj` as indented JSON, atomically."""
+    """Write an object as indented JSON, atomically.
+
+    Args:
+        path: the file.
+        obj: nested dictionaries, lists and plain values.
+
+    Raises:
+        LaceError: when the file cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(f"{folder}/a.json", {"seed": 1})
+        ...     read_json(f"{folder}/a.json")
+        {'seed': 1}
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(obj, indent=2, sort_keys=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file. Raises LaceError when it is missing or is not JSON."""
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Nested dictionaries, lists and plain values.
+
+    Raises:
+        LaceError: when the file is missing or is not JSON.
+    """
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
@@ -120,7 +196,22 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
-    """Create `folder` if needed and prove that a file can be written there. Raises LaceError otherwise."""
+    """Create a folder if needed, and check that a file can be written there.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Its path.
+
+    Raises:
+        LaceError: when nothing can be written there.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     check_writable(f"{folder}/new").is_dir()
+        True
+    """
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -135,13 +226,34 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 
 class Cache:
-    """Folders keyed by a digest of what their content depends on: `root/kind/key`."""
+    """Cache of folders by the digest of what their content depends on: `root/kind/key`.
+
+    Args:
+        root: folder of the cache; `~` is the user's.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     folder = Cache(root).folder("pairs", digest({"seed": 1}))
+        ...     folder.is_dir(), folder.parent.name
+        (True, 'pairs')
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser()
 
     def folder(self, kind: str, key: str) -> Path:
-        """Return (and create) the folder of artifact `key` of this `kind`."""
+        """Return the folder of an artifact, and create it if needed.
+
+        Args:
+            kind: what is kept, such as `pairs`.
+            key: digest of what it depends on.
+
+        Returns:
+            Its path.
+
+        Raises:
+            LaceError: when nothing can be written there.
+        """
         return check_writable(self.root / kind / key)
 
     def __repr__(self) -> str:
@@ -154,7 +266,24 @@ def save_tensors(
     config: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write tensors and a plain configuration as safetensors, atomically; floating tensors in `dtype` when given."""
+    """Write tensors and a plain configuration as safetensors, atomically.
+
+    Args:
+        path: the file.
+        tensors: tensors of any shape by name.
+        config: nested plain values that JSON can hold.
+        dtype: type in which floating tensors are stored; None keeps each one's own.
+
+    Raises:
+        LaceError: when the file cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tensors(f"{folder}/a.safetensors", {"w": torch.ones(2)}, {"width": 2}, torch.float16)
+        ...     tensors, config = load_tensors(f"{folder}/a.safetensors")
+        >>> tensors["w"], config
+        (tensor([1., 1.]), {'width': 2})
+    """
     from safetensors.torch import save_file
 
     def stored(tensor: Tensor) -> Tensor:
@@ -172,7 +301,17 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; half precision comes back as float32. Raises LaceError for a damaged file."""
+    """Read tensors and configuration that `save_tensors` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Tensors by name, those in half precision as float32, and the configuration.
+
+    Raises:
+        LaceError: when the file is missing, damaged or of another program.
+    """
     with _opened(path) as (stream, config):
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     half = (torch.float16, torch.bfloat16)
@@ -180,13 +319,24 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read only the configuration that `save_tensors` wrote. Raises LaceError for a damaged file."""
+    """Read only the configuration that `save_tensors` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        LaceError: when the file is missing, damaged or of another program.
+    """
     with _opened(path) as (_, config):
         return config
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Open a file of `save_tensors`; yield the stream and the configuration."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():

@@ -1,4 +1,4 @@
-"""The command line: finding the configuration, messages instead of tracebacks, what is there."""
+"""The command line: what is typed, Hydra's start, messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -8,65 +8,35 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from .artifacts import read_json, write_json
-from .configuration import config_folder, describe
+from .commands import COMMANDS, version
+from .completion import shell_completion
+from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
-from .report import sweeps
+from .renamed import renamed_arguments
 
-# At import, because launchers run jobs in processes that import this module and nothing else.
-sweeps.register_resolvers()
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-USAGE = """\
-lace_lightning: control a frozen image generator by attribute.
+__all__ = ["COMMANDS", "check_choices", "describe", "job", "main", "normalize", "overview"]
 
-  python -m lace_lightning +experiment=<name> [key=value ...]   run an experiment
-  python -m lace_lightning -m +experiment=<name> key=a,b        sweep over values; the same command resumes
-  python -m lace_lightning +experiment=<name> --cfg job         show its configuration
-  debug=fast                                                    shrink any experiment to seconds
-  --config-dir my_conf labeler=cats                             with YAML files of your own: my_conf/labeler/cats.yaml
-  LACE_TRACEBACK=1                                              show tracebacks of errors
-  LACE_OFFLINE=1                                                download no network; say where to put its file by hand
+# Launchers run jobs in processes that import Hydra, and this module for `job`, and nothing else. Where Hydra is not
+# there, as for a list, its import would cost a second.
+if "hydra" in sys.modules:
+    from .report import sweeps
 
-  lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
-  lace-lightning models                                         networks: shipped, published, here
-  lace-lightning download NAME [--sha256 HEX | --trust-first]   a published generator, checked, for generator=NAME
-"""
+    sweeps.register_resolvers()
+
 STOPPED = "stopped: the same command goes on from here"
-
-
-def overview() -> str:
-    """Return what there is: experiments, samplers, generators and the other groups, one line each."""
-    parts = [USAGE]
-    groups = (
-        ("Experiments", "experiment"),
-        ("Samplers (sampler=...)", "sampler"),
-        ("Correctors of flows (corrector=...)", "corrector"),
-        ("Methods: sampler, corrector and target (+method=...)", "method"),
-        ("Generators (generator=...)", "generator"),
-        ("Labelers (labeler=...; most are judges too, judge=...)", "labeler"),
-        ("Classifiers (classifier=...)", "classifier"),
-        ("Editing (editing=...)", "editing"),
-        ("Models: baselines (task=model model=..., or task=edit model=styleflow)", "model"),
-        ("Samplers of scores (score_sampler@model.sampler=...)", "score_sampler"),
-        ("Data sets (dataset=...)", "dataset"),
-        ("Tasks", "task"),
-        ("Loggers (logger=...)", "logger"),
-    )
-    for title, group in groups:
-        entries = describe(group)
-        width = max(len(name) for name, _ in entries)
-        parts.append("\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in entries)]) + "\n")
-    return "\n".join(parts)
+# Options of Hydra's: with a value after them, and without.
+VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+          "--experimental-rerun", "--info", "-i")  # fmt: skip
+FLAGS = ("--hydra-help", "--version", "--resolve", "-r", "--run", "--multirun", "-m", "--shell-completion", "-sc",
+         "--help", "-h")  # fmt: skip
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
@@ -75,7 +45,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     A query needs no quotes of Hydra's: `query="label == ship"` and `query.text="label == ship"` are taken as they are,
     and so are edits, with commas between: `edits="age == 0.8, glasses == 1"`.
     """
-    arguments = [_quoted(argument) for argument in arguments]
+    sweep = any(a in ("-m", "--multirun") or a == "hydra.mode=MULTIRUN" for a in arguments)
+    arguments = [_quoted(argument, sweep) for argument in _spoken(renamed_arguments(arguments))]
     debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
     others = [re.sub(r"^experiment=", "+experiment=", a) for a in arguments if not re.match(r"^\+?debug=", a)]
     # Options of Hydra's may stand anywhere, and its parser wants all overrides in one place.
@@ -83,15 +54,87 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     return overrides + debug + [a for a in others if a not in overrides]
 
 
-def _quoted(argument: str) -> str:
+def _spoken(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--experiment x`, `experiment x` and a bare `x` written as Hydra wants them.
+
+    Raises:
+        LaceError: For a word that is no experiment and an option that does not exist.
+    """
+    result: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        key, equals, value = word.lstrip("-").partition("=")
+        dashes = word.startswith("--")
+        if word in VALUED:
+            result += [word, *([following] if (following := next(words, None)) is not None else [])]
+        elif (
+            word in FLAGS
+            or (word.startswith("-") and word.partition("=")[0] in VALUED)
+            or (equals and not word.startswith("-"))
+        ):
+            result.append(word)
+        elif dashes and equals:
+            result.append(_noted(word, f"{'+' * (key in ('experiment', 'method', 'debug'))}{key}={value}"))
+        elif (dashes or not word.startswith(("-", "~"))) and key and (config_folder() / key).is_dir():
+            following = next(words, None)
+            if following is None:
+                names = choices(key, arguments)
+                raise LaceError(f"{word} needs a name: write {key}=NAME with one of {', '.join(names)}.")
+            plus = "+" * (key in ("experiment", "method", "debug"))
+            result.append(_noted(f"{word} {following}", f"{plus}{key}={following}"))
+        elif word.startswith("~"):
+            result.append(word)
+        elif word.startswith("-"):
+            raise LaceError(f"There is no option '{word}'.{suggest(word, (*VALUED, *FLAGS))} Settings are key=value.")
+        else:
+            names = choices("experiment", arguments)
+            if word not in names:
+                raise LaceError(
+                    f"There is no command and no experiment '{word}': write +experiment=NAME, key=value or one of the "
+                    f"commands {', '.join(COMMANDS)}.{suggest(word, [*names, *COMMANDS])}"
+                )
+            result.append(_noted(word, f"+experiment={word}"))
+    return result
+
+
+def _noted(given: str, taken: str) -> str:
+    print(f"note: {given} is read as {taken}", file=sys.stderr)
+    return taken
+
+
+def _quoted(argument: str, sweep: bool = False) -> str:
     edits = re.match(r"^(?:task\.)?edits=([^\[].*|\[[^'\"]*\])$", argument)
     if edits is not None:
         texts = [text.strip() for text in edits[1].strip("[]").split(",")]
         return "task.edits=[" + ",".join(f'"{text}"' for text in texts if text) + "]"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
-    if match is None or match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1]):
+    if match is None:
+        return _quoted_value(argument, sweep)
+    if match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1]):
         return argument
     return f'query.text="{match[1]}"'
+
+
+def _quoted_value(argument: str, sweep: bool) -> str:
+    """Return key=value with the value in quotes where Hydra's lexer does not take its characters."""
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith(("-", "~")) or value[:1] in ("", "'", '"', "[", "{") or "${" in value:
+        return argument
+    if re.match(r"(choice|range|interval|glob|shuffle|sort|tag|int|str|float|bool|json_str|extend_list)\(.*\)$", value):
+        return argument
+    if re.search(r"\\[=,:(){}\[\] ]", value):  # escaped by hand, for Hydra
+        return argument
+    plain = r"[A-Za-z0-9_/\-\\+.$%*@?|: ]*"
+    is_path = "/" in value or (re.search(r"\.\w+$", value) is not None and not re.fullmatch(r"[-+.,\deE]*", value))
+    whole = "," in value and is_path and (not sweep or Path(value).expanduser().exists())
+    items = [value] if whole else value.split(",")
+    return f"{key}=" + ",".join(item if re.fullmatch(plain, item) and not whole else _in_quotes(item) for item in items)
+
+
+def _in_quotes(text: str) -> str:
+    text = os.path.expanduser(text) if text.startswith("~/") else text
+    # In Hydra's quotes a backslash is itself, except before a quote.
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), text) + '"'
 
 
 def check_choices(arguments: Sequence[str]) -> None:
@@ -101,20 +144,13 @@ def check_choices(arguments: Sequence[str]) -> None:
         group = config_folder() / key.lstrip("+")
         if not value or "/" in key or not group.is_dir():
             continue
-        names = [name for name, _ in describe(key.lstrip("+"))] + _own_choices(arguments, key.lstrip("+"))
+        names = choices(key.lstrip("+"), arguments)
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
                 raise LaceError(
                     f"There is no {key.lstrip('+')} '{choice}': choose one of "
                     f"{', '.join(names)}.{suggest(choice, names)}"
                 )
-
-
-def _own_choices(arguments: Sequence[str], group: str) -> list[str]:
-    """Return the files of a group in the user's own folder of configuration (--config-dir)."""
-    joined = "\0".join(arguments)
-    folders = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", joined)
-    return [path.stem for folder in folders for path in sorted((Path(folder) / group).glob("*.yaml"))]
 
 
 def _fail(error: BaseException) -> None:
@@ -129,8 +165,12 @@ def _fail(error: BaseException) -> None:
 
 def job(cfg: DictConfig) -> float | None:
     """Run one job; inside a sweep skip what is done, record what fails, and go on."""
-    from .run import run
-    from .run.results import config_digest
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from .artifacts import read_json, write_json
+    from .report import sweeps
+    from .run import check, run
 
     _quiet()  # Lightning sets its own level when it is imported
     hydra_config = HydraConfig.get()
@@ -138,15 +178,13 @@ def job(cfg: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         sweeps.mark(folder)
-    if (
-        in_sweep
-        and (folder / "metrics.json").is_file()
-        and read_json(folder / "metrics.json")["config_digest"] == config_digest(cfg)
-    ):
-        sweeps.OUTCOMES[folder.name] = "skipped"
-        return None
     try:
-        metrics = run(cfg)
+        settings = check(cfg)
+        done = folder / "metrics.json"
+        if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
+            sweeps.OUTCOMES[folder.name] = "skipped"
+            return None
+        metrics = run(settings)
         sweeps.OUTCOMES[folder.name] = "done"
         (folder / "failed.json").unlink(missing_ok=True)
         return metrics.get("acc")
@@ -166,108 +204,118 @@ def job(cfg: DictConfig) -> float | None:
         return None
 
 
-def convert(arguments: Sequence[str]) -> None:
-    """`convert IN OUT.safetensors [WHICH]`: write the generator of another program's file as ours."""
-    from .generators import convert as convert_file
-
-    if not 2 <= len(arguments) <= 3:
-        raise LaceError(
-            f"convert needs IN and OUT.safetensors, and received {len(arguments)} arguments: write for example "
-            "lace-lightning convert network.pkl network.safetensors."
-        )
-    card = convert_file(*arguments)
-    print(f"{card['what']}, {card['parameters'] / 1e6:.1f} M parameters, from {card['layout']}")
-    for assumption in card["assumed"]:
-        print(f"assumed: {assumption}")
-    print(
-        f"source sha256 {card['source_sha256']}\n{arguments[1]}: {card['bytes'] / 2**20:.1f} MiB, sha256 "
-        f"{card['sha256']}"
-    )
-
-
-def models(arguments: Sequence[str]) -> None:
-    """`models`: list the networks that are shipped and those that others published, and say which are here."""
-    from .catalogue import NETWORKS, downloads_folder
-    from .weights import card, weight_names
-
-    if arguments:
-        raise LaceError(f"models needs nothing, and received '{arguments[0]}': leave it out.")
-    rows = [("name", "size", "", "licence", "what")]
-    for name in weight_names():
-        entry = card(name)
-        rows.append((name, _size(entry["bytes"]), "shipped", entry["licence"].split(" (")[0], entry["what"]))
-    for network in NETWORKS:
-        state = "not here" if not network.path.is_file() else "here" if network.record.is_file() else "not checked"
-        rows.append((network.name, _size(network.bytes) or network.size or "?", state, network.licence, network.what))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip())
-    print(
-        f"\nlace-lightning download NAME brings one that is not here to {downloads_folder()}; generator=NAME uses it."
-    )
-
-
-def _size(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
-
-
-def download(arguments: Sequence[str]) -> None:
-    """`download NAME [--sha256 HEX | --trust-first]`: bring a published network here, or check one that was put here by
-    hand.
-    """
-    from .artifacts import file_sha256
-    from .catalogue import published, published_path
-
-    match list(arguments):
-        case [name]:
-            path = published_path(name)
-        case [name, "--trust-first"] | ["--trust-first", name]:
-            path = published_path(name, trust_first=True)
-        case [name, "--sha256", sha256] | ["--sha256", sha256, name]:
-            path = published_path(name, sha256)
-        case _:
-            raise LaceError(
-                f"download needs NAME and at most one of --sha256 HEX and --trust-first, and received "
-                f"'{' '.join(arguments)}': write for example lace-lightning download stylegan2_ffhq."
-            )
-    print(
-        f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 "
-        f"{file_sha256(path)}"
-    )
-
-
-# What is no run: the first word of a command line that Hydra never sees.
-COMMANDS = {"convert": convert, "models": models, "download": download}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `python -m lace_lightning` and of `lace-lightning`; exits with a status other than 0 after an error."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
-        try:
-            COMMANDS[given[0]](given[1:])
-        except KeyboardInterrupt:
-            print(STOPPED, file=sys.stderr, flush=True)
-            raise SystemExit(130) from None
-        except (LaceError, OSError) as error:
-            _fail(error)
-            raise SystemExit(1) from None
-        return
-    arguments = normalize(given)
-    if not arguments or any(argument in ("--help", "-h") for argument in arguments):
-        print(overview())
-        return
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to lose a run
     try:
-        check_choices(arguments)
-        _hydra(arguments)
+        _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has ended. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+    except LaceError as error:
+        _fail(error)
+        raise SystemExit(1) from None
     except OSError as error:
         _fail(LaceError(f"A file or folder could not be used ({error}): check the path and its permissions."))
         raise SystemExit(1) from None
-    except (LaceError, HydraException, OmegaConfBaseException) as error:
-        _fail(error)
-        raise SystemExit(1) from None
+
+
+def _main(given: list[str]) -> None:
+    if given and given[0] in COMMANDS:
+        COMMANDS[given[0]](given[1:])
+        return
+    if any(word in ("--shell-completion", "-sc") for word in given):
+        print(shell_completion(given, list(COMMANDS)))
+        return
+    if "--version" in given:
+        print(version())
+        return
+    if any(word in ("--help", "-h") for word in given) or not _without_folders(given):
+        for folder in own_folders(given):
+            if not folder.is_dir():
+                raise LaceError(f"--config-dir needs a folder, and '{folder}' is none: check the path.")
+        print(overview(given))
+        return
+    arguments = normalize(given)
+    check_choices(arguments)
+    _start(arguments)
+
+
+def _without_folders(arguments: Sequence[str]) -> list[str]:
+    text = "\0".join(arguments)
+    return [word for word in re.sub(r"(?:^|\0)(?:--config-dir|-cd)[=\0][^\0]+", "", text).split("\0") if word]
+
+
+def _start(arguments: Sequence[str]) -> None:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from .report import sweeps
+
+    sweeps.register_resolvers()
+    try:
+        _hydra(arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("LACE_TRACEBACK"):
+            traceback.print_exception(error)
+        raise _explained(error, arguments) from None
     if "failed" in sweeps.OUTCOMES.values():
         raise SystemExit(1)
+
+
+def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
+    """Return Hydra's error as ours where it is one that has a better sentence."""
+    launcher = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), None)
+    if launcher in ("joblib", "submitit", "submitit_local", "submitit_slurm") and "hydra/launcher" in str(error):
+        extra = launcher.partition("_")[0]
+        return LaceError(f'The launcher {launcher} is not installed: pip install "lace_lightning[{extra}]".')
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match is None:
+        text = " ".join(str(error).split()) or type(error).__name__
+        return LaceError(text)
+    key = match[1].partition("@")[0]
+    return LaceError(f"There is no setting '{key}'.{suggest(key, _known(key, arguments))}")
+
+
+def _known(key: str, arguments: Sequence[str]) -> list[str]:
+    """Return the names of the settings there are without the override of `key`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("-", "~", "hydra")) and "," not in a]
+    overrides = [a for a in overrides if a.lstrip("+").partition("=")[0].partition("@")[0] != key]
+    experiments = [a for a in overrides if a.startswith("+experiment=")]
+    folders = ",".join(f"file://{folder.resolve()}" for folder in own_folders(arguments))
+    for tried in (overrides, experiments, []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(config_folder()), version_base="1.3"):
+                cfg = compose("config", [*tried, *([f"hydra.searchpath=[{folders}]"] if folders else [])])
+        except Exception:
+            continue
+        found: list[str] = []
+
+        def walk(node: DictConfig, prefix: str, found: list[str] = found) -> None:
+            for name, value in node._content.items() if isinstance(node._content, dict) else ():
+                key = prefix + str(name)
+                found.append(key)
+                if isinstance(value, DictConfig):
+                    walk(value, f"{key}.")
+
+        walk(cfg, "")
+        parent = key.rpartition(".")[0]
+        beside = [name for name in found if name.rpartition(".")[0] == parent]
+        # The last part alone decides where the parts before it exist: sampler.atoll is near sampler.atol.
+        return beside if suggest(key, beside) else found
+    return []
 
 
 def _quiet() -> None:
@@ -292,6 +340,8 @@ def _quiet() -> None:
 
 
 def _hydra(arguments: Sequence[str]) -> None:
+    import hydra
+
     _quiet()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -299,6 +349,44 @@ def _hydra(arguments: Sequence[str]) -> None:
     known = sys.argv
     try:
         sys.argv = [known[0], *arguments]
-        entry()
+        with _parser_of_hydra():
+            entry()
     finally:
         sys.argv = known
+
+
+@contextmanager
+def _parser_of_hydra() -> Iterator[None]:
+    """Let Hydra build its parser where argparse checks help texts (Python 3.14): one of Hydra's is no string."""
+    import argparse
+
+    if not hasattr(argparse.ArgumentParser, "_check_help"):
+        yield
+        return
+    module = sys.modules["hydra.main"]
+    build = module.get_args_parser
+
+    def tolerant() -> Any:
+        check = argparse.ArgumentParser._check_help  # type: ignore[attr-defined]
+
+        def strings_alone(self: Any, action: argparse.Action) -> None:
+            if isinstance(action.help, str):
+                check(self, action)
+
+        argparse.ArgumentParser._check_help = strings_alone  # type: ignore[attr-defined]
+        container = argparse._ActionsContainer
+        before = container.__dict__.get("_check_help")
+        if before is not None:
+            container._check_help = strings_alone  # type: ignore[attr-defined]
+        try:
+            return build()
+        finally:
+            argparse.ArgumentParser._check_help = check  # type: ignore[attr-defined]
+            if before is not None:
+                container._check_help = before  # type: ignore[attr-defined]
+
+    module.get_args_parser = tolerant  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.get_args_parser = build  # type: ignore[attr-defined]

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import LaceError
+
+USAGE = """\
+lace_lightning: control a frozen image generator by attribute.
+
+  python -m lace_lightning +experiment=<name> [key=value ...]   run an experiment
+  python -m lace_lightning -m +experiment=<name> key=a,b        sweep over values; the same command resumes
+  python -m lace_lightning +experiment=<name> --cfg job         show its configuration
+  debug=fast                                                    shrink any experiment to seconds
+  --config-dir my_conf labeler=cats                             with YAML files of your own: my_conf/labeler/cats.yaml
+  LACE_TRACEBACK=1                                              show tracebacks of errors
+  LACE_OFFLINE=1                                                download no network; say where to put its file by hand
+
+  lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
+  lace-lightning list GROUP                                     experiments, samplers, ... with their descriptions
+  lace-lightning help | --version | COMMAND --help              this text, versions, the arguments of a command
+  eval "$(lace-lightning --shell-completion install=bash)"      TAB completes (bash, zsh, fish)
+  lace-lightning models                                         networks: shipped, published, here
+  lace-lightning download NAME [--sha256 HEX | --trust-first]   a published generator, checked, for generator=NAME
+"""
 
 
 def config_folder() -> Path:
@@ -21,10 +43,101 @@ def config_folder() -> Path:
     )
 
 
-def describe(group: str) -> list[tuple[str, str]]:
-    """Return (name, first comment line) of every file of a configuration group."""
+def describe(group: str, folder: Path | None = None) -> list[tuple[str, str]]:
+    """Return (name, first comment line) of every file of a configuration group, of this package or of `folder`."""
     result = []
-    for path in sorted((config_folder() / group).glob("*.yaml")):
-        lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        result.append((path.stem, next((line for line in lines if not line.startswith("@")), "")))
+    for path in sorted(((folder or config_folder()) / group).glob("*.yaml")):
+        lines = [line[1:].strip() for line in _lines(path) if line.startswith("#")]
+        result.append((path.stem, next((line for line in lines if not line.startswith(("@", "needs:"))), "")))
     return result
+
+
+def needs(experiment: str) -> tuple[str, ...]:
+    """Return what an experiment needs, of NEEDS, as its line `# needs:` says; () where it has none."""
+    for line in _lines(config_folder() / "experiment" / f"{experiment}.yaml"):
+        if line.startswith("# needs:"):
+            return tuple(word.strip() for word in line.partition(":")[2].split(","))
+    return ()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the user's own folders of configuration (--config-dir)."""
+    joined = "\0".join(arguments)
+    return [Path(folder) for folder in re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", joined)]
+
+
+def choices(group: str, arguments: Sequence[str] = ()) -> list[str]:
+    """Return the names of the files of a group, one's own (--config-dir) included."""
+    return [name for folder in (None, *own_folders(arguments)) for name, _ in describe(group, folder)]
+
+
+def overview(arguments: Sequence[str] = ()) -> str:
+    """Return how the program is used, the experiments by what they need, and the names in the other groups."""
+    parts = [USAGE]
+    experiments = describe("experiment")
+    for need, title in NEEDS.items():
+        entries = [(name, text) for name, text in experiments if _strongest(name) == need]
+        if need == "nothing":
+            width = max((len(name) for name, _ in entries), default=0)
+            lines = [
+                textwrap.shorten(f"{name} {text}", 114 - width + len(name), placeholder=" ...")
+                for name, text in entries
+            ]
+            lines = [
+                f"  {name:<{width}}  {line[len(name) + 1 :]}" for (name, _), line in zip(entries, lines, strict=True)
+            ]
+        else:
+            lines = _wrapped([name for name, _ in entries])
+        parts.append("\n".join([f"Experiments that need {title}:", *lines]) + "\n")
+    lines = []
+    for group, title in GROUPS.items():
+        if group != "experiment":
+            lines += _wrapped([name for name, _ in describe(group)], f"{title}: ")
+    parts.append("\n".join(["Descriptions: lace-lightning list GROUP, for example list experiment.", *lines]) + "\n")
+    for folder in own_folders(arguments):
+        own = [(path.name, describe(path.name, folder)) for path in sorted(folder.iterdir()) if path.is_dir()]
+        rows = [f"  {group}={name}  {text}".rstrip() for group, entries in own for name, text in entries]
+        parts.append("\n".join([f"Yours, in {folder}:", *(rows or ["  no GROUP/NAME.yaml"])]) + "\n")
+    return "\n".join(parts)
+
+
+def _strongest(experiment: str) -> str:
+    found = needs(experiment)
+    return next((need for need in reversed(NEEDS) if need in found), "nothing")
+
+
+def _wrapped(names: Sequence[str], start: str = "") -> list[str]:
+    return textwrap.wrap(
+        start + ", ".join(names), 116, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+# In the order of the list; an experiment stands under the last of those that it needs.
+NEEDS = {
+    "nothing": "nothing",
+    "network": "a published network (lace-lightning models)",
+    "data": "data of yours, pictures or a network",
+    "gpu": "a GPU",
+}
+GROUPS = {
+    "experiment": "Experiments (+experiment=...)",
+    "sampler": "Samplers (sampler=...)",
+    "corrector": "Correctors of flows (corrector=...)",
+    "method": "Methods (+method=...)",
+    "generator": "Generators (generator=...)",
+    "labeler": "Labelers (labeler=...)",
+    "judge": "Judges (judge=...)",
+    "classifier": "Classifiers (classifier=...)",
+    "energy": "Energies beside that of the query (energy=...)",
+    "editing": "Editing (editing=...)",
+    "model": "Systems beside LACE (model=...)",
+    "score_sampler": "Samplers of scores (score_sampler@model.sampler=...)",
+    "dataset": "Data sets (dataset=...)",
+    "training": "Trainings of image networks (training=...)",
+    "task": "Tasks (task=...)",
+    "logger": "Loggers (logger=...)",
+}

@@ -1,4 +1,4 @@
-"""Progress of work on files, on stderr: silent below a second, and where nobody watches."""
+"""Progress of work on files, on stderr: silent in the first second, and where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ _OPTIONS: dict[str, Any] = {"leave": False, "delay": 1, "disable": None}
 
 
 def byte_bar(title: str, total: int) -> Any:
-    """Return a bar over `total` bytes, whose `update` is told how many more are done; a context manager."""
+    """Return a progress bar over bytes; it is silent in the first second, and where stderr is no terminal.
+
+    Args:
+        title: text beside the bar.
+        total: number of bytes, at least 0.
+
+    Returns:
+        A context manager; its `update(count)` adds bytes that are done.
+
+    Example:
+        >>> with byte_bar("hashing", 10) as bar:
+        ...     _ = bar.update(10)
+    """
     from tqdm import tqdm
 
     return tqdm(desc=title, total=total, unit="B", unit_scale=True, unit_divisor=1024, **_OPTIONS)
@@ -19,7 +31,18 @@ def byte_bar(title: str, total: int) -> Any:
 
 @contextmanager
 def waiting(title: str) -> Iterator[None]:
-    """Show how long something takes that does not say how far it is."""
+    """Show the seconds that pass while work without a known length is done.
+
+    Args:
+        title: text beside the time.
+
+    Returns:
+        A context manager around the work.
+
+    Example:
+        >>> with waiting("loading"):
+        ...     pass
+    """
     from tqdm import tqdm
 
     done = threading.Event()

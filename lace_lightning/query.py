@@ -1,8 +1,8 @@
-"""The language of conditions: `glasses == 1 and not yaw == 0.5`, parsed, checked against a schema, printed.
+"""Queries: conditions on attributes such as `glasses == 1 and not yaw == 0.5`, parsed and checked against a schema.
 
 Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or
-`!=` for classes (by number or name), `==`, `<` or `>` for continuous values in [0, 1]. `attribute == *` leaves the
-value free: it is given for each sample when the query is used.
+`!=` for classes (by number or name, in quotes where a name is not one word), `==`, `<` or `>` for continuous values in
+[0, 1]. `attribute == *` leaves the value free: it is given for each sample when the query is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +19,26 @@ from .errors import LaceError
 from .schema import Attribute, Labels, Schema
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
+    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<quoted>\"[^\"]+\"|'[^']+')"
+    r"|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
 )
+_KEYWORDS = ("and", "or", "not", "*")
 _HELP = "write for example `glasses == 1 and not yaw == 0.5`"
 
 
 @dataclass(frozen=True)
 class Atom:
-    """One comparison; `value` is a class index, a number in [0, 1], or None where it is free (given per sample)."""
+    """A comparison of one attribute with a value.
+
+    Args:
+        attribute: the attribute.
+        op: "==" or "!=", and for continuous attributes "<" or ">".
+        value: a class index, a number in [0, 1], or None where it is free and given for each sample.
+
+    Example:
+        >>> str(Atom(Attribute("yaw", "continuous"), "<", 0.25))
+        'yaw < 0.25'
+    """
 
     attribute: Attribute
     op: str
@@ -37,7 +48,7 @@ class Atom:
         if self.value is None:
             text = "*"
         elif self.attribute.kind == "discrete":
-            text = self.attribute.class_name(int(self.value))
+            text = _class_text(self.attribute, int(self.value))
         else:
             text = f"{self.value:g}"
         return f"{self.attribute.name} {self.op} {text}"
@@ -45,7 +56,15 @@ class Atom:
 
 @dataclass(frozen=True)
 class Not:
-    """The event that `inner` does not hold."""
+    """The negation of a condition.
+
+    Args:
+        inner: the condition.
+
+    Example:
+        >>> str(Not(Atom(Attribute("hat"), "==", 1)))
+        'not hat == 1'
+    """
 
     inner: Node
 
@@ -55,7 +74,16 @@ class Not:
 
 @dataclass(frozen=True)
 class And:
-    """Both sides hold."""
+    """The conjunction of two conditions.
+
+    Args:
+        left: the first condition.
+        right: the second condition.
+
+    Example:
+        >>> str(And(Atom(Attribute("hat"), "==", 1), Atom(Attribute("smile"), "==", 0)))
+        'hat == 1 and smile == 0'
+    """
 
     left: Node
     right: Node
@@ -66,7 +94,16 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
-    """At least one side holds."""
+    """The disjunction of two conditions, true where at least one of them is.
+
+    Args:
+        left: the first condition.
+        right: the second condition.
+
+    Example:
+        >>> str(Or(Atom(Attribute("hat"), "==", 1), Atom(Attribute("smile"), "==", 0)))
+        'hat == 1 or smile == 0'
+    """
 
     left: Node
     right: Node
@@ -78,12 +115,31 @@ class Or:
 Node = Atom | Not | And | Or
 
 
+def _class_text(attribute: Attribute, index: int) -> str:
+    """Return a class as a query writes it: its name, in quotes where that is not one word."""
+    name = attribute.class_name(index)
+    match = _TOKEN.fullmatch(name)
+    if match and match["word"] == name and name not in _KEYWORDS:
+        return name
+    quotes = [mark for mark in ("'", '"') if mark not in name]
+    return f"{quotes[0]}{name}{quotes[0]}" if quotes else str(index)
+
+
 def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
     return f"({node})" if isinstance(node, kinds) else str(node)
 
 
 def atoms(node: Node) -> list[Atom]:
-    """Return the comparisons of a tree, from left to right."""
+    """Return the comparisons of a tree, from left to right.
+
+    Args:
+        node: the root of the tree.
+
+    Example:
+        >>> hat = Atom(Attribute("hat"), "==", 1)
+        >>> len(atoms(Or(hat, Not(hat))))
+        2
+    """
     if isinstance(node, Atom):
         return [node]
     if isinstance(node, Not):
@@ -100,11 +156,26 @@ def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
 
 
 def restrict(node: Node, name: str, value: float, tolerance: float = 0.1) -> Node | bool:
-    """Simplify `node` for attribute `name` having this value; comparisons with free values stay."""
+    """Return what is left of a tree when one attribute has a certain value; comparisons with free values stay.
+
+    Args:
+        node: the root of the tree.
+        name: the name of the attribute.
+        value: its class index, or its number in [0, 1].
+        tolerance: a continuous `==` holds within ± tolerance.
+
+    Returns:
+        A tree without the attribute, or True or False where the value decides it.
+
+    Example:
+        >>> hat, smile = (Atom(Attribute(name), "==", 1) for name in ("hat", "smile"))
+        >>> str(restrict(And(hat, smile), "hat", 1)), restrict(And(hat, smile), "hat", 0)
+        ('smile == 1', False)
+    """
     if isinstance(node, Atom):
         if node.attribute.name != name or node.value is None:
             return node
-        return _true(node.attribute, node.op, torch.tensor(float(value)), node.value, tolerance)
+        return bool(_true(node.attribute, node.op, torch.tensor(float(value)), node.value, tolerance))
     if isinstance(node, Not):
         inner = restrict(node.inner, name, value, tolerance)
         return not inner if isinstance(inner, bool) else Not(inner)
@@ -118,7 +189,7 @@ def restrict(node: Node, name: str, value: float, tolerance: float = 0.1) -> Nod
 
 
 def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
-    """Return what a tree can be, attribute by attribute."""
+    """Return the truth values that a tree can have, attribute by attribute."""
     if isinstance(node, bool):
         return {node}
     bound = [atom for atom in atoms(node) if atom.value is not None]
@@ -129,7 +200,7 @@ def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
     if attribute.kind == "discrete":
         values: list[float] = list(range(attribute.num_classes))
     else:
-        # Truth changes at a value, or at its tolerance: the points between all of these.
+        # Truth changes at a value or at its tolerance: try these, and the points between them.
         edges = sorted(
             {
                 0.0,
@@ -151,13 +222,25 @@ def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
 
 
 class Query:
-    """A condition on the attributes of one schema; `root` is its tree, `str(query)` its canonical text."""
+    """A condition on the attributes of one schema; `str(query)` is its canonical text.
+
+    Args:
+        root: the tree of the condition.
+        schema: the schema of its attributes.
+
+    Example:
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("yaw", "continuous")))
+        >>> query = parse("(hat == 1) and yaw == *", schema)
+        >>> str(query), query.free, query.slug
+        ('hat == 1 and yaw == *', ('yaw',), 'hat_is_1_and_yaw_is_any')
+    """
 
     def __init__(self, root: Node, schema: Schema) -> None:
         self.root, self.schema = root, schema
 
     @property
     def text(self) -> str:
+        """The canonical text."""
         return str(self.root)
 
     @property
@@ -180,7 +263,7 @@ class Query:
 
     @property
     def is_conjunction(self) -> bool:
-        """Whether it is made of `==` and `and` alone: labels can say what it wants."""
+        """Whether the query consists of `==` and `and` alone, so that labels can express it."""
 
         def simple(node: Node) -> bool:
             return (
@@ -193,7 +276,7 @@ class Query:
 
     @property
     def branches(self) -> tuple[Query, ...]:
-        """The sides of the outermost `or`, from left to right; none where the query is no disjunction."""
+        """The sides of the outermost `or`, from left to right; empty where the query is no disjunction."""
 
         def sides(node: Node) -> list[Node]:
             return [*sides(node.left), *sides(node.right)] if isinstance(node, Or) else [node]
@@ -201,23 +284,36 @@ class Query:
         return tuple(Query(side, self.schema) for side in sides(self.root)) if isinstance(self.root, Or) else ()
 
     def on(self, schema: Schema) -> Query:
-        """Return the query on a schema that has its attributes among others. Raises LaceError where one is missing."""
+        """Return the query on another schema that has its attributes.
+
+        Args:
+            schema: the other schema.
+
+        Raises:
+            LaceError: when an attribute of the query is missing there.
+        """
         missing = [name for name in self.attributes if self.schema[name] not in schema.attributes]
         if missing:
             raise LaceError(
                 f"The query '{self}' needs {', '.join(missing)}, and the classifier knows {', '.join(schema.names)} "
-                f"alone: "
-                "leave it out, or train a classifier on it."
+                "alone: leave it out, or train a classifier on it."
             )
         return Query(self.root, schema)
 
     def bind(self, **values: str | float) -> Query:
-        """Fill free values by class name, class number or number. Raises LaceError for a name that is not free."""
+        """Return the query with values in the place of free ones.
+
+        Args:
+            values: for each name of an attribute its class name, class number or number in [0, 1].
+
+        Raises:
+            LaceError: for a name that is not free, and for a value that the attribute does not have.
+        """
         for name in values:
             if name not in self.free:
                 raise LaceError(
                     f"The query '{self}' has the free attributes {', '.join(self.free) or 'none'}, and '{name}' "
-                    "was bound."
+                    "was bound: write `attribute == *` in the query to leave a value free."
                 )
 
         def fill(atom: Atom) -> Atom:
@@ -228,9 +324,15 @@ class Query:
         return Query(_map_atoms(self.root, fill), self.schema)
 
     def holds(self, labels: Labels, free: Labels | None = None, tolerance: float = 0.1) -> Tensor:
-        """Say for each row of `labels` whether the query is true: bool (N,).
+        """Return for each row of labels whether the query is true (N,) bool.
 
-        A continuous `==` holds within ± `tolerance`; `free` (N rows) gives the values of free attributes.
+        Args:
+            labels: N rows of labels of the query's schema.
+            free: values of the query's free attributes, N rows.
+            tolerance: a continuous `==` holds within ± tolerance.
+
+        Raises:
+            LaceError: when the query has free attributes and `free` is None.
         """
         if self.free and free is None:
             raise LaceError(f"The query '{self}' leaves {', '.join(self.free)} free: give its values for every sample.")
@@ -251,9 +353,7 @@ class Query:
         return _true(node.attribute, node.op, value, target, tolerance)
 
     def outcomes(self, tolerance: float = 0.1) -> set[bool]:
-        """Return whether the query can be true and whether it can be false,
-        over all values that attributes can have.
-        """
+        """Return the truth values that the query has, over all values of its attributes."""
         return _outcomes(self.root, tolerance)
 
     def __str__(self) -> str:
@@ -269,14 +369,12 @@ class Query:
         return hash((self.root, self.schema))
 
 
-def _true(attribute: Attribute, op: str, value: Tensor, target: Any, tolerance: float) -> Any:
-    """Compare values with targets: bool tensor, or a bool for a single value and a number."""
+def _true(attribute: Attribute, op: str, value: Tensor, target: Tensor | float, tolerance: float) -> Tensor:
+    """Compare values (*) with targets: bool (*)."""
     if op in "<>":
-        result = value < target if op == "<" else value > target
-    else:
-        equal = (value - target).abs() <= (tolerance if attribute.kind == "continuous" else 0.5)
-        result = equal if op == "==" else ~equal
-    return bool(result) if result.ndim == 0 else result
+        return value < target if op == "<" else value > target
+    equal = (value - target).abs() <= (tolerance if attribute.kind == "continuous" else 0.5)
+    return equal if op == "==" else ~equal
 
 
 def _value(attribute: Attribute, op: str, text: str) -> float | None:
@@ -313,7 +411,8 @@ class _Parser:
             match = _TOKEN.match(text, position)
             if match is None:
                 raise self.error(f"'{text[position:].strip()[0]}' cannot be read")
-            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            kind = str(match.lastgroup)
+            self.tokens.append((kind, match[kind][1:-1] if kind == "quoted" else match[kind]))
             position = match.end()
         self.next = 0
 
@@ -321,16 +420,20 @@ class _Parser:
         return LaceError(f"The query '{self.text}' could not be understood, {problem}: {_HELP}.")
 
     def accept(self, *texts: str) -> bool:
-        if self.next < len(self.tokens) and self.tokens[self.next][1] in texts:
+        if (
+            self.next < len(self.tokens)
+            and self.tokens[self.next][0] != "quoted"
+            and self.tokens[self.next][1] in texts
+        ):
             self.next += 1
             return True
         return False
 
-    def take(self, kind: str, wanted: str) -> str:
+    def expect(self, wanted: str, *kinds: str) -> str:
         if self.next >= len(self.tokens):
             raise self.error(f"{wanted} is missing at its end")
         found_kind, found = self.tokens[self.next]
-        if found_kind != kind:
+        if found_kind not in kinds:
             raise self.error(f"'{found}' stands where {wanted} should")
         self.next += 1
         return found
@@ -355,13 +458,25 @@ class _Parser:
             if not self.accept(")"):
                 raise self.error("a bracket is not closed")
             return node
-        attribute = self.schema[self.take("word", "an attribute")]
-        op = self.take("op", "a comparison (==, !=, < or >)")
-        return Atom(attribute, op, _value(attribute, op, self.take("word", "a value")))
+        attribute = self.schema[self.expect("an attribute", "word")]
+        op = self.expect("a comparison (==, !=, < or >)", "op")
+        return Atom(attribute, op, _value(attribute, op, self.expect("a value", "word", "quoted")))
 
 
 def parse(text: str, schema: Schema) -> Query:
-    """Parse `text` against `schema`. Raises LaceError for bad grammar, unknown attributes, classes or values."""
+    """Return the query of a text.
+
+    Args:
+        text: a condition in the grammar of this module.
+        schema: the schema of its attributes.
+
+    Raises:
+        LaceError: for a text outside the grammar, and for unknown attributes, classes or values.
+
+    Example:
+        >>> parse("not hat == 0", Schema("s", (Attribute("hat"),)))
+        Query('not hat == 0', schema='s')
+    """
     parser = _Parser(text, schema)
     if not parser.tokens:
         raise parser.error("it is empty")

@@ -56,7 +56,7 @@ TINY = {
     "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
     "cifar10_pc": ["sampler.num_steps=25,30"],
     "cifar10_euler": ["sampler.step_size=0.1,0.2"],
-    "portraits_glasses": ["seed=1,2", "task.more_pairs=30"],
+    "portraits_glasses": ["seed=1,2", "pairs.more=30"],
     "portraits_gender_smile_age": ["seed=1"],
     "portraits_zero_shot": ["seed=1"],
     "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,portraits_from_start"],
@@ -141,15 +141,15 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, 
     dataset, kind = name.split("_")
     size = {
         "generator": [
-            "network.discriminator.channels=[8,8,8,8]",
-            "network.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}",
+            "training.discriminator.channels=[8,8,8,8]",
+            "training.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}",
         ],
-        "labeler": ["network.arguments={widths: [4, 4, 8]}"],
-        "judge": ["network.arguments.width=4"],
-        "identity": ["network.arguments.width=4"],
+        "labeler": ["training.arguments={widths: [4, 4, 8]}"],
+        "judge": ["training.arguments.width=4"],
+        "identity": ["training.arguments.width=4"],
     }[kind]
-    size = ["network.arguments={widths: [4, 4, 8], blocks: 1}"] if name == "portraits_judge" else size
-    size += ["network.start=null"] if name == "portraits_generator" else []
+    size = ["training.arguments={widths: [4, 4, 8], blocks: 1}"] if name == "portraits_judge" else size
+    size += ["training.start=null"] if name == "portraits_generator" else []
     command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
     cli.main(command)
     exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
@@ -200,12 +200,12 @@ def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, m
     for cache, seeds in (("found", (1, 2)), ("trained", (2,))):
         monkeypatch.setenv("LACE_CACHE", str(tmp_path / cache))
         for seed in seeds:
-            monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+            monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
             cli.main(
                 [
                     "+experiment=portraits_glasses",
                     "debug=fast",
-                    "task.more_pairs=30",
+                    "pairs.more=30",
                     f"seed={seed}",
                     "sampler=heun",
                     "logger=csv",
@@ -231,7 +231,7 @@ def test_a_killed_training_on_pairs_goes_on_at_its_last_epoch(tmp_path: Path, mo
         return original(self, batch, index)
 
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
     monkeypatch.setattr(LatentClassifier, "training_step", dying)
     with pytest.raises(SystemExit):
         cli.main(command)
@@ -250,7 +250,7 @@ def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(t
         "debug=fast",
         "classifier=distilled",
         "classifier.fresh_pairs=40",
-        "task.holdout=[0.2,0.2]",
+        "pairs.holdout=[0.2,0.2]",
         "logger=csv",
         "task.export=classifier",
     ]
@@ -265,11 +265,11 @@ def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(t
     monkeypatch.setattr(FreshBatches, "pairs", dying)
     for name in ("whole", "killed"):
         monkeypatch.setenv("LACE_CACHE", str(tmp_path / name))
-        monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+        monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
         if name == "killed":
             with pytest.raises(SystemExit):
                 cli.main([*command, f"hydra.run.dir=out/{name}"])
-            monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+            monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
         cli.main([*command, f"hydra.run.dir=out/{name}"])
         states.append(load_file(tmp_path / "out" / name / "classifier.safetensors"))
         metrics = results(tmp_path / "out" / name)[0]["metrics"]
@@ -485,7 +485,7 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
         (["+experiment=cifar10_edit", "editing.layers={label: [99]}"], "style layers of 'label' must lie in 0 to"),
         (["+experiment=cifar10_edit", "editing.layers={lable: [1]}"], "Did you mean 'label'"),
         (["+experiment=cifar10_edit", "classifier.space=x"], "a classifier of latents"),
-        (["+experiment=cifar10_ode", "task.pairs_truncation=0.5", "classifier=latent_z"], "a classifier of w"),
+        (["+experiment=cifar10_ode", "pairs.truncation=0.5", "classifier=latent_z"], "a classifier of w"),
         (["+experiment=portraits_glasses", "seed=1", "query=glasses == 1 and glasses == 0"], "can never be true"),
         (["+experiment=portraits_glasses", "seed=1", "query=age == 0.1 and age == 0.9"], "can never be true"),
         (["+experiment=portraits_glasses", "seed=1", "query=age == 1.5"], "values from 0 to 1, received '1.5'"),
@@ -515,13 +515,16 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
         (["+experiment=portraits_temperature", "seed=1", "query=beard == 1", "task.temperatures=[1,0]"], "above 0"),
         (
             ["+experiment=cifar10_ode", "classifier=pixel", "classifier.fresh_pairs=10"],
-            "received 10 in space x: set classifier.fresh_pairs=0",
+            "must be 0 for a classifier of pictures",
         ),
         (
             ["+experiment=cifar10_ode", "classifier.fresh_pairs=10", "classifier.fresh_share=0"],
-            "share of fresh pairs in a batch",
+            "'classifier.fresh_share' must be above 0",
         ),
-        (["+experiment=cifar10_ode", "classifier.calibrate=true", "task.holdout=[0,0.02]"], "task.holdout leaves none"),
+        (
+            ["+experiment=cifar10_ode", "classifier.calibrate=true", "pairs.holdout=[0,0.02]"],
+            "pairs.holdout leaves none",
+        ),
         (["+experiment=cifar10_ode", "hydra.run.dir=/proc/nowhere"], "/proc"),
         (["+experiment=cifar10_labeler", "dataset.module.root=/nowhere"], "do not exist"),
     ],
@@ -553,7 +556,7 @@ def test_a_killed_training_is_no_success_and_goes_on(
     ]
     process = subprocess.Popen([*command, "trainer.max_epochs=100000"], stderr=subprocess.PIPE, text=True)
     csv = tmp_path / "out" / "csv" / "metrics.csv"
-    folders = cache / "classifiers"
+    folders = cache / "systems"
     for _ in range(600):
         # Training has begun once its folder and its log are there.
         if csv.is_file() and folders.is_dir() and any(not any(folder.iterdir()) for folder in folders.iterdir()):
@@ -565,7 +568,7 @@ def test_a_killed_training_is_no_success_and_goes_on(
     assert process.returncode == status
     assert "the same command goes on" in printed
     assert not (tmp_path / "out" / "metrics.json").exists()
-    assert not any(path.stat().st_mtime > csv.stat().st_ctime for path in cache.rglob("classifier.safetensors"))
+    assert not any(path.stat().st_mtime > csv.stat().st_ctime for path in cache.rglob("system.safetensors"))
     cli.main([*command[3:], "trainer.max_epochs=1"])
     assert len(results(tmp_path / "out")) == 1
 

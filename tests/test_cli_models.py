@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lace_lightning import cli
-from lace_lightning.artifacts import read_json
 from lace_lightning.data import CIFAR10_SCHEMA
 from lace_lightning.report import sweeps
 from lace_lightning.systems.pixel_ebm.jem import JEM
@@ -25,13 +24,13 @@ LOOKUP = [
     "model._target_=tests.models.Lookup",
     "+model.batch_size=50",
     "logger=csv",
-    "task.num_pairs=500",
-    "task.pairs_batch_size=250",
+    "pairs.count=500",
+    "pairs.batch_size=250",
     "metrics.num_samples=200",
     "metrics.batch_size=100",
     "metrics.timing_repeats=0",
     "trainer.max_epochs=1",
-    "callbacks.progress=false",
+    "metrics.progress=false",
 ]
 
 
@@ -39,7 +38,7 @@ LOOKUP = [
 def elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
     sweeps.OUTCOMES.clear()
 
 
@@ -55,17 +54,17 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     assert metrics["fd_judge/unconditional"] > 0
     assert protocol["sampler"].startswith("Lookup(")
     assert len(load_file(tmp_path / "out" / "lookup.safetensors")["points"]) == 400
-    steps = next((tmp_path / "cache" / "models").rglob("steps.json"))
-    before = read_json(steps)
+    trained = next((tmp_path / "cache" / "systems").rglob("system.safetensors"))
+    before = trained.stat().st_mtime_ns
     cli.main([*LOOKUP, "hydra.run.dir=again"])
-    assert read_json(steps) == before
+    assert trained.stat().st_mtime_ns == before
     again = results(tmp_path / "again")[0]["metrics"]
     assert {name: value for name, value in again.items() if "seconds" not in name} == {
         name: value for name, value in metrics.items() if "seconds" not in name
     }
     # Drawn in another way, it is the same training.
     cli.main([*LOOKUP, "hydra.run.dir=other", "+model.stream=1"])
-    assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
+    assert len(list((tmp_path / "cache" / "systems").rglob("system.safetensors"))) == 1
     # So it is with the file, which another generator refuses.
     cli.main([*LOOKUP, "hydra.run.dir=given", "+model.stream=1", "task.weights=out/lookup.safetensors"])
     given, other = (results(tmp_path / name)[0]["metrics"] for name in ("given", "other"))
@@ -84,8 +83,8 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     [
         ("query=label == cat or label == dog", "a conjunction of =="),
         ("model._target_=null", "needs a model"),
-        ("model._target_=torch.nn.Identity", "must be a ConditionalModel, received Identity"),
-        ("task.holdout=[0,0]", "none is left for that"),
+        ("model._target_=torch.nn.Identity", "must be a System, and torch.nn.Identity is none"),
+        ("pairs.holdout=[0,0]", "none is left for that"),
         ("task.attributes=[hat]", "'hat' was asked for"),
         ("labeler=none", "labeler=none: choose a labeler"),
     ],
@@ -125,7 +124,7 @@ def test_what_an_energy_cannot_say_is_refused_before_it_is_trained(tmp_path: Pat
             ]
         )
     assert "age" in capsys.readouterr().err
-    assert not list((tmp_path / "cache" / "models").rglob("*"))
+    assert not list((tmp_path / "cache" / "systems").rglob("*"))
 
 
 def test_a_model_of_pictures_sees_the_labels_that_it_learns() -> None:
@@ -148,8 +147,8 @@ def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
             "+experiment=portraits_latent_jem",
             "hydra.mode=RUN",
             "logger=csv",
-            "callbacks.progress=false",
-            "task.num_pairs=2000",
+            "metrics.progress=false",
+            "pairs.count=2000",
             "task.attributes=[glasses,beard]",
             "query=glasses == 1 or beard == 1",
             "trainer.max_epochs=15",
@@ -184,11 +183,11 @@ def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path)
         [
             "+experiment=cifar10_jem",
             "logger=csv",
-            "callbacks.progress=false",
+            "metrics.progress=false",
             "metrics.num_samples=10",
             "metrics.fid=none",
             "metrics.batch_size=10",
-            "callbacks.pictures_per_class=1",
+            "metrics.pictures_per_class=1",
             "model.network.published=true",
             "model.buffer.size=12",
             "model.start=published.pt",
@@ -278,11 +277,11 @@ def test_baselines_of_pictures_run_and_go_on(name: str, small: list[str], few: N
     command = [
         f"+experiment={name}",
         "logger=csv",
-        "callbacks.progress=false",
+        "metrics.progress=false",
         "dataset.module.batch_size=8",
         "metrics.num_samples=10",
         "metrics.batch_size=10",
-        "callbacks.pictures_per_class=1",
+        "metrics.pictures_per_class=1",
         "task.checkpoint_steps=1",
         *small,
     ]
@@ -304,7 +303,7 @@ FLOW = [
     "model.sampling.steps=2",
     "model.solver.steps=1",
     "hydra.mode=RUN",
-    "task.num_pairs=100",
+    "pairs.count=100",
     "metrics.num_samples=8",
     "metrics.batch_size=8",
 ]
@@ -326,7 +325,7 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
         assert protocol["attributes_before"].startswith("labeler: portraits_labeler")
         assert {"acc/yaw", "des", "id", "edit4/holds", "seconds/sampling_per_64"} <= set(metrics)
         assert (tmp_path / name / "samples.gif").is_file()
-    assert len(list((tmp_path / "cache" / "models").rglob("steps.json"))) == 1
+    assert len(list((tmp_path / "cache" / "systems").rglob("system.safetensors"))) == 1
     assert protocol["editing"]["layers"]["age"] == [0, 1]
     assert "training, minutes" in capsys.readouterr().out
 

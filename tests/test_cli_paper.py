@@ -48,7 +48,7 @@ JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
 QUICK = [
     "debug=fast",
     "logger=csv",
-    "task.num_pairs=40",
+    "pairs.count=40",
     "metrics.num_samples=4",
     "metrics.batch_size=4",
     "generator.precision=float32",
@@ -206,7 +206,7 @@ def test_an_attribute_of_your_own(files, tmp_path) -> None:
 
 def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
     network = catalogue.published("stylegan2_ada_cifar10")
     network.path.parent.mkdir(parents=True)
     published_file(network.path, 32)
@@ -230,11 +230,11 @@ def test_the_published_cifar10_network_lies_where_it_is_downloaded_to(tmp_path, 
 def test_given_pairs_say_what_they_cannot_do(files, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("LACE_FACES_JUDGE", str(files["judge"]))
     for setting, message in (
-        ("task.pairs_from=null", "labeler=none"),
-        ("task.more_pairs=10", "task.more_pairs is 10"),
+        ("pairs.source=null", "labeler=none"),
+        ("pairs.more=10", "pairs.more is 10"),
         ("classifier.soft_labels=true", "classifier.soft_labels is True"),
         ("classifier.space=z", "classifier.space is z"),
-        ("task.pairs_from=nowhere", "are not there"),
+        ("pairs.source=nowhere", "are not there"),
         ("judge=cifar10", "The judge must know every attribute"),
     ):
         with pytest.raises(SystemExit):
@@ -243,7 +243,7 @@ def test_given_pairs_say_what_they_cannot_do(files, tmp_path, monkeypatch, capsy
                     "+experiment=ffhq_glasses",
                     f"generator.name={files['faces']}",
                     *QUICK,
-                    f"task.pairs_from={files['styleflow']}",
+                    f"pairs.source={files['styleflow']}",
                     "hydra.mode=RUN",
                     "query=glasses == 1" if "cifar10" not in setting else "query=label == 1",
                     setting,
@@ -279,7 +279,7 @@ def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeyp
             "+experiment=your_attribute",
             *generator,
             "labeler=none",
-            "task.pairs_from=pictures/labels.csv",
+            "pairs.source=pictures/labels.csv",
             "query=hat == 1",
             *QUICK,
             *judge,

@@ -21,7 +21,7 @@ CONTROL = [
     "logger=csv",
     "seed=1",
     "query.text=glasses == 1",
-    "task.num_pairs=100",
+    "pairs.count=100",
     "metrics.num_samples=20",
     "sampler.atol=0.1",
     "sampler.rtol=0.1",
@@ -41,7 +41,7 @@ def elsewhere(tmp_path, monkeypatch, cache) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(cache))
     monkeypatch.delenv("LACE_TRACEBACK", raising=False)
-    monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+    monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
     sweeps.OUTCOMES.clear()
 
 
@@ -76,7 +76,7 @@ def test_edits_are_compared_by_a_network_of_others(tmp_path: Path, capsys) -> No
             "seed=1",
             "debug=fast",
             "logger=csv",
-            "task.num_pairs=100",
+            "pairs.count=100",
             "task.edits=[glasses == 1]",
             "metrics.num_samples=10",
             "sampler.atol=0.1",
@@ -167,7 +167,7 @@ def test_statistics_of_a_folder_are_measured_once_and_given_to_others(
     # A second time, the pictures are not read.
     for options in (folder, ["metrics.reference=measured/faces.safetensors"]):
         with monkeypatch.context() as patch:
-            patch.setattr("lace_lightning.run.building.LOADED", {})
+            patch.setattr("lace_lightning.run.nodes.BUILT", {})
             patch.setattr("lace_lightning.data.folder.PictureFiles.read", None)
             cli.main([*CONTROL, *options])
         (result,) = results(tmp_path / "out")

@@ -20,8 +20,17 @@ from lace_lightning.report import sweeps
 from .test_cli import results
 from .test_cli_paper import accept, clip_weights, published_file
 
-DOCS = sorted((Path(__file__).resolve().parents[1] / "docs").glob("*.md"))
-QUICK = ["debug=fast", "logger=csv", "task.num_pairs=200", "metrics.num_samples=20", "metrics.batch_size=10"]
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+# The commands and programs of docs/extending.md are run by tests/test_extending.py.
+RUN = [page for page in DOCS if page.name != "extending.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *DOCS,
+    *sorted(ROOT.glob("experiments/**/README.md")),
+    ROOT / "benchmarks/README.md",
+]
+QUICK = ["debug=fast", "logger=csv", "pairs.count=200", "metrics.num_samples=20", "metrics.batch_size=10"]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -35,7 +44,7 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines() if line.strip()]
 
 
-COMMANDS = [(page.stem, words) for page in DOCS for words in commands(page)]
+COMMANDS = [(page.stem, words) for page in RUN for words in commands(page)]
 
 
 @pytest.fixture
@@ -54,15 +63,13 @@ def there(tmp_path, monkeypatch) -> Path:
         "import torch\n\n\ndef Decoder():\n    return torch.nn.Sequential(torch.nn.Linear(64, 3072), "
         "torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))\n"
     )
-    (tmp_path / "my_labels.py").write_text(
-        next(b for page in DOCS for b in blocks(page, "python") if "def bright" in b)
-    )
+    (tmp_path / "my_labels.py").write_text(next(b for page in RUN for b in blocks(page, "python") if "def bright" in b))
     (tmp_path / "photographs").mkdir()
     for index in range(4):
         picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{index}.png")
     (tmp_path / "my_conf" / "labeler").mkdir(parents=True)
-    text = next(block for page in DOCS for block in blocks(page, "yaml"))
+    text = next(block for page in RUN for block in blocks(page, "yaml") if "prompts:" in block)
     (tmp_path / "my_conf" / "labeler" / "cats.yaml").write_text(text.replace("confidence: 0.6", "confidence: 0"))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
     return tmp_path
@@ -112,7 +119,7 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 
         torch.manual_seed(0)
         save_file(get_model("resnet18", num_classes=2).state_dict(), there / "hats.safetensors")
-    if "pairs_from=pictures" in line:
+    if "pairs.source=pictures" in line:
         (there / "pictures").mkdir()
         (there / "pictures" / "labels.csv").write_text("sample,hat\n" + "".join(f"{i},{i % 2}\n" for i in range(60)))
     if "flow.safetensors" in line:
@@ -123,17 +130,43 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
     assert "results in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", DOCS, ids=[page.stem for page in DOCS])
+@pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
 def test_the_programs_of_a_page_run(page: Path) -> None:
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})
     for block in blocks(page, "yaml"):
-        parse_prompts(yaml.safe_load(block)["prompts"])
+        settings = yaml.safe_load(block)
+        if "prompts" in settings:
+            parse_prompts(settings["prompts"])
 
 
-def test_pages_are_linked_and_what_they_link_to_is_there() -> None:
-    readme = (DOCS[0].parents[1] / "README.md").read_text()
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as they are made from Markdown."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pages_are_linked_from_the_readme_and_the_map() -> None:
+    readme, index = (ROOT / "README.md").read_text(), (ROOT / "docs" / "index.md").read_text()
     for page in DOCS:
         assert f"docs/{page.name}" in readme
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), target
+        assert page.name == "index.md" or f"]({page.name})" in index
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s:]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_names_of_the_glossary_are_in_the_code() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    source = "\n".join(path.read_text() for path in (ROOT / "lace_lightning").rglob("*.py"))
+    defined = set(re.findall(r"^\s*(?:class|def) (\w+)", source, re.MULTILINE))
+    names = {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"\b[A-Z]\w*[a-z]\w*", code)}
+    assert names >= {"Generator", "Query", "Energy", "Sampler", "Editor"}
+    assert names <= defined

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data.batches import TensorBatches
-from lace_lightning.run.fitting import fit_to_end
+from lace_lightning.run.train import fit_to_end
 from lace_lightning.training.learning_rates import with_staircase
 
 EVERY = {"every_n_train_steps": 2}
@@ -53,59 +53,59 @@ def clock(monkeypatch) -> list[float]:
 
 
 @pytest.fixture
-def cfg(tmp_path: Path) -> DictConfig:
-    trainer = {"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False}
-    return OmegaConf.create(
-        {"trainer": trainer, "callbacks": {"progress": False}, "paths": {"output": str(tmp_path / "out")}}
+def settings(tmp_path: Path) -> SimpleNamespace:
+    return SimpleNamespace(
+        trainer={"accelerator": "cpu", "max_epochs": 2, "enable_model_summary": False},
+        callbacks={},
+        metrics=SimpleNamespace(progress=False),
+        paths=SimpleNamespace(output=str(tmp_path / "out")),
     )
 
 
 def test_seconds_are_kept_over_resumes_and_the_end_is_found(
-    cfg: DictConfig, clock: list[float], tmp_path: Path, capsys
+    settings, clock: list[float], tmp_path: Path, capsys
 ) -> None:
     folder, last = tmp_path / "kept", tmp_path / "kept" / "last.ckpt"
     whole = Slow(clock)
-    trainer, seconds = fit_to_end(cfg, whole, Data(), tmp_path / "whole", [], EVERY)
+    trainer, seconds = fit_to_end(settings, whole, Data(), tmp_path / "whole", [], EVERY)
     assert (trainer.global_step, seconds) == (6, 60)
     with pytest.raises(KeyError):
-        fit_to_end(cfg, Slow(clock, dies=5), Data(), folder, [], EVERY)
+        fit_to_end(settings, Slow(clock, dies=5), Data(), folder, [], EVERY)
     assert "found" not in capsys.readouterr().err
     clock[0] += 1000
     rest = Slow(clock)
     # What was done after the last checkpoint is done again, and counts once.
-    assert fit_to_end(cfg, rest, Data(), folder, [], EVERY)[1] == 60
+    assert fit_to_end(settings, rest, Data(), folder, [], EVERY)[1] == 60
     assert f"found {last}" in capsys.readouterr().err
     assert rest.steps == [4, 5]
     assert torch.equal(rest.weight, whole.weight)
     assert read_json(folder / "steps.json") == {"steps": 6, "seconds": 60}
     written, found = last.stat().st_mtime_ns, Slow(clock)
-    assert fit_to_end(cfg, found, Data(), folder, [], EVERY)[1] == 60
+    assert fit_to_end(settings, found, Data(), folder, [], EVERY)[1] == 60
     assert (found.steps, last.stat().st_mtime_ns) == ([], written)
     assert torch.equal(found.weight, whole.weight)
 
 
-def test_the_end_is_kept_where_it_is_between_two_checkpoints(
-    cfg: DictConfig, clock: list[float], tmp_path: Path
-) -> None:
+def test_the_end_is_kept_where_it_is_between_two_checkpoints(settings, clock: list[float], tmp_path: Path) -> None:
     first, second = Slow(clock), Slow(clock)
     for module in (first, second):
         trainer, seconds = fit_to_end(
-            cfg, module, Data(), tmp_path / "kept", [], {"every_n_train_steps": 4}, max_steps=5
+            settings, module, Data(), tmp_path / "kept", [], {"every_n_train_steps": 4}, max_steps=5
         )
         assert (trainer.global_step, seconds) == (5, 50)
     assert (first.steps, second.steps) == ([0, 1, 2, 3, 4], [])
     assert torch.equal(first.weight, second.weight)
 
 
-def test_a_training_may_take_so_much_time_and_no_more(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+def test_a_training_may_take_so_much_time_and_no_more(settings, clock: list[float], tmp_path: Path) -> None:
     """Thirty seconds, of all sittings, are three steps of ten."""
-    cfg.trainer.max_time = "00:00:00:30"
+    settings.trainer["max_time"] = "00:00:00:30"
     for _ in range(2):
-        trainer, seconds = fit_to_end(cfg, Slow(clock), Data(), tmp_path / "kept", [], EVERY)
+        trainer, seconds = fit_to_end(settings, Slow(clock), Data(), tmp_path / "kept", [], EVERY)
         assert (trainer.global_step, seconds) == (3, 30)
 
 
-def test_epochs_of_a_staircase_are_those_of_the_data(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+def test_epochs_of_a_staircase_are_those_of_the_data(settings, clock: list[float], tmp_path: Path) -> None:
     """Three batches an epoch, whatever else ends the training."""
 
     class Stairs(Slow):
@@ -115,20 +115,20 @@ def test_epochs_of_a_staircase_are_those_of_the_data(cfg: DictConfig, clock: lis
         def on_train_batch_end(self, *_: object) -> None:
             self.rates.append(self.optimizers().param_groups[0]["lr"])
 
-    cfg.trainer.max_epochs = 1000
+    settings.trainer["max_epochs"] = 1000
     module = Stairs(clock)
     module.rates = []
-    fit_to_end(cfg, module, Data(), tmp_path / "kept", [], EVERY, max_steps=7)
+    fit_to_end(settings, module, Data(), tmp_path / "kept", [], EVERY, max_steps=7)
     assert module.rates == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_a_checkpoint_that_says_no_seconds_goes_on(cfg: DictConfig, clock: list[float], tmp_path: Path) -> None:
+def test_a_checkpoint_that_says_no_seconds_goes_on(settings, clock: list[float], tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path / "kept", save_last=True, save_top_k=0, every_n_train_steps=4)
-    trainer = pl.Trainer(**cfg.trainer, callbacks=[keep], logger=False, enable_progress_bar=False)
+    trainer = pl.Trainer(**settings.trainer, callbacks=[keep], logger=False, enable_progress_bar=False)
     with pytest.raises(KeyError):
         trainer.fit(Slow(clock, dies=5), Data())
     rest = Slow(clock)
-    assert fit_to_end(cfg, rest, Data(), tmp_path / "kept", [], EVERY)[1] == 20
+    assert fit_to_end(settings, rest, Data(), tmp_path / "kept", [], EVERY)[1] == 20
     assert rest.steps == [4, 5]
 
 
@@ -137,7 +137,7 @@ def test_control_reports_the_training_of_its_classifier(tmp_path: Path, monkeypa
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
 
     def minutes(*overrides: str) -> float | None:
-        monkeypatch.setattr("lace_lightning.run.building.LOADED", {})
+        monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
         cli.main(["+experiment=cifar10_heun", "debug=fast", "logger=csv", "hydra.run.dir=out", *overrides])
         return json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"].get("minutes/training")
 
@@ -145,10 +145,10 @@ def test_control_reports_the_training_of_its_classifier(tmp_path: Path, monkeypa
     trained = minutes("task.export=classifier")
     assert trained is not None
     assert 0 < trained < (time.perf_counter() - begin) / 60
-    file = next((tmp_path / "cache" / "classifiers").rglob("classifier.safetensors"))
+    file = next((tmp_path / "cache" / "systems").rglob("system.safetensors"))
     classifier = AttributeClassifier.load(file)
     assert trained == classifier.metadata["seconds"] / 60
-    assert not list((tmp_path / "cache" / "classifiers").rglob("*.ckpt"))
+    assert not list((tmp_path / "cache" / "systems").rglob("*.ckpt"))
     assert minutes() == trained
     assert minutes(f"classifier.weights={tmp_path}/out/classifier.safetensors") is None
     # As classifiers were written before.

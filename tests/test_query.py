@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from lace_lightning.errors import LaceError
 from lace_lightning.query import And, Atom, Node, Not, Or, Query, parse
-from lace_lightning.schema import Labels
+from lace_lightning.schema import Attribute, Labels, Schema
 
 from .test_schema import FACES
 
@@ -129,3 +131,36 @@ def test_what_is_wrong_is_said(text: str, words: str) -> None:
 )
 def test_what_a_query_can_be(text: str, outcomes: set[bool]) -> None:
     assert parse(text, FACES).outcomes() == outcomes
+
+
+ANIMALS = Schema(
+    "animals", (Attribute("breed", "discrete", 6, ("british shorthair", "3d", "not", "cat's eye", "tabby", "t-shirt")),)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("breed == 'british shorthair'", "breed == 'british shorthair'"),
+        ('breed == "3d" or breed == 4', "breed == '3d' or breed == tabby"),
+        ("not breed == 'not'", "not breed == 'not'"),
+        ('breed == "cat\'s eye"', 'breed == "cat\'s eye"'),
+        ("breed == t-shirt", "breed == t-shirt"),
+        ("breed == 'tabby' and breed != 0", "breed == tabby and breed != 'british shorthair'"),
+    ],
+)
+def test_names_that_are_not_one_word_stand_in_quotes(text: str, canonical: str) -> None:
+    query = parse(text, ANIMALS)
+    assert query.text == canonical
+    assert parse(canonical, ANIMALS) == query
+    assert re.fullmatch(r"\w+", query.slug)
+
+
+def test_the_suggested_name_of_a_class_can_be_written() -> None:
+    with pytest.raises(LaceError, match="Did you mean 'british shorthair'") as error:
+        parse("breed == british", ANIMALS)
+    suggestion = re.search(r"mean ('.*')\?", str(error.value))
+    assert suggestion is not None
+    assert parse(f"breed == {suggestion[1]}", ANIMALS).text == "breed == 'british shorthair'"
+    with pytest.raises(LaceError, match="'breed' stands where an attribute should"):
+        parse("'breed' == tabby", ANIMALS)

@@ -1,11 +1,18 @@
+"""Random numbers of seeds and streams, and the register of both."""
+
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from lace_lightning import seeds
+from lace_lightning import generators, seeds
 from lace_lightning.errors import LaceError
 
 
@@ -63,3 +70,63 @@ def test_wrong_seeds_are_refused() -> None:
         seeds.normal(torch.zeros(3), (2,))
     with pytest.raises(LaceError, match="one seed per sample"):
         seeds.Noise(torch.arange(3))(0, torch.zeros(4, 2))
+
+
+# The values that seeds and streams had when each file held its own: samples, pairs and caches follow from them.
+VALUES = {
+    seeds.Streams: {
+        "PRIOR": 0,
+        "NOISE": 1,
+        "CONDITION_ROW": 1,
+        "TRACE_PROBE": 2,
+        "DENSITY_PROBE": 1,
+        "SPLIT": 1048576,
+        "CONDITION": 1048577,
+        "PERSON_ATTRIBUTES": 1048677,
+        "PERSON_IDENTITY": 1048678,
+        "PERSON_LIGHT": 1048687,
+        "DEGRADE": 1048777,
+        "WISH": 1048877,
+        "BUFFER": 2097152,
+        "ROUND": 16777216,
+        "PILOT_AGAIN": 1073741824,
+        "START": 4294967296,
+        "CHANGE": 8589934592,
+        "UNIFORM": 1099511627776,
+    },
+    seeds.RunSeeds: {"OWN": 0, "OTHER": 1048576, "POSTERIOR": 1049600, "FRESH": 2097152, "REFERENCE": 4194304},
+    seeds.SampleSeeds: {"RUNS": 0, "PILOT": -1099511627776, "TEST_PEOPLE": 4611686018427387904},
+}
+
+
+@pytest.mark.parametrize("register", VALUES)
+def test_registered_numbers_keep_their_values_and_do_not_collide(register: type[seeds.Register]) -> None:
+    entries = register.entries()
+    assert {name: int(entry) for name, entry in entries.items()} == VALUES[register]
+    assert all(entry.count > 0 and entry.purpose for entry in entries.values())
+    for (name, entry), (other_name, other) in itertools.combinations(entries.items(), 2):
+        assert not entry.overlaps(other), f"{name} and {other_name} draw the same numbers"
+
+
+def test_no_file_but_the_register_holds_a_stream_or_an_offset_of_seeds() -> None:
+    """A constant that is called a stream or a seed, with a number of its own, belongs into the register."""
+    package = Path(seeds.__file__).parent
+    pattern = re.compile(r"^[A-Z_]*(STREAM|SEED)S?\b.*=.*(\d|\*\*)", re.MULTILINE)
+    found = [
+        f"{file.relative_to(package)}: {match[0]}"
+        for file in sorted(package.rglob("*.py"))
+        if file.name != "seeds.py"
+        for match in pattern.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_a_registered_number_is_a_number() -> None:
+    entry = seeds.Streams.CONDITION
+    assert type(entry + 1) is int
+    assert pickle.loads(pickle.dumps(entry)).purpose == entry.purpose
+    assert copy.deepcopy(entry) == entry
+    rows = torch.arange(3)
+    assert torch.equal(seeds.uniform(rows, (2,), entry), seeds.uniform(rows, (2,), int(entry)))
+    assert seeds.sample_seeds(2, 3, 4).tolist() == [3 * 2**32 + 4, 3 * 2**32 + 5]
+    assert generators.sample_seeds is seeds.sample_seeds

@@ -1,22 +1,16 @@
-"""Callbacks: they drive samplers and metrics inside the Trainer."""
+"""Callbacks of Lightning: measurement of systems in a test, pictures of a generator in training."""
 
-from .editing import SequentialEditing, StepwiseEditing
-from .evaluation import Evaluation, LatentEvaluation
-from .model_editing import ModelEditing
-from .model_sampling import ModelSampling
-from .sampling import ConditionalSampling, EnergyOptions
+from .editing import SequentialEditing
+from .evaluation import Evaluation, SystemEvaluation
+from .sampling import ConditionalSampling
 from .temperature import TemperatureStrips
 from .training_pictures import TrainingPictures, generator_grid
 
 __all__ = [
     "ConditionalSampling",
-    "EnergyOptions",
     "Evaluation",
-    "LatentEvaluation",
-    "ModelEditing",
-    "ModelSampling",
     "SequentialEditing",
-    "StepwiseEditing",
+    "SystemEvaluation",
     "TemperatureStrips",
     "TrainingPictures",
     "generator_grid",

@@ -6,111 +6,142 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from ..artifacts import Cache
-from ..generators import Generator, sample_seeds
+from ..generators import sample_seeds
 from ..labelers import Labeler
-from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance
+from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance, judged_labels
+from ..metrics.base import MeasuredBatch, collect_figures
 from ..metrics.feature_space import FeatureSpace
+from ..pictures.animation import walk_frames
 from ..pictures.convert import downscale, from_bytes
 from ..pictures.grids import labelled_grid
 from ..query import Query
 from ..schema import Labels, Schema
-from ..systems.editing import Editor, EditState, StepEditor
+from ..systems.base import ConditionalModel, System
+from ..systems.editing import EditState
 from ..targets import wanted_labels
-from .evaluation import Evaluation, LatentEvaluation
+from .evaluation import Evaluation, SystemEvaluation
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-class StepwiseEditing(LatentEvaluation):
-    """Apply `edits` one after the other to latents of the prior and measure after each. Subclasses give the `editor`.
+class SequentialEditing(SystemEvaluation):
+    """Apply edits one after the other to latents of the prior with a system, and measure after each.
 
-    `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: how often all of them hold; `edit<k>/des`,
-    `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`, `edit<k>/evaluations`.
-    Without `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits. `strips` people go into the
-    picture, one row each, one column an edit, and into `frames`, where they change from one edit to the next along
-    straight lines between their styles.
+    `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: share for which all of them hold;
+    `edit<k>/des`, `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`,
+    `edit<k>/evaluations`. Without `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits.
+
+    Args:
+        judge: the network that measures.
+        edits: queries, in their order.
+        options: options of the system's editor, of its class `edit_options`.
+        feature_space: see `SystemEvaluation`, and so for the other settings.
+        identity: distance (B,) of two batches of pictures (B, C, H, W) in [-1, 1]; None leaves ID out.
+        identity_protocol: what the distance is, for the protocol.
+        strips: people in the picture, one row each with a column an edit, and in the animation.
     """
 
     frames_per_edit = 8
 
     def __init__(
         self,
-        generator: Generator,
         judge: Labeler,
-        sampler: Any,
         edits: Sequence[Query],
         options: Any,
         feature_space: FeatureSpace | None = None,
         cache: Cache | None = None,
         identity: Distance | None = None,
-        num_samples: int = 1000,
-        batch_size: int = 250,
-        seed: int = 1,
-        strips: int = 8,
-        progress: bool = True,
         identity_protocol: Mapping[str, Any] | None = None,
+        strips: int = 8,
+        **settings: Any,
     ) -> None:
-        super().__init__(generator, judge, sampler, feature_space, cache, num_samples, batch_size, seed, progress)
+        super().__init__(judge, feature_space, cache, **settings)
         self.edits, self.options, self.identity, self.strips = list(edits), options, identity, strips
         self.identity_protocol = dict(identity_protocol or {})
 
-    def editor(self, source: Any, device: torch.device) -> StepEditor:
-        """Return what edits, of what the test was given."""
-        raise NotImplementedError
+    def check(self, system: System) -> None:
+        """Refuse (LaceError) edits and options that the system cannot take."""
+        for query in self.edits:
+            query.on(system.schema)
+            system.check_query(query)
+        system.step_editor(self.options)
 
-    def measure(self, source: Any, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        editor = self.editor(source, device)
+    def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        editor, generator = system.step_editor(self.options), system.generator
+        if system.labeler is not None:
+            system.labeler.to(device)
         steps = [_Step(self.judge.schema, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
         path: list[Tensor] = []
-        for first, count in self._batches(rank, world_size, "editing"):
+        for first, count in self._batches(rank, world_size, f"editing ({system.title})"):
             seeds = sample_seeds(count, self.seed, first).to(device)
-            state = editor.begin(self.generator.prior(count, self.seed, first, device))
-            original = self._pictures(state)
-            before = self._labels(original)[1]
-            shown, styles = [downscale(original[: self.strips])], [state.ws]
-            for query, step in zip(self.edits, steps, strict=True):
+            state = editor.begin(generator.prior(count, self.seed, first, device))
+            original = before_images = generator.pictures(state.ws)
+            before_features, before = self._labels(original)
+            kept, styles = [downscale(original[: self.strips])], [state.ws]
+            for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
                 state = editor.apply(state, query, seeds)
-                images = self._pictures(state)
+                images = generator.pictures(state.ws)
                 features, judged = self._labels(images)
-                held = torch.stack([edit.holds(judged) for edit in state.edits]).all(0)
-                step.accuracy.update(judged, self._wanted(state, count), held)
+                holds = torch.stack([edit.holds(judged) for edit in state.edits]).all(0)
+                wanted = self._wanted(state, count)
+                step.accuracy.update(judged, wanted, holds)
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
                     for pair in zip(original.split(64), images.split(64), strict=True):
                         step.distance.update(self.identity(*map(from_bytes, pair)))
                 if step.quality is not None:
                     step.quality.update(features)
+                if number == len(self.edits):
+                    earlier = MeasuredBatch(
+                        images=before_images,
+                        judged=before,
+                        query=query,
+                        wanted=wanted,
+                        holds=holds,
+                        features=before_features,
+                    )
+                    for metric in self.metrics:
+                        metric.update(
+                            MeasuredBatch(
+                                images=images,
+                                judged=judged,
+                                query=query,
+                                wanted=wanted,
+                                holds=holds,
+                                features=features,
+                                before=earlier,
+                            )
+                        )
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
-                before = judged
-                shown.append(downscale(images[: self.strips]))
+                before, before_images, before_features = judged, images, features
+                kept.append(downscale(images[: self.strips]))
                 styles.append(state.ws)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
                 rows.extend(
-                    torch.stack([images[row].cpu() for images in shown])
+                    torch.stack([images[row].cpu() for images in kept])
                     for row in range(min(count, self.strips - first))
                 )
+        metrics = self._metrics(system, steps, rank, world_size, device)
+        metrics |= collect_figures(self.metrics, metrics)
         return Evaluation(
-            self._metrics(steps, rank, world_size, device),
-            self.protocol(source, device),
+            metrics,
+            self.protocol(system, device),
             self._strips(rows),
-            self._frames(path),
+            walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
         )
-
-    def _pictures(self, state: EditState) -> Tensor:
-        return self.generator.pictures(state.ws)
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
-        return features, self.judge.schema.decode(logits)
+        return features, judged_labels(self.judge.schema, logits)
 
     def _wanted(self, state: EditState, count: int) -> Labels:
         """Return what all edits in force want."""
@@ -121,14 +152,16 @@ class StepwiseEditing(LatentEvaluation):
             known |= part.known
         return Labels(parts[0].schema, values, known)
 
-    def _metrics(self, steps: list[_Step], rank: int, world_size: int, device: torch.device) -> dict[str, float]:
+    def _metrics(
+        self, system: System, steps: list[_Step], rank: int, world_size: int, device: torch.device
+    ) -> dict[str, float]:
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         result: dict[str, float] = {}
         for number, step in enumerate(steps, 1):
             accuracy = step.accuracy.compute()
             figures = {
                 "acc": accuracy["acc"],
-                "holds": accuracy["holds"],
+                **({"holds": accuracy["holds"]} if "holds" in accuracy else {}),
                 "des": step.strength.compute()["des"],
                 "evaluations": step.evaluations / share,
             }
@@ -144,59 +177,36 @@ class StepwiseEditing(LatentEvaluation):
             for name in ("des", "evaluations")
         }
         if space is not None:
-            final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(rank, world_size, device)
+            final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(
+                system.generator, rank, world_size, device
+            )
         final["seconds/sampling_per_64"] = sum(step.seconds for step in steps) / len(steps) * 64 / share
         return {**final, **steps[-1].accuracy.compute(), **result}
 
-    def protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
+    def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         """Return what the figures were measured on and with."""
-        return {
+        protocol = {
             "query": ", ".join(map(str, self.edits)),
             "editing": vars(self.options),
             **({"identity": self.identity_protocol} if self.identity_protocol else {}),
             "des": "Σ(gain)/Σ(room) - mean(largest change of another attribute)",
-            **self._common_protocol(source, device),
+            **self._common_protocol(system, device),
+            **system.protocol(),
         }
+        if isinstance(system, ConditionalModel) and system.labeler is not None:
+            # Such a model reads the attributes before an edit off the picture.
+            role = "judge" if system.labeler is self.judge else "labeler"
+            protocol["attributes_before"] = f"{role}: {system.labeler.name} {system.labeler.digest}"
+        return protocol
 
     @property
     def _titles(self) -> list[str]:
         return ["before", *(str(query) for query in self.edits)]
 
-    def _frames(self, path: list[Tensor]) -> list[Image.Image]:
-        """Draw the way from state to state; every state stays for a while."""
-        frames = []
-        for number, (title, ws) in enumerate(zip(self._titles, path, strict=False)):
-            before = path[max(number - 1, 0)]
-            for step in range(1, self.frames_per_edit + 1) if number else (1,):
-                images = downscale(
-                    self.generator.pictures(torch.lerp(before, ws, step / self.frames_per_edit if number else 1.0))
-                )
-                frames.append(
-                    labelled_grid(
-                        list(images.cpu().split(4)),
-                        [""] * -(-len(images) // 4),
-                        title,
-                        scale=max(1, 96 // images.shape[-1]),
-                    )
-                )
-            frames.extend([frames[-1]] * (self.frames_per_edit - 1))
-        # A long title makes its frames larger; the pictures stay where they are.
-        width, height = (max((getattr(frame, side) for frame in frames), default=0) for side in ("width", "height"))
-        return [ImageOps.expand(frame, (0, height - frame.height, width - frame.width, 0), "white") for frame in frames]
-
     def _strips(self, rows: list[Tensor]) -> Image.Image | None:
         if not rows:
             return None
         return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
-
-
-class SequentialEditing(StepwiseEditing):
-    """Edit by a latent classifier and a sampler, by the `EditOptions` that are its `options`, and measure
-    (`StepwiseEditing`).
-    """
-
-    def editor(self, source: Any, device: torch.device) -> StepEditor:
-        return Editor(self.generator, source, self.sampler, self.options)
 
 
 class _Step:

@@ -1,8 +1,8 @@
-"""What evaluations at test time share: batches over processes, the judge, distances, loggers."""
+"""The common part of measurements at test time: batches over processes, the judge, distances, loggers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,19 +13,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..artifacts import Cache, digest
+from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save_statistics
+from ..metrics.base import PictureMetric
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import float_batches
-from ..systems.base import ConditionalModel
+from ..schema import Labels
+from ..systems.base import System
 
 
 @dataclass
 class Evaluation:
-    """What was measured: `metrics` by name, the `protocol` behind them, the grid of pictures, and `frames` of a moving
-    one.
-    """
+    """The result of a measurement: figures, their protocol, a grid of pictures, frames of an animation."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -33,55 +34,71 @@ class Evaluation:
     frames: list[Image.Image] = field(default_factory=list)
 
 
-class LatentEvaluation(pl.Callback):
-    """Make pictures with a latent classifier or a conditional model at the end of a test epoch, and measure them, into
-    `evaluation`.
+class SystemEvaluation(pl.Callback):
+    """Measure a system at the end of a test epoch, into `evaluation`. Subclasses give `measure`.
 
     Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do
-    not depend on the number of processes. Subclasses give `measure`.
+    not depend on the number of processes. The system is the module under test, bound to its generator.
+
+    Args:
+        judge: the network that measures; another than the labeler.
+        feature_space: features and reference of the Fréchet distance; None leaves it out.
+        cache: where the measurement of the generator alone is kept; None for nowhere.
+        num_samples: number of samples, at least 1.
+        batch_size: samples a batch, at least 1.
+        seed: the run's seed.
+        progress: whether to show progress bars.
+        metrics: further metrics of the pictures.
     """
 
     def __init__(
         self,
-        generator: Generator,
         judge: Labeler,
-        sampler: Any,
         feature_space: FeatureSpace | None = None,
         cache: Cache | None = None,
         num_samples: int = 10_000,
         batch_size: int = 500,
         seed: int = 1,
         progress: bool = True,
+        metrics: Sequence[PictureMetric] = (),
     ) -> None:
-        self.generator, self.judge, self.sampler = generator, judge, sampler
-        self.feature_space, self.cache = feature_space, cache
+        self.judge, self.feature_space, self.cache = judge, feature_space, cache
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
+        self.metrics = list(metrics)
         self.evaluation = Evaluation()
 
-    def measure(self, source: Any, device: torch.device, rank: int, world_size: int) -> Evaluation:
+    def check(self, system: System) -> None:
+        """Refuse (LaceError) a system that cannot do what is measured, before it is trained."""
+
+    def use_labels(self, labels: Labels | None) -> None:
+        """Take the labels of the pairs, for measurements that need them."""
+
+    def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
         """Return the measurement; processes meet only when sums are added."""
         raise NotImplementedError
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A training of a classifier has it in there; a conditional model is what it is.
-        source = pl_module if isinstance(pl_module, ConditionalModel) else pl_module.classifier
-        self.evaluation = self.evaluate(source, trainer.global_rank, trainer.world_size)
-        numbers = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
+        if not isinstance(pl_module, System):
+            raise LaceError(f"What is measured must be a System, received {type(pl_module).__name__}.")
+        self.evaluation = self.evaluate(pl_module, trainer.global_rank, trainer.world_size)
+        figures = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
         pl_module.log_dict(
-            {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}, rank_zero_only=True
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}, rank_zero_only=True
         )
         if trainer.is_global_zero:
             self._show(trainer)
 
-    def evaluate(self, source: Any, rank: int = 0, world_size: int = 1) -> Evaluation:
-        """Run the whole measurement for one classifier or model."""
-        training = source.training
-        source.eval()
-        device = next(source.parameters()).device
-        self.generator.to(device)
+    def evaluate(self, system: System, rank: int = 0, world_size: int = 1) -> Evaluation:
+        """Run the whole measurement of one system."""
+        training = system.training
+        system.eval()
+        device = next(system.parameters()).device
+        system.generator.to(device)
         self.judge.to(device)
-        result = self.measure(source, device, rank, world_size)
-        source.train(training)
+        for metric in self.metrics:
+            metric.to(device).reset()
+        result = self.measure(system, device, rank, world_size)
+        system.train(training)
         return result
 
     def statistics(self, device: torch.device) -> FeatureStatistics | None:
@@ -94,11 +111,11 @@ class LatentEvaluation(pl.Callback):
             features = self.feature_space.features(images)
         return features, logits
 
-    def _batches(self, rank: int, world_size: int, what: str) -> Iterator[tuple[int, int]]:
+    def _batches(self, rank: int, world_size: int, title: str) -> Iterator[tuple[int, int]]:
         starts = range(0, self.num_samples, self.batch_size)[rank::world_size]
         bar = tqdm(
             starts,
-            desc=f"{what} ({type(self.sampler).__name__})",
+            desc=title,
             unit="batch",
             disable=not self.progress or rank > 0,
             leave=False,
@@ -113,18 +130,20 @@ class LatentEvaluation(pl.Callback):
             for f in range(0, self.num_samples, self.batch_size)[rank::world_size]
         )
 
-    def _unconditional_pictures(self, rank: int, world_size: int, device: torch.device) -> Iterator[Tensor]:
+    def _unconditional_pictures(
+        self, generator: Generator, rank: int, world_size: int, device: torch.device
+    ) -> Iterator[Tensor]:
         """Draw what the generator makes of the starting points themselves, uint8 batches."""
         for first, count in self._batches(rank, world_size, "the generator alone"):
-            yield self.generator.pictures(self.generator.mapping(self.generator.prior(count, self.seed, first, device)))
+            yield generator.pictures(generator.mapping(generator.prior(count, self.seed, first, device)))
 
-    def _unconditional(self, rank: int, world_size: int, device: torch.device) -> float:
+    def _unconditional(self, generator: Generator, rank: int, world_size: int, device: torch.device) -> float:
         """Measure the generator alone on the same number of samples, once for all samplers."""
         space = self.feature_space
         assert space is not None
         key = digest(
             {
-                "generator": self.generator.digest,
+                "generator": generator.digest,
                 "protocol": space.protocol,
                 "count": self.num_samples,
                 "seed": self.seed,
@@ -135,28 +154,24 @@ class LatentEvaluation(pl.Callback):
             return frechet_distance(load_statistics(path)[0], space.reference)
         statistics: FeatureStatistics = space.statistics().to(device)
         with torch.no_grad():
-            for images in self._unconditional_pictures(rank, world_size, device):
+            for images in self._unconditional_pictures(generator, rank, world_size, device):
                 statistics.update(space.features(images))
         result = statistics.compute()
         if path is not None and rank == 0:
             save_statistics(path, {name: value.cpu() for name, value in result.items()}, space.protocol)
         return frechet_distance(result, space.reference)
 
-    def described(self) -> str:
-        """Return the sampler, or the model, and its settings in one line."""
-        return self.sampler.described() if isinstance(self.sampler, ConditionalModel) else repr(self.sampler)
-
-    def _common_protocol(self, source: Any, device: torch.device) -> dict[str, Any]:
+    def _common_protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         return {
             "num_samples": self.num_samples,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "sampler": self.described(),
-            "space": source.space,
+            "sampler": system.summary(),
+            "space": system.space,
             "judge": self.judge.name,
             "judge_digest": self.judge.digest,
-            "classifier": source.digest,
-            "generator": self.generator.digest,
+            "classifier": system.digest,
+            "generator": system.generator.digest,
             "frechet": None
             if self.feature_space is None
             else {**self.feature_space.protocol, "samples": self.num_samples},

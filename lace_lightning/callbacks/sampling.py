@@ -1,219 +1,257 @@
-"""Conditional sampling at test time: ACC, Fréchet distance, cost, pictures."""
+"""Sampling of a query at test time: ACC, Fréchet distance, cost, diagnostics, pictures."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+import statistics as stats
+from itertools import islice, product
+from math import prod
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..artifacts import Cache
-from ..classifiers import AttributeClassifier
-from ..energies import Energy
-from ..errors import LaceError, suggest
+from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
+from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance, judged_labels
+from ..metrics.base import MeasuredBatch, collect_figures
 from ..metrics.feature_space import FeatureSpace
+from ..pictures.convert import downscale, float_batches
+from ..pictures.grids import labelled_grid
 from ..query import Query
-from ..samplers import Checked, Sample, Sampler
-from ..schema import Labels
-from ..systems.diagnostics import Diagnosis, PictureCheck, PosteriorDistance
-from ..targets import free_labels
-from .query_sampling import QuerySampling
-
-TARGETS = ("calibrated", "controlled", "hard")
-CONTROLLED = 6.0
+from ..schema import KINDS, Labels
+from ..systems.base import Drawn, SamplingPlan, System
+from ..targets import free_labels, wanted_labels
+from .evaluation import Evaluation, SystemEvaluation
 
 
-@dataclass(frozen=True)
-class EnergyOptions:
-    """How a query becomes an energy: logic, σ of continuous attributes, temperature of discrete ones, and the target.
+class ConditionalSampling(SystemEvaluation):
+    """Draw pictures that satisfy a query with a system, and measure them at the end of a test epoch.
 
-    `target` is `calibrated`, N(z)·p(c|w); `controlled`, N(z)·p(c|w)^γ; `hard`, N(z)·1[all decisions right]; or None for
-    what `weight`, the γ, says: calibrated without one. Controlled, and the way into the hard region, have γ = 6 where
-    no weight is given. Raises LaceError for another target, and for a weight beside `calibrated`.
+    The generator alone is measured on the same starting points where the system is compared with it. Free attributes
+    are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
+    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in
+    `pairs`. `prior/holds` is the share of the starting points' pictures for which the query holds; for a disjunction
+    both have the shares of its sides.
+
+    Args:
+        judge: the network that measures.
+        query: the condition.
+        feature_space: see `SystemEvaluation`, and so for `cache`, `num_samples`, `batch_size`, `seed` and `progress`.
+        pictures_per_class: columns of the grid, at least 1.
+        timing_repeats: repeats of a timing with batches of `timing_batch`, at least 0.
+        timing_batch: samples of a timing, at least 1.
+        distance_codes: same or pairs.
+        posterior_sets: sets of exact samples that latents are measured against, 0 for none, at least 2 for a floor.
     """
 
-    logic: str = "exact"
-    sigma: float = 0.1
-    temperature: float = 1.0
-    paper_temperature: bool = False
-    target: str | None = None
-    weight: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.target not in (None, *TARGETS):
-            raise LaceError(
-                f"query.target must be one of {', '.join(TARGETS)}, received '{self.target}'."
-                f"{suggest(str(self.target), TARGETS)}"
-            )
-        if self.target == "calibrated" and self.weight not in (None, 1):
-            raise LaceError(
-                f"The calibrated target has weight 1, and query.weight is {self.weight}: set query.weight=null, or "
-                "query.target=controlled."
-            )
-        if self.target == "hard" and self.logic != "exact":
-            raise LaceError(
-                f"The hard target needs exact logic, received query.logic={self.logic}: set query.logic=exact."
-            )
-
-    @property
-    def gamma(self) -> float:
-        """Return γ of p(c|w)^γ."""
-        return self.weight if self.weight is not None else CONTROLLED if self.target in ("controlled", "hard") else 1.0
-
-    @property
-    def hard(self) -> bool:
-        """Return whether the target has walls."""
-        return self.target == "hard"
-
-
-class ConditionalSampling(QuerySampling):
-    """Sample latents that satisfy a query by a latent classifier's energy, turn them into pictures, and measure them
-    (`QuerySampling`).
-
-    Diagnostics of the sampler come with every run (`SamplerDiagnosis`); with `posterior_sets` above 1 the latents are
-    also measured against so many exact sets. A sampler that checks (`hybrid`) asks the `labeler`.
-    """
+    pairs: Labels | None = None
+    rows_of_grid = 20
 
     def __init__(
         self,
-        generator: Generator,
         judge: Labeler,
-        sampler: Sampler,
         query: Query,
-        options: EnergyOptions,
         feature_space: FeatureSpace | None = None,
         cache: Cache | None = None,
-        labeler: Labeler | None = None,
+        pictures_per_class: int = 10,
+        timing_repeats: int = 3,
+        timing_batch: int = 64,
+        distance_codes: str = "same",
         posterior_sets: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(generator, judge, sampler, query, feature_space, cache, **settings)
-        self.options, self.labeler, self.posterior_sets = options, labeler, posterior_sets
-        self.frozen: Sampler | None = None
-        if isinstance(sampler, Checked) and labeler is None:
-            raise LaceError(
-                "A sampler that checks its pictures needs a labeler: give ConditionalSampling(labeler=...)."
-            )
-
-    def prepare(self, source: AttributeClassifier, device: torch.device) -> AttributeClassifier:
-        part = source.part(self.query.attributes)
-        self.freeze(part, device)
-        self._diagnosis = Diagnosis(self.query, part, self.generator, device)
-        self._distance = self._posterior(part, device) if self.posterior_sets > 1 else None
-        return part
-
-    def observe(
-        self,
-        source: AttributeClassifier,
-        first: int,
-        count: int,
-        sample: Sample,
-        free: Labels | None,
-        device: torch.device,
-    ) -> None:
-        codes = None if free is None else free.to(device)
-        self._diagnosis.update(
-            self.generator.prior(count, self.seed, first, device),
-            sample,
-            codes,
-            self.energy(source, codes, event=True),
-            self.energy(source, codes),
-        )
-        if self._distance is not None:
-            self._distance.update(sample.z, codes)
-
-    def observed(self, source: AttributeClassifier, device: torch.device) -> tuple[dict[str, float], dict[str, Any]]:
-        figures = self._diagnosis.compute()
-        if self._distance is None:
-            return figures, {}
-        distances, posterior = self._distances(self._distance, source, device)
-        return figures | distances, {"posterior": posterior}
-
-    def freeze(self, part: AttributeClassifier, device: torch.device) -> None:
-        """Let a pilot measure what the sampler needs, once for all batches and the same in every process."""
-        count = min(self.batch_size, self.num_samples)
-        free = free_labels(self.query, count, self.seed)
-        energy = self.energy(part, None if free is None else free.to(device))
-        self.frozen = self.sampler.calibrated(energy, self.generator.prior(count, self.seed, 0, device))
-
-    def _posterior(self, part: AttributeClassifier, device: torch.device) -> PosteriorDistance:
-        space = part.space if part.space != "x" else "z"
-        return PosteriorDistance(
-            self.query,
-            self.generator.map_to(space) or (lambda z: z),
-            self.generator.w_dim if space == "w" else self.generator.z_dim,
-            self.posterior_sets,
-            device,
+        super().__init__(judge, feature_space, cache, **settings)
+        self.query, self.distance_codes, self.posterior_sets = query, distance_codes, posterior_sets
+        self.pictures_per_class, self.timing_repeats, self.timing_batch = (
+            pictures_per_class,
+            timing_repeats,
+            timing_batch,
         )
 
-    def _distances(
-        self, distance: PosteriorDistance, part: AttributeClassifier, device: torch.device
-    ) -> tuple[dict[str, float], str]:
-        starts = range(0, self.num_samples, self.batch_size)
-        batches = [(first, min(self.batch_size, self.num_samples - first)) for first in starts]
+    def use_labels(self, labels: Labels | None) -> None:
+        """Take the labels of the pairs, from which `distance_codes="pairs"` takes free attributes."""
+        self.pairs = labels
 
-        def free_of(first: int, count: int) -> Labels | None:
-            free = free_labels(self.query, count, self.seed, first)
-            return None if free is None else free.to(device)
-
-        key = {
-            "classifier": part.digest,
-            "generator": self.generator.digest,
-            "query": self.query.text,
-            "options": vars(self.options),
-            "batches": batches,
-            "seed": self.seed,
-            "sets": self.posterior_sets,
-            "format": 1,
-        }
-        return distance.compute(
-            batches, self.seed, self.generator, lambda free: self.energy(part, free), free_of, self.cache, key
-        )
+    def check(self, system: System) -> None:
+        """Refuse (LaceError) a query that the system cannot draw."""
+        self.query.on(system.schema)
+        system.check_query(self.query)
 
     def draw(
-        self, classifier: AttributeClassifier, first: int, count: int, device: torch.device, codes: Labels | None = None
-    ) -> tuple[Sample, Tensor, Labels | None]:
-        """Return latents, pictures (uint8) and free conditions (from `codes`, if given) of samples first .. first +
-        count - 1.
+        self, system: System, first: int, count: int, device: torch.device, codes: Labels | None = None
+    ) -> tuple[Drawn, Tensor, Labels | None]:
+        """Return what the system draws, the starting points and the free conditions of samples first .. first +
+        count - 1; conditions come from `codes` where they are given.
         """
         free = free_labels(self.query, count, self.seed, first, codes)
-        energy = self.energy(classifier, None if free is None else free.to(device))
-        z = self.generator.prior(count, self.seed, first, device)
-        sampler, check = self.frozen or self.sampler, None
-        if isinstance(sampler, Checked):
-            assert self.labeler is not None
-            check = PictureCheck(self.generator, self.labeler.to(device), self.query, free, count, sampler.tolerance)
-            sampler = copy.copy(sampler)
-            sampler.check = check
-        sample = sampler(energy, z, seeds=sample_seeds(count, self.seed, first).to(device))
-        images = self._made(
-            lambda: self.generator.pictures(self.generator.mapping(sample.z)) if check is None else check.images, device
-        )
-        return sample, images, free
+        z = system.generator.prior(count, self.seed, first, device)
+        seeds = sample_seeds(count, self.seed, first).to(device)
+        return system.draw(self.query, z, seeds, free), z, free
 
-    def energy(self, classifier: AttributeClassifier, free: Labels | None, event: bool = False) -> Energy:
-        """Return the energy of the target on z, or that of the event itself, -log p(c|w)."""
-        o = self.options
-        energy = classifier.energy(
-            self.query,
-            free,
-            o.logic,
-            o.sigma,
-            o.temperature,
-            o.paper_temperature,
-            1.0 if event else o.gamma,
-            o.hard and not event,
-        )
-        return energy.pullback(self.generator.map_to(classifier.space))
+    def plan(self) -> SamplingPlan:
+        """Return the samples of all processes."""
+        starts = range(0, self.num_samples, self.batch_size)
+        batches = [(first, min(self.batch_size, self.num_samples - first)) for first in starts]
+        return SamplingPlan(batches, self.seed, self.posterior_sets, self.cache)
 
-    def protocol(self, source: AttributeClassifier, device: torch.device) -> dict[str, Any]:
-        protocol = {**super().protocol(source, device), "energy": {**vars(self.options), "gamma": self.options.gamma}}
-        if self.frozen is not None and self.frozen is not self.sampler:
-            protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
-            if self.frozen.reason:
-                protocol["reason"] = self.frozen.reason
-        return protocol
+    def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        accuracy = ConditionalAccuracy(self.query.schema).to(device)
+        branches, quality = BranchShares(self.query).to(device), self.statistics(device)
+        own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
+        cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
+        kept: list[tuple[Tensor, Labels | None]] = []
+        self.prepare(system, device)
+        observer = system.observer(self.query, self.plan())
+        for first, count in self._batches(rank, world_size, f"sampling ({system.title})"):
+            drawn, z, free = self.draw(system, first, count, device)
+            if observer is not None:
+                observer.update(z, drawn.sample, free)
+            features, logits = self._judge(drawn.images)
+            judged, wanted = judged_labels(self.query.schema, logits), wanted_labels(self.query, count, free)
+            holds = self.query.holds(judged, free)
+            accuracy.update(judged, wanted, holds)
+            branches.update(judged, free)
+            for metric in self.metrics:
+                metric.update(
+                    MeasuredBatch(
+                        images=drawn.images,
+                        judged=judged,
+                        query=self.query,
+                        wanted=wanted,
+                        holds=holds,
+                        logits=logits,
+                        features=features,
+                        free=free,
+                        latents=drawn.sample.z,
+                    )
+                )
+            if quality is not None and own_codes is None:
+                quality.update(features)
+            cost["evaluations"] += drawn.sample.evaluations * count
+            cost["sampling"] += drawn.sample.seconds
+            cost["synthesis"] += drawn.synthesis_seconds
+            if first < self._shown():
+                kept.append((downscale(drawn.images).cpu(), free))
+        if quality is not None and own_codes is not None:
+            for first, count in self._batches(rank, world_size, "sampling for the distance"):
+                quality.update(self._judge(self.draw(system, first, count, device, own_codes)[0].images)[0])
+        share = self._share(rank, world_size)
+        metrics = {**accuracy.compute(), **branches.compute(), **self._prior(system, device)}
+        metrics["evaluations"] = cost["evaluations"] / max(share, 1)
+        if self.feature_space and quality is not None:
+            name = self.feature_space.name(self.num_samples)
+            metrics[name] = frechet_distance(quality.compute(), self.feature_space.reference)
+            if system.compared:
+                metrics[f"{name}/unconditional"] = self._unconditional(system.generator, rank, world_size, device)
+        figures, observed = observer.compute() if observer is not None else ({}, {})
+        metrics |= figures
+        metrics |= collect_figures(self.metrics, metrics)
+        metrics |= self._timing(system, device, cost, share)
+        grid = self._grid(system, kept) if kept else None
+        return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid)
+
+    def prepare(self, system: System, device: torch.device) -> None:
+        """Give the system the first batch as a pilot."""
+        count = min(self.batch_size, self.num_samples)
+        free = free_labels(self.query, count, self.seed)
+        system.prepare(self.query, system.generator.prior(count, self.seed, 0, device), free)
+
+    def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
+        """Return what the figures were measured on and with."""
+        return {
+            "query": self.query.text,
+            "distance_codes": self.distance_codes,
+            **self._common_protocol(system, device),
+            **system.protocol(self.query),
+        }
+
+    def _prior(self, system: System, device: torch.device) -> dict[str, float]:
+        """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
+        if self.query.free or not system.compared:
+            return {}
+        labels, branches = self._judged_prior(system.generator, device), BranchShares(self.query)
+        branches.update(labels)
+        shares = {f"prior/{name}": share for name, share in branches.compute().items()}
+        return {"prior/holds": float(self.query.holds(labels).double().mean()), **shares}
+
+    def _judged_prior(self, generator: Generator, device: torch.device) -> Labels:
+        """Return what the judge sees without any query; looked at once for all queries."""
+        key = digest(
+            {
+                "generator": generator.digest,
+                "judge": self.judge.digest,
+                "count": self.num_samples,
+                "seed": self.seed,
+            }
+        )
+        path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
+        if path is not None and path.is_file():
+            return Labels(self.judge.schema, load_tensors(path)[0]["values"])
+        with torch.no_grad():
+            labels = Labels.cat(
+                self.judge.labels(part).to("cpu")
+                for images in self._unconditional_pictures(generator, 0, 1, device)
+                for part in float_batches(images)
+            )
+        if path is not None:
+            save_tensors(path, {"values": labels.values}, {})
+        return labels
+
+    def _shown(self) -> int:
+        """Return how many of the first samples the picture needs."""
+        classes = [
+            self.query.schema[name].num_classes
+            for name in self.query.free
+            if self.query.schema[name].kind == "discrete"
+        ]
+        return self.pictures_per_class * (min(prod(classes), 200) if classes else 8)
+
+    def _timing(self, system: System, device: torch.device, cost: dict[str, float], share: int) -> dict[str, float]:
+        """Return seconds per 64 samples: over the whole run, and the median of a few repeats with batches of 64."""
+        scale = 64 / max(share, 1)
+        result = {
+            "seconds/sampling_per_64": cost["sampling"] * scale,
+            "seconds/synthesis_per_64": cost["synthesis"] * scale,
+        }
+        if self.timing_repeats > 0:
+            # The first repeat warms up.
+            runs = [self.draw(system, 0, self.timing_batch, device)[0] for _ in range(self.timing_repeats + 1)][1:]
+            scale = 64 / self.timing_batch
+            result["seconds/sampling_batch_64"] = stats.median(run.sample.seconds for run in runs) * scale
+            result["seconds/synthesis_batch_64"] = stats.median(run.synthesis_seconds for run in runs) * scale
+        return result
+
+    def _grid(self, system: System, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
+        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous
+        value.
+        """
+        images = torch.cat([part for part, _ in kept])
+        title = f"{self.query.text}   {system.title}"
+        free = Labels.cat(
+            Labels.constant(self.query.schema, len(part)) if codes is None else codes for part, codes in kept
+        )
+        attributes = [self.query.schema[name] for name in self.query.free]
+        discrete, values = ([a for a in attributes if a.kind == kind] for kind in KINDS)
+        rows, labels, captions = [], [], []
+        for combination in islice(product(*(range(a.num_classes) for a in discrete)), self.rows_of_grid):
+            chosen = torch.ones(len(images), dtype=torch.bool)
+            for attribute, number in zip(discrete, combination, strict=True):
+                chosen &= free.column(attribute.name) == number
+            index = (
+                chosen.nonzero()[: self.pictures_per_class, 0]
+                if discrete
+                else torch.arange(len(images))[: 8 * self.pictures_per_class]
+            )
+            if not len(index):  # fewer samples than combinations
+                continue
+            if values:
+                index = index[free.column(values[0].name)[index].argsort()]
+            for part in index.split(self.pictures_per_class):
+                rows.append(images[part])
+                labels.append(", ".join(a.describe(number) for a, number in zip(discrete, combination, strict=True)))
+                captions.append(
+                    [" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()]
+                )
+        return labelled_grid(rows, labels, title, captions=captions if values else ())

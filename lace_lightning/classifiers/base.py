@@ -29,7 +29,7 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
         )
     if network == "mlp":
         return LatentMLP(head_sizes=[attribute.num_logits for attribute in schema], **arguments)
-    return IMAGE_NETWORKS[network](num_logits=schema.num_logits, **arguments)  # type: ignore[call-arg]
+    return IMAGE_NETWORKS[network](num_logits=schema.num_logits, **arguments)
 
 
 class AttributeClassifier(nn.Module):

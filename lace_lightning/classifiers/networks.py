@@ -24,4 +24,4 @@ def build_network(name: str, **arguments: object) -> ImageNetwork:
             f"The image networks are {', '.join(IMAGE_NETWORKS)}, and '{name}' was asked "
             f"for.{suggest(name, IMAGE_NETWORKS)}"
         )
-    return IMAGE_NETWORKS[name](**arguments)  # type: ignore[arg-type]
+    return IMAGE_NETWORKS[name](**arguments)

@@ -1,5 +1,7 @@
 """Data modules: latent/label pairs and their pictures, CIFAR-10, CelebA, portraits, folders of pictures."""
 
+from .augmentation import AugmentedBatches
+from .batches import EpochBatches, TensorBatches, strided_rows
 from .celeba import CelebADataModule
 from .cifar10 import SCHEMA as CIFAR10_SCHEMA
 from .cifar10 import CIFAR10DataModule, load_cifar10
@@ -10,13 +12,16 @@ from .imported_pairs import given_pairs, read_given
 from .online_pairs import FreshBatches, FreshPairsDataModule
 from .pair_pictures import PairPicturesDataModule
 from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
+from .picture_data import PictureData, Pictures, Split
 from .portraits import PeopleDataModule, PortraitsDataModule
 
 __all__ = [
     "CIFAR10_SCHEMA",
     "FACES_SCHEMA",
+    "AugmentedBatches",
     "CIFAR10DataModule",
     "CelebADataModule",
+    "EpochBatches",
     "FaceBatches",
     "FacesDataModule",
     "FolderDataModule",
@@ -28,11 +33,16 @@ __all__ = [
     "PairPicturesDataModule",
     "PairSet",
     "PeopleDataModule",
+    "PictureData",
+    "Pictures",
     "PortraitsDataModule",
+    "Split",
+    "TensorBatches",
     "given_pairs",
     "keep_pictures",
     "load_cifar10",
     "make_pairs",
     "pairs_key",
     "read_given",
+    "strided_rows",
 ]

@@ -10,12 +10,50 @@ import torch
 from torch import Tensor
 
 
-class EpochBatches:
-    """One epoch per iteration; with several processes each takes every n-th batch of the same order.
+def strided_rows(size: int, count: int) -> Tensor:
+    """Return about `count` of `size` row numbers at even distances.
 
-    With a `seed` the order is shuffled by seed and epoch; Lightning sets the epoch. Without one the order is kept and
-    the last batch may be short. A training that was killed goes on in the middle of an epoch with the batches that it
-    would have had (see `within`). Subclasses give `batches`.
+    Archives are sorted by class, and a part of one must have all classes.
+
+    Args:
+        size: number of rows to choose from, at least 0.
+        count: number of rows wanted, at least 1.
+
+    Returns:
+        Row numbers (M,) int64 in ascending order; M is from `count` to 2·`count` - 1, or `size` where that is smaller.
+
+    Example:
+        >>> strided_rows(10, 3).tolist()
+        [0, 3, 6, 9]
+    """
+    return torch.arange(size)[:: max(1, size // count)]
+
+
+class EpochBatches:
+    """Base class of data loaders: one epoch per iteration, shared by the processes of a training.
+
+    With a `seed` the order is shuffled by seed and epoch (Lightning sets the epoch), every batch is full, and every
+    process has equally many. Without one the order is that of the rows and the last batch may be short. Process r of n
+    takes batches r, r + n, ... of the same order. A training that was killed continues in the middle of an epoch with
+    the batches that it would have had (see `within`). Subclasses implement `batches`.
+
+    Args:
+        count: number of rows of an epoch, at least 1.
+        batch_size: rows of a batch, at least 1.
+        seed: seed of the order, at least 0; None keeps the order of the rows.
+        rank: number of this process, from 0 to `world_size` - 1.
+        world_size: number of processes, at least 1.
+
+    Example:
+        >>> class Numbers(EpochBatches):
+        ...     def batches(self, first):
+        ...         yield from (rows.tolist() for _, rows in self.rows(first))
+        >>> list(Numbers(5, 2))
+        [[0, 1], [2, 3], [4]]
+        >>> list(Numbers(5, 2, rank=1, world_size=2))
+        [[2, 3]]
+        >>> len(Numbers(5, 2, seed=0))
+        2
     """
 
     trainer: pl.Trainer | None = None
@@ -26,32 +64,47 @@ class EpochBatches:
         self.count, self.batch_size, self.seed, self.rank, self.world_size = count, batch_size, seed, rank, world_size
         self.epoch = 0
 
-    # Lightning looks for both, and tells the epoch to the one that is there.
+    # Lightning reads both, and calls `set_epoch` of the one that is not None.
     batch_sampler = None
 
     @property
     def sampler(self) -> EpochBatches:
+        """This object: it has the `set_epoch` that Lightning looks for."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+        """Choose the order of the next iteration.
+
+        Args:
+            epoch: number of the epoch, at least 0.
+        """
         self.epoch = epoch
 
     def within(self, trainer: pl.Trainer | None) -> Self:
-        """Take this process's part of a training, and begin where it goes on; without a trainer all of it, from the
-        beginning.
+        """Take this process's part of a training, and start at the batch at which the training continues.
+
+        Args:
+            trainer: the trainer that iterates; None for all batches from the first.
+
+        Returns:
+            This object.
         """
         if trainer is not None:
             self.trainer, self.rank, self.world_size = trainer, trainer.global_rank, trainer.world_size
         return self
 
-    # Lightning takes what has both for able to go on. It loads no state where an optimiser's schedule has asked for the
-    # length of the training, and counts the batches of an epoch itself.
+    # Lightning refuses to continue in the middle of an epoch with loaders that lack these two. Their content is not
+    # used: see `__iter__`.
     def state_dict(self) -> dict[str, Any]:
+        """Return an empty state: all that matters is in the state of Lightning's loop."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+        """Ignore a state that `state_dict` returned.
+
+        Args:
+            state: an empty mapping.
+        """
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -60,7 +113,14 @@ class EpochBatches:
         return max(1, self.count // self.batch_size // self.world_size)
 
     def rows(self, first: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (number of the batch among those of all processes, its rows), from batch `first` of this process on."""
+        """Yield the numbers and rows of this process's batches of the epoch.
+
+        Args:
+            first: number of the first batch among those of this process, at least 0.
+
+        Returns:
+            An iterator over (number of the batch among those of all processes, its rows (B,) int64).
+        """
         order = torch.arange(self.count)
         if self.seed is not None:
             order = torch.randperm(
@@ -71,18 +131,43 @@ class EpochBatches:
             yield index, order[index * self.batch_size : (index + 1) * self.batch_size]
 
     def batches(self, first: int) -> Iterator[Any]:
-        """Yield the batches of the epoch from number `first` on, as they are whatever came before."""
+        """Yield this process's batches of the epoch from number `first` on; a batch does not depend on `first`.
+
+        Args:
+            first: number of the first batch among those of this process, at least 0.
+        """
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
-        # Only with the first batch, when Lightning has set the epoch and its loop still says whether it goes on from a
-        # checkpoint.
-        going_on = self.trainer is not None and self.trainer.fit_loop.restarting
-        yield from self.batches(self.trainer.fit_loop.batch_idx + 1 if self.trainer and going_on else 0)
+        # Where the training continues is read from `trainer.fit_loop`, whose class is private to Lightning (2.x). The
+        # two public ways do not give exact resumes:
+        # - `load_state_dict` above is called in `fit_loop.setup_data`, once, and only if the loop has its state by
+        #   then. A schedule that needs the length of the training (training/learning_rates.py, and Lightning's own
+        #   `trainer.estimated_stepping_batches`) sets the loaders up while the optimisers are configured, which is
+        #   before the loop's state is restored: the loaders' state is then dropped without a word.
+        # - A state of the data module would have to count batches by itself. Lightning fetches one batch ahead of the
+        #   one that is trained on, so such a count is ahead of the weights in the same checkpoint; only the loop
+        #   counts the batches that the weights have seen.
+        # This is read with the first batch, not in `within`: `restarting` is set when the checkpoint is restored and
+        # cleared after the first epoch.
+        continued = self.trainer is not None and self.trainer.fit_loop.restarting
+        yield from self.batches(self.trainer.fit_loop.batch_idx + 1 if self.trainer and continued else 0)
 
 
 class TensorBatches(EpochBatches):
-    """Tuples of rows of tensors; one gather an epoch instead of one a batch."""
+    """Batches of rows of tensors, gathered once an epoch instead of once a batch.
+
+    Args:
+        tensors: tensors (N, ...) of equally many rows.
+        batch_size: rows of a batch, at least 1.
+        seed: seed of the order, at least 0; None keeps the order of the rows.
+        rank: number of this process, from 0 to `world_size` - 1.
+        world_size: number of processes, at least 1.
+
+    Example:
+        >>> [x.tolist() for x, _ in TensorBatches((torch.arange(5), torch.zeros(5)), 2)]
+        [[0, 1], [2, 3], [4]]
+    """
 
     def __init__(
         self, tensors: tuple[Tensor, ...], batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
@@ -91,6 +176,11 @@ class TensorBatches(EpochBatches):
         self.tensors = tensors
 
     def batches(self, first: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield tuples of rows (B, ...) of the tensors; see `EpochBatches.batches`.
+
+        Args:
+            first: number of the first batch among those of this process, at least 0.
+        """
         rows = [part for _, part in self.rows(first)]
         if not rows:
             return
@@ -100,4 +190,5 @@ class TensorBatches(EpochBatches):
             if self.seed is None and self.world_size == 1 and first == 0
             else tuple(t[everything] for t in self.tensors)
         )
-        yield from zip(*(tensor.split([len(part) for part in rows]) for tensor in gathered), strict=True)
+        sizes = [len(part) for part in rows]
+        yield from zip(*(torch.split(tensor, sizes) for tensor in gathered), strict=True)

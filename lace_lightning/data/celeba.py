@@ -19,8 +19,9 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels
-from .cifar10 import strided_rows
-from .faces import FACES_SCHEMA, Faces, FacesDataModule
+from .batches import strided_rows
+from .faces import FACES_SCHEMA, FacesDataModule
+from .picture_data import Split
 from .resumable_arrays import IMAGES, fill
 
 SPLITS = ("train", "val", "test")
@@ -39,11 +40,19 @@ HAIR = {"black": "Black_Hair", "brown": "Brown_Hair", "blond": "Blond_Hair", "gr
 
 
 def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[str], Tensor]:
-    """Return column names, picture names and values (N, K) int64 of a table of CelebA.
+    """Read a table of CelebA.
 
-    With `columns` None the table begins with its number of rows and the names of its columns, otherwise it has that
-    many columns and no head. Raises LaceError, with the line, for another number of rows or values, a value that is no
-    integer, and a name that comes twice.
+    Args:
+        path: the file.
+        columns: number of values of a row; None where the table begins with its number of rows and the names of its
+            columns.
+
+    Returns:
+        Column names (none where `columns` is given), picture names, and values (N, K) int64.
+
+    Raises:
+        LaceError: with the line, when the number of rows or values is another, a value is no integer, or a name comes
+            twice.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
@@ -84,11 +93,26 @@ def read_table(path: Path, columns: int | None = None) -> tuple[list[str], list[
 
 
 def face_labels(names: Sequence[str], values: Tensor) -> Labels:
-    """Turn CelebA's attributes, values (N, len(names)) of -1 and 1, into labels of `FACES_SCHEMA`.
+    """Return labels of `FACES_SCHEMA` from CelebA's attributes.
 
-    Smile, glasses, gender and beard are its own (the last inverted); a hair colour is known where exactly one is
-    ticked; bald is 1 or 0, of which the squared error learns the chance, and age `YOUNG` or `OLD`. What it does not
-    tell, such as yaw and light, is not known. Raises LaceError for a missing attribute and another value.
+    Smile, glasses, gender and beard are CelebA's (the last inverted). A hair colour is known where exactly one is
+    ticked. Bald is 1 or 0, from which the squared error learns a probability; age is `YOUNG` or `OLD`. Attributes that
+    CelebA lacks, such as yaw and light, are not known.
+
+    Args:
+        names: CelebA's names of the K columns.
+        values: -1 or 1, (N, K) int64.
+
+    Returns:
+        Labels of N pictures.
+
+    Raises:
+        LaceError: when an attribute is missing or a value is another.
+
+    Example:
+        >>> names = ["Smiling", "Eyeglasses", "Male", "No_Beard", "Young", "Bald", *HAIR.values()]
+        >>> face_labels(names, torch.ones(1, len(names), dtype=torch.int64)).column("beard").tolist()
+        [0.0]
     """
     missing = [
         name
@@ -122,13 +146,32 @@ def face_labels(names: Sequence[str], values: Tensor) -> Labels:
 
 
 class CelebADataModule(FacesDataModule):
-    """CelebA's aligned pictures at `resolution` with labels of `FACES_SCHEMA`, in its own splits.
+    """CelebA's aligned pictures with labels of `FACES_SCHEMA`, in the published splits, decoded once into the cache.
 
-    `root` holds `img_align_celeba` (a folder or a zip), `list_attr_celeba.txt` and `list_eval_partition.txt`, in it or
-    in the folders of the publication (Img, Anno, Eval) or of torchvision (celeba). `box` is left, top and side of the
-    square that is shown, in pixels of 178 x 218; pictures are decoded once into the cache. `limit` takes about so many
-    of a split. See `FacesDataModule` for the rest. Raises LaceError for missing or damaged files, tables that do not
-    agree, and a box outside the picture.
+    Args:
+        root: folder with `img_align_celeba` (a folder or a zip), `list_attr_celeba.txt` and `list_eval_partition.txt`,
+            in it or in the folders of the publication (Img, Anno, Eval) or of torchvision (celeba); null for none.
+        resolution: side of the pictures in pixels, at least 1.
+        cache: folder of the cache, in which the decoded pictures are kept (10 GB at 128 pixels).
+        box: left, top and side of the square that is shown, in pixels of 178 x 218.
+        limit: take about this many pictures of every split, at least 1; null for all.
+        progress: whether a progress bar is shown while pictures are decoded.
+        attributes: names of the attributes that are used; null for all.
+        batch_size: pictures of a train batch, at least 1.
+        test_batch_size: pictures of a validation or test batch, at least 1.
+        seed: seed of the order and the augmentation of train pictures, at least 0.
+        flip: whether train pictures are mirrored with probability 1/2.
+        pad: largest shift of train pictures in pixels, from 0 to `resolution` - 1.
+        mirrored: continuous attributes that a mirror turns round (yaw and light3).
+
+    Raises:
+        LaceError: when the box leaves the picture, a size is out of range or an attribute is unknown; when the pictures
+            are asked for and files are missing or damaged, or the tables do not agree.
+
+    Example:
+        >>> data = CelebADataModule(attributes=["smile", "age"])
+        >>> data.at_hand, data.schema.names
+        (False, ('smile', 'age'))
     """
 
     def __init__(
@@ -194,7 +237,8 @@ class CelebADataModule(FacesDataModule):
             )
         return pictures, face_labels(names, values), splits[:, 0]
 
-    def load(self) -> dict[str, Faces]:
+    def load(self) -> dict[str, Split]:
+        """Return the splits `train`, `val` and `test`; decode the pictures that are not in the cache."""
         names, labels, splits = self.table
         parts = {split: (splits == number).nonzero()[:, 0] for number, split in enumerate(SPLITS)}
         for split, rows in parts.items():
@@ -253,7 +297,7 @@ class CelebADataModule(FacesDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the train pictures depend on, and their shape."""
+        """Plain values that the train pictures depend on, and their "shape"."""
         return {
             "split": "train",
             "files": _stamp(self.files),

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -19,21 +17,31 @@ from tqdm import tqdm
 from ..artifacts import Cache, atomic_path
 from ..errors import LaceError
 from ..schema import Attribute, Schema
-from .batches import EpochBatches
+from .picture_data import PictureData, Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SCHEMA = Schema("cifar10", (Attribute("label", "discrete", 10, CLASSES),))
 SIZES = {"train": 50_000, "test": 10_000}
+Array = np.ndarray[Any, Any]
 
 
 def load_cifar10(
     root: str | os.PathLike[str] | None, split: str, cache: str | os.PathLike[str], download: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return pictures (N, 3, 32, 32) uint8 and classes (N,) int64 of a split, train or test.
+    """Return the pictures and classes of a split of CIFAR-10, decoded once and memory-mapped from the cache.
 
-    `root` holds `cifar10-train.zip` and `cifar10-test.zip` (folders named by class with JPEG or PNG pictures); without
-    it `download` lets torchvision fetch the original. Decoded once, then memory-mapped from `cache`. Raises LaceError
-    when there is no data or an archive is not CIFAR-10.
+    Args:
+        root: folder with `cifar10-train.zip` and `cifar10-test.zip` (folders named by class with JPEG or PNG pictures);
+            None for torchvision's copy.
+        split: `train` or `test`.
+        cache: folder of the cache.
+        download: whether torchvision may fetch the pictures where `root` is None.
+
+    Returns:
+        Pictures (N, 3, 32, 32) uint8 and classes (N,) int64.
+
+    Raises:
+        LaceError: when the split is another, there are no pictures, or an archive is not CIFAR-10.
     """
     if split not in SIZES:
         raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
@@ -67,7 +75,7 @@ def _archive(root: str | os.PathLike[str] | None, split: str) -> tuple[Path | No
     return source, f"{source.stat().st_size}-{source.stat().st_mtime_ns}"
 
 
-def _from_zip(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _from_zip(source: Path, split: str) -> tuple[Array, Array]:
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError) as error:
@@ -98,7 +106,7 @@ def _from_zip(source: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return pictures, np.array([CLASSES.index(name.split("/")[-2]) for name in names], np.int64)
 
 
-def _from_torchvision(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _from_torchvision(folder: Path, split: str) -> tuple[Array, Array]:
     from torchvision.datasets import CIFAR10
 
     try:
@@ -112,67 +120,32 @@ def _from_torchvision(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
 
 
-class AugmentedBatches(EpochBatches):
-    """Batches (pictures uint8 (B, 3, 32, 32), labels (B, K)), shifted by up to `pad`, mirrored, with a grey square of
-    `cutout`.
+class CIFAR10DataModule(PictureData):
+    """CIFAR-10 for training image networks: augmented train batches, the test split for validation and test.
+
+    Args:
+        root: folder with `cifar10-train.zip` and `cifar10-test.zip`; null where `download` fetches them.
+        cache: folder of the cache, in which the decoded pictures are kept (180 MB).
+        download: whether torchvision may fetch the pictures where `root` is null.
+        batch_size: pictures of a train batch, at least 1.
+        test_batch_size: pictures of a validation or test batch, at least 1.
+        seed: seed of the order and the augmentation of train pictures, at least 0.
+        pad: largest shift of train pictures in pixels, from 0 to 31.
+        flip: whether train pictures are mirrored with probability 1/2.
+        cutout: side of the grey square in train pictures in pixels, from 0 (none) to 32.
+        limit: take about this many pictures of every split for training, at least 1; null for all.
+
+    Raises:
+        LaceError: when a size is out of range; when the pictures are asked for and there are none, or an archive is
+            not CIFAR-10.
+
+    Example:
+        >>> data = CIFAR10DataModule()
+        >>> data.at_hand, data.schema["label"].num_classes
+        (False, 10)
     """
 
-    def __init__(
-        self,
-        pictures: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        pad: int = 0,
-        flip: bool = False,
-        cutout: int = 0,
-    ) -> None:
-        super().__init__(len(pictures), batch_size, seed, rank, world_size)
-        self.pictures, self.labels, self.pad, self.flip, self.cutout = pictures, labels, pad, flip, cutout
-
-    def batches(self, first: int) -> Iterator[tuple[Tensor, ...]]:
-        for index, rows in self.rows(first):
-            yield self.augmented(index, rows)[0], self.labels[rows]
-
-    def augmented(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pictures of batch `index`, and which of them are mirrored (B,) bool."""
-        random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
-        x, flipped = self.pictures[rows], torch.zeros(len(rows), dtype=torch.bool)
-        count, size = len(x), x.shape[-1]
-
-        def integers(high: int, *shape: int) -> Tensor:
-            return torch.randint(0, high, shape, generator=random)
-
-        if self.flip:
-            flipped = integers(2, count) == 1
-            x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
-        if self.pad:
-            # Which pixel stands where: what comes in at the edge is the reflection.
-            places = size - 1 - (torch.arange(-self.pad, size + self.pad).abs() - (size - 1)).abs()
-            down = places[integers(2 * self.pad + 1, count, 1) + torch.arange(size)]
-            right = places[integers(2 * self.pad + 1, count, 1) + torch.arange(size)]
-            x = x.gather(2, down[:, None, :, None].expand_as(x))
-            x = x.gather(3, right[:, None, None].expand_as(x))
-        if self.cutout:
-            corner, grid = integers(size - self.cutout + 1, 2, count, 1), torch.arange(size)
-            inside = (grid >= corner) & (grid < corner + self.cutout)
-            x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None])[:, None], 127)
-        return x, flipped
-
-
-def strided_rows(size: int, count: int) -> Tensor:
-    """Return about `count` of `size` rows at even distances: archives are sorted by class, and a part must have all of
-    them.
-    """
-    return torch.arange(size)[:: max(1, size // count)]
-
-
-class CIFAR10DataModule(pl.LightningDataModule):
-    """CIFAR-10 for training image networks: train batches with augmentation, the test split for validation and test."""
-
-    schema = SCHEMA
+    schema: Schema = SCHEMA
 
     def __init__(
         self,
@@ -187,18 +160,16 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutout: int = 8,
         limit: int | None = None,
     ) -> None:
-        super().__init__()
-        self.root, self.cache, self.download, self.seed, self.limit = root, cache, download, seed, limit
-        self.batch_size, self.test_batch_size = batch_size, test_batch_size
-        self.pad, self.flip, self.cutout = pad, flip, cutout
-        self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+        super().__init__(batch_size, test_batch_size, seed, flip, pad, cutout, limit)
+        self.root, self.cache, self.download = root, cache, download
 
-    def setup(self, stage: str | None = None) -> None:
-        for split in SIZES:
-            if split not in self.splits:
-                pictures, classes = load_cifar10(self.root, split, self.cache, self.download)
-                keep = strided_rows(len(pictures), self.limit) if self.limit else slice(None)
-                self.splits[split] = pictures[keep], classes[keep, None].float()
+    def load(self) -> dict[str, Split]:
+        """Return the splits `train` and `test`: pictures (N, 3, 32, 32) uint8 and classes (N, 1)."""
+        splits: dict[str, Split] = {}
+        for name in SIZES:
+            pictures, classes = load_cifar10(self.root, name, self.cache, self.download)
+            splits[name] = pictures, classes[:, None].float()
+        return splits
 
     @property
     def at_hand(self) -> bool:
@@ -207,24 +178,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the train pictures depend on, and their shape."""
+        """Plain values that the train pictures depend on, and their "shape"."""
         return {"split": "train", "archive": _archive(self.root, "train")[1], "shape": [3, 32, 32]}
 
     def train_pictures(self) -> Tensor:
-        """Return the pictures (50000, 3, 32, 32) uint8 of the train split."""
+        """Return the pictures (50000, 3, 32, 32) uint8 of the train split, all of them whatever `limit` is."""
         return load_cifar10(self.root, "train", self.cache, self.download)[0]
-
-    def some_pictures(self, count: int) -> Tensor:
-        """Return about `count` pictures (uint8) of the train split, spread over its classes."""
-        pictures = self.splits["train"][0]
-        return pictures[strided_rows(len(pictures), count)]
-
-    def train_dataloader(self) -> AugmentedBatches:
-        return AugmentedBatches(
-            *self.splits["train"], self.batch_size, self.seed, pad=self.pad, flip=self.flip, cutout=self.cutout
-        ).within(self.trainer)
-
-    def val_dataloader(self) -> AugmentedBatches:
-        return AugmentedBatches(*self.splits["test"], self.test_batch_size)
-
-    test_dataloader = val_dataloader

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels, Schema
-from .cifar10 import AugmentedBatches, strided_rows
+from .augmentation import AugmentedBatches
+from .picture_data import PictureData
 
 # Real faces have the attributes of the rendered ones. Colours of hair are numbers: StyleFlow's pairs do not say which
 # is which (CelebA's are numbered as those of portraits).
@@ -28,10 +28,29 @@ Faces = tuple[Tensor, Tensor, Tensor]
 
 
 class FaceBatches(AugmentedBatches):
-    """Batches (pictures uint8 (B, 3, R, R), labels (B, K), known (B, K)).
+    """Batches (pictures uint8 (B, C, R, R), labels (B, K), known (B, K)) of faces, whose mirror images change labels.
 
-    `mirrored` gives the attributes that a mirror turns round, each with its value for straight ahead, c: where a
-    picture is mirrored their labels v are 2c - v.
+    Where a picture is mirrored, the label v of an attribute of `mirrored` becomes 2c - v, clamped to [0, 1]; c is the
+    value of a face that looks straight ahead.
+
+    Args:
+        pictures: pictures (N, C, R, R) uint8.
+        labels: their labels.
+        batch_size: rows of a batch, at least 1.
+        seed: seed of the order and of the changes, at least 0; None keeps the order of the rows.
+        rank: number of this process, from 0 to `world_size` - 1.
+        world_size: number of processes, at least 1.
+        pad: largest shift in pixels, from 0 to R - 1.
+        flip: whether every picture is mirrored with probability 1/2.
+        mirrored: c in [0, 1] by name of the attribute.
+
+    Example:
+        >>> schema = FACES_SCHEMA.part(["yaw"])
+        >>> labels = Labels(schema, torch.full((40, 1), 0.9))
+        >>> pictures = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
+        >>> _, values, _ = next(iter(FaceBatches(pictures, labels, 40, flip=True, mirrored={"yaw": 0.5})))
+        >>> sorted({round(value, 2) for value in values.flatten().tolist()})
+        [0.1, 0.9]
     """
 
     def __init__(
@@ -46,31 +65,55 @@ class FaceBatches(AugmentedBatches):
         flip: bool = False,
         mirrored: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(pictures, labels.values, batch_size, seed, rank, world_size, pad, flip)
-        self.known, mirrored = labels.known, mirrored or {}
+        super().__init__(
+            pictures, labels.values, batch_size, seed, rank, world_size, pad=pad, flip=flip, known=labels.known
+        )
+        mirrored = mirrored or {}
         self.turned = torch.tensor([name in mirrored for name in labels.schema.names])
         self.twice = torch.tensor([2 * mirrored.get(name, 0.0) for name in labels.schema.names])
 
-    def batches(self, first: int) -> Iterator[Faces]:
-        for index, rows in self.rows(first):
-            pictures, flipped = self.augmented(index, rows)
-            labels = self.labels[rows]
-            yield (
-                pictures,
-                torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels),
-                self.known[rows],
-            )
+    def labels_of(self, labels: Tensor, flipped: Tensor) -> Tensor:
+        """Return the labels of pictures of which some are mirrored.
+
+        Args:
+            labels: labels (B, K) of the pictures as they were.
+            flipped: which pictures are mirrored (B,) bool.
+
+        Returns:
+            Labels (B, K).
+        """
+        return torch.where(flipped[:, None] & self.turned, (self.twice - labels).clamp(0, 1), labels)
 
 
-class FacesDataModule(pl.LightningDataModule):
-    """Faces for training image networks: the splits train, val and test that a subclass loads, train batches with
-    augmentation.
+class FacesDataModule(PictureData):
+    """Base class of labelled faces: the splits train, val and test that a subclass loads; mirror images change labels.
 
-    `attributes` chooses a part of the schema (None: all of it). Train pictures are mirrored at random with `flip`, with
-    the labels of the attributes `mirrored` as far on the other side of their mean (faces look to both sides alike), and
-    shifted by up to `pad`; `seed` decides their order. Raises LaceError for an unknown attribute, and for a mirrored
-    one that is discrete.
+    Args:
+        schema: attributes that the pictures are labelled with.
+        attributes: names of those that are used; null for all.
+        batch_size: pictures of a train batch, at least 1.
+        test_batch_size: pictures of a validation or test batch, at least 1.
+        seed: seed of the order and the augmentation of train pictures, at least 0.
+        flip: whether train pictures are mirrored with probability 1/2.
+        pad: largest shift of train pictures in pixels, at least 0.
+        mirrored: continuous attributes that a mirror turns round, to as far on the other side of their mean in the
+            train split (faces look to both sides alike).
+
+    Raises:
+        LaceError: when an attribute is unknown, a mirrored one is discrete, or a size is out of range.
+
+    Example:
+        >>> class Grey(FacesDataModule):
+        ...     def load(self):
+        ...         pictures = torch.full((8, 3, 8, 8), 127, dtype=torch.uint8)
+        ...         labels = Labels.constant(FACES_SCHEMA, 8, smile=1.0, yaw=0.3)
+        ...         return dict.fromkeys(("train", "val", "test"), (pictures, *self.chosen(labels)))
+        >>> data = Grey(FACES_SCHEMA, ["smile", "yaw"], batch_size=4)
+        >>> [tuple(part.shape) for part in next(iter(data.train_dataloader()))]
+        [(4, 3, 8, 8), (4, 2), (4, 2)]
     """
+
+    schema: Schema
 
     def __init__(
         self,
@@ -83,70 +126,48 @@ class FacesDataModule(pl.LightningDataModule):
         pad: int = 0,
         mirrored: Sequence[str] = MIRRORED,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, test_batch_size, seed, flip, pad)
         self.schema = schema if attributes is None else schema.part(attributes)
-        self.batch_size, self.test_batch_size, self.seed = batch_size, test_batch_size, seed
-        self.flip, self.pad, self.mirrored = flip, pad, tuple(mirrored)
+        self.mirrored = tuple(mirrored)
         for name in self.mirrored:
             if name in self.schema.names and self.schema[name].kind == "discrete":
                 raise LaceError(
                     f"A mirrored attribute must be continuous (it changes sides), and '{name}' is discrete: leave it "
-                    f"out of "
-                    "dataset.module.mirrored."
+                    "out of dataset.module.mirrored."
                 )
-        self.splits: dict[str, Faces] = {}
-
-    def load(self) -> dict[str, Faces]:
-        """Return the splits, after making what is not there yet."""
-        raise NotImplementedError
-
-    def prepare_data(self) -> None:
-        # In the first process alone; the others find what it made.
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        self.splits = self.splits or self.load()
 
     def chosen(self, labels: Labels) -> tuple[Tensor, Tensor]:
-        """Return values and known (N, K) of the attributes of this schema."""
+        """Return the columns of the attributes of this data set.
+
+        Args:
+            labels: labels of N pictures with at least these attributes.
+
+        Returns:
+            Values (N, K) and known (N, K) bool.
+        """
         columns = [labels.schema.index(name) for name in self.schema.names]
         return labels.values[:, columns], labels.known[:, columns]
 
-    @property
-    def at_hand(self) -> bool:
-        """Whether the pictures can be had."""
-        return True
+    def batches(self, name: str, batch_size: int, seed: int | None = None, augment: bool = False) -> FaceBatches:
+        """Return the batches of a split; see `PictureData.batches`.
 
-    def train_pictures(self) -> Tensor:
-        """Return the pictures (N, 3, R, R) uint8 of the train split."""
-        self.setup()
-        return self.splits["train"][0]
+        Args:
+            name: `train`, `val` or `test`.
+            batch_size: pictures of a batch, at least 1.
+            seed: seed of the order; None keeps the order of the rows.
+            augment: whether pictures are mirrored and shifted.
 
-    def some_pictures(self, count: int) -> Tensor:
-        """Return about `count` pictures (uint8) of the train split."""
-        pictures = self.train_pictures()
-        return pictures[strided_rows(len(pictures), count)]
-
-    def _batches(
-        self, split: str, batch_size: int, seed: int | None = None, flip: bool = False, pad: int = 0
-    ) -> FaceBatches:
-        pictures, values, known = self.splits[split]
-        return FaceBatches(
-            pictures, Labels(self.schema, values, known), batch_size, seed, pad=pad, flip=flip, mirrored=self._middles
-        )
+        Returns:
+            Batches (pictures, labels, known).
+        """
+        pictures, values, known = self.labelled(name)
+        pad, flip = (self.pad, self.flip) if augment else (0, False)
+        labels = Labels(self.schema, values, known)
+        return FaceBatches(pictures, labels, batch_size, seed, pad=pad, flip=flip, mirrored=self._middles)
 
     @property
     def _middles(self) -> dict[str, float]:
         """The mean of each mirrored attribute that the train split knows."""
-        _, values, known = self.splits["train"]
+        _, values, known = self.labelled("train")
         columns = {name: self.schema.index(name) for name in self.mirrored if name in self.schema.names}
         return {name: float(values[known[:, k], k].mean()) for name, k in columns.items() if known[:, k].any()}
-
-    def train_dataloader(self) -> FaceBatches:
-        return self._batches("train", self.batch_size, self.seed, self.flip, self.pad).within(self.trainer)
-
-    def val_dataloader(self) -> FaceBatches:
-        return self._batches("val", self.test_batch_size)
-
-    def test_dataloader(self) -> FaceBatches:
-        return self._batches("test", self.test_batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,24 @@ from torch import Tensor
 
 from ..artifacts import digest
 from ..errors import LaceError
-from .batches import EpochBatches
+from .augmentation import mirror
+from .batches import EpochBatches, strided_rows
+from .picture_data import PictureData, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def picture_files(root: str | os.PathLike[str]) -> list[Path]:
-    """Return the pictures below `root`, sorted by their path; hidden ones are left out. Raises LaceError when there are
-    none.
+    """Return the pictures in a folder and in its folders, sorted by their path, without hidden ones.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        Paths of at least one PNG, JPEG or WebP file.
+
+    Raises:
+        LaceError: when there is no folder or no picture in it.
     """
     folder = Path(root).expanduser()
     files = (
@@ -47,13 +57,25 @@ def picture_files(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_picture(path: Path, resolution: int | None) -> Tensor:
-    """Return a picture (3, H, W) uint8; with `resolution` the square in its middle, shrunk by Lanczos' filter.
+    """Return a picture in RGB, cut and shrunk if that is asked for.
 
-    Raises LaceError for a file that cannot be read and for one that would have to be enlarged.
+    Grey pictures of 16 bits are scaled by their range: 65535 becomes 255. Transparent pictures are composited on white:
+    a colour c with opacity a becomes a·c + (1 - a)·255, and colours under full transparency are not seen.
+
+    Args:
+        path: the file.
+        resolution: side in pixels to which the square in the middle is shrunk by Lanczos' filter, at least 1; None for
+            the picture as it is.
+
+    Returns:
+        A picture (3, H, W) uint8.
+
+    Raises:
+        LaceError: when the file cannot be read, or would have to be enlarged.
     """
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = _in_rgb(ImageOps.exif_transpose(opened))
             if resolution is not None and min(image.size) >= resolution:
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -72,14 +94,46 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits in RGB, on white where it is transparent."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255.
+        levels = (np.asarray(image).astype(np.int64) * 255 + 32767) // 65535
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
 class PictureFiles:
-    """Rows of files -> pictures (B, 3, H, W) uint8, decoded in threads; all must have one size."""
+    """Pictures in files, decoded in threads when they are read; all must have one size.
+
+    Args:
+        files: the files, at least one.
+        resolution: side in pixels to which the square in the middle is shrunk, at least 1; None for pictures as they
+            are.
+
+    Example:
+        >>> len(PictureFiles([Path("a.png"), Path("b.png")]))
+        2
+    """
 
     def __init__(self, files: Sequence[Path], resolution: int | None = None) -> None:
         self.files, self.resolution = files, resolution
 
     def read(self, rows: Sequence[int]) -> Tensor:
-        """Return the pictures of these rows."""
+        """Return some of the pictures.
+
+        Args:
+            rows: numbers of files, at least one.
+
+        Returns:
+            Pictures (B, 3, H, W) uint8.
+
+        Raises:
+            LaceError: when a file cannot be read, is too small, or has another size than the first.
+        """
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             pictures = list(pool.map(lambda row: read_picture(self.files[row], self.resolution), rows))
         for row, picture in zip(rows, pictures, strict=True):
@@ -100,7 +154,16 @@ class PictureFiles:
 
 
 class PictureBatches(Sequence[Tensor]):
-    """All pictures in order, as batches of `batch_size` that are read when they are asked for."""
+    """All pictures in order, as batches (B, 3, H, W) uint8 that are decoded when they are read.
+
+    Args:
+        pictures: the files.
+        batch_size: pictures of a batch, at least 1; the last batch may be shorter.
+
+    Example:
+        >>> len(PictureBatches(PictureFiles([Path("a.png"), Path("b.png"), Path("c.png")]), 2))
+        2
+    """
 
     def __init__(self, pictures: PictureFiles, batch_size: int) -> None:
         self.pictures, self.batch_size = pictures, batch_size
@@ -116,7 +179,20 @@ class PictureBatches(Sequence[Tensor]):
 
 
 class ShuffledPictures(EpochBatches):
-    """Train batches (B, 3, H, W) uint8 in the order of seed and epoch; with `flip` half of them mirrored."""
+    """Train batches (B, 3, H, W) uint8 of pictures in files, shuffled by seed and epoch.
+
+    Args:
+        pictures: the files.
+        batch_size: pictures of a batch, at least 1.
+        seed: seed of the order and of the mirror images, at least 0.
+        rank: number of this process, from 0 to `world_size` - 1.
+        world_size: number of processes, at least 1.
+        flip: whether every picture is mirrored with probability 1/2.
+
+    Example:
+        >>> len(ShuffledPictures(PictureFiles([Path("a.png"), Path("b.png"), Path("c.png")]), 2, seed=0))
+        1
+    """
 
     def __init__(
         self, pictures: PictureFiles, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, flip: bool = False
@@ -125,20 +201,41 @@ class ShuffledPictures(EpochBatches):
         self.pictures, self.flip = pictures, flip
 
     def batches(self, first: int) -> Iterator[Tensor]:
+        """Yield the batches; see `EpochBatches.batches`.
+
+        Args:
+            first: number of the first batch among those of this process, at least 0.
+        """
         for index, rows in self.rows(first):
             images = self.pictures.read(rows.tolist())
             if self.flip:
                 random = torch.Generator().manual_seed(((self.seed or 0) * 100_003 + self.epoch) * 1_000_003 + index)
-                mirrored = torch.randint(0, 2, (len(images), 1, 1, 1), generator=random) == 1
-                images = torch.where(mirrored, images.flip(-1), images)
+                images = mirror(images, torch.randint(0, 2, (len(images),), generator=random) == 1)
             yield images
 
 
-class FolderDataModule(pl.LightningDataModule):
-    """Pictures below `root`, without labels: one batch at a time in memory.
+class FolderDataModule(PictureData):
+    """Pictures in a folder and in its folders (PNG, JPEG, WebP), without labels: one batch at a time in memory.
 
-    `resolution` is the side of the square that is cut out of their middle and shrunk to; None takes them as they are,
-    all of one size. Raises LaceError for sizes below 1, and when pictures are asked for and there are none.
+    Grey pictures become three equal channels, those of 16 bits are scaled to 8, and transparent ones are laid on white
+    (see `read_picture`).
+
+    Args:
+        root: folder of pictures; null for none.
+        resolution: side in pixels to which the square in the middle is shrunk, at least 1; null takes pictures as they
+            are, all of one size.
+        batch_size: pictures of a batch, at least 1.
+        flip: whether train pictures are mirrored with probability 1/2.
+        seed: seed of the order and the mirror images of train pictures, at least 0.
+        limit: take the first pictures, this many, at least 1; null for all.
+
+    Raises:
+        LaceError: when a size is out of range; when pictures are asked for and there are none, or labels are asked for.
+
+    Example:
+        >>> data = FolderDataModule()
+        >>> data.at_hand, data.schema is None
+        (False, True)
     """
 
     def __init__(
@@ -150,18 +247,15 @@ class FolderDataModule(pl.LightningDataModule):
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in {"resolution": resolution, "batch_size": batch_size, "limit": limit}.items():
-            if value is not None and value < 1:
-                raise LaceError(f"dataset.module.{name} must be at least 1, received {value}.")
-        self.root, self.resolution, self.batch_size, self.flip, self.seed, self.limit = (
-            root,
-            resolution,
-            batch_size,
-            flip,
-            seed,
-            limit,
-        )
+        super().__init__(batch_size, batch_size, seed, flip, limit=limit)
+        if resolution is not None and resolution < 1:
+            raise LaceError(f"dataset.module.resolution must be at least 1, received {resolution}.")
+        self.root, self.resolution = root, resolution
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """No splits: pictures are read batch by batch."""
+        return {}
 
     @property
     def at_hand(self) -> bool:
@@ -170,15 +264,16 @@ class FolderDataModule(pl.LightningDataModule):
 
     @cached_property
     def pictures(self) -> PictureFiles:
+        """The files. Raises LaceError when there are none."""
         if self.root is None:
             raise LaceError("A folder of pictures is needed and none is given: set dataset.module.root to it.")
         return PictureFiles(picture_files(self.root)[: self.limit], self.resolution)
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the pictures depend on: names, sizes and dates of the files, and what is done to them.
+        """Plain values that the pictures depend on, and their "shape".
 
-        And their shape.
+        They are names, sizes and dates of the files, and how pictures are resized.
         """
         files = self.pictures.files
         folder = Path(self.root or "").expanduser()
@@ -194,5 +289,14 @@ class FolderDataModule(pl.LightningDataModule):
         """Return all pictures, as batches that are read one at a time."""
         return PictureBatches(self.pictures, self.batch_size)
 
+    def some_pictures(self, count: int) -> Tensor:
+        """Return about `count` pictures (M, 3, H, W) uint8, at evenly spaced rows."""
+        return self.pictures.read(strided_rows(len(self.pictures), count).tolist())
+
     def train_dataloader(self) -> ShuffledPictures:
+        """Return shuffled batches of pictures alone, for training a generator."""
         return ShuffledPictures(self.pictures, self.batch_size, self.seed, flip=self.flip).within(self.trainer)
+
+    # Lightning takes a method of its own for none: a generator's training has neither validation nor test.
+    val_dataloader = pl.LightningDataModule.val_dataloader
+    test_dataloader = pl.LightningDataModule.test_dataloader

@@ -1,10 +1,12 @@
-"""Pairs that somebody else made: StyleFlow's latents with attributes, and labels in a CSV file."""
+"""Pairs of other programs: StyleFlow's latents with attributes, and labels in a CSV file."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ from ..unpickle import safe_unpickle
 from .faces import FACES_SCHEMA
 from .pairs import PairSet
 
-# Columns of `att_light.pickle`, and of `attributes.npy`; `light.npy` has nine of spherical harmonics.
+# Columns of `att_light.pickle`, and of `attributes.npy`.
 PICKLE_COLUMNS = (
     "width",
     "height",
@@ -39,12 +41,28 @@ PICKLE_COLUMNS = (
     *(f"light{i}" for i in range(9)),
 )
 NPY_COLUMNS = ("gender", "glasses", "yaw", "pitch", "bald", "beard", "age", "smile")
+# Nine columns of spherical harmonics: the name in StyleFlow's archive, and the one that its training script reads.
+LIGHT_FILES = ("light.npy", "lighting.npy")
+# Cells of a CSV file, in lower case, that say that a label is missing; so do those that are no finite number.
+MISSING = ("", "na", "n/a")
 
 
 @dataclass
 class GivenPairs:
-    """Latents (w (N, Dw), or the numbers of samples of the prior (N,)) with labels, where they come from, and how
-    values were scaled.
+    """Latents of other programs with their labels, and how they were read.
+
+    Args:
+        labels: labels of N samples, with what is known of them.
+        layout: name of the files' layout, for records.
+        w: latents (N, Dw); None where `samples` are given.
+        samples: numbers (N,) int64 of samples of the prior; None where `w` is given.
+        ranges: smallest and largest value before scaling, of attributes that were scaled to [0, 1].
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("given", (Attribute("hat"),))
+        >>> len(GivenPairs(Labels(schema, torch.zeros(3, 1)), "CSV", samples=torch.arange(3)).labels)
+        3
     """
 
     labels: Labels
@@ -55,13 +73,22 @@ class GivenPairs:
 
 
 def read_given(path: str | os.PathLike[str]) -> GivenPairs:
-    """Read pairs that others made; nothing in the files is run.
+    """Read labelled latents of other programs; no code in the files is run.
 
-    `path` is a folder with StyleFlow's `all_latents.pickle` and `att_light.pickle`, or its `sg2latents.pickle` (or
-    `latents.npy`), `attributes.npy` and perhaps `light.npy`; or a CSV file with a column `sample` (the number of a
-    sample of the prior, or the name of its picture) and one for every attribute, empty where it is not known.
-    Continuous values of StyleFlow's that leave [0, 1] are scaled by their own range. Raises LaceError for anything
-    else, and for latents and labels of different number.
+    Three layouts are known: a folder with StyleFlow's `all_latents.pickle` and `att_light.pickle`; a folder with its
+    `sg2latents.pickle` (or `latents.pickle`, `latents.npy`), `attributes.npy` and, for light0 and light3, `light.npy`
+    or `lighting.npy`; a CSV file with a column `sample` (the number of a sample of the prior, or the name of its
+    picture) and one for every attribute. A cell of a CSV file that is empty, NA or no finite number (nan, inf) is a
+    missing label. Continuous values of StyleFlow's that leave [0, 1] are scaled by their own range.
+
+    Args:
+        path: the folder or the CSV file.
+
+    Returns:
+        Latents, or numbers of samples, with labels. A warning names what a folder lacks.
+
+    Raises:
+        LaceError: when the layout is another, and when latents and labels are not equally many.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix == ".csv":
@@ -79,14 +106,19 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
         w, layout = _latents(path, "sg2latents.pickle", "latents.pickle", "latents.npy"), "StyleFlow, npy"
         columns = dict(zip(NPY_COLUMNS, _columns(table, len(NPY_COLUMNS), path / "attributes.npy"), strict=True))
         columns |= _raw_classes(columns)
-        if (path / "light.npy").is_file():
-            lights = _columns(_npy(path / "light.npy"), 9, path / "light.npy")
-            columns |= {f"light{i}": column for i, column in enumerate(lights)}
+        light = _light_file(path)
+        if light is None:
+            warnings.warn(
+                f"'{path}' has neither {' nor '.join(LIGHT_FILES)}: the attributes light0 and light3 are left out.",
+                stacklevel=2,
+            )
+        else:
+            columns |= {f"light{i}": column for i, column in enumerate(_columns(_npy(light), 9, light))}
     else:
         raise LaceError(
             f"Given pairs must be a CSV file or a folder with att_light.pickle or attributes.npy, and '{path}' is "
             f"neither: set "
-            "task.pairs_from to one."
+            "pairs.source to one."
         )
     schema = FACES_SCHEMA.part([name for name in FACES_SCHEMA.names if name in columns])
     values, ranges = _scaled(schema, columns, path)
@@ -97,6 +129,11 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
             "one archive."
         )
     return GivenPairs(Labels(schema, values.nan_to_num(0.0), ~values.isnan()), layout, w=w, ranges=ranges)
+
+
+def _light_file(folder: Path) -> Path | None:
+    """Return the file with the light's columns, if there is one."""
+    return next((folder / name for name in LIGHT_FILES if (folder / name).is_file()), None)
 
 
 def _entry(path: Path, name: str) -> Any:
@@ -114,13 +151,14 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
-def _npy(path: Path) -> np.ndarray:
+def _npy(path: Path) -> np.ndarray[Any, Any]:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise LaceError(
             f"The file '{path}' must be an array of numbers and could not be read ({error}): get it again."
         ) from None
+    return array
 
 
 def _columns(table: Any, count: int, path: Path) -> list[Tensor]:
@@ -234,7 +272,7 @@ def _from_csv(path: Path) -> GivenPairs:
         raise LaceError(
             f"Every sample of '{path}' must have one row, and sample {twice} has several: correct the file."
         )
-    cells = list(zip(*rows, strict=True))[1:]
+    cells = [[_label(cell) for cell in column] for column in list(zip(*rows, strict=True))[1:]]
     schema = Schema(
         "given", tuple(_attribute(name, column, path) for name, column in zip(header[1:], cells, strict=True))
     )
@@ -260,6 +298,12 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
+
+
+def _label(cell: str) -> str:
+    """Return the text of a label, empty where it is missing."""
+    number = _number(cell)
+    return "" if cell.lower() in MISSING or (number is not None and not math.isfinite(number)) else cell
 
 
 def _attribute(name: str, column: Sequence[str], path: Path) -> Attribute:
@@ -297,6 +341,7 @@ def _value(attribute: Attribute, cell: str) -> float:
 
 
 def _sources(path: Path) -> dict[str, str]:
+    """Return the sha256 of the files by name."""
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".pickle", ".npy"))
     return {file.name: file_sha256(file) for file in files}
 
@@ -305,21 +350,32 @@ def _sources(path: Path) -> dict[str, str]:
 def given_pairs(
     generator: Generator, path: str | os.PathLike[str] | None, cache: Cache | str, seed: int = 0
 ) -> PairSet:
-    """Turn pairs that others made into pairs of this program's (w and labels; z too where samples of the prior of
-    `seed` were labelled).
+    """Return labelled latents of other programs as pairs of this one, kept in the cache by the files' content.
 
-    They are kept in the cache by the files' content. Raises LaceError for latents of another width than the generator's
-    w.
+    Args:
+        generator: the generator that the latents belong to.
+        path: a folder or a CSV file, as `read_given` reads them; None for none.
+        cache: the cache, or its folder.
+        seed: seed of the prior, of which the rows of a CSV file are samples.
+
+    Returns:
+        Pairs with w and labels, and with z where samples of the prior were labelled.
+
+    Raises:
+        LaceError: when the files are missing or of another layout, or the latents have another width than the
+            generator's w.
     """
     source = Path(path or "").expanduser()
     if path is None or not source.exists():
-        where = "and nobody says where they are" if path is None else f"at '{source}' and are not there"
+        where = "and no path is set" if path is None else f"at '{source}' and are not there"
         raise LaceError(
-            f"Given pairs were required {where}: set task.pairs_from or LACE_STYLEFLOW to StyleFlow's folder, or to a "
-            f"CSV."
+            f"Given pairs were required {where}: set pairs.source or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV."
         )
     cache = Cache(cache) if isinstance(cache, str) else cache
-    key = digest({"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1})
+    facts = {"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1}
+    light = None if (source / "att_light.pickle").is_file() else _light_file(source)
+    # Versions that did not read this file have kept pairs without it.
+    key = digest(facts if light is None or light.name == LIGHT_FILES[0] else {**facts, "light": light.name})
     folder = cache.folder("pairs", key)
     if (folder / "meta.json").is_file():
         return PairSet(folder)
@@ -327,7 +383,7 @@ def given_pairs(
     arrays: dict[str, Tensor] = {}
     if given.samples is not None:
         z = torch.cat([generator.prior(1, seed, first, generator.device) for first in given.samples.tolist()])
-        arrays = {"z": z, "w": torch.cat([generator.mapping(part) for part in z.split(1000)])}
+        arrays = {"z": z, "w": torch.cat([generator.mapping(part) for part in torch.split(z, 1000)])}
     elif given.w is not None:
         if given.w.shape[1] != generator.w_dim:
             raise LaceError(

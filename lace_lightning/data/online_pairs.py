@@ -1,4 +1,4 @@
-"""Pairs that are made while the training asks for them, and seen once."""
+"""Pairs that are made while a training reads them, and seen once."""
 
 from __future__ import annotations
 
@@ -12,20 +12,34 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
+from ..seeds import RunSeeds
 from .batches import EpochBatches, TensorBatches
 from .pairs import LatentPairsDataModule
 
 # Added to the seed of the pairs: neither they, nor those that are steered, nor samples begin at the same latents.
-FRESH_SEEDS = 2**21
+FRESH_SEEDS = RunSeeds.FRESH
 
 
 class FreshBatches(EpochBatches):
-    """Batches (u, target) from a stream of latents of the prior, synthesised and labelled on the way, topped up with
-    stored pairs.
+    """Batches (u, target, known) of fresh pairs, synthesised and labelled when they are read, with some stored pairs.
 
-    An epoch is the next `count` pairs of the stream, `batch_size` a batch; sample i of it depends on `seed` and i
-    alone. With several processes each makes every n-th batch. The target is as that of `data`, and with it come
-    `num_stored` random pairs a batch of the training pairs of `data`.
+    An epoch is the next `count` pairs of a stream of latents of the prior; sample i of the stream depends on `seed` and
+    i alone. With several processes each makes every n-th batch. Targets are as those of `data`.
+
+    Args:
+        generator: the generator.
+        labeler: the labeler of its pictures.
+        data: stored pairs, which give space, attributes and kind of targets.
+        count: fresh pairs of an epoch, at least 1.
+        batch_size: fresh pairs of a batch, at least 1.
+        seed: seed of the prior.
+        num_stored: random train pairs of `data` in every batch, at least 0.
+        rank: number of this process, from 0 to `world_size` - 1.
+        world_size: number of processes, at least 1.
+
+    Example:
+        >>> issubclass(FreshBatches, EpochBatches)
+        True
     """
 
     def __init__(
@@ -44,6 +58,11 @@ class FreshBatches(EpochBatches):
         self.generator, self.labeler, self.data, self.num_stored = generator, labeler, data, num_stored
 
     def batches(self, first: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches; see `EpochBatches.batches`.
+
+        Args:
+            first: number of the first batch among those of this process, at least 0.
+        """
         batches = len(self) * self.world_size
         stored = self.data.parts["train"]
         order = torch.Generator().manual_seed(self.data.seed * 100_003 + self.epoch)
@@ -54,7 +73,14 @@ class FreshBatches(EpochBatches):
 
     @torch.no_grad()
     def pairs(self, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the fresh pairs of the batch that begins at sample `first` of the stream."""
+        """Return the fresh pairs of one batch.
+
+        Args:
+            first: number of its first sample in the stream, at least 0.
+
+        Returns:
+            u (B, D), targets (B, K) or (B, L), and known (B, K) bool.
+        """
         z = self.generator.prior(self.batch_size, self.seed or 0, first, self.generator.device)
         w = self.generator.mapping(z)
         # The labeler sees pictures of 8 bits, as it does where they are stored.
@@ -66,10 +92,21 @@ class FreshBatches(EpochBatches):
 
 
 class FreshPairsDataModule(pl.LightningDataModule):
-    """Train on `count` fresh pairs (rounded up to equal batches) in ten epochs, a `share` of every batch; the rest, and
-    what is validated and tested, are the stored pairs of `data`.
+    """Train on fresh pairs, in ten epochs; validation and test are the stored pairs.
 
-    Raises LaceError for pictures (space x), and for a share that is not within (0, 1].
+    Args:
+        data: stored pairs of latents, which also fill the rest of every batch.
+        generator: the generator.
+        labeler: the labeler of its pictures.
+        count: number of fresh pairs of the training, at least 1; it is rounded up to equal batches.
+        share: share of fresh pairs in every batch, above 0 and at most 1.
+
+    Raises:
+        LaceError: when `data` holds pictures (space x), or the share is out of range.
+
+    Example:
+        >>> FreshPairsDataModule.epochs
+        10
     """
 
     # A killed training goes on at an epoch.
@@ -92,9 +129,15 @@ class FreshPairsDataModule(pl.LightningDataModule):
         self.data, self.generator, self.labeler, self.count, self.share = data, generator, labeler, count, share
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the stored pairs.
+
+        Args:
+            stage: Lightning's name of what follows.
+        """
         self.data.setup(stage)
 
     def train_dataloader(self) -> FreshBatches:
+        """Return batches of fresh and stored pairs."""
         world, device = (
             (self.trainer.world_size, self.trainer.strategy.root_device) if self.trainer else (1, self.generator.device)
         )
@@ -114,7 +157,9 @@ class FreshPairsDataModule(pl.LightningDataModule):
         ).within(self.trainer)
 
     def val_dataloader(self) -> TensorBatches:
+        """Return the stored validation pairs in order."""
         return self.data.val_dataloader()
 
     def test_dataloader(self) -> TensorBatches:
+        """Return the stored test pairs in order."""
         return self.data.test_dataloader()

@@ -16,37 +16,60 @@ from ..artifacts import Cache, digest
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Labels, Schema
-from .cifar10 import strided_rows
-from .faces import MIRRORED, Faces, FacesDataModule
+from .batches import strided_rows
+from .faces import MIRRORED, FacesDataModule
 from .pairs import split_rows
+from .picture_data import Split
 from .resumable_arrays import IMAGES, fill
 
 
 class LabelledLatents(Protocol):
-    """What a `PairSet` gives of pairs: latents w (N, Dw) and labels with what is known of them.
-
-    `meta` has their `key`.
-    """
+    """Labelled latents, as a `PairSet` has them: w (N, Dw), labels, and `meta` with the pairs' `key`."""
 
     schema: Schema
     meta: dict[str, Any]
 
-    def array(self, name: str) -> Tensor: ...
+    def array(self, name: str) -> Tensor:
+        """Return the array of this name; `w` is (N, Dw)."""
+        ...
 
-    def labels(self) -> Labels: ...
+    def labels(self) -> Labels:
+        """Return the labels (N, K)."""
+        ...
 
     def __len__(self) -> int: ...
 
 
 class PairPicturesDataModule(FacesDataModule):
-    """The pictures that `generator` makes of the w of `pairs`, at `resolution` (never above the generator's) with the
-    labels of the pairs.
+    """Pictures that a generator makes of labelled latents, synthesised once and kept in the cache.
 
-    `pairs` may be a function of the generator that gives them. Pictures are synthesised once, `synthesis_batch_size` at
-    a time, averaged over the area of a pixel and kept in the cache. `fractions` are the shares of validation and test;
-    as in `LatentPairsDataModule` the split of a pair follows from its seed. `limit` takes about so many pairs. See
-    `FacesDataModule` for the rest. Raises LaceError for pairs with latents of another size than the generator's, and
-    for a split without pairs.
+    Pictures are averaged over the area of a pixel. The split of a pair follows from its seed, as in
+    `LatentPairsDataModule`.
+
+    Args:
+        pairs: labelled latents w, or a function of the generator that returns them.
+        generator: the generator that the latents belong to.
+        resolution: side of the pictures in pixels, at least 1; never above the generator's.
+        cache: folder of the cache, in which the pictures are kept.
+        fractions: shares of validation and test, each from 0 to 1.
+        mirrored: continuous attributes that a mirror turns round, to as far on the other side of their mean.
+        limit: take about this many pairs, at least 1; null for all.
+        synthesis_batch_size: pictures that are synthesised together, at least 1.
+        progress: whether a progress bar is shown while pictures are synthesised.
+        attributes: names of the attributes that are used; null for all.
+        batch_size: pictures of a train batch, at least 1.
+        test_batch_size: pictures of a validation or test batch, at least 1.
+        seed: seed of the order and the augmentation of train pictures, at least 0.
+        flip: whether train pictures are mirrored with probability 1/2.
+        pad: largest shift of train pictures in pixels, from 0 to `resolution` - 1.
+
+    Raises:
+        LaceError: when the latents have another width than the generator's w, a size is out of range or an attribute is
+            unknown; when the pictures are asked for and a split has no pairs.
+
+    Example:
+        >>> issubclass(PairPicturesDataModule, FacesDataModule)
+        True
     """
 
     def __init__(
@@ -80,7 +103,8 @@ class PairPicturesDataModule(FacesDataModule):
         """Which pairs are used (M,)."""
         return strided_rows(len(self.pairs), self.limit) if self.limit else torch.arange(len(self.pairs))
 
-    def load(self) -> dict[str, Faces]:
+    def load(self) -> dict[str, Split]:
+        """Return the splits `train`, `val` and `test`; synthesise the pictures that are not in the cache."""
         chosen = split_rows(len(self.pairs), int(self.pairs.meta.get("seed", 0)), *self.fractions)
         parts = {split: chosen[split][self.rows] for split in ("train", "val", "test")}
         for split, part in parts.items():
@@ -95,7 +119,7 @@ class PairPicturesDataModule(FacesDataModule):
 
     @property
     def source(self) -> dict[str, Any]:
-        """What the train pictures depend on, and their shape."""
+        """Plain values that the train pictures depend on, and their "shape"."""
         return {
             "split": "train",
             "pairs": self.pairs.meta["key"],

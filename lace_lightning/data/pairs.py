@@ -14,26 +14,24 @@ from torch import Tensor
 
 from ..artifacts import digest, read_json
 from ..errors import LaceError
-from ..generators import Generator, sample_seeds
+from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
-from ..seeds import uniform
+from ..seeds import Streams, sample_seeds, uniform
 from .batches import TensorBatches
 from .resumable_arrays import fill
 
-# The use of a sample's seed for deciding its split (0 is the prior).
-SPLIT_STREAM = 2**20
 # Bytes of pictures that are stored whether anything needs them or not.
 SMALL = 2**32
 
 
 class Latents(Protocol):
-    """Where the latents of pairs come from: (count, first) -> z (count, Dz) of rows first .. first + count - 1."""
+    """Source of the latents of pairs: (count, first) -> z (count, Dz) of rows first .. first + count - 1."""
 
     @property
     def digest(self) -> str:
-        """Return the digest of what they depend on beside generator and seed."""
+        """Digest of what the latents depend on besides generator and seed."""
         ...
 
     def __call__(self, count: int, first: int) -> Tensor: ...
@@ -42,7 +40,19 @@ class Latents(Protocol):
 def pairs_key(
     generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None, pictures: bool = True
 ) -> str:
-    """Return the digest of everything that pairs depend on; `latents` is None for the prior."""
+    """Return the digest of everything that pairs depend on.
+
+    Args:
+        generator: the generator of their pictures.
+        labeler: the labeler of their pictures.
+        count: number of pairs, at least 1.
+        seed: seed of the latents.
+        latents: source of the latents; None for the prior.
+        pictures: whether pictures are stored.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     drawn = {} if latents is None else {"source": latents.digest}
     stored = {} if pictures else {"pictures": False}
     return digest(
@@ -59,27 +69,57 @@ def pairs_key(
 
 
 def keep_pictures(choice: bool | str, generator: Generator, count: int, space: str) -> bool:
-    """Return whether pairs store their pictures: `choice` (true, false), or for "auto" where a classifier of `space`
-    sees them, or all of them are at most 4 GiB. Raises LaceError for another choice, and for false where they are
-    needed.
+    """Return whether pairs store their pictures.
+
+    Args:
+        choice: true, false, or "auto": where a classifier of `space` sees pictures, or all of them are at most 4 GiB.
+        generator: the generator of the pictures.
+        count: number of pairs, at least 1.
+        space: what the classifier sees: z, w, or x for pictures.
+
+    Returns:
+        Whether pictures are stored.
+
+    Raises:
+        LaceError: when the choice is another, or false where pictures are needed.
     """
     if choice not in (True, False, "auto"):
-        raise LaceError(f"task.pairs_pictures must be auto, true or false, received '{choice}'.")
+        raise LaceError(f"pairs.pictures must be auto, true or false, received '{choice}'.")
     if choice is False and space == "x":
         raise LaceError(
-            "A classifier of pictures (classifier.space=x) needs those of the pairs, and task.pairs_pictures is false: "
+            "A classifier of pictures (classifier.space=x) needs those of the pairs, and pairs.pictures is false: "
             "set "
-            "task.pairs_pictures=auto."
+            "pairs.pictures=auto."
         )
     return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
 
 
 class PairSet:
-    """Pairs in a folder: memory-mapped z (N, Dz), w (N, Dw), logits (N, L), labels (N, K) and, where they are stored,
-    images (N, C, H, W) uint8.
+    """Pairs in a folder, memory-mapped: latents, labels, and where they are stored logits and pictures.
 
-    `done` rows are written; soft labels are the softmax of the logits, `labels` the decisions, NaN on disk where the
-    labeler abstained. Pairs that others made have fewer `arrays`; w and labels are always there.
+    The arrays are z (N, Dz), w (N, Dw), logits (N, L) of the labeler, labels (N, K), its decisions with NaN where it
+    abstained, and images (N, C, H, W) uint8. N is `done`, the number of rows on disk. Pairs of other programs have
+    fewer `arrays`; w and labels are always there.
+
+    Args:
+        folder: where `make_pairs` or `given_pairs` wrote them.
+
+    Raises:
+        LaceError: when the folder has no pairs; when an array is asked for that they lack.
+
+    Example:
+        >>> import tempfile
+        >>> from lace_lightning.artifacts import write_json
+        >>> from lace_lightning.schema import Attribute
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("w", "labels"):
+        ...         np.save(f"{folder}/{name}.npy", np.ones((3, 1), np.float32))
+        ...     schema = Schema("given", (Attribute("hat"),)).to_config()
+        ...     write_json(f"{folder}/meta.json", {"count": 3, "done": 3, "seed": 0, "schema": schema,
+        ...                                        "arrays": ["w", "labels"]})
+        ...     pairs = PairSet(folder)
+        ...     len(pairs), pairs.complete, tuple(pairs.latents("w").shape)
+        (3, True, (3, 1))
     """
 
     NAMES = ("z", "w", "logits", "labels", "images")
@@ -96,16 +136,25 @@ class PairSet:
 
     @property
     def complete(self) -> bool:
-        return self.done == self.meta["count"]
+        """Whether all rows are on disk."""
+        return bool(self.done == self.meta["count"])
 
     def array(self, name: str) -> Tensor:
-        """Return the written rows of one of z, w, logits, labels, images, memory-mapped. Raises LaceError for what
-        these pairs lack.
+        """Return the rows of one array that are on disk, memory-mapped.
+
+        Args:
+            name: one of z, w, logits, labels, images.
+
+        Returns:
+            A tensor (N, ...); images are uint8, others float32.
+
+        Raises:
+            LaceError: when these pairs lack the array.
         """
         if name not in self.arrays:
             what = {
                 "z": "classifier.space=w",
-                "images": "classifier.space=w, or make pairs with task.pairs_pictures=true",
+                "images": "classifier.space=w, or make pairs with pairs.pictures=true",
                 "logits": "classifier.soft_labels=false",
             }
             raise LaceError(
@@ -115,12 +164,22 @@ class PairSet:
         return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
 
     def labels(self) -> Labels:
-        """Return the hard labels; what the labeler abstained from is not known."""
+        """Return the decided labels (N, K); those that the labeler abstained from are not known."""
         values = self.array("labels")
         return Labels(self.schema, values.nan_to_num(0.0), ~values.isnan())
 
     def latents(self, space: str) -> Tensor:
-        """Return what a classifier of `space` sees: z, w, or pictures in [-1, 1] as uint8."""
+        """Return the inputs of a classifier.
+
+        Args:
+            space: z, w, or x for pictures.
+
+        Returns:
+            z (N, Dz), w (N, Dw) or pictures (N, C, H, W) uint8.
+
+        Raises:
+            LaceError: when these pairs lack them.
+        """
         return self.array({"x": "images"}.get(space, space))
 
 
@@ -136,10 +195,26 @@ def make_pairs(
     latents: Latents | None = None,
     pictures: bool = True,
 ) -> PairSet:
-    """Draw `count` latents, generate, label and store, with or without the pictures; go on where a killed run stopped.
+    """Draw latents, generate, label and store pairs; continue where an earlier call was killed.
 
-    Row i depends on `seed` and i alone. Rows count as done only after they are on disk. Latents come from the prior, or
-    from `latents`. Raises LaceError when the folder holds pairs of something else.
+    Row i depends on `seed` and i alone. Rows count as done only after they are on disk.
+
+    Args:
+        folder: where the pairs are stored.
+        generator: (count, first) -> pictures, through its prior, mapping and synthesis.
+        labeler: the labeler of the pictures, which it sees after they are rounded to 8 bits.
+        count: number of pairs, at least 1.
+        seed: seed of the prior.
+        batch_size: pairs that are made together, at least 1.
+        progress: whether a progress bar is shown.
+        latents: source of the latents; None for the prior.
+        pictures: whether pictures are stored.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        LaceError: when the folder holds pairs of something else, or cannot be written.
     """
     shapes = {
         "z": (generator.z_dim,),
@@ -187,20 +262,48 @@ def make_pairs(
 
 
 def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tensor]:
-    """Return which of `count` samples of run seed `seed` are in val, test and train (count,) bool: that follows from a
-    sample's seed.
+    """Return which samples are in which split; that follows from the seed of a sample alone.
+
+    Args:
+        count: number of samples, at least 0.
+        seed: seed of the run.
+        val: share of validation, from 0 to 1.
+        test: share of test, from 0 to 1 - `val`.
+
+    Returns:
+        `val`, `test` and `train`, each (count,) bool.
+
+    Example:
+        >>> parts = split_rows(1000, 0, 0.1, 0.1)
+        >>> bool((sum(part.int() for part in parts.values()) == 1).all())
+        True
     """
-    lot = uniform(sample_seeds(count, seed), (1,), stream=SPLIT_STREAM)[:, 0]
+    lot = uniform(sample_seeds(count, seed), (1,), stream=Streams.SPLIT)[:, 0]
     return {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
 
 
 class LatentPairsDataModule(pl.LightningDataModule):
-    """Serve pairs (u, target, known) from memory; the split of a pair follows from its seed.
+    """Batches (u, target, known) of pairs from memory; the split of a pair follows from its seed.
 
-    u is z, w or the picture (uint8); the target holds decided labels (B, K) or, with `soft`, logits of the labeler (B,
-    L), of all attributes or of `schema`, a part of them; `known` (B, K) bool says which attributes the labeler decided.
-    `fractions` are the shares of validation and test; pairs of `more` are all for training. Raises LaceError for an
-    attribute that the labeler never decided.
+    u (B, ...) is z, w or the picture (uint8). The target holds decided labels (B, K), or logits of the labeler (B, L).
+    known (B, K) bool says which attributes the labeler decided.
+
+    Args:
+        pairs: the pairs.
+        space: what the classifier sees: z, w, or x for pictures.
+        batch_size: pairs of a train batch, at least 1.
+        soft: whether targets are the labeler's logits, for learning from its probabilities.
+        fractions: shares of validation and test, each from 0 to 1.
+        seed: seed of the order, at least 0.
+        schema: a part of the pairs' attributes; None for all.
+        more: further pairs, all of them for training; None for none.
+
+    Raises:
+        LaceError: when the labeler decided an attribute for none of the train pairs.
+
+    Example:
+        >>> issubclass(LatentPairsDataModule, pl.LightningDataModule)
+        True
     """
 
     def __init__(
@@ -222,10 +325,15 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     @property
     def key(self) -> str:
-        """Return what the pairs depend on."""
+        """Digest of what the pairs depend on."""
         return self.pairs.meta["key"] if self.more is None else f"{self.pairs.meta['key']}-{self.more.meta['key']}"
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the pairs and split them.
+
+        Args:
+            stage: Lightning's name of what follows; everything is read for any.
+        """
         if self.parts:
             return
         tensors = self._tensors(self.pairs)
@@ -244,7 +352,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     @property
     def columns(self) -> list[int]:
-        """Where the attributes are in the labeler's logits, or in its decisions."""
+        """Columns of the attributes in the targets of the pairs: logits where they are soft, else decisions."""
         whole = self.pairs.schema
         return (
             [c for name in self.schema.names for c in range(whole.num_logits)[whole.slices[name]]]
@@ -258,11 +366,14 @@ class LatentPairsDataModule(pl.LightningDataModule):
         return pairs.latents(self.space).clone(), target.nan_to_num(0.0), known
 
     def train_dataloader(self) -> TensorBatches:
+        """Return shuffled batches of the train pairs."""
         return TensorBatches(self.parts["train"], self.batch_size, self.seed).within(self.trainer)
 
     # Small enough for every process to evaluate all of it.
     def val_dataloader(self) -> TensorBatches:
+        """Return the validation pairs in order."""
         return TensorBatches(self.parts["val"], 4096)
 
     def test_dataloader(self) -> TensorBatches:
+        """Return the test pairs in order."""
         return TensorBatches(self.parts["test"], 4096)

@@ -1,4 +1,4 @@
-"""Arrays on disk that fill up row by row: a killed filling goes on where it stopped."""
+"""Arrays on disk that are filled row by row; a killed call continues where it stopped."""
 
 from __future__ import annotations
 
@@ -27,11 +27,30 @@ def fill(
     title: str,
     progress: bool = True,
 ) -> Path:
-    """Write the `meta["count"]` rows of every array `<name>.npy` of `shapes`, images uint8 and others float32; return
-    the folder.
+    """Write arrays row by row, and continue where an earlier call was killed.
 
-    `make(count, first)` gives rows first .. first + count - 1, `batch_size` of them at a time; `done` in meta.json
-    counts rows that are on disk. Raises LaceError where the folder holds rows with another `meta["key"]`.
+    Args:
+        folder: where `<name>.npy` of every array and `meta.json` are written; its `done` counts rows on disk.
+        meta: plain values with the number of rows `count` and a `key`, the digest of what the rows depend on.
+        shapes: shape of a row by name of the array; `images` is uint8 and others float32.
+        make: `make(count, first)` returns rows first .. first + count - 1 of every array.
+        batch_size: rows that are made together, at least 1.
+        title: text beside the progress bar.
+        progress: whether the bar is shown.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LaceError: when the folder holds rows with another `key`, or cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = fill(folder, {"key": "a", "count": 3}, {"z": (2,)},
+        ...                 lambda count, first: {"z": torch.full((count, 2), float(first))}, 2, "z", progress=False)
+        ...     np.load(path / "z.npy")[:, 0].tolist()
+        [0.0, 0.0, 2.0]
     """
     path, count = check_writable(folder), int(meta["count"])
     if (path / "meta.json").is_file():

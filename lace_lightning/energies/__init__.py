@@ -1,6 +1,4 @@
-"""Energies E(u) >= 0 up to a constant, lower is better, p ∝ exp(-E): terms, logic, pull-back, and building from a
-query.
-"""
+"""Energies E(u) of densities p ∝ exp(-E): terms, logic, pull-back, and building from a query."""
 
 from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize

@@ -1,8 +1,8 @@
-"""Staying near something: the terms of sequential editing."""
+"""Energies of sequential editing, which keep a sample near a target."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,20 @@ from .base import Energy
 
 
 class Anchor(Energy):
-    """E(u) = weight·‖u - target‖² with a target (B, D) for every sample; `columns` (a list of numbers) restricts the
-    norm.
+    """The energy E(u) = weight·‖u - target‖² of the distance to a target of each sample.
+
+    Args:
+        target: points (B, D), one for each sample.
+        weight: factor of the squared distance, 0 or more.
+        columns: the coordinates that count, numbers from 0 to D - 1; None for all.
+
+    References:
+        The distance terms of sequential editing in LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> Anchor(torch.zeros(2, 3), weight=0.5)(torch.ones(2, 3))
+        tensor([1.5000, 1.5000])
     """
 
     target: Tensor
@@ -46,11 +58,23 @@ class Anchor(Energy):
 
 
 class Near(Energy):
-    """v ↦ E(ρ·z₀ + √(1-ρ²)·v): with v ~ N(0, I) the prior of the argument is N(ρz₀, (1-ρ²)I).
+    """The energy v ↦ E(ρ·z₀ + √(1-ρ²)·v): with v ~ N(0, I) the argument of E has the prior N(ρz₀, (1-ρ²)I).
 
-    `point(v)` is the argument itself; z₀ is (B, D), ρ from 0 (forget z₀) to 1 (stay there).
+    `point(v)` is the argument of E.
+
+    Args:
+        inner: the energy E of latents (B, D).
+        centre: z₀ (B, D), one latent for each sample.
+        rho: ρ in [0, 1]; 0 ignores z₀ and 1 stays at z₀.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> Near(Prior(), torch.ones(1, 2), rho=1.0)(torch.randn(1, 2))
+        tensor([1.])
     """
 
+    inner: Energy
     centre: Tensor
 
     def __init__(self, inner: Energy, centre: Tensor, rho: float) -> None:
@@ -61,13 +85,15 @@ class Near(Energy):
 
     @property
     def _scale(self) -> float:
-        return max(0.0, 1 - self.rho**2) ** 0.5
+        return float(max(0.0, 1 - self.rho**2) ** 0.5)
 
     def point(self, v: Tensor) -> Tensor:
+        """Return ρ·z₀ + √(1-ρ²)·v (B, D)."""
         return self.rho * self.centre.to(v) + self._scale * v
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.inner(self.point(u))
+        value: Tensor = self.inner(self.point(u))
+        return value
 
     def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return self.inner.pair(self.point(u))
@@ -79,8 +105,9 @@ class Near(Energy):
     def rows(self, index: Tensor | slice) -> Energy:
         return Near(self.inner.rows(index), self.centre[index], self.rho)
 
-    def tempered(self, temperature: float) -> Energy:
-        return Near(self.inner.tempered(temperature), self.centre, self.rho)
+    def rebuilt(self, change: Callable[[Energy], Energy]) -> Energy:
+        inner = change(self.inner)
+        return self if inner is self.inner else Near(inner, self.centre, self.rho)
 
     def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value, gradient, rows = self.inner.curvature(self.point(u))
@@ -89,11 +116,6 @@ class Near(Energy):
     @property
     def is_probability(self) -> bool:
         return self.inner.is_probability
-
-    @property
-    def guide(self) -> Energy:
-        guide = self.inner.guide
-        return self if guide is self.inner else Near(guide, self.centre, self.rho)
 
     @property
     def power(self) -> float:

@@ -1,9 +1,12 @@
-"""From a query to the energy on the logits of its schema."""
+"""The energy of a query on the logits of its schema."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from ..errors import LaceError, suggest
 from ..query import And as AndNode
@@ -19,8 +22,16 @@ LOGICS = ("exact", "paper")
 
 
 def check_query(query: Query, free: Labels | None, logic: str) -> None:
-    """Refuse (LaceError) an unknown logic, free attributes without values, and a query that can never or must always
-    hold.
+    """Check that a query has an energy.
+
+    Args:
+        query: the condition.
+        free: values of its free attributes, None where they are not given.
+        logic: a name of `LOGICS`.
+
+    Raises:
+        LaceError: for an unknown logic, for free attributes without values, and for a query that can never be true or
+            is always true.
     """
     if logic not in LOGICS:
         raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
@@ -43,16 +54,31 @@ def build(
     weight: float = 1.0,
     hard: bool = False,
 ) -> Energy:
-    """Return E(logits) of a query: logits (B, num_logits) -> (B,).
+    """Return the energy E: (B, num_logits) -> (B,) of a query on the logits of its schema.
 
-    `weight` is the γ of the target p^γ; `hard` puts walls around where every decision is right, and p^γ shows the way
-    there.
+    Comparisons of different attributes are independent given the latent (Eq. 3 of LACE). Several comparisons of one
+    discrete attribute are resolved class by class. Several of one continuous attribute count as independent.
 
-    `free` (B rows) gives the values of free attributes; `logic` is the exact algebra or the paper's OR and NOT; `sigma`
-    is the error of continuous attributes; `temperature` divides logits. Atoms of different attributes are independent
-    given the latent (Eq. 3); several atoms of one discrete attribute are resolved class by class, several of one
-    continuous attribute are multiplied as if independent. Raises LaceError for a query that can never or must always
-    hold.
+    Args:
+        query: the condition.
+        free: values of the query's free attributes, B rows.
+        logic: "exact" for the exact algebra of events, "paper" for the paper's OR and NOT.
+        sigma: the classifier's error on continuous attributes, in units of the attribute, above 0.
+        temperature: divides the logits of discrete attributes, above 0.
+        paper_temperature: divide the logit of the wanted class alone, as the paper's code does.
+        weight: γ of the target p^γ.
+        hard: return the hard region of the query, in which every decision is right, with p^γ as its guide.
+
+    Raises:
+        LaceError: for a query that `check_query` refuses, and for a free attribute that the query uses twice.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("smile")))
+        >>> torch.exp(-build(parse("hat == 1 and not smile == 1", schema))(torch.zeros(1, 4)))
+        tensor([0.2500])
     """
     check_query(query, free, logic)
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
@@ -63,25 +89,28 @@ def build(
 
 @dataclass
 class _Builder:
+    """Settings of a query's energy, and the recursion over its tree."""
+
     query: Query
     free: Labels | None
     sigma: float
     temperature: float
     paper_temperature: bool
 
-    def atom(self, atom: Atom, negate: type[Energy] = Not) -> Energy:
+    def atom(self, atom: Atom, negate: Callable[[Energy], Energy] = Not) -> Energy:
         columns = self.query.schema.slices[atom.attribute.name]
-        target = atom.value
+        target: float | Tensor | None = atom.value
         if target is None:
             assert self.free is not None
-            target = self.free.column(atom.attribute.name)  # type: ignore[assignment]
+            target = self.free.column(atom.attribute.name)
+        energy: Energy
         if atom.attribute.kind == "discrete":
-            energy: Energy = Discrete(columns, target, self.temperature, self.paper_temperature)  # type: ignore[arg-type]
+            energy = Discrete(columns, target, self.temperature, self.paper_temperature)
         elif atom.op in "<>":
-            return HalfLine(columns, target, atom.op == ">", self.sigma)  # type: ignore[arg-type]
+            return HalfLine(columns, target, atom.op == ">", self.sigma)
         else:
-            energy = Continuous(columns, target, self.sigma)  # type: ignore[arg-type]
-        return energy if atom.op == "==" else negate(energy)  # type: ignore[call-arg]
+            energy = Continuous(columns, target, self.sigma)
+        return energy if atom.op == "==" else negate(energy)
 
     def paper(self, node: Node) -> Energy:
         if isinstance(node, Atom):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import LaceError
 from .base import Energy
 
-# Below this energy 1 - exp(-E) is rounding: a target that is met exactly would have a negation without gradient (NaN).
+# Below this energy 1 - exp(-E) is rounding: the negation of a target that is met exactly would have a NaN gradient.
 TINY = 1e-12
 
 
@@ -22,7 +22,19 @@ def _target(value: Tensor | float, dtype: torch.dtype) -> Tensor:
 
 
 class Term(Energy):
-    """An attribute's energy: reads the columns `columns` of the logits; `target` is one value or one per sample."""
+    """Base class of the energies of one attribute; a subclass defines its energy and `_with_target`.
+
+    Args:
+        columns: the attribute's columns of the logits (B, L).
+        target: the value that is asked for, one for all samples or a tensor (B,).
+        dtype: the type in which the target is held.
+
+    Example:
+        >>> import torch
+        >>> term = Discrete(slice(0, 3), torch.tensor([0, 1, 2]))
+        >>> isinstance(term, Term), term.rows(slice(1, 3)).target.tolist()
+        (True, [1, 2])
+    """
 
     target: Tensor
 
@@ -43,14 +55,29 @@ class Term(Energy):
 
 
 class Discrete(Term):
-    """E(c|u) = -f[c] + logsumexp f (Eq. 4), with logits divided by `temperature`.
+    """The energy E(c|u) = -f[c] + logsumexp f of class c, for logits f that are divided by a temperature.
 
-    With `paper_temperature` only f[c] is divided, as in the paper's code; that is no probability and takes part in no
-    logic.
+    Args:
+        columns: the attribute's columns of the logits (B, L), one a class.
+        target: the class c, a number from 0, one for all samples or a tensor (B,) int64.
+        temperature: divides the logits f, above 0.
+        paper_temperature: divide f[c] alone, as the paper's code does. At a temperature other than 1 that is no
+            probability and takes part in no logic.
+
+    Raises:
+        LaceError: when the temperature is not above 0; in `pair`, when the energy is no probability.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> torch.exp(-Discrete(slice(0, 4), 2)(torch.zeros(1, 4)))
+        tensor([0.2500])
     """
 
     def __init__(
-        self, columns: slice, target: Tensor | int, temperature: float = 1.0, paper_temperature: bool = False
+        self, columns: slice, target: Tensor | float, temperature: float = 1.0, paper_temperature: bool = False
     ) -> None:
         if not temperature > 0:
             raise LaceError(f"A temperature must be above 0, received {temperature}: 1 is the classifier's own.")
@@ -118,7 +145,24 @@ class Discrete(Term):
 
 
 class Continuous(Term):
-    """E(c|u) = (c - f)² / (2σ²) (Eq. 4); as an event its probability is exp(-E)."""
+    """The energy E(c|u) = (c - f)²/(2σ²) of a continuous value c; as an event its probability is exp(-E).
+
+    Args:
+        columns: the attribute's one column of the logits (B, L).
+        target: c in units of the attribute (0 to 1 for labels), one for all samples or a tensor (B,).
+        sigma: the classifier's error σ in the same units, above 0.
+
+    Raises:
+        LaceError: when sigma is not above 0.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> Continuous(slice(0, 1), 0.5, sigma=0.5)(torch.tensor([[1.0]]))
+        tensor([0.5000])
+    """
 
     def __init__(self, columns: slice, target: Tensor | float, sigma: float = 0.1) -> None:
         super().__init__(columns, target, torch.float32)
@@ -149,7 +193,22 @@ class Continuous(Term):
 
 
 class HalfLine(Term):
-    """The event f < τ (or f > τ with `above`) for a classifier with error σ: p = Φ((τ - f)/σ)."""
+    """The event that a continuous value lies below (or above) a threshold τ: p = Φ((τ - f)/σ).
+
+    Args:
+        columns: the attribute's one column of the logits (B, L).
+        target: τ in units of the attribute, one for all samples or a tensor (B,).
+        above: the event is that the value lies above τ.
+        sigma: the standard deviation σ of the classifier's normal error, above 0.
+
+    Raises:
+        LaceError: when sigma is not above 0.
+
+    Example:
+        >>> import torch
+        >>> torch.exp(-HalfLine(slice(0, 1), 0.5)(torch.tensor([[0.5]])))
+        tensor([0.5000])
+    """
 
     def __init__(self, columns: slice, target: Tensor | float, above: bool = False, sigma: float = 0.1) -> None:
         super().__init__(columns, target, torch.float32)
@@ -175,7 +234,16 @@ class HalfLine(Term):
 
 
 class Prior(Energy):
-    """E(z) = ½‖z‖², the standard normal prior (Eq. 5) up to its constant."""
+    """The energy E(z) = ½‖z‖² of the standard normal prior of latents z (B, D), up to its constant.
+
+    References:
+        Eq. 5 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> Prior()(torch.ones(1, 4))
+        tensor([2.])
+    """
 
     def forward(self, u: Tensor) -> Tensor:
         return u.square().sum(1) / 2

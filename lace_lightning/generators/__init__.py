@@ -9,9 +9,10 @@ from typing import Any
 from ..artifacts import load_config
 from ..catalogue import published_names, published_path
 from ..errors import suggest
+from ..seeds import sample_seeds
 from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
-from .base import Generator, check_generator, sample_seeds
+from .base import Generator, check_generator
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
 from .stylegan2 import StyleGAN2Generator
 from .stylegan2_networks import StyleGAN2Network

@@ -14,17 +14,10 @@ from ..artifacts import digest
 from ..errors import LaceError
 from ..numerics.memory import Chunks
 from ..pictures.convert import to_bytes
-from ..seeds import normal
+from ..seeds import normal, sample_seeds
 
 # Feature maps of the picture's size that a network which says nothing is assumed to need.
 UNKNOWN_MAPS = 512
-# Sample i of seed s uses the random numbers of s·2³² + i.
-SEED_STRIDE = 2**32
-
-
-def sample_seeds(count: int, seed: int = 0, first: int = 0) -> Tensor:
-    """Return the seeds (count,) int64 of samples first .. first + count - 1 of run seed `seed`."""
-    return seed * SEED_STRIDE + torch.arange(first, first + count)
 
 
 class Generator(nn.Module):

@@ -103,8 +103,8 @@ class StyleGAN3Network(StyleNetwork):
         c_dim: int = 0,
         img_resolution: int = 256,
         img_channels: int = 3,
-        mapping_kwargs: MappingType | None = None,
-        synthesis_kwargs: MappingType | None = None,
+        mapping_kwargs: MappingType[str, Any] | None = None,
+        synthesis_kwargs: MappingType[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim

@@ -74,7 +74,7 @@ class Labeler(nn.Module):
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        network = cast(ImageNetwork, self.classifier.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = cast(ImageNetwork, self.classifier.network).to(memory_format=torch.channels_last)
         dtype = compute_dtype(self.precision, images.device)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):

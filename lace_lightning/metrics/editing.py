@@ -1,4 +1,4 @@
-"""How well an edit went: disentangled edit strength (DES), and the distance to who it was (ID)."""
+"""Disentangled edit strength (DES): the gain of edited attributes against the change of the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,28 @@ class EditStrength(Metric):
 
     Per sample, the score a of an edited attribute is 1 or 0 for a right or wrong class, 1 - |ĉ - c| for a continuous
     value; the change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
-    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j): 1 when all there was to gain is gained and nothing else moves. The
-    paper's exact normalisation is not known; this one is ours. `compute()` -> {"des", "gain", "change"}; only sums are
-    kept, so that results of processes add up exactly.
+    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j): 1 when all there was to gain is gained and nothing else changes.
+    The article does not give its normalisation; this one is ours. Labels that the judge does not know before or after
+    the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of processes add up exactly.
+
+    Args:
+        schema: Schema of the judged and the wanted labels.
+
+    Returns:
+        From `compute`: `des`, at most 1; `gain` and `change`, of which it is the difference.
+
+    References:
+        Disentangled edit strength in the tables of sequential editing: Nie, Vahdat and Anandkumar, "Controllable and
+        Compositional Generation with Latent-Space Energy-Based Models", 2021.
+
+    Example:
+        >>> from lace_lightning import Attribute, Labels, Schema
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("smile")))
+        >>> strength = EditStrength(schema)
+        >>> before, after = (Labels(schema, torch.tensor([[hat, 0.0], [hat, 0.0]])) for hat in (0.0, 1.0))
+        >>> strength.update(before, after, Labels.constant(schema, 2, hat=1.0))
+        >>> strength.compute()
+        {'des': 1.0, 'gain': 1.0, 'change': 0.0}
     """
 
     full_state_update = False
@@ -32,8 +51,12 @@ class EditStrength(Metric):
             self.add_state(name, torch.zeros([], dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, before: Labels, after: Labels, wanted: Labels) -> None:
-        """Add samples: what the judge saw before and after,
-        and what the edit wants (`known` where it wants something).
+        """Add samples.
+
+        Args:
+            before: Labels (B, K) of the judge before the edit.
+            after: Labels (B, K) of the judge after it.
+            wanted: Labels (B, K) that the edit asks for, `known` where it asks for something.
         """
         wanted = wanted.to(after.values.device)
         discrete = torch.tensor([a.kind == "discrete" for a in self.schema], device=after.values.device)
@@ -42,14 +65,18 @@ class EditStrength(Metric):
             distance = (first - second).abs().double()
             return torch.where(discrete, (distance > 0.5).double(), distance)
 
-        old, new = (1 - difference(labels.values, wanted.values) for labels in (before, after))
-        known = wanted.known.double()
-        self.gained += ((new - old) * known).sum()
-        self.room += ((1 - old) * known).sum()
-        self.changed += (difference(before.values, after.values) * (1 - known)).amax(1).sum()
-        self.count += len(known)
+        # Zeros stand for labels that are not known: a NaN would spoil the sums in spite of its factor of 0.
+        told = before.known & after.known & ~(before.values + after.values).isnan()
+        seen = [labels.values.masked_fill(~told, 0.0) for labels in (before, after)]
+        old, new = (1 - difference(values, wanted.values) for values in seen)
+        edited, others = (wanted.known & told).double(), (~wanted.known & told).double()
+        self.gained += ((new - old) * edited).sum()
+        self.room += ((1 - old) * edited).sum()
+        self.changed += (difference(*seen) * others).amax(1).sum()
+        self.count += told.any(1).sum()
 
     def compute(self) -> dict[str, float]:
+        """Return the figures of all samples so far, by name."""
         gain = float(self.gained / self.room.clamp_min(1e-12))
         change = float(self.changed / self.count.clamp_min(1))
         return {"des": gain - change, "gain": gain, "change": change}

@@ -1,4 +1,4 @@
-"""The features that a Fréchet distance is measured on, and what they are compared with."""
+"""Features that a Fréchet distance is measured on, and reference statistics of real pictures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from ..errors import LaceError, suggest
 from ..labelers import Labeler
 from ..pictures.convert import float_batches
 from ..weights import weight_names, weight_path
-from . import (
+from .fid import (
     INCEPTION_FEATURES,
     TENSORFLOW_RESIZE,
     FeatureStatistics,
-    GivenStatistics,
     fid_name,
     frechet_distance,
     inception_features,
@@ -29,6 +28,7 @@ from . import (
     load_statistics,
     save_statistics,
 )
+from .reference import GivenStatistics
 
 CHOICES = ("auto", "judge", "inception", "none")
 INCEPTION_NETWORK = f"torch-fidelity inception-v3-compat, {INCEPTION_FEATURES} features"
@@ -38,20 +38,34 @@ SAVE_SECONDS = 60.0
 
 
 class RealPictures(Protocol):
-    """A data module with pictures to compare with; `source` says all that they depend on, in plain values, and their
-    `shape`.
-    """
+    """Data module with real pictures to compare with."""
 
     @property
-    def source(self) -> Mapping[str, Any]: ...
+    def source(self) -> Mapping[str, Any]:
+        """Plain values that say all that the pictures depend on, with their `shape`, [C, H, W]."""
+        ...
 
-    def train_pictures(self) -> Pictures: ...
+    def train_pictures(self) -> Pictures:
+        """Return the train pictures (N, C, H, W), uint8, or batches of them."""
+        ...
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Pictures (B, C, H, W) uint8 -> features (B, size), under the name that they are known by; the key is that of
-    their distance.
+    """Network that computes features of pictures, and the name of the distance on them.
+
+    Args:
+        network: Name of the network, its weights and its features.
+        key: Name of the Fréchet distance on these features, `fid` or `fd_<network>`.
+        size: Number F of features.
+        features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
+        resize: How pictures are resized before.
+        device: Device that pictures are moved to.
+
+    Example:
+        >>> extractor = Extractor("mean colour", "fd_colour", 3, lambda images: images.double().mean((2, 3)), "none")
+        >>> extractor.statistics(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))["mean"].tolist()
+        [0.0, 0.0, 0.0]
     """
 
     network: str
@@ -62,7 +76,13 @@ class Extractor:
     device: str = "cpu"
 
     def statistics(self, pictures: Pictures, batch_size: int = 500, partial: Path | None = None) -> dict[str, Tensor]:
-        """Return the statistics of real pictures."""
+        """Return the statistics of real pictures.
+
+        Args:
+            pictures: Pictures (N, C, H, W), uint8, or batches of them.
+            batch_size: Pictures at a time.
+            partial: File of the sums so far, as in `reference_statistics`.
+        """
         return reference_statistics(
             lambda part: self.features(part.to(self.device)), self.size, pictures, batch_size, partial
         )
@@ -70,7 +90,20 @@ class Extractor:
 
 @dataclass
 class FeatureSpace:
-    """A feature network with reference statistics: `key` is `fid` for Inception, else `fd_<network>`."""
+    """A feature network with reference statistics.
+
+    Args:
+        key: `fid` for Inception features, else `fd_<network>`.
+        features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
+        num_features: Number F of features.
+        reference: Statistics of real pictures: mean (F,), covariance (F, F) and, where it is known, count ().
+        protocol: Plain values that say what the statistics were measured on and with.
+
+    Example:
+        >>> space = FeatureSpace("fid", lambda images: images.double().mean((2, 3)), 3, {})
+        >>> space.name(10_000), space.num_features
+        ('fid_10k', 3)
+    """
 
     key: str
     features: Callable[[Tensor], Tensor]
@@ -83,21 +116,35 @@ class FeatureSpace:
         return FeatureStatistics(self.num_features)
 
     def name(self, count: int) -> str:
-        """Return what the distance of `count` samples is called.
+        """Return the name of the distance of so many samples: FID has the number in its name unless it is 50,000.
 
-        FID says its number of samples where it is not 50000.
+        Args:
+            count: Number of samples.
         """
         return fid_name(count) if self.key == "fid" else self.key
 
 
 def inception_extractor(device: str = "cpu") -> Extractor:
-    """Return Inception's features; downloads the weights if needed."""
+    """Return the extractor of Inception features; its weights are downloaded (96 MB) unless they are on this machine.
+
+    Args:
+        device: Device of the network.
+
+    Raises:
+        LaceError: When the weights cannot be had.
+    """
     features, size = inception_features(inception_weights(), device)
     return Extractor(INCEPTION_NETWORK, "fid", size, features, TENSORFLOW_RESIZE, device)
 
 
 def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extractor:
-    """Return the judge's penultimate features."""
+    """Return the extractor of a judge's penultimate features.
+
+    Args:
+        judge: The judge.
+        dataset: Name of the data set, which the name of the distance leaves out.
+        device: Device that the judge is moved to.
+    """
     judge.to(device)
     return Extractor(
         feature_name(judge),
@@ -110,7 +157,11 @@ def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extrac
 
 
 def feature_name(judge: Labeler) -> str:
-    """Return the name under which the features of a judge are known."""
+    """Return the name of a judge's features: its name, the digest of its weights, and the number of features.
+
+    Args:
+        judge: The judge.
+    """
     return f"{judge.name} {judge.digest}, {judge.num_features} features"
 
 
@@ -122,9 +173,18 @@ def measure_reference(
     source: Mapping[str, Any],
     cache: Cache,
 ) -> dict[str, float]:
-    """Write the statistics of the train pictures to `path`; return the Fréchet distances of the other splits to them.
+    """Write the statistics of the train pictures, and return the Fréchet distances of the other splits to them.
 
-    What has been measured so far is kept in the cache.
+    Args:
+        extractor: The features.
+        pictures: Pictures of every split; one of them is `train`.
+        dataset: Name of the data set.
+        path: File of the statistics.
+        source: Plain values that say all that the pictures depend on.
+        cache: Cache of sums so far: a measurement that was stopped goes on there.
+
+    Returns:
+        `fd/<split>` for every other split.
     """
     folder = _folder(extractor, dataset, source, cache)
     measured = {
@@ -148,6 +208,7 @@ def _folder(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache
 def _save_reference(
     path: Path, statistics: Mapping[str, Tensor], extractor: Extractor, dataset: str, source: Mapping[str, Any]
 ) -> None:
+    """Write reference statistics with their protocol."""
     save_statistics(
         path,
         statistics,
@@ -167,10 +228,19 @@ def reference_statistics(
     batch_size: int = 500,
     partial: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Return the statistics of real pictures; every minute the sums so far go to `partial`, and a killed measurement
-    goes on there.
+    """Return the statistics of features of real pictures.
+
+    Args:
+        features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
+        num_features: Number F of features.
+        pictures: Pictures (N, C, H, W), uint8, or batches of them.
+        batch_size: Pictures at a time, of a tensor.
+        partial: File that the sums so far are written to every minute. A measurement that was stopped goes on there.
+
+    Returns:
+        Mean (F,), covariance (F, F) and count ().
     """
-    batches = pictures.split(batch_size) if isinstance(pictures, Tensor) else pictures
+    batches: Sequence[Tensor] = pictures if not isinstance(pictures, Tensor) else torch.split(pictures, batch_size)
     statistics, first = FeatureStatistics(num_features), 0
     whole = {"batches": len(batches), "batch_size": getattr(batches, "batch_size", batch_size)}
     if partial is not None and partial.is_file():
@@ -211,13 +281,28 @@ def build_feature_space(
     given: GivenStatistics | None = None,
     image_shape: Sequence[int] | None = None,
 ) -> FeatureSpace | None:
-    """Return the feature space of `choice`: auto (Inception where its weights lie on this machine, else the judge),
-    judge, inception (downloads the weights if needed), or none.
+    """Return the feature space that Fréchet distances are measured in.
 
-    Reference statistics are the `given` ones, which decide what auto is; else they come from the package
-    (`<dataset>_reference`), else from `pictures`, kept in the cache. Raises LaceError for an unknown choice, when
-    neither statistics nor pictures can be had, for given statistics of other features, and for pictures whose shape is
-    not `image_shape`, the generator's (Inception resizes both).
+    Reference statistics are the given ones; else those of the package (`<dataset>_reference`); else those of the
+    pictures, which are kept in the cache.
+
+    Args:
+        choice: `auto` (Inception where its weights are on this machine, else the judge; of given statistics, whatever
+            they are of), `judge`, `inception` (downloads the weights if needed), or `none`.
+        judge: The judge.
+        pictures: Real pictures, None where there are none.
+        dataset: Name of the data set.
+        cache: Cache of statistics.
+        device: Device of the network.
+        given: Statistics of a file of the user's.
+        image_shape: Shape [C, H, W] of the generator's pictures, None where it is not compared.
+
+    Returns:
+        The feature space, None for `none`.
+
+    Raises:
+        LaceError: For an unknown choice; when there are neither statistics nor pictures; for given statistics of other
+            features; and for pictures of another shape than the generator's, unless Inception resizes both.
     """
     if choice not in CHOICES:
         raise LaceError(
@@ -261,6 +346,7 @@ def _are_of_inception(given: GivenStatistics, judge: Labeler) -> bool:
 
 
 def _check_given(given: GivenStatistics, network: str, size: int) -> None:
+    """Refuse (LaceError) statistics of other features."""
     name = given.protocol.get("reference_file", given.protocol["reference"])
     if given.network not in (None, network) or given.num_features != size:
         raise LaceError(
@@ -274,6 +360,7 @@ def _check_given(given: GivenStatistics, network: str, size: int) -> None:
 def _reference(
     extractor: Extractor, pictures: RealPictures | None, dataset: str, cache: Cache, image_shape: Sequence[int] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the statistics of a data set and their protocol: shipped, cached, or measured now."""
     shipped = f"{dataset}_reference"
     if shipped in weight_names():
         statistics, protocol = load_statistics(weight_path(shipped))

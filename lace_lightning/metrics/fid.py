@@ -27,7 +27,20 @@ Features = Callable[[Tensor], Tensor]
 
 
 class FeatureStatistics(Metric):
-    """Number, mean and covariance of features, as sums in float64 that add over batches and processes."""
+    """Number, mean and covariance of features, as sums in float64 that add over batches and processes.
+
+    Args:
+        num_features: Number F of features.
+
+    Returns:
+        From `compute`: `count` (), `mean` (F,) and `covariance` (F, F), float64.
+
+    Example:
+        >>> statistics = FeatureStatistics(2)
+        >>> statistics.update(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
+        >>> {name: value.tolist() for name, value in statistics.compute().items()}
+        {'count': 2.0, 'mean': [1.0, 1.0], 'covariance': [[2.0, 0.0], [0.0, 0.0]]}
+    """
 
     full_state_update = False
     count: Tensor
@@ -40,24 +53,43 @@ class FeatureStatistics(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Add features (B, F)."""
+        """Add samples.
+
+        Args:
+            features: Features (B, F).
+        """
         features = features.double()
         self.count += len(features)
         self.first += features.sum(0)
         self.second += features.T @ features
 
     def compute(self) -> dict[str, Tensor]:
-        """Return count, mean (F,) and covariance (F, F), unbiased as in numpy.cov."""
+        """Return count (), mean (F,) and covariance (F, F), unbiased as in numpy.cov."""
         mean = self.first / self.count
         covariance = (self.second - self.count * torch.outer(mean, mean)) / (self.count - 1).clamp(min=1)
         return {"count": self.count.clone(), "mean": mean, "covariance": covariance}
 
 
 def frechet_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Return ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2(Σ_aΣ_b)^½), computed by torch-fidelity; warns with too few samples.
+    """Return ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2(Σ_aΣ_b)^½), computed by torch-fidelity.
 
-    A side without `count` holds enough. Raises LaceError when the two were measured with different features or hold
-    fewer than two samples.
+    It warns where a side has no more samples than features.
+
+    Args:
+        a: Mean (F,), covariance (F, F) and count (); a side without count is taken to hold enough samples.
+        b: The same of the other side.
+
+    Raises:
+        LaceError: When the two have different numbers of features, or one has fewer than two samples.
+
+    References:
+        Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017.
+
+    Example:
+        >>> a = {"mean": torch.zeros(2), "covariance": torch.eye(2)}
+        >>> b = {"mean": torch.tensor([3.0, 4.0]), "covariance": torch.eye(2)}
+        >>> round(frechet_distance(a, b), 6)
+        25.0
     """
     if a["mean"].shape != b["mean"].shape:
         raise LaceError(
@@ -82,7 +114,15 @@ def frechet_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def fid_name(count: int) -> str:
-    """Return `fid` for the standard number of samples, else the number as well: `fid_1k`, `fid_300`."""
+    """Return the name of FID: `fid` for 50,000 samples, else with their number.
+
+    Args:
+        count: Number of samples.
+
+    Example:
+        >>> fid_name(50_000), fid_name(1000), fid_name(300)
+        ('fid', 'fid_1k', 'fid_300')
+    """
     if count == FID_SAMPLES:
         return "fid"
     return f"fid_{count // 1000}k" if count >= 1000 and count % 1000 == 0 else f"fid_{count}"
@@ -91,7 +131,13 @@ def fid_name(count: int) -> str:
 def save_statistics(
     path: str | os.PathLike[str], statistics: Mapping[str, Tensor], protocol: Mapping[str, Any]
 ) -> None:
-    """Write statistics with the protocol that they were measured by."""
+    """Write statistics with the protocol that they were measured by, as safetensors.
+
+    Args:
+        path: File to write.
+        statistics: What `FeatureStatistics.compute` returns.
+        protocol: Plain values, such as `network`, `resize` and `reference`.
+    """
     save_tensors(
         path, {name: torch.as_tensor(value) for name, value in statistics.items()}, {"protocol": dict(protocol)}
     )
@@ -100,7 +146,18 @@ def save_statistics(
 def load_statistics(
     path: str | os.PathLike[str], network: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read statistics and their protocol; with `network`, refuse (LaceError) those of other features."""
+    """Read statistics that `save_statistics` wrote.
+
+    Args:
+        path: File to read.
+        network: Name of the features that they must be of; None takes any.
+
+    Returns:
+        The statistics, and their protocol.
+
+    Raises:
+        LaceError: When the file is missing or damaged, or the statistics are of other features.
+    """
     tensors, config = load_tensors(path)
     protocol = config.get("protocol", {})
     if network is not None and protocol.get("network") != network:
@@ -118,8 +175,17 @@ def inception_weights() -> Path | None:
 
 
 def inception_features(weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> tuple[Features, int]:
-    """Return torch-fidelity's extractor of 2048 Inception features; downloads its weights (96 MB) unless given or
-    cached.
+    """Return torch-fidelity's extractor of 2048 Inception features.
+
+    Args:
+        weights: File of its weights; None takes torch-fidelity's own, which are downloaded (96 MB) unless cached.
+        device: Device of the network.
+
+    Returns:
+        A function of uint8 pictures (B, 3, H, W) that returns features (B, 2048), and their number.
+
+    Raises:
+        LaceError: When the weights cannot be had.
     """
     from torch_fidelity.utils import create_feature_extractor
 

@@ -31,28 +31,45 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class GivenStatistics:
-    """Mean (F,), covariance (F, F) and, where the file tells it, count; the `protocol` says what file they are from."""
+    """Reference statistics of a file, and where they come from.
+
+    Args:
+        statistics: Mean (F,), covariance (F, F) and, where the file has it, count ().
+        protocol: Plain values: name, digest and format of the file, and how pictures were resized.
+
+    Example:
+        >>> given = GivenStatistics({"mean": torch.zeros(8), "covariance": torch.eye(8)}, {"reference": "a.npz"})
+        >>> given.num_features, given.network
+        (8, None)
+    """
 
     statistics: dict[str, Tensor]
     protocol: dict[str, Any]
 
     @property
     def num_features(self) -> int:
+        """Number F of features."""
         return len(self.statistics["mean"])
 
     @property
     def network(self) -> str | None:
-        """The features that they were measured with, where the file tells."""
+        """Name of the network that the features are of, None where the file does not say."""
         return self.protocol.get("network")
 
 
 def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
-    """Read statistics: a .safetensors of this program, .npz or a pickle (.pkl, .pt) with mu and sigma, mean and cov, or
-    NVIDIA's sums.
+    """Read reference statistics of any of the usual formats; no code in the file is run.
 
-    Nothing in the file is run. Raises LaceError for a file that is missing, damaged or of another kind, and for numbers
-    that are not the mean and the covariance of anything: not finite, of shapes that do not fit, not symmetric, or with
-    a negative eigenvalue.
+    Args:
+        path: A .safetensors of this program; .npz or a pickle (.pkl, .pt) with mu and sigma, mean and cov, or the sums
+            raw_mean, raw_cov and num_items of NVIDIA's metrics.
+
+    Returns:
+        The statistics, the covariance symmetric to the last bit.
+
+    Raises:
+        LaceError: When the file is missing, damaged or of another kind, and when the numbers are no mean and
+            covariance: not finite, of shapes that do not fit, not symmetric, or with a negative eigenvalue.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,13 +109,15 @@ def read_statistics(path: str | os.PathLike[str]) -> GivenStatistics:
 
 
 def _is_npz(path: Path) -> bool:
+    """Return whether a file is an archive of NumPy arrays."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith(".npy") for name in archive.namelist())
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read the arrays of an archive that are known by name."""
     wanted = {*(name for pair in (*NAMES, SUMS) for name in pair), *COUNTS}
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -148,6 +167,7 @@ def _moments(path: Path, content: Any) -> tuple[Tensor, Tensor, float | None, tu
 
 
 def _number(value: Any) -> float | None:
+    """Return a positive number, also out of an array of one; None for anything else."""
     if isinstance(value, (np.ndarray, Tensor)) and value.shape in ((), (1,)):
         value = value.item()
     return float(value) if isinstance(value, (int, float)) and value > 0 else None

@@ -1,4 +1,4 @@
-"""What a run says about its sampler, beside what the pictures say."""
+"""Diagnostics of a sampler from its weights and latents: log P, effective sample size, confidence, spread."""
 
 from __future__ import annotations
 
@@ -8,17 +8,31 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-# Below so many effective starting points a group's spread under the target is not told from them.
+# With fewer effective starting points a group's spread under the target is not estimated from them.
 ENOUGH = 10
 
 
 class SamplerDiagnosis(Metric):
     """log P(c), effective sample size, confidence and spread, from weights of the sampler and of the starting points.
 
-    `compute()` -> {"log_p": log of the query's probability, "log_p/error", "ess": what a sample's weight is worth on
-    average, "confidence": mean p(c|u) of the samples, "predicted": the same for exact samples, known from the starting
-    points alone, "spread": tr Cov(u) of the samples, averaged over `groups`, "spread/reference": the same for exact
-    samples}. What cannot be told is left out. Only sums are kept, so that results of processes add up.
+    Only sums are kept, so that results of processes add up.
+
+    Args:
+        dim: Dimension D of the latents u.
+        groups: Number of groups of samples, one for every combination of free classes.
+
+    Returns:
+        From `compute`: `log_p`, the log of the query's probability P, and `log_p/error`, its standard error; `ess`, the
+        effective number of samples as a share; `confidence`, the mean p(c|u) of the samples, and `predicted`, that of
+        exact samples as the starting points give it; `spread`, tr Cov(u) averaged over groups, and `spread/reference`,
+        that of exact samples. A figure that cannot be estimated is left out.
+
+    Example:
+        >>> diagnosis = SamplerDiagnosis(dim=2)
+        >>> u, group = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.zeros(2, dtype=torch.long)
+        >>> diagnosis.update(u, torch.zeros(2), group)
+        >>> diagnosis.compute()
+        {'confidence': 1.0, 'spread': 2.0}
     """
 
     full_state_update = False
@@ -51,8 +65,15 @@ class SamplerDiagnosis(Metric):
         event_log_weights: Tensor | None = None,
         counts: Tensor | None = None,
     ) -> None:
-        """Add samples: latents u (B, D), log p(c|u) (B,), group (B,), and the sampler's weights (B,) of `counts` draws
-        each.
+        """Add samples.
+
+        Args:
+            u: Latents (B, D) of the samples.
+            log_p: log p(c|u) (B,).
+            group: Group (B,) of every sample, int64 below `groups`.
+            log_weights: Logs (B,) of the sampler's importance weights, None where it has none.
+            event_log_weights: Logs (B,) of weights whose mean is P, None where the sampler has none.
+            counts: Number (B,) of draws behind each of these; one each where None.
         """
         self.sums += torch.stack(
             [log_p.double().exp().sum(), torch.tensor(float(len(u)), dtype=torch.float64, device=u.device)]
@@ -67,8 +88,13 @@ class SamplerDiagnosis(Metric):
             self.event += torch.stack([w.sum(), n.sum(), w.square().sum(), (w * n).sum(), n.square().sum()])
 
     def update_start(self, u: Tensor, log_p: Tensor, log_target: Tensor, group: Tensor) -> None:
-        """Add starting points: latents u (B, D) from the prior, log p(c|u) and the log of the target's factor on the
-        prior.
+        """Add starting points.
+
+        Args:
+            u: Latents (B, D) of the prior.
+            log_p: log p(c|u) (B,).
+            log_target: Log (B,) of the factor that makes the target of the prior.
+            group: Group (B,) of every starting point, int64 below `groups`.
         """
         p, w = log_p.double().exp(), log_target.double().exp()
         self.start += torch.zeros_like(self.start).index_add_(0, group, torch.stack([p, p.square(), w, w * p], 1))
@@ -79,11 +105,13 @@ class SamplerDiagnosis(Metric):
         self.exact += torch.cat([moments, squares], 1)
 
     def _moments(self, u: Tensor, w: Tensor, group: Tensor) -> Tensor:
+        """Return Σ w·u, Σ w·|u|² and Σ w of every group, (groups, D + 2)."""
         u = u.double()
         rows = torch.cat([w[:, None] * u, (w * u.square().sum(1))[:, None], w[:, None]], 1)
         return torch.zeros(self.groups, self.dim + 2, dtype=torch.float64, device=u.device).index_add_(0, group, rows)
 
     def _spread(self, moments: Tensor, effective: Tensor) -> float | None:
+        """Return tr Cov(u) averaged over the groups with more than one effective sample, None where there is none."""
         total = moments[:, self.dim + 1]
         used = effective > 1
         if not bool(used.any()):
@@ -93,6 +121,7 @@ class SamplerDiagnosis(Metric):
         return float(variance[used].mean())
 
     def compute(self) -> dict[str, float]:
+        """Return the figures of all samples so far, by name."""
         result: dict[str, float] = {}
         n = float(self.sums[1])
         if n == 0:

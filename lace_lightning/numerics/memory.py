@@ -108,7 +108,7 @@ class Chunks:
     def fitting(self, each: int, device: torch.device) -> int:
         """Return how many rows of `each` bytes are computed at a time."""
         if self.size != "auto":
-            return int(min(self.size, self._most))  # type: ignore[type-var]
+            return int(min(self.size, self._most))
         limit = SHARE * free_memory(device) if self.memory is None else self.memory * GIB
         return int(
             max(1, min(limit // each, self._most, math.inf if device.type == "cuda" else max(1, self.enough // each)))

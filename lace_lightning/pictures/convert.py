@@ -1,4 +1,4 @@
-"""Pictures as numbers: [-1, 1] in networks, bytes on disk and in front of judges."""
+"""Conversion of pictures between [-1, 1], as networks take them, and bytes, as files and judges do."""
 
 from __future__ import annotations
 
@@ -10,30 +10,83 @@ from torch import Tensor
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Turn pictures in [-1, 1] into uint8."""
+    """Return pictures in [-1, 1] as uint8, rounded to the nearest of 256 levels; what lies outside is clamped.
+
+    Args:
+        images: pictures (..., H, W) in [-1, 1].
+
+    Returns:
+        Pictures of the same shape, uint8.
+
+    Example:
+        >>> to_bytes(torch.tensor([-1.0, 0.0, 1.0])).tolist()
+        [0, 128, 255]
+    """
     return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def from_bytes(images: Tensor) -> Tensor:
-    """Turn uint8 pictures into [-1, 1]; what is not uint8 is returned as it is."""
+    """Return uint8 pictures in [-1, 1]; others are returned as they are.
+
+    Args:
+        images: pictures of any shape, uint8 or floating.
+
+    Returns:
+        Pictures of the same shape, float32 where they were uint8.
+
+    Example:
+        >>> from_bytes(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+        [-1.0, 1.0]
+    """
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
 
 
 def at_a_time(images: Tensor, count: int = 100) -> int:
-    """Return how many pictures (N, C, H, W) a network looks at together: `count` of up to 64x64, of larger ones as many
-    pixels.
+    """Return how many pictures a network is given together, so that memory does not grow with their size.
+
+    Args:
+        images: pictures (N, C, H, W).
+        count: number of pictures of up to 64x64; of larger ones as many pixels are taken.
+
+    Returns:
+        A number from 1 to `count`.
+
+    Example:
+        >>> at_a_time(torch.zeros(1, 3, 32, 32)), at_a_time(torch.zeros(1, 3, 128, 128))
+        (100, 25)
     """
     return max(1, min(count, count * 64**2 // max(1, images.shape[-2] * images.shape[-1])))
 
 
 def float_batches(images: Tensor) -> Iterator[Tensor]:
-    """Yield uint8 pictures in [-1, 1], a few at a time: as numbers they take four times the memory."""
-    yield from map(from_bytes, images.split(at_a_time(images)))
+    """Yield uint8 pictures in [-1, 1], a few at a time: in float32 they take four times the memory.
+
+    Args:
+        images: pictures (N, C, H, W) uint8.
+
+    Returns:
+        An iterator over pictures (B, C, H, W) float32; B is `at_a_time(images)`, or less in the last.
+
+    Example:
+        >>> [len(part) for part in float_batches(torch.zeros(150, 3, 8, 8, dtype=torch.uint8))]
+        [100, 50]
+    """
+    yield from map(from_bytes, torch.split(images, at_a_time(images)))
 
 
 def downscale(images: Tensor, side: int = 256) -> Tensor:
-    """Shrink uint8 pictures (N, C, H, W) to at most `side` pixels, by a whole number: each pixel is the mean of those
-    it covers.
+    """Return uint8 pictures shrunk by a whole number to at most a side; a pixel is the mean of those it covers.
+
+    Args:
+        images: pictures (N, C, H, W) uint8.
+        side: largest side of the result in pixels, at least 1.
+
+    Returns:
+        Pictures (N, C, H', W') uint8; the same object where they are small enough.
+
+    Example:
+        >>> downscale(torch.zeros(1, 3, 600, 600, dtype=torch.uint8)).shape[-1]
+        200
     """
     factor = -(-max(images.shape[-2:]) // side)
     if factor <= 1:

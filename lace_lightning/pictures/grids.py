@@ -1,4 +1,4 @@
-"""Pictures of pictures: labelled grids."""
+"""Labelled grids of pictures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,27 @@ def labelled_grid(
     columns: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
-    """Draw rows of uint8 pictures (N_i, C, H, W), each with its label on the left, under a title (in lines where it is
-    long).
+    """Draw rows of pictures with labels, a title, heads of columns and captions.
 
-    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. `columns` are written
-    above the columns, broken into lines; `captions`, one for each picture of each row, below the pictures.
+    Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. The title and the heads
+    are broken into lines where they are long.
+
+    Args:
+        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C = 1 or 3.
+        labels: text on the left of each row, one for each.
+        title: text above everything; empty for none.
+        scale: pixels of the grid for a pixel of a picture, at least 1; None chooses.
+        columns: text above the columns; empty for none.
+        captions: text below the pictures, one for each of each row; empty for none.
+
+    Returns:
+        The grid.
+
+    Example:
+        >>> import torch
+        >>> row = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> labelled_grid([row, row], ["before", "after"], "smile == 1").mode
+        'RGB'
     """
     rows = [downscale(row) for row in rows]
     height, width = rows[0].shape[-2:]

@@ -1,4 +1,4 @@
-"""Rendered portraits: pictures whose attributes are known because they were asked for."""
+"""Rendered portraits: pictures whose attributes are known exactly."""
 
 from .face import IDENTITY, PORTRAITS_SCHEMA, render
 from .population import sample_attributes, sample_identity

@@ -13,10 +13,20 @@ Bounds = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of the plane for every picture of a batch: `distance` is negative inside, in units of the plane.
+    """A region of the plane for every picture of a batch, given by signed distances.
 
-    `distance(x, y)` takes columns x (1, 1, W) and rows y (1, H, 1) and returns (B, H, W); `bounds` = left, top, right,
-    bottom, each (B,), enclose the region. `a & b` is the intersection, `a - b` the difference, `a | b` the union.
+    `a & b` is the intersection, `a - b` the difference and `a | b` the union.
+
+    Args:
+        distance: function of columns x (1, 1, W) and rows y (1, H, 1) that returns distances (B, H, W) in units of the
+            plane, negative inside.
+        bounds: left, top, right and bottom of a box around the region, each (B,), in units of the plane.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> circle = ellipse(0 * one, 0 * one, one, one)
+        >>> circle.distance(torch.tensor([[[0.0, 2.0]]]), torch.zeros(1, 1, 1)).flatten().tolist()
+        [-1.0, 1.0]
     """
 
     distance: Callable[[Tensor, Tensor], Tensor]
@@ -40,7 +50,14 @@ class Shape:
         return Shape(lambda x, y: torch.maximum(self.distance(x, y), -other.distance(x, y)), self.bounds)
 
     def outline(self, thickness: Tensor) -> Shape:
-        """The points at most `thickness` (B,) from the edge."""
+        """Return the band along the edge.
+
+        Args:
+            thickness: half of the band's width (B,), in units of the plane.
+
+        Returns:
+            The points at most `thickness` from the edge.
+        """
         left, top, right, bottom = self.bounds
         return Shape(
             lambda x, y: self.distance(x, y).abs_().sub_(_wide(thickness)),
@@ -49,11 +66,22 @@ class Shape:
 
 
 def _wide(value: Tensor) -> Tensor:
+    """Return values (B,) as (B, 1, 1)."""
     return value[:, None, None]
 
 
 def ellipse(cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Shape:
-    """Ellipse with centre and half-axes (B,) each; the distance is exact to first order near a circle."""
+    """Return ellipses; the distance is exact to first order near a circle.
+
+    Args:
+        cx: column of the centre (B,), in units of the plane.
+        cy: row of the centre (B,).
+        rx: half of the width (B,), above 0.
+        ry: half of the height (B,), above 0.
+
+    Returns:
+        The region, for every picture of the batch.
+    """
     size = _wide((rx * ry).sqrt())
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -64,7 +92,18 @@ def ellipse(cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Shape:
 
 
 def egg(cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor, jaw: Tensor) -> Shape:
-    """Ellipse whose lower half is wider than an ellipse's by the share `jaw` (narrower where negative), all (B,)."""
+    """Return ellipses whose lower half is wider or narrower.
+
+    Args:
+        cx: column of the centre (B,), in units of the plane.
+        cy: row of the centre (B,).
+        rx: half of the width (B,), above 0.
+        ry: half of the height (B,), above 0.
+        jaw: share (B,) by which the lower half is wider than an ellipse's, above -1.
+
+    Returns:
+        The region, for every picture of the batch.
+    """
     size = _wide((rx * ry).sqrt())
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +117,18 @@ def egg(cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor, jaw: Tensor) -> Shape:
 
 
 def box(cx: Tensor, cy: Tensor, half_width: Tensor, half_height: Tensor, radius: Tensor) -> Shape:
-    """Rectangle with rounded corners."""
+    """Return rectangles with rounded corners.
+
+    Args:
+        cx: column of the centre (B,), in units of the plane.
+        cy: row of the centre (B,).
+        half_width: half of the width (B,), above 0.
+        half_height: half of the height (B,), above 0.
+        radius: radius of the corners (B,), from 0 to the smaller half.
+
+    Returns:
+        The region, for every picture of the batch.
+    """
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         across = (x - _wide(cx)).abs_() - _wide(half_width - radius)
@@ -90,7 +140,19 @@ def box(cx: Tensor, cy: Tensor, half_width: Tensor, half_height: Tensor, radius:
 
 
 def stroke(cx: Tensor, cy: Tensor, half_length: Tensor, thickness: Tensor, bend: Tensor, tilt: Tensor) -> Shape:
-    """Band about the parabola y = cy + tilt·(x - cx) + bend·((x - cx)/half_length)², `thickness` to either side."""
+    """Return bands about the parabolas y = cy + tilt·(x - cx) + bend·((x - cx)/half_length)².
+
+    Args:
+        cx: column of the middle (B,), in units of the plane.
+        cy: row of the middle (B,).
+        half_length: half of the length (B,), above 0.
+        thickness: half of the band's height (B,), above 0.
+        bend: height of the ends above the middle (B,), downwards positive.
+        tilt: slope in the middle (B,).
+
+    Returns:
+        The region, for every picture of the batch.
+    """
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         across = x - _wide(cx)
@@ -102,9 +164,17 @@ def stroke(cx: Tensor, cy: Tensor, half_length: Tensor, thickness: Tensor, bend:
 
 
 def crescent(cx: Tensor, cy: Tensor, half_width: Tensor, upper: Tensor, lower: Tensor) -> Shape:
-    """Region between two parabolas that meet at (cx ± half_width, cy), `upper` and `lower` below cy in the middle.
+    """Return the regions between two parabolas that meet at (cx ± half_width, cy); empty where upper >= lower.
 
-    The region is empty where upper >= lower.
+    Args:
+        cx: column of the middle (B,), in units of the plane.
+        cy: row of the corners (B,).
+        half_width: half of the width (B,), above 0.
+        upper: depth of the upper parabola below cy in the middle (B,).
+        lower: depth of the lower parabola below cy in the middle (B,).
+
+    Returns:
+        The region, for every picture of the batch.
     """
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -124,14 +194,35 @@ def crescent(cx: Tensor, cy: Tensor, half_width: Tensor, upper: Tensor, lower: T
 
 
 def below(edge: Tensor) -> Shape:
-    """The half-plane of rows y > edge (B,)."""
+    """Return the half-planes of rows below an edge.
+
+    Args:
+        edge: row of the edge (B,), in units of the plane.
+
+    Returns:
+        The region, for every picture of the batch.
+    """
     far = torch.full_like(edge, 4.0)
     return Shape(lambda x, y: _wide(edge) - y + torch.zeros_like(x), (-far, edge, far, far))
 
 
 class Canvas:
-    """Pictures (B, 3, R, R) of the square of half-width `extent` about (0, `middle`), y downwards, colours in [0,
-    1].
+    """Pictures (B, 3, R, R) of a square of the plane, black at first, with colours in [0, 1].
+
+    The square has the half-width `extent` about (0, `middle`); y points downwards.
+
+    Args:
+        count: number of pictures B, at least 1.
+        resolution: side of the pictures R in pixels, at least 1.
+        device: where they are painted.
+        extent: half of the side of the square in units of the plane, above 0.
+        middle: row of its centre in units of the plane.
+
+    Example:
+        >>> canvas, one = Canvas(1, 8, "cpu"), torch.ones(1)
+        >>> canvas.paint(ellipse(0 * one, 0 * one, one / 2, one / 2), torch.ones(1, 3))
+        >>> canvas.image[0, 0, 4, 4].item(), canvas.image[0, 0, 0, 0].item()
+        (1.0, 0.0)
     """
 
     def __init__(
@@ -160,8 +251,12 @@ class Canvas:
         return span(top - self.top, bottom - self.top), span(left - self.left, right - self.left)
 
     def paint(self, shape: Shape, colour: Tensor, opacity: Tensor | float = 1.0) -> None:
-        """Lay a colour (B, 3) over the picture inside `shape`; edges are blended over one pixel. `opacity` is in [0,
-        1], (B,).
+        """Lay a colour over the pictures inside a region; edges are blended over one pixel.
+
+        Args:
+            shape: the region.
+            colour: colours (B, 3) in [0, 1].
+            opacity: opacity in [0, 1], a number or (B,).
         """
         rows, columns = self._window(shape.bounds)
         target = self.image[:, :, rows, columns]

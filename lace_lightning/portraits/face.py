@@ -1,6 +1,4 @@
-"""Cartoon portraits: twelve attributes and an identity in, pictures out; everything is a function, nothing is random
-here.
-"""
+"""Cartoon portraits as a deterministic function of twelve attributes and an identity."""
 
 from __future__ import annotations
 
@@ -59,10 +57,23 @@ _CHUNK = 32
 
 
 def render(labels: Labels, identity: Tensor, resolution: int = 64) -> Tensor:
-    """Draw portraits: labels (B, 12) of `PORTRAITS_SCHEMA`, identity (B, 20) in [0, 1] -> pictures (B, 3, R, R) in [-1,
-    1].
+    """Draw portraits from their attributes and identities.
 
-    Raises LaceError for labels of another schema, values outside their range, and another number of identity factors.
+    Args:
+        labels: labels (B, 12) of `PORTRAITS_SCHEMA`.
+        identity: identity factors (B, 20) in [0, 1], in the order of `IDENTITY`.
+        resolution: side of the pictures in pixels, at least 8.
+
+    Returns:
+        Pictures (B, 3, R, R) in [-1, 1].
+
+    Raises:
+        LaceError: when the schema is another, a value is out of range, or the number of factors or the size is wrong.
+
+    Example:
+        >>> labels = Labels.constant(PORTRAITS_SCHEMA, 2, smile=1.0)
+        >>> tuple(render(labels, torch.full((2, len(IDENTITY)), 0.5), 16).shape)
+        (2, 3, 16, 16)
     """
     _check(labels, identity, resolution)
     chunk = len(identity) if identity.is_cuda else _CHUNK

@@ -1,4 +1,4 @@
-"""Who is in the pictures: a correlated, imbalanced population, like that of photographs."""
+"""Population of the portraits: correlated, imbalanced attributes, as in photographs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,45 @@ import torch
 from torch import Tensor
 
 from ..schema import Labels
-from ..seeds import uniform
+from ..seeds import Streams, uniform
 from .face import IDENTITY, PORTRAITS_SCHEMA
-
-# Uses of a sample's seed besides the prior (0): what is drawn of a person, and who it is.
-ATTRIBUTE_STREAM, IDENTITY_STREAM = 2**20 + 101, 2**20 + 102
 
 
 def sample_identity(seeds: Tensor) -> Tensor:
-    """Return identity factors (B, 20), uniform in [0, 1), from seeds (B,) int64."""
-    return uniform(seeds, (len(IDENTITY),), IDENTITY_STREAM)
+    """Return the identity factors of people, uniform in [0, 1).
+
+    Args:
+        seeds: one seed for each person (B,) int64.
+
+    Returns:
+        Factors (B, 20), in the order of `IDENTITY`.
+
+    Example:
+        >>> tuple(sample_identity(torch.arange(3)).shape)
+        (3, 20)
+    """
+    return uniform(seeds, (len(IDENTITY),), Streams.PERSON_IDENTITY)
 
 
 def sample_attributes(seeds: Tensor) -> Labels:
-    """Return the attributes of the people with these seeds (B,) int64.
+    """Return the attributes of people from a correlated, imbalanced population.
 
     Age is spread with a peak at thirty; beards are men's, and rare below age 0.3; glasses come with age; most people
     smile, children more; hair goes grey and falls out with age, mostly men's. Two combinations do not occur: a beard
-    without a smile with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (who lack the
-    glasses here).
+    without a smile with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (these people
+    lack the glasses here).
+
+    Args:
+        seeds: one seed for each person (B,) int64.
+
+    Returns:
+        Labels (B, 12) of `PORTRAITS_SCHEMA`, all known.
+
+    Example:
+        >>> sample_attributes(torch.arange(3)).known.all().item()
+        True
     """
-    u = uniform(seeds, (len(PORTRAITS_SCHEMA) + 4,), ATTRIBUTE_STREAM).unbind(1)
+    u = uniform(seeds, (len(PORTRAITS_SCHEMA) + 4,), Streams.PERSON_ATTRIBUTES).unbind(1)
     age = 0.75 * (u[0] + u[1]) / 2 * 1.1 + 0.25 * u[2]
     age = age.clamp(0, 1)
     young = ((0.45 - age) / 0.25).clamp(0, 1)
@@ -52,7 +70,7 @@ def sample_attributes(seeds: Tensor) -> Labels:
         "pitch": _bell(u[12], u[13]),
         "width": (0.15 * male.float() + 0.85 * u[14]).clamp(0, 1),
     }
-    light = uniform(seeds, (2,), ATTRIBUTE_STREAM + 10)
+    light = uniform(seeds, (2,), Streams.PERSON_LIGHT)
     return Labels.constant(PORTRAITS_SCHEMA, len(seeds), light0=light[:, 0], light3=light[:, 1], **columns)
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: what every attribute does, and who lives here."""
+"""Contact sheets of portraits: people, and the values of every attribute."""
 
 from __future__ import annotations
 
@@ -11,10 +11,22 @@ from .population import sample_attributes, sample_identity
 
 
 def attribute_rows(resolution: int = 64, columns: int = 10, seed: int = 0) -> dict[str, Tensor]:
-    """Return rows of pictures (columns, 3, R, R) in [-1, 1] by name: people as they come, then one row an attribute.
+    """Return rows of portraits: people of the population, and one row for the values of each attribute.
 
-    In the row of an attribute one half shows a person with the attribute going through its values, the other half
-    another.
+    In the row of an attribute the first half shows one person with the attribute going through its values, the second
+    half another.
+
+    Args:
+        resolution: side of the pictures in pixels, at least 8.
+        columns: pictures of a row, at least 2.
+        seed: seed of the first person.
+
+    Returns:
+        Pictures (columns, 3, R, R) in [-1, 1] by title of the row.
+
+    Example:
+        >>> len(attribute_rows(16, columns=2))
+        14
     """
     rows = {}
     seeds = torch.arange(seed, seed + 2 * columns)

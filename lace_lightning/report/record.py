@@ -1,9 +1,8 @@
-"""Run experiments and write them down: `python experiments/record.py [--reuse] [name ...]`, without names the quick
-ones.
+"""Run experiments and record them: `python experiments/record.py [--reuse] [name ...]`, without names the quick ones.
 
-An experiment's README keeps its own words; between the marks `<!-- results -->` and `<!-- end of results -->` stands
-what this program writes: date, machine, the figures beside the paper's (mean ± standard deviation over the seeds),
-pictures. Everything behind them goes into results.json.
+This program writes the part of an experiment's README between the marks `<!-- results -->` and
+`<!-- end of results -->`: date, machine, the figures beside the paper's (mean ± standard deviation over the seeds) and
+pictures. The rest of the README stays as it is. All figures go into results.json.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from ..artifacts import read_json, write_json
 from ..configuration import describe
-from .sweeps import SEED_KEYS, SEEN
-from .text import frechet_name, frechet_title, main_figures
+from ..metrics.names import Figure, in_order
+from .sweeps import SEED_KEYS, SEEN, is_done
+from .text import Table, mean_sd
 
 # The folder of the records, in the folder of a checkout.
 HERE = Path("experiments")
@@ -48,25 +47,6 @@ QUICK = (
 # What of a run's results is written down.
 KEPT = ("metrics", "paper", "protocol", "command", "date", "versions")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-NAMES = {
-    "acc": "ACC",
-    "holds": "query true",
-    "prior/holds": "true for the generator alone",
-    "des": "DES",
-    "id": "ID",
-    "evaluations": "evaluations",
-    "seconds/sampling_per_64": "s per 64",
-    "own/acc": "ACC, classifier",
-    "own/holds": "query true, classifier",
-    "posterior_distance": "distance to exact",
-    "posterior_distance/floor": "floor",
-    "log_p": "log P",
-    "log_p/error": "± log P",
-    "ess": "ESS share",
-    "checks": "pictures checked",
-    "minutes/training": "minutes of training",
-    "forward": "forward passes",
-}
 
 
 def main() -> None:
@@ -85,7 +65,16 @@ def main() -> None:
 
 
 def record(name: str, outputs: Path, since: float = 0.0) -> None:
-    """Write experiments/<name>/ from the results under `outputs` that were made, or found to be done, after `since`."""
+    """Write experiments/<name>/ from the results of an experiment.
+
+    Args:
+        name: Name of the experiment.
+        outputs: Folder that runs write to.
+        since: Seconds since the epoch; results that no sweep has made, or found to be done, since are left out.
+
+    Raises:
+        SystemExit: When there are no results, or the README has no marks.
+    """
     folders = jobs(name, outputs, since)
     if not folders:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the experiment first.")
@@ -104,7 +93,7 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
     lines = [
         f"Run on {results[0]['date']}, {machine()}.",
         "",
-        *table(settings, results),
+        *setting_table(settings, results).markdown().splitlines(),
         "",
         *pictures(settings, folders, target),
     ]
@@ -117,8 +106,15 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
 
 
 def jobs(name: str, outputs: Path, since: float) -> list[Path]:
-    """Return the folders of an experiment's results: all jobs of its sweep in its order, or its latest run."""
-    folders = [path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json")]
+    """Return the folders of an experiment's results: all jobs of its sweep in its order, or its latest run.
+
+    Args:
+        name: Name of the experiment.
+        outputs: Folder that runs write to.
+        since: Seconds since the epoch; jobs that were marked before are left out, and so are failed ones.
+    """
+    found = (path.parent for path in (outputs / "sweeps" / name).glob("*/metrics.json"))
+    folders = [folder for folder in found if is_done(folder)]
     seen = {folder: (folder / SEEN).stat().st_mtime if (folder / SEEN).is_file() else 0.0 for folder in folders}
     sweep = sorted(
         (folder for folder, when in seen.items() if when >= since), key=lambda folder: (seen[folder], folder)
@@ -127,8 +123,17 @@ def jobs(name: str, outputs: Path, since: float) -> list[Path]:
 
 
 def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
-    """Return the numbers of the runs of each setting, by what sets it apart; runs that differ in seeds alone belong
-    together.
+    """Return the numbers of the runs of each setting, by what sets it apart.
+
+    Args:
+        configs: Configuration of every run, as plain containers.
+
+    Returns:
+        Numbers of runs by setting; runs that differ in seeds alone have one setting.
+
+    Example:
+        >>> grouped([{"seed": 1, "tau": 1.0}, {"seed": 2, "tau": 1.0}, {"seed": 1, "tau": 2.0}])
+        {'tau 1.0': [0, 1], 'tau 2.0': [2]}
     """
     flat = [flatten(config) for config in configs]
     ignored = ("paths", "hydra", "logger", "paper")
@@ -140,7 +145,7 @@ def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
         and key not in SEED_KEYS
         and len({str(config.get(key)) for config in flat}) > 1
     ]
-    # Where a group of settings has a name, the name says it all.
+    # Where a group of settings has a name, the name stands for the group.
     named = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
     keys = [key for key in keys if key.endswith(".name") or not key.startswith(named)]
     # So it is with a method, beside what is varied for one and the same.
@@ -159,7 +164,16 @@ def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {"a.b": value} for nested mappings."""
+    """Return the values of nested mappings by their paths.
+
+    Args:
+        node: Nested mappings, or a value.
+        prefix: Path of the node.
+
+    Example:
+        >>> flatten({"a": {"b": 1}, "c": 2})
+        {'a.b': 1, 'c': 2}
+    """
     if not isinstance(node, Mapping):
         return {prefix: node}
     return {
@@ -170,101 +184,98 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def label(key: str, value: Any) -> str:
-    """Return a setting in a word or two."""
+    """Return a setting in a word or two, for a row of a table.
+
+    Args:
+        key: Path of the setting.
+        value: Its value.
+
+    Example:
+        >>> label("sampler.atol", 0.1), label("query.text", "label == ship")
+        ('atol 0.1', '`label == ship`')
+    """
     name = key.removesuffix(".name").rpartition(".")[-1]
     return f"`{value}`" if key in ("query.text", "method") or key.endswith("._target_") else f"{name} {value}"
 
 
-def table(settings: Mapping[str, Sequence[int]], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a Markdown table: a row a setting, the paper's figures in columns of their own beside ours."""
+def setting_table(settings: Mapping[str, Sequence[int]], results: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the figures of an experiment: a row a setting, the paper's figures in columns of their own beside ours.
+
+    Args:
+        settings: Numbers of the runs of each setting, by what sets it apart, as `grouped` returns them.
+        results: What metrics.json holds of every run, with `metrics` and `paper`.
+
+    Returns:
+        A table of mean ± standard deviation over the runs of a setting; for figures that are not of samples of a query,
+        the table that `matrix` makes. A column that says nothing, or the same as the one before, is left out.
+    """
     metrics = [result["metrics"] for result in results]
     names = list(dict.fromkeys(name for m in metrics for name in m))
     if not {"acc", "holds"} & set(names):
-        return matrix({name: spread([m[name] for m in metrics if name in m]) for name in names})
-    frechet = frechet_name(names)
-    columns = [*main_figures(names), *([f"{frechet}/unconditional"] if f"{frechet}/unconditional" in names else [])]
-    if "posterior_distance" in names:
-        # Diagnoses that only a comparison with exact samples makes worth a column; of what queries' own attributes say,
-        # what all have.
-        columns = [name for name in columns if not name.startswith("acc/") or all(name in m for m in metrics)]
-        columns += [name for name in ("predicted", "confidence", "log_p/error", "ess") if name in names]
-    columns += [
-        name for name in names if name.startswith(("branch/", "prior/branch/")) or name.endswith("/probability")
-    ]
-    # Most samplers never ask for the energy alone.
-    columns = [name for name in columns if name != "forward" or any(m.get(name) for m in metrics)]
+        return matrix({name: mean_sd([m[name] for m in metrics if name in m]) for name in names})
     in_paper = {name for result in results for name in result["paper"]}
-    # Distances on other features stand beside the paper's FID; FID of fewer samples beside that of as many.
-    theirs = frechet if frechet is not None and frechet.startswith("fid_") else "fid"
-    theirs_of = {
-        str(frechet): theirs,
-        f"{frechet}/unconditional": f"{theirs}/unconditional",
-        "seconds/sampling_per_64": "seconds",
-    }
-    paper = {name: theirs_of.get(name, name) for name in columns}
-    head, rows = ["setting"] if any(settings) else [], []
-    for name in columns:
-        head += [
-            title(name, frechet),
-            *([f"*{'FID, ' if 'fid' in paper[name] else ''}paper*"] if paper[name] in in_paper else []),
-        ]
-    for setting, numbers in settings.items():
-        row = [setting] if any(settings) else []
-        for name in columns:
-            row.append(spread([metrics[n][name] for n in numbers if name in metrics[n]]))
-            if paper[name] in in_paper:
-                row.append(f"{results[numbers[0]]['paper'].get(paper[name], '')}")
-        rows.append(row)
-    # A column that says the same as its neighbour, or nothing, is left out.
-    before = {c: max((b for b in range(c) if not head[b].startswith("*")), default=0) for c in range(len(head))}
-    keep = [
-        c
-        for c in range(len(head))
-        if any(row[c] for row in rows)
-        and (c == 0 or head[c].startswith("*") or any(row[c] != row[before[c]] for row in rows))
+    columns: list[tuple[str, list[str]]] = []
+    for figure in _columns(names, metrics):
+        values = [[metrics[n][figure.name] for n in runs if figure.name in metrics[n]] for runs in settings.values()]
+        columns.append((figure.column, [mean_sd(value) for value in values]))
+        if (key := figure.paper[0]) in in_paper:
+            theirs = [str(results[runs[0]]["paper"].get(key, "")) for runs in settings.values()]
+            columns.append((f"*{'FID, ' if 'fid' in key else ''}paper*", theirs))
+    kept = [("setting", list(settings))] if any(settings) else []
+    before: list[str] = []
+    for head, cells in columns:
+        ours = not head.startswith("*")
+        if any(cells) and not (ours and cells == before):
+            kept.append((head, cells))
+        before = cells if ours else before
+    return Table([head for head, _ in kept], list(zip(*(cells for _, cells in kept), strict=True)))
+
+
+def _columns(names: Sequence[str], metrics: Sequence[Mapping[str, float]]) -> list[Figure]:
+    """Return the figures of a record in the order of its columns."""
+    figures = in_order(names)
+    in_all = {name for name in names if all(name in m for m in metrics)}
+    compared = "posterior_distance" in names
+    # Diagnoses that only a comparison with exact samples makes worth a column; of ACC of attributes what all runs have.
+    places = ("main", "beside", *(["exact"] if compared else []), "last")
+    chosen = [figure for place in places for figure in figures if figure.known and figure.place == place]
+    chosen += [figure for figure in figures if not figure.known]
+    return [
+        figure
+        for figure in chosen
+        if not (compared and figure.name.startswith("acc/") and figure.name not in in_all)
+        and (not figure.hide_zero or any(m.get(figure.name) for m in metrics))
     ]
-    return ["| " + " | ".join(row[c] for c in keep) + " |" for row in ([head, ["---"] * len(head), *rows])]
 
 
-def matrix(figures: Mapping[str, str]) -> list[str]:
-    """Return a Markdown table of figures "a/b", a column each a and a row each b; of figures with other names, a row
-    each.
+def matrix(figures: Mapping[str, str]) -> Table:
+    """Return figures "a/b" as a table with a column for each a and a row for each b; else a row for each figure.
+
+    Args:
+        figures: Values as text, by name.
+
+    Example:
+        >>> matrix({"labeler/age": "0.900", "judge/age": "0.800"}).rows
+        [['age', '0.900', '0.800']]
     """
     if not all(name.count("/") == 1 for name in figures):
-        return ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures.items())]
+        return Table(("figure", "value"), list(figures.items()))
     columns, rows = (list(dict.fromkeys(name.split("/")[side] for name in figures)) for side in (0, 1))
-    return [
-        "| | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-        *(f"| {row} | " + " | ".join(figures.get(f"{column}/{row}", "") for column in columns) + " |" for row in rows),
-    ]
-
-
-def title(name: str, frechet: str | None) -> str:
-    """Return what a figure is called in a table."""
-    if frechet and name.startswith(frechet):
-        what = frechet_title(frechet) if frechet.startswith("fid") else "distance"
-        return f"{what}{' of the generator alone' if name.endswith('unconditional') else ''}"
-    if name.startswith("acc/"):
-        return name.removeprefix("acc/")
-    if name.startswith("tau"):
-        return f"probability at τ = {name[3:].split('/')[0]}"
-    if "branch/" in name:
-        return f"of these {name.split('branch/')[1]}{' (generator alone)' if name.startswith('prior/') else ''}"
-    return NAMES.get(name, name)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation (n - 1)."""
-    if not values:
-        return ""
-    digits = 3 if abs(mean(values)) < 10 else 1
-    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+    return Table(["", *columns], [[row, *(figures.get(f"{column}/{row}") for column in columns)] for row in rows])
 
 
 def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], target: Path) -> list[str]:
-    """Copy the picture of the first run of every setting, and return the lines that show them."""
-    # Where methods stand side by side, that picture says it all.
+    """Copy the picture of the first run of every setting into the record.
+
+    Args:
+        settings: Numbers of the runs of each setting.
+        folders: Folders of the runs.
+        target: Folder of the record.
+
+    Returns:
+        Lines of Markdown that show the pictures.
+    """
+    # A picture of methods side by side holds all the others.
     if (beside := folders[0].parent / "side_by_side.png").is_file():
         shutil.copy(beside, target / beside.name)
         return [f"![Side by side]({beside.name})", ""]
@@ -287,7 +298,7 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
 
 
 def machine() -> str:
-    """Return the processor in a few words."""
+    """Return the number of threads and the name of the processor."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
@@ -296,7 +307,16 @@ def machine() -> str:
 
 
 def insert(readme: Path, name: str, text: str) -> None:
-    """Put `text` between the marks of a README, which is begun where there is none."""
+    """Write text between the marks of a README, which is begun where there is none.
+
+    Args:
+        readme: The file.
+        name: Name of the experiment.
+        text: Markdown.
+
+    Raises:
+        SystemExit: When the file has no marks.
+    """
     if not readme.is_file():
         about = dict(describe("experiment")).get(name, "")
         readme.write_text(

@@ -10,24 +10,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
-from ..artifacts import atomic_path, read_json
-from .text import frechet_name, frechet_title, main_figures, text_table, to_csv
+from ..metrics.names import figure_of, frechet_name, main_figures
+from .text import Table
+
+# Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
+# before it knows what was asked for.
 
 # What became of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
 SEEN = ".seen"
+FAILED = "failed.json"
 # Settings that repeat an experiment rather than change it.
-SEED_KEYS = ("seed", "metrics.seed", "task.pairs_seed")
+SEED_KEYS = ("seed", "metrics.seed", "pairs.seed")
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """Return a folder name for a job: its overrides in readable form, and a hash of them."""
+    """Return the name of a job's folder: its overrides in readable form, and a hash of them.
+
+    Args:
+        overrides: Overrides of the job, as `key=value`.
+
+    Example:
+        >>> job_folder(["+experiment=cifar10_ode", "sampler.atol=0.1"])
+        'atol=0.1-e5cb4e48'
+    """
     chosen = sorted(
         _short(text)
         for text in overrides
@@ -39,34 +48,64 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
+    """Return an override with the last word of its key alone."""
     key, _, value = text.partition("=")
     return f"{key.lstrip('+').split('.')[-1]}={value}"
 
 
 def register_resolvers() -> None:
-    """Make `${lace.job:...}` known to configurations."""
+    """Register the resolver `${lace.job:<overrides>}`, the name of a job's folder, with OmegaConf."""
     OmegaConf.register_new_resolver("lace.job", lambda overrides: job_folder(list(overrides)), replace=True)
 
 
 def mark(folder: Path) -> None:
-    """Leave a mark in a job's folder that this sweep came by, done or not: the report is about these jobs."""
+    """Mark a job's folder at the start of the job: the report of this sweep is about marked jobs, done or not.
+
+    An earlier attempt's failure is taken away, so that a failure that is there is that of the latest attempt.
+
+    Args:
+        folder: The job's folder; one that does not exist is not made.
+    """
     if folder.is_dir():
         (folder / SEEN).touch()
+        (folder / FAILED).unlink(missing_ok=True)
+
+
+def is_done(job: Path) -> bool:
+    """Return whether a job's figures are those of its latest attempt.
+
+    A run writes its configuration first and its figures last. Figures older than the configuration, or beside a
+    failure, are of an earlier attempt.
+
+    Args:
+        job: The job's folder.
+    """
+    metrics, config = job / "metrics.json", job / "config.yaml"
+    if not metrics.is_file() or (job / FAILED).is_file():
+        return False
+    return not config.is_file() or config.stat().st_mtime_ns <= metrics.stat().st_mtime_ns
 
 
 class SweepReport(Callback):
-    """At the end of a sweep.
+    """Hydra callback that writes the report of a sweep at its end.
 
-    Results.csv, a table, ACC against the Fréchet distance, and curves over hyper-parameters.
+    It writes results.csv and seeds.csv, draws ACC against the Fréchet distance, curves over hyper-parameters and
+    pictures side by side, and prints the table of the main figures.
+
+    Example:
+        >>> SweepReport().start
+        0.0
     """
 
     def __init__(self) -> None:
         self.start = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember when the sweep began: the report is about jobs that were marked since."""
         self.start = time.time()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report."""
         folder = Path(config.hydra.sweep.dir)
         # A second of grace for file systems with coarse clocks.
         text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
@@ -76,7 +115,13 @@ class SweepReport(Callback):
 
 
 def varied_keys(config: DictConfig) -> list[str]:
-    """Return the keys of the sweep that take several values."""
+    """Return the keys of the sweep that take several values.
+
+    Args:
+        config: Configuration of a multirun, with Hydra's node.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     overrides = list(config.hydra.overrides.task)
     overrides += [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides(overrides)
@@ -84,10 +129,18 @@ def varied_keys(config: DictConfig) -> list[str]:
 
 
 def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
-    """Return one record for each job marked after `since`.
+    """Return one record for each job of a sweep that was marked after `since`.
 
-    Settings, metrics, state (done, skipped, failed) and reason.
+    Args:
+        folder: The sweep's folder, with one folder a job.
+        since: Seconds since the epoch.
+
+    Returns:
+        Records with `folder` (name), `config`, `metrics` (empty where the latest attempt gave none), `state` (done,
+        skipped, failed or unfinished) and `reason` (of a failure).
     """
+    from ..artifacts import read_json
+
     records = []
     for job in sorted(path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= since):
         config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
@@ -98,34 +151,53 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
             "state": "unfinished",
             "reason": "",
         }
-        if (job / "metrics.json").is_file():
+        outcome = OUTCOMES.get(job.name)
+        if (job / FAILED).is_file():
+            record["state"], record["reason"] = "failed", read_json(job / FAILED)["error"]
+        elif outcome == "failed":
+            record["state"] = "failed"
+        elif (outcome is not None and (job / "metrics.json").is_file()) or is_done(job):
             record["metrics"] = read_json(job / "metrics.json")["metrics"]
-            record["state"] = OUTCOMES.get(job.name, "done")
-        elif (job / "failed.json").is_file():
-            record["state"], record["reason"] = "failed", read_json(job / "failed.json")["error"]
+            record["state"] = outcome or "done"
         records.append(record)
     return records
 
 
 def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: str, since: float = 0.0) -> str:
-    """Write results.csv and the pictures of a sweep into its folder; return the table as text."""
+    """Write results.csv and the pictures of a sweep into its folder.
+
+    Args:
+        folder: The sweep's folder.
+        keys: Settings that take several values.
+        curves: Settings that ACC and the Fréchet distance are drawn against.
+        title: Title of the table and the pictures.
+        since: Seconds since the epoch; jobs that were marked before are left out.
+
+    Returns:
+        The table of the main figures as text, with the reasons of failures.
+    """
+    from ..artifacts import atomic_path
+
     records = collect(folder, since)
     # Jobs of other processes (joblib, submitit) are known by what they left.
     OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     frechet = frechet_name(names)
     values = [[_setting(record["config"], key) for key in keys] for record in records]
-    rows = [
-        [*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
-        for value, record in zip(values, records, strict=True)
-    ]
-    with atomic_path(folder / "results.csv") as temporary:
-        temporary.write_text(to_csv([*keys, "state", *names, "reason"], rows))
-    main = main_figures(names)
-    table = text_table(
-        [*keys, "state", *main],
+    everything = Table(
+        [*keys, "state", *names, "reason"],
         [
-            [*value, record["state"], *(record["metrics"].get(name) for name in main)]
+            [*value, record["state"], *(record["metrics"].get(name, "") for name in names), record["reason"]]
+            for value, record in zip(values, records, strict=True)
+        ],
+    )
+    with atomic_path(folder / "results.csv") as temporary:
+        temporary.write_text(everything.csv(), encoding="utf-8")
+    main = [figure_of(name) for name in main_figures(names)]
+    table = Table(
+        [*keys, "state", *(figure.name for figure in main)],
+        [
+            [*value, record["state"], *(figure.text(record["metrics"].get(figure.name)) for figure in main)]
             for value, record in zip(values, records, strict=True)
         ],
     )
@@ -136,20 +208,28 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
         draw_acc_against_fid(records, keys, frechet, folder / "acc_against_fid.png", title)
         if curves:
             draw_curves(records, curves, frechet, folder / "curves.png", title)
-    repeated = over_seeds(folder, records, keys, names, main)
+    repeated = over_seeds(folder, records, keys, names)
     return "\n".join(
-        [f"{title}: {counts}", table, *([repeated] if repeated else []), *failures, f"results in {folder}"]
+        [f"{title}: {counts}", table.text(), *([repeated] if repeated else []), *failures, f"results in {folder}"]
     )
 
 
-def over_seeds(
-    folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str], main: Sequence[str]
-) -> str:
-    """Write seeds.csv, mean and standard deviation (n - 1) over the seeds of each setting; return the table of the main
-    figures.
+def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str]) -> str:
+    """Write seeds.csv: mean and standard deviation (n - 1) over the seeds of each setting.
 
-    Empty where no seed is varied.
+    Args:
+        folder: The sweep's folder.
+        records: Jobs, as `collect` returns them; those without figures are left out.
+        keys: Settings that take several values.
+        names: Names of all figures.
+
+    Returns:
+        The table of the main figures as text, empty where no seed is varied.
     """
+    import numpy as np
+
+    from ..artifacts import atomic_path
+
     others = [key for key in keys if key not in SEED_KEYS]
     if len(others) == len(keys):
         return ""
@@ -157,23 +237,26 @@ def over_seeds(
     for record in records:
         if record["metrics"]:
             groups.setdefault(tuple(_setting(record["config"], key) for key in others), []).append(record["metrics"])
-    rows, shown = [], []
+    main = main_figures(names)
+    everything, short = [], []
     for setting, metrics in groups.items():
         columns = {name: np.array([m[name] for m in metrics if name in m]) for name in names}
         spread = {
             name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items() if len(v)
         }
-        rows.append([*setting, len(metrics), *(value for name in names for value in spread.get(name, ("", "")))])
-        texts = (" ± ".join(f"{value:.4g}" for value in spread.get(name, ()) if value != "") for name in main)
-        shown.append([*setting, len(metrics), *texts])
-    with atomic_path(folder / "seeds.csv") as temporary:
-        temporary.write_text(
-            to_csv([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], rows)
+        everything.append([*setting, len(metrics), *(value for name in names for value in spread.get(name, ("", "")))])
+        texts = (
+            " ± ".join(figure_of(name).text(value) for value in spread.get(name, ()) if value != "") for name in main
         )
-    return text_table([*others, "seeds", *main], shown) if shown else ""
+        short.append([*setting, len(metrics), *texts])
+    table = Table([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], everything)
+    with atomic_path(folder / "seeds.csv") as temporary:
+        temporary.write_text(table.csv(), encoding="utf-8")
+    return Table([*others, "seeds", *main], short).text() if short else ""
 
 
 def _setting(config: DictConfig, key: str) -> Any:
+    """Return the value of a setting, of a group of settings its name."""
     value = OmegaConf.select(config, key)
     if isinstance(value, DictConfig):
         return next((value[name] for name in ("name", "space", "_target_") if name in value), "?")
@@ -185,9 +268,19 @@ def _setting(config: DictConfig, key: str) -> Any:
 def draw_acc_against_fid(
     records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str
 ) -> None:
-    """Draw one point a setting, coloured by the first varied hyper-parameter."""
+    """Draw ACC against the Fréchet distance: a point a job, coloured by the first setting that is varied.
+
+    Args:
+        records: Jobs, as `collect` returns them; those without both figures are left out.
+        keys: Settings that take several values.
+        frechet: Name of the distance.
+        path: Where the picture goes, as PNG.
+        title: Title of the picture.
+    """
+    import numpy as np
+
     pyplot = _pyplot()
-    done = [record for record in records if "acc" in record["metrics"]]
+    done = _with_figures(records, "acc", frechet)
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     groups = list(dict.fromkeys(_setting(record["config"], keys[0]) if keys else "" for record in done))
     groups.sort(
@@ -201,19 +294,28 @@ def draw_acc_against_fid(
         points = [r["metrics"] for r in done if not keys or _setting(r["config"], keys[0]) == group]
         label = f"{keys[0].split('.')[-1]} {group:g}" if keys and isinstance(group, (int, float)) else str(group)
         axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], color=colour, label=label, s=24)
-    axes.set(xlabel=frechet_title(frechet), ylabel="ACC", title=title)
+    axes.set(xlabel=figure_of(frechet).title, ylabel=figure_of("acc").title, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, path)
 
 
-def draw_together(folder: Path, others: Sequence[Path]) -> None:
-    """Draw this sweep and those of other samplers that have been run in one picture.
+def _with_figures(records: Sequence[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """Return the jobs that have all of these figures."""
+    return [record for record in records if set(names) <= set(record["metrics"])]
 
-    ACC against the Fréchet distance.
+
+def draw_together(folder: Path, others: Sequence[Path]) -> None:
+    """Draw ACC against the Fréchet distance of several sweeps in one picture, together.png.
+
+    Args:
+        folder: The folder of this sweep, which the picture goes into.
+        others: Folders of sweeps of other samplers; those that have not been run are left out.
     """
+    from ..artifacts import read_json
+
     sweeps = {
-        path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json")]
+        path.name: [read_json(job)["metrics"] for job in path.glob("*/metrics.json") if is_done(job.parent)]
         for path in sorted((folder, *others))
     }
     sweeps = {name: points for name, points in sweeps.items() if points}
@@ -232,20 +334,28 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
             marker=marker,
             label=f"{name} ({len(points)} settings)",
         )
-    axes.set(xlabel=frechet_title(frechet), ylabel="ACC")
+    axes.set(xlabel=figure_of(frechet).title, ylabel=figure_of("acc").title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     _save(figure, folder / "together.png")
 
 
 def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) -> None:
-    """Put the pictures of these methods next to each other, a row for every query: the same condition, the same
-    starting points.
+    """Put the pictures of several methods next to each other, a row for every query, into side_by_side.png.
+
+    Args:
+        folder: The sweep's folder.
+        methods: Names of methods, from left to right.
+        since: Seconds since the epoch; jobs that were marked before are left out.
     """
+    from PIL import Image
+
+    from ..artifacts import atomic_path
+
     found: dict[str, dict[str, Path]] = {}
     for record in collect(folder, since):
         path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
-        if method in methods and path.is_file():
+        if record["metrics"] and method in methods and path.is_file():
             found.setdefault(str(record["config"].query.text), {}).setdefault(method, path)
     rows = [
         {method: Image.open(paths[method]) for method in methods if method in paths}
@@ -266,9 +376,19 @@ def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) 
 
 
 def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], frechet: str, path: Path, title: str) -> None:
-    """Draw ACC and the Fréchet distance against each hyper-parameter: every setting as a point, the mean as a line."""
+    """Draw ACC and the Fréchet distance against each hyper-parameter: every job as a point, the mean as a line.
+
+    Args:
+        records: Jobs, as `collect` returns them; those without both figures are left out.
+        curves: The hyper-parameters, a column each.
+        frechet: Name of the distance.
+        path: Where the picture goes, as PNG.
+        title: Title of the picture.
+    """
+    import numpy as np
+
     pyplot = _pyplot()
-    done = [record for record in records if "acc" in record["metrics"]]
+    done = _with_figures(records, "acc", frechet)
     figure, axes = pyplot.subplots(
         2, len(curves), figsize=(4 * len(curves), 6), layout="constrained", squeeze=False, sharey="row"
     )
@@ -284,13 +404,14 @@ def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], freche
             elif levels.max() > 0 and levels.min() == 0:
                 cell.set_xscale("symlog", linthresh=float(levels[levels > 0].min()))
             cell.set_xlabel(key.split(".")[-1])
-            cell.set_ylabel(("ACC" if row == 0 else frechet_title(frechet)) if column == 0 else "")
+            cell.set_ylabel(figure_of(metric).title if column == 0 else "")
             cell.grid(alpha=0.3)
     figure.suptitle(title)
     _save(figure, path)
 
 
 def _pyplot() -> Any:
+    """Return pyplot on a backend that needs no screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -300,6 +421,9 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    """Write a plot as PNG, atomically, and close it."""
+    from ..artifacts import atomic_path
+
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     _pyplot().close(figure)

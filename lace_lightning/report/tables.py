@@ -1,9 +1,8 @@
-"""Run and write down the tables of systems side by side: `python experiments/tables.py [--reuse] [name ...]`, without
-names all of them.
+"""Run and record the tables of several systems: `python experiments/tables.py [--reuse] [name ...]`, without names all.
 
-A table is a folder with a table.yaml: rows with the command that makes them and the paper's figures. What has been done
-is found and not done again, so this one command makes whatever is missing; a row that cannot be made leaves the others
-alone. The results stand between the marks of the folder's README (see record.py).
+A table is a folder with a table.yaml: rows with the command that makes them and the paper's figures. Runs that are done
+are not repeated, so one command makes whatever is missing; a row that fails does not stop the others. The results stand
+between the marks of the folder's README (see record.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..artifacts import read_json, write_json
-from .record import HERE, KEPT, insert, jobs, machine, table
+from .record import HERE, KEPT, insert, jobs, machine, setting_table
 
 
 def main() -> None:
@@ -46,8 +45,16 @@ def main() -> None:
 
 
 def definition(name: str) -> dict[str, Any]:
-    """Return what table.yaml says: rows {row, run, seeds, part, paper, trained}, and `common` overrides and `seeds` of
-    all rows.
+    """Return the content of table.yaml: `rows`, and the `common` overrides and the `seeds` of all rows.
+
+    Args:
+        name: Name of the table's folder.
+
+    Returns:
+        Plain containers; a row has `row` and `run`, and may have `seeds`, `part`, `paper` and `trained`.
+
+    Raises:
+        SystemExit: When there is no such table.
     """
     path = HERE / name / "table.yaml"
     if not path.is_file():
@@ -59,7 +66,11 @@ def definition(name: str) -> dict[str, Any]:
 
 
 def commands(name: str) -> list[list[str]]:
-    """Return the arguments of every run of a table: each row with each of its seeds."""
+    """Return the arguments of every run of a table: each row with each of its seeds.
+
+    Args:
+        name: Name of the table's folder.
+    """
     about = definition(name)
     return [
         [
@@ -75,18 +86,33 @@ def commands(name: str) -> list[list[str]]:
 
 
 def folder_of(row: Mapping[str, Any]) -> str:
-    """Return the name of a row's folder."""
+    """Return the name of a row's folder.
+
+    Args:
+        row: The row, as table.yaml has it.
+
+    Example:
+        >>> folder_of({"part": "glasses", "row": "LACE-ODE, η = 0.1"})
+        'glasses_lace_ode_0_1'
+    """
     return re.sub(r"\W+", "_", f"{row.get('part', '')} {row['row']}", flags=re.ASCII).strip("_").lower()
 
 
 def write(name: str, outputs: Path, since: float = 0.0) -> None:
-    """Write experiments/<name>/ from what lies under `outputs` and was made, or found, after `since`; rows without
-    results are named.
+    """Write experiments/<name>/ from the results of a table; rows without results are named.
+
+    Args:
+        name: Name of the table's folder.
+        outputs: Folder that runs write to.
+        since: Seconds since the epoch; results that no sweep has made, or found to be done, since are left out.
+
+    Raises:
+        SystemExit: When no row has results, or the README has no marks.
     """
     rows, target = definition(name)["rows"], HERE / name
     lines: list[str] = []
     everything: list[dict[str, Any]] = []
-    shown: list[str] = []
+    drawn: list[str] = []
     pictures: dict[str, Path] = {}
     for part in dict.fromkeys(row.get("part", "") for row in rows):
         of_part = [row for row in rows if row.get("part", "") == part]
@@ -103,7 +129,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
             if (source := next(iter(folders[row["row"]]), target) / "samples.png").is_file():
                 pictures[f"{folder_of(row)}.png"] = source
                 title = ": ".join(filter(None, (part, row["row"])))
-                shown += [f"{title}:", "", f"![{title}]({folder_of(row)}.png)", ""]
+                drawn += [f"{title}:", "", f"![{title}]({folder_of(row)}.png)", ""]
         everything += results
     if not everything:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the table first.")
@@ -118,15 +144,15 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
         "the seeds.",
         "",
         *lines,
-        *shown,
+        *drawn,
     ]
     write_json(target / "results.json", [{key: result[key] for key in ("row", "part", *KEPT)} for result in everything])
     insert(target / "README.md", name, "\n".join(lines).strip())
 
 
 def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a table of rows with results; its last columns: how many seeds there are, and how long it was trained
-    here, in words.
+    """Return the lines of a table of the rows with results; its last columns: the number of seeds, and how long it was
+    trained here, in words.
     """
     done = {
         row["row"]: [number for number, result in enumerate(results) if result["row"] == row["row"]] for row in rows
@@ -135,18 +161,14 @@ def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]])
     if not done:
         return []
     trained = {row["row"]: row.get("trained", "") for row in rows}
-    extra = [
-        ["seeds", "trained here"],
-        ["---", "---"],
-        *([str(len(numbers)), trained[row]] for row, numbers in done.items()),
-    ]
     keep = 2 if any(trained.values()) else 1
-    lines = table(done, [_shared(result) for result in results])
-    return [f"{line} {' | '.join(words[:keep])} |" for line, words in zip(lines, extra, strict=True)]
+    words = [[len(numbers), trained[row]][:keep] for row, numbers in done.items()]
+    table = setting_table(done, [_shared(result) for result in results])
+    return table.with_columns(["seeds", "trained here"][:keep], words).markdown().splitlines()
 
 
 def _shared(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without the figures that one kind of system alone has."""
+    """Return a result without the figures that only one kind of system has."""
     alone = ("own/", "log_p", "branch/", "prior/branch/")
     return {
         **result,

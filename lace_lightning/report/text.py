@@ -1,34 +1,112 @@
-"""Tables for people: aligned text and CSV."""
+"""Tables for people and programs: one noun, as aligned text, CSV and Markdown, and the table of one run."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
-# What a sampler has to tell, in the order of the table.
-DIAGNOSTICS = (
-    ("own/acc", "ACC by the classifier itself"),
-    ("own/holds", "query true by the classifier itself"),
-    ("confidence", "classifier's p(c|w), mean"),
-    ("predicted", "  of exact samples"),
-    ("spread", "spread of latents"),
-    ("spread/reference", "  of exact samples"),
-    ("posterior_distance", "distance to exact samples"),
-    ("posterior_distance/floor", "  of exact samples to each other"),
-    ("log_p", "log P of the query"),
-    ("log_p/error", "  standard error"),
-    ("ess", "effective samples, share"),
-    ("acceptance", "acceptance"),
-    ("corrector_acceptance", "acceptance of the corrector"),
-    ("attempts", "attempts per sample"),
-    ("checks", "pictures checked per sample"),
-)
+from ..errors import LaceError
+from ..metrics.names import FIGURES, Figure, depth, in_order
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header, written as aligned text, CSV or Markdown.
+
+    Args:
+        columns: Titles of the columns.
+        rows: Rows of cells, as many as there are columns: texts, numbers, or None where there is nothing.
+
+    Raises:
+        LaceError: When a row has another number of cells than there are columns.
+
+    Example:
+        >>> table = Table(("sampler", "ACC"), [("heun", 0.98765), ("ode", None)])
+        >>> print(table.text())
+        sampler     ACC
+        -------  ------
+        heun     0.9877
+        ode           -
+        >>> print(table.markdown())
+        | sampler | ACC |
+        | --- | --- |
+        | heun | 0.9877 |
+        | ode |  |
+        >>> table.csv()
+        'sampler,ACC\\nheun,0.98765\\node,\\n'
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise LaceError(
+                    f"Each row of a table must have {len(self.columns)} cells, one a column, and one has {len(row)}: "
+                    "give None for what is missing."
+                )
+
+    def text(self) -> str:
+        """Return aligned text: the first column to the left, the others to the right, nothing as a dash."""
+        cells = [list(self.columns), *([format_value(value) for value in row] for row in self.rows)]
+        widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if index == 0 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+    def csv(self) -> str:
+        """Return CSV with all digits, nothing as an empty cell."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return stream.getvalue()
+
+    def markdown(self) -> str:
+        """Return a Markdown table, nothing as an empty cell."""
+        cells = [
+            ["" if value is None or value == "" else format_value(value).replace("|", "\\|") for value in row]
+            for row in (self.columns, ["---"] * len(self.columns), *self.rows)
+        ]
+        return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+    def with_columns(self, columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> Table:
+        """Return the table with further columns on its right.
+
+        Args:
+            columns: Their titles.
+            cells: Their cells, a sequence for every row.
+
+        Raises:
+            LaceError: When the cells do not fit.
+        """
+        if len(cells) != len(self.rows):
+            raise LaceError(
+                f"Further columns must have {len(self.rows)} rows, received {len(cells)}: give cells for every row."
+            )
+        return Table([*self.columns, *columns], [[*row, *more] for row, more in zip(self.rows, cells, strict=True)])
 
 
 def format_value(value: Any) -> str:
-    """Return a number with four significant digits, anything else as text, nothing as a dash."""
+    """Return a number with four significant digits, anything else as text, nothing as a dash.
+
+    Args:
+        value: Any value; None and an empty text are nothing.
+
+    Example:
+        >>> format_value(0.123456), format_value(7), format_value(None)
+        ('0.1235', '7', '-')
+    """
     if value is None or value == "":
         return "-"
     if isinstance(value, float):
@@ -36,125 +114,78 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows under a header, first column to the left, the others to the right."""
-    cells = [list(columns), *([format_value(value) for value in row] for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+def mean_sd(values: Sequence[float]) -> str:
+    """Return the mean and, of several values, ± their standard deviation (n - 1).
 
+    Args:
+        values: Values of one figure over seeds.
 
-def frechet_name(names: Iterable[str]) -> str | None:
-    """Return the name of the Fréchet distance among metrics (`fid`, `fid_1k`, or `fd_<network>`), None where there is
-    none.
+    Returns:
+        Three decimals below 10, else one; an empty text for no values.
+
+    Example:
+        >>> mean_sd([0.5, 0.7]), mean_sd([12.34]), mean_sd([])
+        ('0.600 ± 0.141', '12.3', '')
     """
-    return next(
-        (name for name in names if name == "fid" or (name.startswith(("fid_", "fd_")) and "/" not in name)), None
+    if not values:
+        return ""
+    digits = 3 if abs(mean(values)) < 10 else 1
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return `Table(columns, rows).text()`."""
+    return Table(columns, rows).text()
+
+
+def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None = None) -> str:
+    """Return the figures of a run beside the paper's (which are of another generator, other features, other hardware).
+
+    Args:
+        metrics: Figures of the run by name; names without an entry in `metrics.names` stand at the end.
+        paper: The paper's figures for the same setting by key.
+
+    Returns:
+        Aligned text, a row a figure.
+
+    Example:
+        >>> print(results_table({"acc": 0.91, "holds": 0.91, "brightness": 0.5}, {"acc": 0.98}))
+                    here  paper
+        ----------  ----  -----
+        ACC         0.91   0.98
+        brightness   0.5      -
+    """
+    paper = paper or {}
+    figures = in_order([*metrics, *_only_in_paper(metrics, paper)])
+    rows = [
+        (
+            "  " * depth(figure) + figure.title,
+            figure.text(metrics[figure.name]) if figure.name in metrics else None,
+            figure.beside(paper),
+        )
+        for figure in figures
+        if _is_shown(figure, metrics)
+    ]
+    return Table(("", "here", "paper"), rows).text()
+
+
+def _is_shown(figure: Figure, metrics: Mapping[str, float]) -> bool:
+    """Return whether a run's table has a row for a figure."""
+    value = metrics.get(figure.name)
+    return not (
+        figure.place == "file"
+        or figure.unless in metrics
+        or (value is not None and metrics.get(figure.unless_equal) == value)
+        or (figure.hide_zero and not value)
     )
 
 
-def frechet_title(name: str) -> str:
-    """Return what a table or an axis calls the Fréchet distance of this name."""
-    if name.startswith("fid"):
-        return f"FID{name.removeprefix('fid').replace('_', ', ')}{' samples' if name != 'fid' else ''}"
-    return f"Fréchet distance ({name})"
-
-
-def main_figures(names: Sequence[str]) -> list[str]:
-    """Return the names of the figures that a table of many runs shows, of those that there are."""
-    parts = [name for name in names if name.startswith("acc/") and name.count("/") == 1]
-    wanted = [
-        "acc",
-        *(parts if len(parts) > 1 else []),
-        "holds",
-        "prior/holds",
-        "des",
-        "id",
-        frechet_name(names) or "",
-        "own/acc",
-        "posterior_distance",
-        "posterior_distance/floor",
-        "log_p",
-        "checks",
-        "evaluations",
-        "forward",
-        "seconds/sampling_per_64",
-        "minutes/training",
-    ]
-    return [name for name in wanted if name in names]
-
-
-def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None) -> str:
-    """Return the figures of a run beside the paper's (which are of another generator, other features,
-    other hardware).
-    """
-    paper = paper or {}
-    frechet = frechet_name(metrics)
-    rows: list[tuple[str, Any, Any]] = [("ACC", metrics.get("acc"), paper.get("acc"))]
-    parts = [name for name in metrics if name.startswith("acc/") and name.count("/") == 1]
-    if len(parts) > 1:
-        rows += [(f"  {name.removeprefix('acc/')}", metrics[name], paper.get(name)) for name in parts]
-    if "holds" in metrics and metrics.get("acc") != metrics["holds"]:
-        rows.append(("query true", metrics["holds"], None))
-    if "prior/holds" in metrics:
-        rows.append(("  for the generator alone", metrics["prior/holds"], None))
-    for name, value in metrics.items():
-        if name.startswith("branch/"):
-            side = name.removeprefix("branch/")
-            rows.append((f"  of these {'more than one' if side == 'several' else side}", value, None))
-            rows.append(("    for the generator alone", metrics.get(f"prior/{name}"), None))
-    if len(parts) == 1:
-        rows += [
-            (f"ACC {name.split('/')[-1]}", value, None)
-            for name, value in metrics.items()
-            if name.count("/") == 2 and name.startswith("acc/")
-        ]
-    rows += [
-        (label, metrics[name], paper.get(name))
-        for name, label in (("des", "DES, mean of the edits"), ("id", "ID"))
-        if name in metrics
-    ]
-    if frechet is not None:
-        rows.append(
-            (
-                frechet_title(frechet),
-                metrics[frechet],
-                None if "fid" not in paper else f"{paper['fid']:.4g}{'' if frechet == 'fid' else ' (FID)'}",
-            )
-        )
-        rows.append(
-            ("  of the generator alone", metrics.get(f"{frechet}/unconditional"), paper.get("fid/unconditional"))
-        )
-    rows += [(label, metrics.get(name), None) for name, label in DIAGNOSTICS]
-    rows += [
-        ("evaluations per sample", metrics.get("evaluations"), None),
-        ("  of the energy alone", metrics.get("forward") or None, None),
-        (
-            "sampling, seconds per 64",
-            metrics.get("seconds/sampling_batch_64", metrics.get("seconds/sampling_per_64")),
-            paper.get("seconds"),
-        ),
-        (
-            "synthesis, seconds per 64",
-            metrics.get("seconds/synthesis_batch_64", metrics.get("seconds/synthesis_per_64")),
-            None,
-        ),
-        ("training, minutes", metrics.get("minutes/training"), paper.get("minutes/training")),
-    ]
-    rows = [row for row in rows if row[1] is not None or row[2] is not None]
-    return text_table(("", "here", "paper"), rows)
-
-
-def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return CSV text."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return stream.getvalue()
+def _only_in_paper(metrics: Mapping[str, float], paper: Mapping[str, float]) -> list[str]:
+    """Return names of figures that the paper has and the run has not."""
+    told = {key for figure in in_order(metrics) for key in figure.paper}
+    names = []
+    for key in paper:
+        entry = next((f for f in FIGURES if key in (f.paper or (f.name,)) and f.place == "main"), None)
+        if key not in told and entry is not None:
+            names.append(entry.name)
+    return names

@@ -1,44 +1,63 @@
-"""One run: instantiate, fit or reuse, test, write results. No maths."""
+"""One run: settings, study, system, evaluation, outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
 from ..artifacts import check_writable
-from ..errors import LaceError, suggest
-from .control import control
-from .looking import check_labelers, draw_portraits, pictures, reference, style_layers
-from .model import edit, model
-from .results import write_inputs
-from .training import fit_classifier, fit_generator, fit_identity
+from .check import SYSTEM_TASKS, check
+from .evaluate import evaluation_of, test_system
+from .inspect import check_labelers, draw_portraits, pictures, reference, style_layers
+from .outputs import loggers_of, training_minutes, write_inputs, write_results
+from .pairs import pairs_of
+from .settings import Settings
+from .study import Study
+from .systems import export, system_of, train_system, training_data
+from .train import fit_classifier, fit_generator, fit_identity
+
+__all__ = ["Settings", "Study", "check", "run"]
+
+OTHER_TASKS: dict[str, Callable[[Settings], dict[str, float]]] = {
+    "fit_classifier": fit_classifier,
+    "fit_generator": fit_generator,
+    "fit_identity": fit_identity,
+    "reference": reference,
+    "check_labelers": check_labelers,
+    "style_layers": style_layers,
+    "draw_portraits": draw_portraits,
+    "pictures": pictures,
+}
 
 
-def run(cfg: DictConfig) -> dict[str, float]:
-    """Run the task of a configuration and return its metrics. Raises LaceError for anything wrong in it."""
-    tasks = {
-        "control": control,
-        "edit": edit,
-        "temperature": control,
-        "fit_classifier": fit_classifier,
-        "fit_generator": fit_generator,
-        "fit_identity": fit_identity,
-        "reference": reference,
-        "check_labelers": check_labelers,
-        "style_layers": style_layers,
-        "draw_portraits": draw_portraits,
-        "pictures": pictures,
-        "model": model,
-    }
-    if cfg.task.name not in tasks:
-        raise LaceError(f"The tasks are {', '.join(tasks)}, received '{cfg.task.name}'.{suggest(cfg.task.name, tasks)}")
-    check_writable(cfg.paths.output)
-    check_writable(Path(cfg.paths.cache).expanduser())
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    if cfg.get("threads"):
-        torch.set_num_threads(int(cfg.threads))
-    write_inputs(cfg)
-    return tasks[cfg.task.name](cfg)
+def run(settings: Settings) -> dict[str, float]:
+    """Run the task of checked settings and return its metrics."""
+    check_writable(settings.paths.output)
+    check_writable(Path(settings.paths.cache).expanduser())
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    write_inputs(settings)
+    return measure_system(settings) if settings.task.name in SYSTEM_TASKS else OTHER_TASKS[settings.task.name](settings)
+
+
+def measure_system(settings: Settings) -> dict[str, float]:
+    """Train or find a system, let it draw or edit, measure, write the results."""
+    study = Study.of(settings)
+    evaluation = evaluation_of(study)
+    system = system_of(study)
+    evaluation.check(system)
+    pairs = pairs_of(study) if system.training_data() == "pairs" else None
+    evaluation.use_labels(pairs.labels() if pairs is not None else None)
+    data = training_data(study, system, pairs)
+    with loggers_of(settings) as loggers:
+        seconds = train_system(study, system, data, loggers)
+        export(study, system, data, seconds)
+        metrics = test_system(study, system, data, evaluation, loggers)
+    metrics |= training_minutes(seconds)
+    result = evaluation.evaluation
+    write_results(settings, metrics, result.protocol, result.grid, result.frames)
+    return metrics

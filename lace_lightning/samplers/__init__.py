@@ -1,10 +1,11 @@
-"""Samplers: from an attribute energy and starting points to latents with the attributes."""
+"""Samplers of latents from an attribute energy: flows, exact Markov chains, rejection and Langevin chains."""
 
 from .annealed import Annealed
 from .auto import Auto
 from .base import Sample, Sampler
 from .euler import Euler
-from .filtered import Checked
+from .filtered import Checked, Filtered
+from .flow import Flow
 from .gauss_newton import GaussNewton
 from .heun import Heun
 from .hmc import HamiltonianMC
@@ -17,6 +18,7 @@ from .predictor_corrector import PredictorCorrector
 from .rejection import Rejection
 from .runge_kutta import RungeKutta, sample_settings
 from .slice import EllipticalSlice
+from .tuning import TunedChain
 
 __all__ = [
     "ODE",
@@ -27,7 +29,9 @@ __all__ = [
     "CrankNicolson",
     "EllipticalSlice",
     "Euler",
+    "Filtered",
     "FlatLangevin",
+    "Flow",
     "GaussNewton",
     "HamiltonianMC",
     "Heun",
@@ -37,6 +41,7 @@ __all__ = [
     "RungeKutta",
     "Sample",
     "Sampler",
+    "TunedChain",
     "effective_sample_size",
     "log_probability",
     "sample_settings",

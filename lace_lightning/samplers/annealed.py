@@ -1,4 +1,4 @@
-"""Annealed ∞-HMC: independent chains from the prior to the target, which also estimate how probable it is."""
+"""Annealed ∞-HMC: independent chains from the prior to the target, which also estimate its probability."""
 
 from __future__ import annotations
 
@@ -20,14 +20,34 @@ from .slice import EllipticalSlice
 
 
 class Annealed(Sampler):
-    """One ∞-HMC move on N(0, I)·exp(-λ_i E) for each i < k, λ_i = min(1, ((i + 1)/(ramp·k))³), then slice moves on the
-    target.
+    """One ∞-HMC move on N(0, I)·exp(-λ_i E) in each of k stages, λ_i = min(1, ((i + 1)/(ramp·k))³), then slice moves.
 
-    z must begin at the prior. The chains are independent, nothing is resampled; their weights Σ(λ_{i+1} - λ_i)·(-E)
-    estimate the normaliser of the target without bias (annealed importance sampling: Neal, 2001), and at λ = 1/γ the
-    probability of the query. k·`num_leapfrogs` + 1 gradients; `step_sizes` has one angle a stage, without them a pilot
-    finds them. In a hard region the path is the guide's, and the wall goes up where λ reaches 1. Diagnostics:
-    `acceptance` (mean), `acceptance_end` (last stage), `log_weights` and `event_log_weights` (B,), `step_sizes`.
+    z must begin at the prior. The chains are independent, nothing is resampled. Their weights Σ(λ_{i+1} - λ_i)·(-E)
+    estimate the normaliser of the target without bias, and at λ = 1/γ the probability of the query. In a hard region
+    the path is that of the guide, and the wall is added where λ reaches 1. A sample costs k·L + 1 gradients.
+    Diagnostics: `acceptance` (mean over stages), `acceptance_end` (last stage), `step_sizes`, `log_weights` (B,),
+    `weights_ess` (their effective sample size) and, where the energy has one power γ, `event_log_weights` (B,).
+
+    Args:
+        num_stages: k, at least 1.
+        num_leapfrogs: L, leapfrog steps of a move, at least 1.
+        num_slice_moves: elliptical slice moves on the target at the end, 0 or more.
+        ramp: the share of the stages in (0, 1] after which λ is 1.
+        step_sizes: one angle for each stage, in radians; None for those that a pilot finds.
+
+    Raises:
+        LaceError: for settings out of range, and for step sizes that are not one for each stage.
+
+    References:
+        Neal, Annealed importance sampling, Statistics and Computing 2001.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import HalfLine
+        >>> annealed = Annealed(5, num_leapfrogs=2)
+        >>> sample = annealed(HalfLine(slice(0, 1), 0.5), torch.zeros(4, 2), seeds=torch.arange(4))
+        >>> sample.z.shape, sample.evaluations, sample.diagnostics["log_weights"].shape
+        (torch.Size([4, 2]), 11.0, torch.Size([4]))
     """
 
     needs_noise = True
@@ -44,20 +64,15 @@ class Annealed(Sampler):
         if ramp > 1 or num_slice_moves < 0:
             raise LaceError(
                 f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and "
-                f"{num_slice_moves}."
+                f"{num_slice_moves}: 0.6 and 3 are the defaults."
             )
         if step_sizes is not None and len(step_sizes) != num_stages:
             raise LaceError(
                 f"An annealed chain of {num_stages} stages needs as many step sizes, received {len(step_sizes)}: leave "
-                f"them "
-                "out, and a pilot finds them."
+                "them out, and a pilot finds them."
             )
-        self.num_stages, self.num_leapfrogs, self.num_slice_moves, self.ramp = (
-            num_stages,
-            num_leapfrogs,
-            num_slice_moves,
-            ramp,
-        )
+        self.num_stages, self.num_leapfrogs = num_stages, num_leapfrogs
+        self.num_slice_moves, self.ramp = num_slice_moves, ramp
         self.step_sizes = None if step_sizes is None else [float(size) for size in step_sizes]
 
     def scales(self) -> list[float]:
@@ -90,7 +105,9 @@ class Annealed(Sampler):
         assert self.step_sizes is not None
         kernel, draws, current = HamiltonianMC(1, self.num_leapfrogs), Draws(noise), field.on(field.energy.guide)
         state = State(z, *current.evaluate(z))
-        weights, last, event, acceptance = torch.zeros_like(state.value, dtype=torch.float64), 0.0, None, []
+        weights, last = torch.zeros_like(state.value, dtype=torch.float64), 0.0
+        event: torch.Tensor | None = None
+        acceptance: list[float] = []
         query_at = 1 / field.energy.power if field.energy.power > 0 else math.nan
         for i, scale in enumerate(self.scales()):
             field.time = current.time = f"stage {i + 1} of {self.num_stages}"

@@ -1,4 +1,4 @@
-"""The sampler that chooses the sampler."""
+"""The sampler that chooses a sampler by a pilot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from torch import Tensor
 
 from ..energies import Energy
-from ..seeds import Noise
+from ..seeds import Noise, Streams
 from .annealed import Annealed
 from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 from .gauss_newton import GaussNewton
@@ -16,16 +16,32 @@ from .importance import log_probability
 from .rejection import Rejection, estimate
 from .slice import EllipticalSlice
 
-# Below this acceptance in its last stage an annealed chain does not move.
+# Below this acceptance in the last stage annealed chains count as stuck.
 STUCK = 0.2
 
 
 class Auto(Sampler):
-    """Estimate the probability P of the target on a pilot, and become the cheapest sampler that is right for it.
+    """The cheapest sampler that is right for the target, by the probability P that a pilot estimates.
 
-    Rejection where an attempt succeeds at least once in `max_attempts`; else annealed chains, of few stages above P =
-    `rare` and of many below; else, where the chains would not move, the flow with a corrector. `reason` of the result
-    says why.
+    It is rejection where P is above 1/`max_attempts`, else annealed chains. Where the pilot's annealed chains do not
+    move, or the energy is no probability, it is the flow with a corrector. `reason` of the sampler that `calibrated`
+    returns says why.
+
+    Args:
+        max_attempts: the most attempts per sample that rejection may take on average, above 0.
+        rare: the P below which annealed chains have `many_stages`, above 0.
+        few_stages: stages of annealed chains for P above `rare`, at least 1.
+        many_stages: stages of annealed chains for P below `rare`, at least 1.
+
+    Raises:
+        LaceError: for a setting that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import HalfLine
+        >>> chosen = Auto().calibrated(HalfLine(slice(0, 1), 0.0), torch.zeros(2, 3))
+        >>> type(chosen).__name__, chosen.reason[:4]
+        ('Rejection', 'P is')
     """
 
     needs_noise = True
@@ -51,24 +67,28 @@ class Auto(Sampler):
             return _with(
                 Rejection(int(self.max_attempts)).prepare(energy, z, noise),
                 f"P is {math.exp(log_p):.2g}, about {math.exp(-log_p):.0f} forward passes a sample: rejection, which "
-                f"is exact",
+                "is exact",
             )
         rare = log_p < math.log(self.rare) or error > 0.5
-        annealed = Annealed(self.many_stages if rare else self.few_stages).prepare(energy, z, noise)
-        # The pilot is annealed once more with its steps frozen: its weights tell P, its last moves whether chains
-        # arrive.
-        _, told = annealed.run(Field(energy, annealed, len(z)), z, noise.shifted(2**30), lambda state: None)
-        log_p = log_probability(told["event_log_weights" if "event_log_weights" in told else "log_weights"])[0]
-        if told["acceptance_end"] < STUCK:
+        stages = self.many_stages if rare else self.few_stages
+        annealed = Annealed(stages).prepare(energy, z, noise)
+        # The pilot is annealed once more with its step sizes fixed: its weights estimate P, and the acceptance of its
+        # last moves decides whether chains are stuck.
+        _, diagnostics = annealed.run(
+            Field(energy, annealed, len(z)), z, noise.shifted(Streams.PILOT_AGAIN), lambda state: None
+        )
+        weights = diagnostics["event_log_weights" if "event_log_weights" in diagnostics else "log_weights"]
+        log_p, acceptance = log_probability(weights)[0], float(diagnostics["acceptance_end"])
+        if acceptance < STUCK:
             return _with(
                 self._flow(energy, z, noise),
                 f"P is about {math.exp(log_p):.1g}, and chains accept only "
-                f"{told['acceptance_end']:.0%} of their moves at the target: the flow with a corrector",
+                f"{acceptance:.0%} of their moves at the target: the flow with a corrector",
             )
         return _with(
             annealed,
-            f"P is about {math.exp(log_p):.1g}, too rare for rejection: annealed chains of "
-            f"{annealed.num_stages} stages, {told['acceptance_end']:.0%} accepted",  # type: ignore[attr-defined]
+            f"P is about {math.exp(log_p):.1g}, too rare for rejection: annealed chains of {stages} stages, "
+            f"{acceptance:.0%} accepted",
         )
 
     def _flow(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
@@ -79,6 +99,7 @@ class Auto(Sampler):
 
 
 def _with(sampler: Sampler, reason: str) -> Sampler:
+    """Return a copy of the sampler with the reason for its choice."""
     result = copy.copy(sampler)
     result.reason = reason
     return result

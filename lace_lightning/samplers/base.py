@@ -1,8 +1,9 @@
-"""What samplers share: counting evaluations, timing, noise, refusing what is not finite."""
+"""The base class of samplers: evaluation counts, timing, noise, pilots and checks of the result."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,25 +15,37 @@ from torch import Tensor
 from ..energies import Energy
 from ..errors import LaceError
 from ..numerics.precision import compute_dtype, fields_in
-from ..seeds import Noise, normal
+from ..seeds import Noise, SampleSeeds, Streams, normal
 from .cuda_graph import Evaluation, evaluation_of
 
 NoiseSource = Callable[[int, Tensor], Tensor]
 Record = Callable[[Tensor], None]
 Run = tuple[Tensor, dict[str, Any]]
-# Rows that are evaluated at once: more would only need more memory.
+# The most rows of one evaluation: more need more memory and are no faster.
 CHUNK = 8192
-# A pilot has so many samples, with seeds that no sample of a run has, and its noise begins here.
+# Samples of a pilot.
 PILOT_SIZE = 64
-PILOT_SEED = -(2**40)
 
 
 @dataclass
 class Sample:
-    """Latents z (B, D), gradient evaluations per sample, seconds of wall time, and what the sampler has to tell.
+    """The result of a sampler: latents, their cost, and diagnostics.
 
-    `forward` counts evaluations of the energy alone, per sample. `trajectory` (T, B, D) holds the states after every
-    step where it was asked for.
+    Args:
+        z: latents (B, D).
+        evaluations: gradient evaluations per sample.
+        seconds: wall time of the run, without the pilot.
+        diagnostics: figures by name; those of a sampler are in its own description.
+        trajectory: the states (T, B, D) after every step, where they were asked for.
+        forward: evaluations of the energy alone, without its gradient, per sample.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> from lace_lightning.samplers import Euler
+        >>> sample = Euler(step_size=0.1)(Prior(), torch.ones(2, 3), trajectory=True)
+        >>> sample.z.shape, sample.evaluations, sample.trajectory.shape
+        (torch.Size([2, 3]), 10.0, torch.Size([10, 2, 3]))
     """
 
     z: Tensor
@@ -45,18 +58,47 @@ class Sample:
 
 @dataclass
 class Counts:
-    """Evaluations per sample: of the gradient, and of the energy alone."""
+    """Evaluations per sample.
+
+    Args:
+        gradient: evaluations of the gradient.
+        forward: evaluations of the energy alone.
+
+    Example:
+        >>> Counts().gradient
+        0.0
+    """
 
     gradient: float = 0.0
     forward: float = 0.0
 
 
 class Field:
-    """E and ∇E with a count of evaluations; names time, samples and setting when a gradient is not finite."""
+    """An energy E and its gradient with a count of evaluations, for one run of a sampler.
 
-    def __init__(self, energy: Energy, sampler: Sampler, batch: int, counts: Counts | None = None) -> None:
+    `time` is where the sampler stands, a number or words; messages name it.
+
+    Args:
+        energy: E(z) (B,) of latents z (B, D).
+        sampler: the sampler that runs, which messages name.
+        batch: the number B of samples by which evaluations are counted.
+        counts: the counts to go on with; new ones by default.
+        capture: capture the gradient as a CUDA graph at its second evaluation. It pays for runs of many evaluations.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> from lace_lightning.samplers import Euler
+        >>> field = Field(Prior(), Euler(), batch=2)
+        >>> field(torch.ones(2, 3)).shape, field.counts.gradient
+        (torch.Size([2, 3]), 1.0)
+    """
+
+    def __init__(
+        self, energy: Energy, sampler: Sampler, batch: int, counts: Counts | None = None, capture: bool = True
+    ) -> None:
         self.energy, self.sampler, self.batch, self.counts = energy, sampler, batch, counts or Counts()
-        self.evaluation: Evaluation | None = None
+        self.evaluation: Evaluation | None = None if capture else energy.value_and_grad
         self.time: float | str = "the start"
         self.last: Tensor | None = None
 
@@ -78,7 +120,7 @@ class Field:
                 )
             )
         else:
-            # Capturing pays for samplers that come back: the first evaluation is plain.
+            # Capturing pays from the second evaluation on: the first is plain.
             if self.evaluation is None and self.counts.gradient:
                 self.evaluation = evaluation_of(self.energy, z)
             value, gradient = self.evaluation(z) if self.evaluation else self.energy.value_and_grad(z)
@@ -103,6 +145,7 @@ class Field:
         return self.energy if index is None else self.energy.rows(index)
 
     def where(self, z: Tensor) -> str:
+        """Return the time, the samples that are not finite (or have the largest gradients) and the sampler in words."""
         bad = (~torch.isfinite(z)).any(1).nonzero()[:, 0].tolist()
         if not bad and self.last is not None and len(self.last) == len(z):
             bad = self.last.norm(dim=1).nan_to_num(torch.inf).topk(min(3, len(z))).indices.tolist()
@@ -112,47 +155,91 @@ class Field:
 
 
 class Sampler:
-    """From an attribute energy on z and starting points to samples.
+    """Base class of samplers: `sampler(energy, z_init)` returns a `Sample`; a subclass defines `run`.
 
-    `sampler(energy, z_init)` -> Sample; subclasses give `run`. The energy is E(c|g(z)) without prior: flows must not
-    have it, chains add it themselves. Noise of step k comes from `noise(k, like)`, by default from `seeds` (B,), so
-    that a sample depends on its own seed only. `order` is the order of convergence of a flow's solver, None where there
-    is none. `corrector` is a chain that goes on where a flow ends.
+    The energy is E(c|g(z)) without the prior: flows must not have it, and chains add it themselves. Noise of step k is
+    `noise(k, like)`, by default drawn from `seeds` (B,), so that a sample depends on its own seed only. A subclass
+    stores its constructor's arguments under their names: `settings` and `repr` read them there.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> class Halving(Sampler):
+        ...     def __init__(self, times: int = 3) -> None:
+        ...         self.times = times
+        ...     def run(self, field, z, noise, record):
+        ...         for _ in range(self.times):
+        ...             z = z - field(z) / 2
+        ...             record(z)
+        ...         return z, {}
+        >>> Halving(2), Halving(2)(Prior(), torch.ones(1, 2)).z
+        (Halving(times=2), tensor([[0.2500, 0.2500]]))
     """
 
+    # The order of convergence of a flow's solver, None where there is none.
     order: int | None = None
     needs_noise = False
+    # A chain that goes on where a flow ends.
     corrector: Sampler | None = None
     # Of the hidden layers of closed-form gradients; a corrector, which must be exact, computes in float32.
     precision: str = "float32"
+    # Constructor arguments that `settings` leaves out: they do not decide a result, or cannot be written.
+    unlisted: frozenset[str] = frozenset()
+    # Seconds that the pilot took.
+    pilot_seconds = 0.0
+    # Why this sampler was chosen, where another one chose it.
+    reason = ""
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
-        """Return the final z and diagnostics; call `record(z)` after every step."""
+        """Return the final z (B, D) and diagnostics.
+
+        Args:
+            field: the energy, its gradient and their counts.
+            z: starting points (B, D), a copy that may be written to.
+            noise: a function (k, like) that returns the normals of draw k with the shape of `like`.
+            record: a function to call with the state (B, D) after every step.
+
+        Raises:
+            LaceError: when the sampler cannot go on.
+        """
         raise NotImplementedError
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is nothing that a pilot has to measure first."""
+        """Whether nothing is left for a pilot to measure."""
         return True
 
     def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
-        """Return a copy with what a pilot on prior samples z measures: step sizes, a choice. Raises LaceError for a
-        hopeless task.
+        """Return a copy with the step sizes or the choice that a pilot measures.
+
+        Args:
+            energy: the energy of the pilot's samples.
+            z: samples of the prior (P, D).
+            noise: the pilot's own noise.
+
+        Raises:
+            LaceError: when the sampler cannot sample from this energy.
         """
         return self
 
     def calibrated(self, energy: Energy, like: Tensor) -> Sampler:
-        """Return this sampler, frozen: what a pilot measures is measured now, on prior samples that are the same in
-        every run.
+        """Return a sampler with everything measured that a pilot measures, on the same prior samples in every run.
 
-        `like` (B, D) says how many samples the targets of `energy` are for, shape, device and dtype. Called once before
-        a run, it makes sample i depend on seed i alone; a sampler that is not ready does it by itself at every call.
+        Called once before a run, it makes sample i depend on seed i alone. A sampler that is not ready calls it by
+        itself at every call.
+
+        Args:
+            energy: the energy of a batch.
+            like: a tensor (B, D) with the number of samples of the energy, and their shape, device and type.
+
+        Raises:
+            LaceError: when the sampler cannot sample from this energy.
         """
         result = self
         with torch.no_grad(), torch.inference_mode(False):
             index = torch.arange(PILOT_SIZE, device=like.device) % len(like)
-            seeds = PILOT_SEED + torch.arange(PILOT_SIZE)
-            z = normal(seeds, like.shape[1:], 0, like.device, like.dtype)
+            seeds = SampleSeeds.PILOT + torch.arange(PILOT_SIZE)
+            z = normal(seeds, like.shape[1:], Streams.PRIOR, like.device, like.dtype)
             start = time.perf_counter()
             if not self.is_ready:
                 result = self.prepare(energy.rows(index), z, Noise(seeds.to(like.device)))
@@ -162,10 +249,6 @@ class Sampler:
                 result.corrector = self.corrector.prepare(energy.rows(index), z, Noise(seeds.to(like.device)))
         return result
 
-    pilot_seconds = 0.0
-    # Why this sampler was chosen, where another one chose it.
-    reason = ""
-
     def __call__(
         self,
         energy: Energy,
@@ -174,12 +257,29 @@ class Sampler:
         noise: NoiseSource | None = None,
         trajectory: bool = False,
     ) -> Sample:
-        """Sample from z_init (B, D).
+        """Return samples of the energy that begin at z_init.
 
-        Raises LaceError for a wrong shape, missing seeds, or a state that is not finite.
+        Args:
+            energy: E(c|g(z)) (B,) of latents z (B, D), without the prior.
+            z_init: starting points (B, D), B at least 1.
+            seeds: one int64 seed for each sample (B,), for samplers that draw noise.
+            noise: a function (k, like) that returns the normals of draw k, in the place of seeds.
+            trajectory: keep the state after every step.
+
+        Raises:
+            LaceError: for starting points of another shape, for seeds that are missing or not one for each sample, for
+                an energy that the sampler cannot sample from, and for a state that is not finite.
         """
         if z_init.ndim != 2 or len(z_init) == 0:
-            raise LaceError(f"A sampler starts from latents of shape (B, D), received {tuple(z_init.shape)}.")
+            raise LaceError(
+                f"A sampler starts from latents of shape (B, D), received {tuple(z_init.shape)}: give one row for each "
+                "sample."
+            )
+        if seeds is not None and len(seeds) != len(z_init):
+            raise LaceError(
+                f"A sampler needs one seed for each sample, received {len(seeds)} for {len(z_init)} samples: match "
+                "them."
+            )
         stochastic = self.needs_noise or self.corrector is not None
         if stochastic and seeds is None and noise is None:
             raise LaceError(
@@ -218,16 +318,17 @@ class Sampler:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the plain constructor arguments."""
-        kinds, hidden = (
-            (bool, int, float, str, type(None), Sampler, list),
-            ("order", "pilot_seconds", "reason", "check"),
-        )
-        shown = {key: value for key, value in vars(self).items() if isinstance(value, kinds) and key not in hidden}
+        """Return the constructor's arguments by name, in its order: numbers, words, lists of numbers and samplers.
+
+        Numbers of a list are rounded to four decimals. No corrector, and the precision float32, are left out.
+        """
+        kinds = (bool, int, float, str, type(None), Sampler, list)
+        names = [name for name in inspect.signature(type(self)).parameters if name not in self.unlisted]
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return {
-            key: [round(x, 4) for x in value] if isinstance(value, list) else value
-            for key, value in shown.items()
-            if not key.startswith("_") and (key, value) not in (("corrector", None), ("precision", "float32"))
+            name: [round(x, 4) for x in value] if isinstance(value, list) else value
+            for name, value in values.items()
+            if isinstance(value, kinds) and (name, value) not in (("corrector", None), ("precision", "float32"))
         }
 
     def __repr__(self) -> str:
@@ -235,10 +336,7 @@ class Sampler:
 
 
 def _chunks(z: Tensor, rows: Tensor | None) -> Iterator[tuple[slice, Tensor | slice | None]]:
-    """Yield (rows of z, samples of the batch) so that no evaluation is larger than a chunk.
-
-    None for the whole batch.
-    """
+    """Yield (rows of z, samples of the batch or None for all of them) in parts of at most CHUNK rows."""
     if len(z) <= CHUNK:
         yield slice(None), rows
         return
@@ -252,7 +350,14 @@ def _ignore(state: Tensor) -> None:
 
 
 def require_positive(**values: float) -> None:
-    """Refuse (LaceError) settings that are not above zero."""
+    """Check that settings, given by name, are above zero.
+
+    Args:
+        values: the settings by name.
+
+    Raises:
+        LaceError: for the first that is not above zero.
+    """
     for name, value in values.items():
         if not value > 0:
-            raise LaceError(f"The sampler's {name} must be above 0, received {value}.")
+            raise LaceError(f"The sampler's {name} must be above 0, received {value}: give a positive number.")

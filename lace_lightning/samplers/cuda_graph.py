@@ -1,4 +1,4 @@
-"""E and ∇E as one captured CUDA graph: one launch an evaluation instead of some forty."""
+"""An energy and its gradient as one captured CUDA graph: one launch for each evaluation instead of some forty."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from torch import Tensor
 from ..energies import Energy
 
 Evaluation = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Evaluations before the capture, which CUDA graphs require.
 WARM_UP = 3
 
 
 def evaluation_of(energy: Energy, z: Tensor) -> Evaluation:
-    """Return z ↦ (E, ∂E/∂z) for batches like `z` (B, D): captured on a GPU, as it is elsewhere or where capturing
-    fails.
+    """Return the function z ↦ (E, ∂E/∂z): captured on a GPU, and evaluated step by step elsewhere.
+
+    Where capturing fails it is evaluated step by step, with a warning.
+
+    Args:
+        energy: E(z) (B,).
+        z: latents (B, D) like those of every evaluation.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> value, gradient = evaluation_of(Prior(), torch.zeros(2, 3))(torch.ones(2, 3))
+        >>> value.shape, gradient.shape
+        (torch.Size([2]), torch.Size([2, 3]))
     """
     if not z.is_cuda:
         return energy.value_and_grad

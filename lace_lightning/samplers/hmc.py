@@ -8,20 +8,39 @@ import torch
 from torch import Tensor
 
 from .base import Field, require_positive
-from .markov import Chain, Draws, State, probability
+from .markov import Draws, State, probability
+from .tuning import TunedChain
 
-# Every sample and move has a step size of its own, so far from the nominal one.
+# The largest relative distance from the nominal step size; every sample and move has its own.
 JITTER = 0.3
 
 
-class HamiltonianMC(Chain):
-    """∞-HMC: v ~ N(0, I), L times [v -= ½h∇E; rotate (z, v) by h; v -= ½h∇E], accepted with probability min(1,
-    exp(-ΔH)).
+class HamiltonianMC(TunedChain):
+    """∞-HMC moves: v ~ N(0, I), L times [v -= ½h∇E; rotate (z, v) by h; v -= ½h∇E], then accept or stay.
 
-    H = E + ½‖z‖² + ½‖v‖²; the rotation (z cos h + v sin h, v cos h - z sin h) follows the prior exactly, so that
-    everything is accepted where E is constant (Beskos, Pinski, Sanz-Serna and Stuart, 2011). L = `num_leapfrogs`
-    gradients a move; without a `step_size` h, which varies by ± 30 %, a pilot finds it. In a hard region the force is
-    the guide's and the wall decides: still exact.
+    A move is accepted with probability min(1, exp(-ΔH)), H = E + ½‖z‖² + ½‖v‖². The rotation
+    (z cos h + v sin h, v cos h - z sin h) follows the prior exactly, so that every move is accepted where E is
+    constant. In a hard region the force is the gradient of the guide and the acceptance uses the wall: still exact. A
+    move costs L gradients.
+
+    Args:
+        num_steps: moves, at least 1.
+        num_leapfrogs: L, at least 1.
+        step_size: the angle h above 0, in radians, which varies by ± 30 %; None for the one that a pilot finds.
+
+    Raises:
+        LaceError: for a setting that is not above 0.
+
+    References:
+        Beskos, Pinski, Sanz-Serna and Stuart, Hybrid Monte Carlo on Hilbert spaces, Stochastic Processes and their
+        Applications 2011.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = HamiltonianMC(5, step_size=0.3)(Prior(), torch.zeros(2, 3), seeds=torch.arange(2))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 3]), 21.0)
     """
 
     uses_gradient = True
@@ -39,7 +58,7 @@ class HamiltonianMC(Chain):
         z, v = state.z, draws.normal(state.z)
         value, gradient = (state.value, state.gradient) if state.gradient is not None else field.evaluate(z)
         accept_at, jitter = draws.uniform(2, z).T
-        # Trajectories of one length come back to where they began in some directions, and never mix there.
+        # Trajectories of one length return to their start in some directions, and never mix there.
         h = self.step_size * (1 + JITTER * (2 * jitter[:, None] - 1))
         half, cos, sin = h * scale / 2, h.cos(), h.sin()
         before = _energy(scale, value, z, v)

@@ -1,4 +1,4 @@
-"""LACE-LD, and Langevin chains of energies that need no prior."""
+"""LACE-LD, and Langevin chains of densities without a prior."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
 
 class Langevin(Sampler):
-    """z ← z - η·∇[E(c|g(z)) + ½‖z‖²] + σ·n (Eq. 2 and 5), `num_steps` times.
+    """LACE-LD: z ← z - η·∇[E(c|g(z)) + ½‖z‖²] + σ·n, n ~ N(0, I), `num_steps` times.
 
     The paper's settings η = σ = 0.01 are a noisy descent: a chain that samples the posterior has σ² = 2η.
+
+    Args:
+        num_steps: steps, at least 1.
+        step_size: η, above 0.
+        noise_std: σ, 0 or more.
+
+    Raises:
+        LaceError: when the number of steps or the step size is not above 0.
+
+    References:
+        Eq. 2 and 5 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = Langevin(20)(Prior(), torch.zeros(2, 3), seeds=torch.arange(2))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 3]), 20.0)
     """
 
     needs_noise = True
+    # The factor of the prior's energy ½‖z‖².
     prior = 1.0
 
     def __init__(self, num_steps: int = 100, step_size: float = 0.01, noise_std: float = 0.01) -> None:
@@ -32,6 +51,21 @@ class Langevin(Sampler):
 
 
 class FlatLangevin(Langevin):
-    """w ← w - η·∇E(w) + σ·n, `num_steps` times: for densities that are exp(-E) alone, with no prior beside it."""
+    """Langevin steps w ← w - η·∇E(w) + σ·n of a density exp(-E(w)) without a prior, `num_steps` times.
+
+    Args:
+        num_steps: steps, at least 1.
+        step_size: η, above 0.
+        noise_std: σ, 0 or more; σ² = 2η samples the density.
+
+    Raises:
+        LaceError: when the number of steps or the step size is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> FlatLangevin(1, step_size=0.5, noise_std=0.0)(Prior(), torch.ones(1, 2), seeds=torch.arange(1)).z
+        tensor([[0.5000, 0.5000]])
+    """
 
     prior = 0.0

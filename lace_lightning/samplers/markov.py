@@ -1,8 +1,7 @@
-"""Markov chains that leave N(0, I)·exp(-E) as it is: what the exact kernels share."""
+"""Markov chains that leave N(0, I)·exp(-E) invariant: the loop, states and random numbers of the exact kernels."""
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..energies import Energy
 from ..errors import LaceError
 from ..seeds import Noise
 from .base import Field, NoiseSource, Record, Run, Sampler
 
-# Slice moves that bring a pilot to where a chain will be.
-SETTLING = 10
-# Between walls a proposal is in or out, and short ones do not help.
-WALLED_ACCEPTANCE = 0.3
-
 
 @dataclass
 class State:
-    """Where a chain stands: z (B, D) with E(z) (B,) and, where it is known, ∂E/∂z (B, D)."""
+    """The state of a batch of chains.
+
+    Args:
+        z: latents (B, D).
+        value: E(z) (B,).
+        gradient: ∂E/∂z (B, D), for kernels that use it.
+
+    Example:
+        >>> import torch
+        >>> low, high = State(torch.zeros(2, 1), torch.zeros(2)), State(torch.ones(2, 1), torch.ones(2))
+        >>> low.moved(torch.tensor([True, False]), high).value
+        tensor([1., 0.])
+    """
 
     z: Tensor
     value: Tensor
@@ -40,7 +45,20 @@ class State:
 
 
 class Draws:
-    """Random numbers of one chain, move by move: every sample has its own, however many others there are."""
+    """The random numbers of a chain, move by move; those of a sample follow from its own seed.
+
+    Args:
+        noise: noise of the samples' seeds.
+
+    Raises:
+        LaceError: when the noise is a function of another kind, which has no uniform numbers.
+
+    Example:
+        >>> import torch
+        >>> draws = Draws(Noise(torch.arange(3)))
+        >>> draws.normal(torch.zeros(3, 4)).shape, draws.uniform(2, torch.zeros(3, 4)).shape
+        (torch.Size([3, 4]), torch.Size([3, 2]))
+    """
 
     def __init__(self, noise: NoiseSource) -> None:
         if not isinstance(noise, Noise):
@@ -51,37 +69,50 @@ class Draws:
         self.noise, self.step = noise, -1
 
     def normal(self, like: Tensor) -> Tensor:
-        """Begin a move: normals (B, D)."""
+        """Return the normals (B, D) of the next move, which begins with them."""
         self.step += 1
         return self.noise(self.step, like)
 
     def uniform(self, count: int, like: Tensor) -> Tensor:
-        """Uniform values (B, count) of the move."""
+        """Return uniform values (B, count) of the current move, independent of its normals."""
         return self.noise.uniform(self.step, count, like.device).to(like.dtype)
 
 
 class Chain(Sampler):
-    """`num_steps` moves of a kernel that leaves N(0, I)·exp(-E) invariant, from z; subclasses give `move`.
+    """Base class of `num_steps` moves of a kernel that leaves N(0, I)·exp(-E) invariant; a subclass defines `move`.
 
-    Samples are independent chains. Begun at the prior they approach the target from it; behind a flow, as its
-    `corrector`, they take away its bias. Diagnostics: `acceptance`, the mean over moves and samples.
+    Samples are independent chains. From the prior they approach the target; after a flow, as its `corrector`, they
+    remove its bias. Diagnostics: `acceptance`, the mean over moves and samples, and `step_size` where there is one.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> class Independent(Chain):
+        ...     num_steps = 5
+        ...     def move(self, field, state, scale, draws):
+        ...         z = draws.normal(state.z)
+        ...         after = State(z, field.value(z))
+        ...         accept = probability(scale * (state.value - after.value))
+        ...         return state.moved(draws.uniform(1, z)[:, 0] < accept, after), accept
+        >>> Independent()(Prior(), torch.zeros(4, 1), seeds=torch.arange(4)).forward
+        6.0
     """
 
     needs_noise = True
     uses_gradient = False
-    # Step sizes that a pilot tries, from the largest; none where the kernel has no step size.
-    candidates: tuple[float, ...] = ()
-    wanted_acceptance = 0.5
     num_steps: int
     step_size: float | None = None
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:
-        """Return the state after one move on N(0, I)·exp(-scale·E) and the probability of acceptance (B,)."""
-        raise NotImplementedError
+        """Return the state after one move and the probability of acceptance (B,).
 
-    @property
-    def is_ready(self) -> bool:
-        return self.step_size is not None or not self.candidates
+        Args:
+            field: the energy E and its gradient.
+            state: the state before the move.
+            scale: the target is N(0, I)·exp(-scale·E).
+            draws: random numbers, of which a move begins with the normals.
+        """
+        raise NotImplementedError
 
     def state(self, field: Field, z: Tensor) -> State:
         """Return the state at z, with a gradient if the kernel uses one."""
@@ -99,38 +130,16 @@ class Chain(Sampler):
             diagnostics["step_size"] = self.step_size
         return state.z, diagnostics
 
-    def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Chain:
-        # Itself a chain, the one that needs no pilot.
-        from .slice import EllipticalSlice
-
-        field, draws = Field(energy, self, len(z)), Draws(noise)
-        state = EllipticalSlice().state(field, z)
-        for scale in [(k / SETTLING) ** 3 for k in range(1, SETTLING + 1)] + [1.0] * SETTLING:
-            state, _ = EllipticalSlice().move(field, state, scale, draws)
-        return self.tuned(field, self.state(field, state.z), 1.0, draws, self.candidates)[0]
-
-    def tuned(
-        self, field: Field, state: State, scale: float, draws: Draws, candidates: tuple[float, ...], trials: int = 3
-    ) -> tuple[Chain, State]:
-        """Return a copy with the largest step size whose mean acceptance is `wanted_acceptance`, and the state after
-        the trials.
-
-        Acceptance and not distance: long trajectories of stiff energies jump far from side to side without getting
-        anywhere.
-        """
-        walled = field.energy.guide is not field.energy
-        wanted = min(self.wanted_acceptance, WALLED_ACCEPTANCE) if walled else self.wanted_acceptance
-        trial = copy.copy(self)
-        for trial.step_size in candidates:
-            acceptance = 0.0
-            for _ in range(trials):
-                state, accepted = trial.move(field, state, scale, draws)
-                acceptance += float(accepted.mean()) / trials
-            if acceptance >= wanted:
-                break
-        return trial, state
-
 
 def probability(log_ratio: Tensor) -> Tensor:
-    """Return min(1, exp(log_ratio)), 0 where it is not a number."""
+    """Return the probability of acceptance min(1, exp(log_ratio)), which is 0 where the ratio is not a number.
+
+    Args:
+        log_ratio: logs (B,) of the ratio of densities.
+
+    Example:
+        >>> import torch
+        >>> probability(torch.tensor([1.0, torch.nan]))
+        tensor([1., 0.])
+    """
     return log_ratio.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0).exp()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
-from torchdiffeq._impl.odeint import SOLVERS
 
 from ..errors import LaceError, suggest
 from ..schedules import VP
 from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 
+# The methods of torchdiffeq: the adaptive ones, and the orders of all of them.
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
 ORDERS = {
     "dopri8": 8,
@@ -27,15 +27,42 @@ ORDERS = {
     "implicit_adams": 4,
     "fixed_adams": 4,
 }
+METHODS = (*ORDERS, "scipy_solver")
+TIMES = ("t", "s")
 
 
 class ODE(Sampler):
-    """dz = ½β(t)·∇E(c|g(z)) dt from t = 1 down to `end` (Eq. 7), by any method of torchdiffeq.
+    """LACE-ODE: dz = ½β(t)·∇E(c|g(z)) dt from t = 1 down to `end`, by any method of torchdiffeq.
 
-    `atol` and `rtol` steer adaptive methods (one error norm over the whole batch, as torchdiffeq has it, so that a
-    sample depends slightly on its batch), `step_size` the fixed-step ones. With `time="s"` the same flow runs as dz/ds
-    = -∇E over a length of 5.025, which needs fewer evaluations. `max_evaluations` ends a stiff solve with an error
-    instead of hours.
+    Adaptive methods have one error norm over the whole batch, so that a sample depends slightly on its batch.
+    Diagnostics: `times`, the time of every evaluation.
+
+    Args:
+        method: a name of `METHODS`.
+        atol: absolute tolerance of adaptive methods, above 0.
+        rtol: relative tolerance of adaptive methods, above 0.
+        step_size: the step of the other methods in the time of the flow, above 0.
+        time: "t" for the time of the schedule, "s" for its length: the flow is dz/ds = -∇E there, over a length of
+            5.025 for the paper's β, and needs fewer evaluations.
+        end: the last t, in [0, 1).
+        beta_min: β at t = 0 of the schedule, 0 or more.
+        beta_max: β at t = 1 of the schedule, at least `beta_min`.
+        max_evaluations: the most evaluations of a run, at least 1.
+        corrector: a chain that goes on where the flow ends.
+
+    Raises:
+        LaceError: for an unknown method or time and settings out of range; when a run needs more than `max_evaluations`
+            evaluations, or a step shorter than the resolution of time.
+
+    References:
+        Eq. 7 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = ODE("rk4", step_size=0.05)(Prior(), torch.ones(2, 3))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 3]), 80.0)
     """
 
     def __init__(
@@ -51,42 +78,33 @@ class ODE(Sampler):
         max_evaluations: int = 100_000,
         corrector: Sampler | None = None,
     ) -> None:
-        if method not in SOLVERS:
-            raise LaceError(f"The ODE methods are {', '.join(SOLVERS)}, received '{method}'.{suggest(method, SOLVERS)}")
-        if time not in ("t", "s"):
-            raise LaceError(f"An ODE runs in the time t of the schedule or in its length s, received '{time}'.")
+        if method not in METHODS:
+            raise LaceError(f"The ODE methods are {', '.join(METHODS)}, received '{method}'.{suggest(method, METHODS)}")
+        if time not in TIMES:
+            raise LaceError(
+                f"An ODE runs in the time t of the schedule or in its length s, received '{time}': give t or s."
+            )
         if not 0 <= end < 1:
-            raise LaceError(f"The end time must lie in [0, 1), received {end}.")
+            raise LaceError(f"The end time must lie in [0, 1), received {end}: 0 is the whole flow.")
         require_positive(atol=atol, rtol=rtol, step_size=step_size, max_evaluations=max_evaluations)
-        self.method, self.atol, self.rtol, self.step_size, self.time, self.end = (
-            method,
-            atol,
-            rtol,
-            step_size,
-            time,
-            end,
-        )
-        self.beta_min, self.beta_max, self.max_evaluations, self.corrector = (
-            beta_min,
-            beta_max,
-            max_evaluations,
-            corrector,
-        )
+        self.method, self.atol, self.rtol, self.step_size = method, atol, rtol, step_size
+        self.time, self.end, self.beta_min, self.beta_max = time, end, beta_min, beta_max
+        self.max_evaluations, self.corrector = max_evaluations, corrector
         self.order = ORDERS.get(method)
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         schedule = VP(self.beta_min, self.beta_max)
-        times = []
+        times: list[float] = []
 
         def velocity(t: Tensor, state: Tensor) -> Tensor:
-            field.time = float(t)
-            times.append(field.time)
+            now = field.time = float(t)
+            times.append(now)
             if len(times) > self.max_evaluations:
                 raise LaceError(
                     f"The solver must finish within {self.max_evaluations} evaluations and did not "
                     f"({field.where(state)}): loosen atol and rtol, or use heun."
                 )
-            factor = schedule.half_beta(field.time) if self.time == "t" else -1.0
+            factor = schedule.half_beta(now) if self.time == "t" else -1.0
             return factor * field(state)
 
         span = [1.0, self.end] if self.time == "t" else [0.0, schedule.length() - schedule.length(self.end)]

@@ -7,14 +7,31 @@ import math
 from torch import Tensor
 
 from .base import Field, require_positive
-from .markov import Chain, Draws, State, probability
+from .markov import Draws, State, probability
+from .tuning import TunedChain
 
 
-class CrankNicolson(Chain):
-    """z' = z cos h + ν sin h with ν ~ N(0, I), accepted with probability min(1, exp(E(z) - E(z'))).
+class CrankNicolson(TunedChain):
+    """Crank-Nicolson moves z' = z cos h + ν sin h, ν ~ N(0, I), accepted with probability min(1, exp(E(z) - E(z'))).
 
-    Exact for N(0, I)·exp(-E), one energy a move (Cotter, Roberts, Stuart and White, Statistical Science 2013).
-    `step_size` is the angle h in (0, π/2]; without one a pilot finds it.
+    Chains are exact for N(0, I)·exp(-E). A move costs one energy.
+
+    Args:
+        num_steps: moves, at least 1.
+        step_size: the angle h in (0, π/2], in radians; None for the one that a pilot finds.
+
+    Raises:
+        LaceError: for a setting that is not above 0.
+
+    References:
+        Cotter, Roberts, Stuart and White, MCMC methods for functions, Statistical Science 2013.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = CrankNicolson(5, step_size=0.3)(Prior(), torch.zeros(2, 3), seeds=torch.arange(2))
+        >>> sample.z.shape, sample.evaluations, sample.forward
+        (torch.Size([2, 3]), 0.0, 6.0)
     """
 
     wanted_acceptance = 0.3

@@ -1,4 +1,4 @@
-"""Rejection: exact samples from forward passes alone."""
+"""Rejection sampling: exact samples from forward passes alone."""
 
 from __future__ import annotations
 
@@ -16,21 +16,35 @@ from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
 from .importance import log_probability
 from .markov import Draws
 
-# Prior samples from which a pilot estimates how often an attempt succeeds.
+# Attempts of each sample of a pilot, from which it estimates how often one succeeds.
 PILOT_ATTEMPTS = 64
+# The most attempts that are evaluated together, of all samples.
 ROWS = 4096
+# A sample may take so many times `max_attempts` before the run ends with an error.
 UNLUCKY = 40
 
 
 class Rejection(Sampler):
-    """Draw z ~ N(0, I) until one is accepted with probability min(1, e^{-E(z)}/`floor`): exact for N(0, I)·e^{-E} where
-    floor = 1.
+    """Draws z ~ N(0, I) until one is accepted with probability min(1, e^{-E(z)}/floor): exact samples where floor = 1.
 
-    The first attempt is the starting point, the others come from the sample's seed. A sample costs 1/P forward passes
-    on average; raises LaceError with the estimate of P where that is more than `max_attempts` (or, for a sample of bad
-    luck, `UNLUCKY` times as many), and for energies below 0, which are no probabilities. A floor below 1 accepts
-    everything that is at least so probable: a sieve in front of a check that decides. Diagnostics: `attempts` per
-    sample, `acceptance`, `log_weights` and `event_log_weights` (B,) of `counts` (B,) attempts.
+    The first attempt is the starting point, the others are drawn from the sample's seed. A sample of N(0, I)·e^{-E}
+    costs 1/P forward passes on average. Diagnostics: `attempts` per sample, `acceptance`, `counts` (B,), the logs
+    `log_weights` (B,) of the sum of e^{-E} over them and, outside hard regions, `event_log_weights` (B,).
+
+    Args:
+        max_attempts: the most attempts per sample on average, at least 1; one sample may take `UNLUCKY` times as many.
+        floor: in (0, 1]. Below 1 everything is accepted that is at least so probable, for use before another check.
+
+    Raises:
+        LaceError: for settings out of range, for an energy that is no probability, and where P is estimated to be below
+            1/`max_attempts`.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import HalfLine
+        >>> sample = Rejection()(HalfLine(slice(0, 1), 0.0, sigma=0.01), torch.ones(4, 2), seeds=torch.arange(4))
+        >>> bool((sample.z[:, 0] < 0.05).all()), sample.evaluations
+        (True, 0.0)
     """
 
     needs_noise = True
@@ -38,7 +52,7 @@ class Rejection(Sampler):
     def __init__(self, max_attempts: int = 2000, floor: float = 1.0) -> None:
         require_positive(max_attempts=max_attempts, floor=floor)
         if floor > 1:
-            raise LaceError(f"The floor of rejection must lie in (0, 1], received {floor}.")
+            raise LaceError(f"The floor of rejection must lie in (0, 1], received {floor}: 1 is exact.")
         self.max_attempts, self.floor, self._checked = max_attempts, floor, False
 
     @property
@@ -53,7 +67,7 @@ class Rejection(Sampler):
             )
         log_p, error = estimate(energy, z, noise, math.log(self.floor))
         if log_p < -math.log(self.max_attempts):
-            # A few thousand draws say little about a rare event, but that it is rare.
+            # A few thousand draws bound the probability of a rare event, and do not estimate it.
             at_most = math.log(3 / (PILOT_ATTEMPTS * len(z)))
             shown = (
                 f"{math.exp(log_p):.2g}"
@@ -88,7 +102,7 @@ class Rejection(Sampler):
             rows = active.repeat_interleave(count)
             log_p = -field.value(proposals, rows if count > 1 or len(active) < len(z) else None)
             accepted = (u.clamp(min=1e-30).log() < log_p - floor).view(-1, count)
-            # What comes after the first success was not asked for, and does not count.
+            # Attempts after the first success do not count.
             tried = accepted.long().cumsum(1).sub(accepted.long()) == 0
             log_p = log_p.double().view(-1, count)
             for total, terms in ((sums, log_p), (events, log_p / power)):
@@ -111,8 +125,20 @@ class Rejection(Sampler):
 
 
 def estimate(energy: Energy, z: Tensor, noise: Noise, floor: float = 0.0) -> tuple[float, float]:
-    """Return log E[min(1, e^{-E}/e^{floor})] and its standard error over `PILOT_ATTEMPTS` prior samples for each row of
-    z (B, D).
+    """Return the log of E[min(1, e^{-E}/e^{floor})] over prior samples, and its standard error.
+
+    Args:
+        energy: E (B,) of latents (B, D).
+        z: a tensor (B, D) with the number of samples of the energy, and their shape, device and type.
+        noise: noise of these samples, of which `PILOT_ATTEMPTS` draws each are used.
+        floor: the log of the floor, at most 0.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import HalfLine
+        >>> log_p, _ = estimate(HalfLine(slice(0, 1), 0.0), torch.zeros(64, 2), Noise(torch.arange(64)))
+        >>> abs(log_p + 0.6931) < 0.1
+        True
     """
     draws, _ = noise.attempts(0, PILOT_ATTEMPTS, z)
     rows = torch.arange(len(z), device=z.device).repeat_interleave(PILOT_ATTEMPTS)

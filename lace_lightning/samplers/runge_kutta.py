@@ -1,10 +1,8 @@
-"""Embedded Runge-Kutta pairs with a step size, an error control and, if wanted, a tolerance of its own for every
-sample.
-"""
+"""Embedded Runge-Kutta pairs, whose step size, error control and tolerance are those of each sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +19,22 @@ from .base import Field, NoiseSource, Record, Run, Sample, Sampler, _ignore, req
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit pair: k_i at z + h·Σ_j a_ij·k_j; the step is h·Σ b_i·k_i, its error h·Σ e_i·k_i.
+    """An explicit embedded pair: slopes k_i at z + h·Σ_j a_ij·k_j, the step h·Σ b_i·k_i and its error h·Σ e_i·k_i.
 
-    `first_same_as_last`: the last stage is the slope at the end of the step, with b as its row of a.
+    Args:
+        order: the order of convergence of the step.
+        lower: the order of the other method of the pair, from which the error is estimated.
+        stages: the rows of a, from the second stage on.
+        solution: b.
+        error: e, the difference of the b of the two methods.
+        first_same_as_last: the last stage is the slope at the end of the step, with b as its row of a.
+
+    References:
+        Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
+
+    Example:
+        >>> METHODS["bosh3"].nodes
+        (0.5, 0.75, 1.0)
     """
 
     order: int
@@ -32,6 +43,62 @@ class Tableau:
     solution: tuple[float, ...]
     error: tuple[float, ...]
     first_same_as_last: bool
+
+    @property
+    def nodes(self) -> tuple[float, ...]:
+        """c_i = Σ_j a_ij, the time of each stage from the second on, as a share of the step."""
+        return tuple(sum(row) for row in self.stages)
+
+    def attempt(
+        self, state: Tensor, width: Tensor, first: Tensor, slope: Callable[[float, Tensor], Tensor], fused: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the state after a step, and the slopes of its stages.
+
+        Args:
+            state: points (A, D).
+            width: the length of the step of each sample (A, 1).
+            first: the slope (A, D) at the points.
+            slope: a function (node, point (A, D)) that returns the slope there.
+            fused: multiply and add in one operation, which rounds once where the processor can, instead of in two.
+        """
+
+        def moved(direction: Tensor) -> Tensor:
+            return torch.addcmul(state, width, direction) if fused else state + width * direction
+
+        k = [first]
+        for node, row in zip(self.nodes, self.stages, strict=True):
+            k.append(slope(node, moved(combine(row, k))))
+        return moved(combine(self.solution, k)), k
+
+    def error_ratio(
+        self,
+        state: Tensor,
+        after: Tensor,
+        width: Tensor,
+        k: Sequence[Tensor],
+        atol: float | Tensor,
+        rtol: float | Tensor,
+    ) -> Tensor:
+        """Return the root mean square of error/(atol + rtol·|z|) of a step (A, 1), which is at most 1 where it is good.
+
+        Args:
+            state: points (A, D) before the step.
+            after: points (A, D) after the step.
+            width: the length of the step of each sample (A, 1).
+            k: the slopes of the stages.
+            atol: absolute tolerance, a number or one for each sample (A, 1).
+            rtol: relative tolerance, a number or one for each sample (A, 1).
+        """
+        scale = atol + rtol * torch.maximum(state.abs(), after.abs())
+        return (width * combine(self.error, k) / scale).square().mean(1, keepdim=True).sqrt()
+
+    def growth(self, ratio: Tensor, largest: float) -> Tensor:
+        """Return by what factor (A, 1) the next step is longer than one of this error ratio (A, 1).
+
+        The factor lies between 0.2 and `largest`, and is 0.2 where the ratio is NaN.
+        """
+        exponent = -1 / (self.lower + 1)
+        return (0.9 * ratio.clamp(min=1e-12) ** exponent).clamp(0.2, largest).nan_to_num(0.2)
 
 
 METHODS = {
@@ -63,15 +130,43 @@ METHODS = {
 
 
 class RungeKutta(Sampler):
-    """dz/ds = -∇E(c|g(z)) for s from 0 to Λ = s(1) by an embedded pair, error controlled per sample.
+    """The flow dz/ds = -∇E(c|g(z)), s from 0 to Λ = s(1), by an embedded pair with an error control for every sample.
 
-    Methods: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)), "dopri5" (Dormand-Prince, 5(4)). A step
-    is accepted where the root mean square of its error/(atol + rtol·|z|) is at most 1. Samples do not see each other: a
-    result does not change with the batch, which is cut into parts of `chunk` to bound memory. `atol` and `rtol` are
-    numbers, or tensors (B,) with one for each sample. `precision` is that of the hidden layers of the gradient where it
-    is known in closed form and at least 128 samples are on their way (in bfloat16 a sample depends on that number by
-    rounding).
+    A step is accepted where the root mean square of its error/(atol + rtol·|z|) is at most 1. A sample does not depend
+    on the other samples of its batch. Diagnostics: `steps` (the most that a sample took), `rejected` (in all) and
+    `per_sample` (B,), the evaluations of each sample.
+
+    Args:
+        method: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)) or "dopri5" (Dormand-Prince, 5(4)).
+        atol: absolute tolerance above 0, a number or a tensor (B,) with one for each sample.
+        rtol: relative tolerance above 0, a number or a tensor (B,).
+        first_step: an Euler step of the first length moves a sample by this share of its size; above 0.
+        max_growth: the largest ratio of two consecutive step lengths, above 1.
+        max_steps: the largest number of steps, at least 1.
+        beta_min: β at t = 0 of the schedule, 0 or more.
+        beta_max: β at t = 1 of the schedule, at least `beta_min`.
+        corrector: a chain that goes on where the flow ends.
+        chunk: the largest number of samples that are on their way together; it bounds memory and changes no result.
+        precision: of the hidden layers of gradients in closed form, for 128 samples or more on their way. In bfloat16
+            a sample depends on their number by rounding.
+
+    Raises:
+        LaceError: for settings out of range, and when a flow needs more than `max_steps` steps or shorter ones than
+            numbers can tell apart.
+
+    References:
+        Eq. 7 of LACE (arXiv 2110.10873), in the length s of its schedule: see `lace_lightning.schedules.VP`.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = RungeKutta("dopri5", atol=1e-4, rtol=1e-4)(Prior(), torch.ones(2, 3))
+        >>> bool((sample.z - torch.exp(torch.tensor(-5.025))).abs().max() < 1e-3)
+        True
     """
+
+    # Parts of a batch do not decide a result.
+    unlisted = frozenset({"chunk"})
 
     def __init__(
         self,
@@ -99,26 +194,17 @@ class RungeKutta(Sampler):
             atol=float(torch.as_tensor(atol).min()),
             rtol=float(torch.as_tensor(rtol).min()),
         )
-        self.method, self.atol, self.rtol, self.first_step, self.max_growth, self.max_steps = (
-            method,
-            atol,
-            rtol,
-            first_step,
-            max_growth,
-            max_steps,
-        )
-        self.beta_min, self.beta_max, self.chunk, self.precision = (
-            beta_min,
-            beta_max,
-            int(chunk),
-            check_precision(precision),
-        )
-        self.corrector = corrector
+        self.method, self.atol, self.rtol = method, atol, rtol
+        self.first_step, self.max_growth, self.max_steps = first_step, max_growth, max_steps
+        self.beta_min, self.beta_max = beta_min, beta_max
+        self.corrector, self.chunk, self.precision = corrector, int(chunk), check_precision(precision)
         self.order = METHODS[method].order
 
     def settings(self) -> dict[str, Any]:
-        """Return the plain constructor arguments that decide a result: the parts of a batch do not."""
-        return {key: value for key, value in super().settings().items() if key != "chunk"}
+        """Return the constructor's arguments that decide a result, by name, the corrector last."""
+        settings = super().settings()
+        corrector = {"corrector": settings.pop("corrector")} if "corrector" in settings else {}
+        return settings | corrector
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         count = len(z)
@@ -151,7 +237,7 @@ class RungeKutta(Sampler):
 
 
 class _Solver:
-    """The state of one run on the rows `part` of z: slopes, lengths, steps, and which samples are on their way."""
+    """The state of one run on the rows `part` of z: slopes, lengths, steps, and the samples that are on their way."""
 
     def __init__(
         self,
@@ -162,16 +248,11 @@ class _Solver:
         part: Tensor,
         tolerances: Sequence[float | Tensor],
     ) -> None:
-        self.sampler, self.field, self.z, self.evaluations, self.tableau = (
-            sampler,
-            field,
-            z,
-            evaluations,
-            METHODS[sampler.method],
-        )
+        self.sampler, self.field, self.z, self.evaluations = sampler, field, z, evaluations
+        self.tableau = METHODS[sampler.method]
         self.length = VP(sampler.beta_min, sampler.beta_max).length()
         self.steps = self.rejected = 0
-        # What follows is (A, ·) for the samples on their way; it shrinks when samples arrive.
+        # From here on tensors are (A, ·), A samples on their way; they shrink when samples arrive.
         self.active, self.tolerances = part, [t if isinstance(t, float) else t[part] for t in tolerances]
         self.energy = None if len(part) == len(z) else field.energy.rows(part)
         self.state, self.spent = z[part], torch.ones(len(part), device=z.device)
@@ -180,7 +261,7 @@ class _Solver:
         self.h = self._first_steps()
 
     def _slope(self, z: Tensor, energy: Energy | None = None) -> Tensor:
-        """-∇E of the samples on their way, or of the part of them that `energy` knows."""
+        """Return -∇E of the samples on their way, or of the part of them that `energy` is the energy of."""
         energy = energy or self.energy
         if energy is None:
             return -self.field(z)
@@ -189,7 +270,7 @@ class _Solver:
         return -self.field.last
 
     def _first_steps(self) -> Tensor:
-        """First lengths (A, 1): an Euler step that moves a sample by `first_step` of its size."""
+        """Return the first lengths (A, 1): those of an Euler step that moves a sample by `first_step` of its size."""
         size = self.state.square().mean(1, keepdim=True).sqrt() + self.tolerances[0]
         speed = self.slope.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)
         return (self.sampler.first_step * size / speed).clamp(1e-4 * self.length, self.length).double()
@@ -204,19 +285,12 @@ class _Solver:
         self.steps += 1
         step = torch.minimum(self.h, self.length - self.s)
         self._check(step)
-        width, k = step.to(self.z.dtype), [self.slope]
-        for row in tableau.stages:
-            k.append(self._slope(torch.addcmul(self.state, width, _combine(row, k))))
-        after = torch.addcmul(self.state, width, _combine(tableau.solution, k))
-        atol, rtol = self.tolerances
-        scale = atol + rtol * torch.maximum(self.state.abs(), after.abs())
-        error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
+        width = step.to(self.z.dtype)
+        after, k = tableau.attempt(self.state, width, self.slope, lambda node, point: self._slope(point))
+        ratio = tableau.error_ratio(self.state, after, width, k, *self.tolerances)
         # NaN compares false: such a step is rejected and shrinks.
-        good = error <= 1
-        growth = (
-            (0.9 * error.clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(0.2, sampler.max_growth).nan_to_num(0.2)
-        )
-        self.h = step * growth
+        good = ratio <= 1
+        self.h = step * tableau.growth(ratio, sampler.max_growth)
         self.state = torch.where(good, after, self.state)
         self.s = torch.where(good, self.s + step, self.s)
         self.spent += len(tableau.stages)
@@ -255,13 +329,22 @@ class _Solver:
             self.field.time = f"length {float(self.s.min()):.4g} of {self.length:.4g}"
             raise LaceError(
                 f"The step must stay above {1e-9 * self.length:.1g} and the steps below {self.sampler.max_steps}, and "
-                f"they "
-                f"did not ({self.field.where(self.z)}): loosen atol and rtol, or raise sigma."
+                f"they did not ({self.field.where(self.z)}): loosen atol and rtol, or raise sigma."
             )
 
 
-def _combine(factors: Sequence[float], k: Sequence[Tensor]) -> Tensor:
-    """Σ factors_i·k_i."""
+def combine(factors: Sequence[float], k: Sequence[Tensor]) -> Tensor:
+    """Return Σ_i factors_i·k_i, over as many as there are factors.
+
+    Args:
+        factors: at least one number.
+        k: tensors of one shape, at least as many as factors.
+
+    Example:
+        >>> import torch
+        >>> combine((1.0, 2.0), [torch.ones(1), torch.ones(1)])
+        tensor([3.])
+    """
     result = k[0] * factors[0]
     for factor, slope in zip(factors[1:], k[1:], strict=False):
         if factor:
@@ -270,10 +353,24 @@ def _combine(factors: Sequence[float], k: Sequence[Tensor]) -> Tensor:
 
 
 def sample_settings(settings: Sequence[RungeKutta], energy: Energy, z_init: Tensor) -> list[Sample]:
-    """Sample from z_init (B, D) by every one of `settings` in one batch; they may differ in their tolerances alone
-    (LaceError).
+    """Return the samples of several settings, which are computed in one batch.
 
-    The seconds of a setting are its share, by evaluations, of the whole.
+    The seconds of a setting are its share of the whole, by evaluations.
+
+    Args:
+        settings: samplers that differ in `atol` and `rtol` alone, which are numbers.
+        energy: E(c|g(z)) (B,) of latents z (B, D), without the prior.
+        z_init: starting points (B, D), the same for all settings.
+
+    Raises:
+        LaceError: when the settings differ in something else, or hold one tolerance for each sample.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> rough, fine = sample_settings([RungeKutta(atol=0.1), RungeKutta(atol=1e-4)], Prior(), torch.ones(2, 3))
+        >>> rough.z.shape, rough.evaluations < fine.evaluations
+        (torch.Size([2, 3]), True)
     """
     kinds = {f"{type(s).__name__} with { ({**s.settings(), 'atol': None, 'rtol': None}) }" for s in settings}
     if len(kinds) != 1 or any(isinstance(getattr(s, name), Tensor) for s in settings for name in ("atol", "rtol")):
@@ -296,5 +393,5 @@ def sample_settings(settings: Sequence[RungeKutta], energy: Energy, z_init: Tens
     shares = per_setting / per_setting.sum()
     return [
         Sample(z, float(evaluations), whole.seconds * float(share), {"steps": whole.diagnostics["steps"]})
-        for z, evaluations, share in zip(whole.z.split(count), per_setting, shares, strict=True)
+        for z, evaluations, share in zip(torch.split(whole.z, count), per_setting, shares, strict=True)
     ]

@@ -12,11 +12,27 @@ from .markov import Chain, Draws, State
 
 
 class EllipticalSlice(Chain):
-    """z ← z cos θ + ν sin θ with ν ~ N(0, I) and θ drawn from a bracket that shrinks until E(z') < E(z) - log u.
+    """Elliptical slice moves z ← z cos θ + ν sin θ, ν ~ N(0, I), θ from a bracket that shrinks until E falls enough.
 
-    Exact for N(0, I)·exp(-E), without step size and without gradients (Murray, Adams and MacKay, AISTATS 2010). A move
-    costs one energy for every θ that is tried; after `max_shrinks` of them the sample stays, which keeps detailed
-    balance.
+    θ is accepted where E(z') < E(z) - log u. Chains are exact for N(0, I)·exp(-E), without step size and without
+    gradients. A move costs one energy for every θ that is tried.
+
+    Args:
+        num_steps: moves, at least 1.
+        max_shrinks: the most θ that a move tries, at least 1; then the sample stays, which keeps detailed balance.
+
+    Raises:
+        LaceError: for a setting that is not above 0.
+
+    References:
+        Murray, Adams and MacKay, Elliptical slice sampling, AISTATS 2010.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> sample = EllipticalSlice(5)(Prior(), torch.zeros(2, 3), seeds=torch.arange(2))
+        >>> sample.z.shape, sample.evaluations, sample.diagnostics["acceptance"]
+        (torch.Size([2, 3]), 0.0, 1.0)
     """
 
     def __init__(self, num_steps: int = 50, max_shrinks: int = 30) -> None:

@@ -1,60 +1,253 @@
-"""What generative models with conditions share, whatever they are: they are trained, and they draw."""
+"""The noun of everything that draws pictures by attribute: LACE and the models it is compared with."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ..artifacts import digest, load_tensors, save_tensors
+from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..energies import Energy
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
+from ..pictures.convert import to_bytes
 from ..query import Query, parse
 from ..samplers import Sample
 from ..schema import Attribute, Labels, Schema
-from ..targets import wanted_labels
+from ..targets import free_labels, wanted_labels
 from .editing import StepEditor
 
 M = TypeVar("M", bound="ConditionalModel")
 
 
-class ConditionalModel(pl.LightningModule):
-    """A model that draws points of `space` with given attributes: w (B, Dw) of a generator, or x, pictures (B, C, H, W)
-    in [-1, 1].
+@dataclass
+class Drawn:
+    """Pictures that a system drew.
 
-    It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in [-1,
-    1]. Subclasses give the training step, optimizers, and `sample`; `kind` is what their files are called,
-    `saved_state` what drawing needs of the state, and `draws_with` names the arguments that training does not look at;
-    with `needs_condition` every code must know an attribute.
+    Args:
+        sample: latents or pictures of the system's space, with evaluations, seconds and diagnostics.
+        images: pictures as bytes, uint8 (B, C, H, W).
+        synthesis_seconds: wall time from latents to pictures, in seconds.
+    """
+
+    sample: Sample
+    images: Tensor
+    synthesis_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """The samples of one measurement, for observers that draw reference samples beside them.
+
+    Args:
+        batches: (number of the first sample, count) of every batch.
+        seed: the run's seed.
+        posterior_sets: sets of exact samples to measure against, 0 for none.
+        cache: where reference samples are kept, None for nowhere.
+    """
+
+    batches: Sequence[tuple[int, int]]
+    seed: int
+    posterior_sets: int = 0
+    cache: Cache | None = None
+
+
+class Observer(Protocol):
+    """Diagnostics that a system collects over the batches of one query."""
+
+    def update(self, start: Tensor, sample: Sample, free: Labels | None) -> None:
+        """Add a batch: starting points z (B, Dz), what became of them, values of free attributes."""
+
+    def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return figures by name, and entries of the protocol."""
+
+
+class System(pl.LightningModule):
+    """A system that draws pictures with attributes, and may edit latents: LACE or a model of its own kind.
+
+    A system is trained by Lightning on batches of a data module, bound to a frozen generator and a labeler
+    (`bind`), and then asked: `draw` samples a query, `step_editor` edits. Subclasses give `draw_points`, the training
+    step and the optimizer.
+
+    Args:
+        schema: the attributes that the system knows.
+
+    Attributes:
+        space: where points lie: z, w, or x for pictures.
+        kind: the kind that its files carry.
+        draws_with: names of constructor arguments that decide how it draws and not how it is trained.
+        edit_options: class of the options of its editor, None for systems that do not edit.
+        compared: whether the generator alone is measured beside it.
     """
 
     space: str
-    kind: str
+    kind: str = ""
     draws_with: tuple[str, ...] = ()
+    edit_options: type | None = None
+    # Advice in messages: the settings that choose options of the right class.
+    edit_advice = "model=none for LACE, or model=styleflow"
+    schema: Schema
+    # Whether the weights were given, so that nothing is to be trained.
+    given: bool = False
+    _bound: tuple[Generator, Labeler | None] | None = None
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of settings and weights."""
+        return digest({"class": type(self).__name__, "settings": dict(self.hparams), "state": dict(self.state_dict())})
+
+    def bind(self, generator: Generator, labeler: Labeler | None = None) -> Self:
+        """Give the generator whose latents the system draws and the labeler of its pictures; return self."""
+        # In a tuple: neither is a part of the system's own state.
+        self._bound = (generator, labeler)
+        return self
+
+    @property
+    def generator(self) -> Generator:
+        """The generator of `bind`. Raises LaceError before that."""
+        if self._bound is None:
+            raise LaceError(f"{type(self).__name__} has no generator yet: call bind(generator, labeler) first.")
+        return self._bound[0]
+
+    @property
+    def labeler(self) -> Labeler | None:
+        """The labeler of `bind`, None where there is none."""
+        return None if self._bound is None else self._bound[1]
+
+    @property
+    def compared(self) -> bool:
+        """Whether the generator alone, from the same starting points, is measured beside the system."""
+        return self.space != "x"
+
+    def parsed(self, query: str | Query) -> Query:
+        """Return a query on the system's schema. Raises LaceError for attributes that it does not know."""
+        return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
+
+    def check_query(self, query: Query) -> None:
+        """Refuse (LaceError) a query that the system cannot draw, before it is trained."""
+
+    def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
+        """Measure on a pilot what the sampler needs; called once, with the first batch, before `draw`."""
+
+    def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
+        """Return pictures that a query asks for.
+
+        Args:
+            query: the condition, of any schema that has the system's attributes.
+            z: starting points (B, Dz), of the generator's prior.
+            seeds: one seed a sample (B,) int64; sample i depends on its seed, start and code alone.
+            free: values of free attributes (B rows), None where nothing is free.
+
+        Returns:
+            The points with their pictures.
+        """
+        sample = self.draw_points(query, z, seeds, free)
+        images, seconds = self.timed_pictures(lambda: self.pictures_of(sample))
+        return Drawn(sample, images, seconds)
+
+    def draw_points(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None) -> Sample:
+        """Return points of the system's space that a query asks for; see `draw`."""
+        raise NotImplementedError
+
+    def pictures_of(self, sample: Sample) -> Tensor:
+        """Return the pictures of points as bytes, uint8 (B, C, H, W)."""
+        return to_bytes(sample.z) if self.space == "x" else self.generator.pictures(sample.z)
+
+    def timed_pictures(self, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
+        """Return the pictures that `make` makes, and the seconds that it took."""
+        start = time.perf_counter()
+        with torch.no_grad():
+            images = make()
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        return images, time.perf_counter() - start
+
+    def observer(self, query: Query, plan: SamplingPlan) -> Observer | None:
+        """Return diagnostics of the sampler over the batches of a query, None where the system has none."""
+        return None
+
+    def step_editor(self, options: Any) -> StepEditor:
+        """Return the editor of latents of the generator. Raises LaceError for systems that do not edit."""
+        raise LaceError(
+            f"Editing needs a system that edits, and {type(self).__name__} only draws: set model=styleflow, or "
+            "model=none for LACE."
+        )
+
+    def with_temperature(self, temperature: float) -> System:
+        """Return the system with logits divided by a temperature. Raises LaceError for systems without logits."""
+        raise LaceError(
+            f"A temperature divides the logits of a latent classifier, and {type(self).__name__} draws without: set "
+            "model=none."
+        )
+
+    def summary(self) -> str:
+        """Return the system and its settings in one line."""
+        settings = ", ".join(f"{name}={value}" for name, value in self.hparams.items() if name != "schema")
+        return f"{type(self).__name__}({settings})"
+
+    @property
+    def title(self) -> str:
+        """What progress bars and pictures call the system."""
+        return type(self).__name__
+
+    def protocol(self, query: Query | None = None) -> dict[str, Any]:
+        """Return what the figures of the system were made with, beside its settings."""
+        return {}
+
+    def training_data(self) -> str:
+        """Return what the system is trained on: `pairs`, or `pictures` of the data set."""
+        return "pictures" if self.space == "x" else "pairs"
+
+    def after_training(self, data: pl.LightningDataModule) -> None:
+        """Do what follows the last training step and belongs to the training."""
+
+    def save_trained(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write the whole trained state as safetensors, atomically."""
+        save_tensors(path, self.state_dict(), {"kind": f"trained {self.kind}", "metadata": metadata})
+
+    def load_trained(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read what `save_trained` wrote; return its metadata."""
+        tensors, config = load_tensors(path)
+        self.load_state_dict(tensors)
+        return dict(config["metadata"])
+
+    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write what drawing needs as safetensors, atomically."""
+        raise NotImplementedError
+
+
+class ConditionalModel(System):
+    """A generative model of points of `space` with conditions: w (B, Dw) of a generator, or pictures (B, C, H, W).
+
+    It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in
+    [-1, 1]. Subclasses give the training step, the optimizer and `sample`; `saved_state` is what drawing needs of the
+    state; with `needs_condition` every code must know an attribute.
+
+    Args:
+        schema: the attributes that the model knows.
+    """
+
     # Which columns of a batch's labels are its attributes, in its order; None for all.
     columns: list[int] | None = None
     # Whether it has an energy for every query.
     composes = False
-    # What its `editor` takes: the class of the options; None for models that do not edit.
-    edit_options: type | None = None
     needs_condition = False
+    edit_advice = "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE"
+    # How a query with OR and NOT becomes an energy: exact or paper.
+    logic = "exact"
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
-        # What `save` was told, of models that were loaded.
+        # The metadata of its file, of models that were loaded.
         self.metadata: dict[str, Any] = {}
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits of what decides its samples: settings and weights."""
-        return digest({"class": type(self).__name__, "settings": dict(self.hparams), "state": dict(self.state_dict())})
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self.columns is None:
@@ -69,7 +262,7 @@ class ConditionalModel(pl.LightningModule):
         """Return the tensors that a file holds."""
         return dict(self.state_dict())
 
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_saved_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `saved_state` gave."""
         self.load_state_dict(tensors)
 
@@ -99,7 +292,7 @@ class ConditionalModel(pl.LightningModule):
                 f"the file "
                 "again."
             )
-        model.take(tensors)
+        model.load_saved_state(tensors)
         model.metadata = dict(config["metadata"])
         return model.eval().requires_grad_(False)
 
@@ -188,10 +381,6 @@ class ConditionalModel(pl.LightningModule):
         energy = self.energy(query, None if free is None else free.to(seeds.device), logic=logic)
         return self.draw_energy(energy, seeds, starts, torch.tensor(len(query.attributes)))
 
-    def parsed(self, query: str | Query) -> Query:
-        """Return a query on the model's schema."""
-        return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
-
     def energy(self, query: str | Query, free: Labels | None = None, *, logic: str = "exact") -> Energy:
         """Return the energy of a query on points of `space`, of models that have one; `free` (B rows) has values of
         free attributes.
@@ -212,18 +401,27 @@ class ConditionalModel(pl.LightningModule):
         """
         raise NotImplementedError
 
-    @classmethod
-    def check_query(cls, query: Query) -> None:
-        """Refuse (LaceError) what labels cannot ask for, anything but a conjunction of ==, of models without an energy
-        for it.
-        """
-        if not cls.composes and not query.is_conjunction:
+    def check_query(self, query: Query) -> None:
+        """Refuse (LaceError) anything but a conjunction of ==, of models without an energy for it."""
+        if not self.composes and not query.is_conjunction:
             raise LaceError(
-                f"{cls.__name__} takes a conjunction of ==, received '{query.text}': write for example "
+                f"{type(self).__name__} takes a conjunction of ==, received '{query.text}': write for example "
                 '"glasses == 1 and smile == 0".'
             )
+        if self.composes and not query.is_conjunction:
+            # Built once before the training: a missing energy is found now.
+            free = free_labels(query, 1)
+            self.energy(query.on(self.schema), None if free is None else free.part(self.schema), logic=self.logic)
 
-    def described(self) -> str:
-        """Return the model and its settings in one line."""
-        settings = ", ".join(f"{name}={value}" for name, value in self.hparams.items() if name != "schema")
-        return f"{type(self).__name__}({settings})"
+    def draw_points(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None) -> Sample:
+        with torch.no_grad():
+            starts = self.generator.mapping(z) if self.space == "w" else None
+        return self.sample_query(query, seeds, free, self.logic, starts)
+
+    def step_editor(self, options: Any) -> StepEditor:
+        if self.edit_options is None or self.labeler is None:
+            return super().step_editor(options)
+        return self.editor(self.generator, self.labeler, options)
+
+    def protocol(self, query: Query | None = None) -> dict[str, Any]:
+        return {} if query is None or query.is_conjunction else {"logic": self.logic}

@@ -1,12 +1,10 @@
-"""Diagnostics of conditional sampling: how probable, how worn, how wide, how far from the posterior, and what the
-classifier thinks.
-"""
+"""Diagnostics of LACE: probability of the query, weights, spread, confidence, distance to exact samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,17 +13,20 @@ from ..artifacts import Cache, digest, load_tensors, save_tensors
 from ..classifiers import AttributeClassifier
 from ..energies import Energy
 from ..errors import LaceError
-from ..generators import Generator, sample_seeds
+from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
 from ..pictures.convert import float_batches
 from ..query import Query
 from ..samplers import Annealed, Rejection, Sample, Sampler
 from ..schema import Labels
-from ..targets import wanted_labels
+from ..seeds import RunSeeds, sample_seeds
+from ..targets import free_labels, wanted_labels
 
-# What exact sets begin from: run seeds that nothing else has.
-POSTERIOR_SEED = 2**20 + 2**10
+if TYPE_CHECKING:
+    from .base import SamplingPlan
+    from .lace import LACE
+
 # More groups than this are one.
 MOST_GROUPS = 20
 # Rejection needs so many attempts at most; rarer targets are annealed slowly.
@@ -79,7 +80,7 @@ class Diagnosis:
         groups = _num_groups(query)
         self.metric = SamplerDiagnosis(generator.w_dim if space == "w" else generator.z_dim, groups).to(device)
         self.accuracy = ConditionalAccuracy(classifier.schema).to(device)
-        self.told: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
         self.count = 0
 
     @torch.no_grad()
@@ -88,18 +89,25 @@ class Diagnosis:
         count = len(start)
         group, _ = groups_of(self.query, free, count, start.device)
         u = self.map(sample.z)
-        told = sample.diagnostics
+        diagnostics = sample.diagnostics
         self.metric.update(
-            u, -event(sample.z), group, told.get("log_weights"), told.get("event_log_weights"), told.get("counts")
+            u,
+            -event(sample.z),
+            group,
+            diagnostics.get("log_weights"),
+            diagnostics.get("event_log_weights"),
+            diagnostics.get("counts"),
         )
         self.metric.update_start(self.map(start), -event(start), -target(start), group)
         if self.classifier.space != "x":
             judged = self.classifier.schema.decode(self.classifier(u))
             wanted = wanted_labels(self.query, count, None if free is None else free.to("cpu"))
             self.accuracy.update(judged, wanted, self.query.holds(judged, free))
-        figures = {"forward": sample.forward} | {name: float(told[name]) for name in AVERAGED if name in told}
+        figures = {"forward": sample.forward} | {
+            name: float(diagnostics[name]) for name in AVERAGED if name in diagnostics
+        }
         for name, value in figures.items():
-            self.told[name] = self.told.get(name, 0.0) + value * count
+            self.figures[name] = self.figures.get(name, 0.0) + value * count
         self.count += count
 
     def compute(self) -> dict[str, float]:
@@ -107,7 +115,7 @@ class Diagnosis:
         result = self.metric.compute()
         own = self.accuracy.compute() if self.classifier.space != "x" else {}
         result |= {f"own/{name}": own[name] for name in ("acc", "holds") if name in own}
-        return result | {name: value / max(self.count, 1) for name, value in self.told.items()}
+        return result | {name: value / max(self.count, 1) for name, value in self.figures.items()}
 
 
 def _num_groups(query: Query) -> int:
@@ -173,7 +181,7 @@ class PosteriorDistance:
                 tensors, config = load_tensors(path)
                 drawn, how = tensors["z"].to(self.device), config["sampler"]
             else:
-                run = POSTERIOR_SEED + self.sets * seed + number
+                run = RunSeeds.POSTERIOR + self.sets * seed + number
                 drawn, sampler = draw_exactly(
                     [
                         (
@@ -221,3 +229,68 @@ def draw_exactly(
         return by(sampler or Rejection(ATTEMPTS))
     except LaceError:
         return by(Annealed(120, num_slice_moves=30))
+
+
+class LaceObserver:
+    """Diagnostics of LACE over the batches of one query.
+
+    Args:
+        system: LACE, bound to a generator.
+        query: the condition.
+        plan: the samples of the measurement; with more than one of `posterior_sets`, latents are measured against so
+            many sets of exact samples.
+    """
+
+    def __init__(self, system: LACE, query: Query, plan: SamplingPlan) -> None:
+        self.system, self.query, self.plan = system, query, plan
+        self.part, self.generator, self.device = system.part(query), system.generator, system.device
+        self.diagnosis = Diagnosis(query, self.part, self.generator, self.device)
+        self.distance: PosteriorDistance | None = None
+        if plan.posterior_sets > 1:
+            space = self.part.space if self.part.space != "x" else "z"
+            self.distance = PosteriorDistance(
+                query,
+                self.generator.map_to(space) or (lambda z: z),
+                self.generator.w_dim if space == "w" else self.generator.z_dim,
+                plan.posterior_sets,
+                self.device,
+            )
+
+    def update(self, start: Tensor, sample: Sample, free: Labels | None) -> None:
+        """Add a batch: starting points z (B, Dz), what became of them, values of free attributes."""
+        codes = None if free is None else free.to(self.device)
+        event, target = self.system.energy(self.query, codes, event=True), self.system.energy(self.query, codes)
+        self.diagnosis.update(start, sample, codes, event, target)
+        if self.distance is not None:
+            self.distance.update(sample.z, codes)
+
+    def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return figures by name, and how the exact samples were drawn."""
+        figures = self.diagnosis.compute()
+        if self.distance is None:
+            return figures, {}
+        plan = self.plan
+        key = {
+            "classifier": self.part.digest,
+            "generator": self.generator.digest,
+            "query": self.query.text,
+            "options": vars(self.system.options),
+            "batches": list(plan.batches),
+            "seed": plan.seed,
+            "sets": plan.posterior_sets,
+            "format": 1,
+        }
+        distances, drawn_by = self.distance.compute(
+            list(plan.batches),
+            plan.seed,
+            self.generator,
+            lambda free: self.system.energy(self.query, free),
+            self._free_labels,
+            plan.cache,
+            key,
+        )
+        return figures | distances, {"posterior": drawn_by}
+
+    def _free_labels(self, first: int, count: int) -> Labels | None:
+        free = free_labels(self.query, count, self.plan.seed, first)
+        return None if free is None else free.to(self.device)

@@ -13,7 +13,7 @@ from ..schema import Labels, Schema
 from ..seeds import integers
 
 
-class Conditions(nn.Module):
+class LabelEncoding(nn.Module):
     """Labels (B, K) -> numbers (B, C): a value scaled to its range, the class of two, one number per class of more.
 
     `ranges` {name: (number for 0, number for 1)} are [0, 1] where they are not given. The last `num_rows` labels of the

@@ -15,15 +15,11 @@ from ..query import Query
 from ..samplers import FlatLangevin, Sample
 from ..samplers.base import Field
 from ..schema import Labels, Schema
-from ..seeds import integers
+from ..seeds import Streams, integers
 from ..training.learning_rates import with_staircase
 from ..training.losses import attribute_losses, attribute_scores, batch_parts
+from ..training.steps import require_bounded, step_generator
 from .base import ConditionalModel
-
-# Beyond it training has diverged (Grathwohl et al., ICLR 2020, stop there).
-LIMIT = 1e8
-# The use of a sample's seed for choosing where in the buffer its chain begins (0 is the prior, samplers use 1 and up).
-BUFFER_STREAM = 2**21
 
 
 class LatentJEM(ConditionalModel):
@@ -155,7 +151,7 @@ class LatentJEM(ConditionalModel):
                 "of "
                 "the generator."
             )
-        return self.buffer[begun[integers(seeds, len(begun), stream=BUFFER_STREAM, device=begun.device)]]
+        return self.buffer[begun[integers(seeds, len(begun), stream=Streams.BUFFER, device=begun.device)]]
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         w, target, known = batch_parts(batch)
@@ -166,7 +162,13 @@ class LatentJEM(ConditionalModel):
         data = energies[: len(w)].mean()
         negative = energies[len(w) :].mean() if self.has_chains else data
         loss = conditional + self.hparams["likelihood_weight"] * (data - negative)
-        self._guard(loss, data, negative)
+        require_bounded(
+            self.global_step,
+            "go on from an earlier checkpoint with a smaller learning_rate, or with more chain_steps",
+            the_loss=loss,
+            mean_energy_of_data=data,
+            mean_energy_of_chains=negative,
+        )
         if batch_index % 50 == 0:
             self.log_dict(
                 {
@@ -178,17 +180,6 @@ class LatentJEM(ConditionalModel):
                 prog_bar=True,
             )
         return loss
-
-    def _guard(self, *values: Tensor) -> None:
-        loss, data, negative = torch.stack(values).tolist()
-        # NaN compares false.
-        if not all(abs(value) <= LIMIT for value in (loss, data, negative)):
-            raise LaceError(
-                f"Training must stay finite and diverged at step {self.global_step}: loss {loss:.3g}, mean energy of "
-                f"data "
-                f"{data:.3g}, of chains {negative:.3g}: go on from an earlier checkpoint with a smaller learning_rate, "
-                "or with more chain_steps."
-            )
 
     @torch.no_grad()
     def negatives(self, w: Tensor) -> Tensor:
@@ -216,9 +207,8 @@ class LatentJEM(ConditionalModel):
         return states
 
     def _advance(self, states: Tensor, random: torch.Generator) -> Tensor:
-        field = Field(self.marginal.pullback(self.classifier), self.chain, len(states))
-        # Captured as a graph, which would have to be done at every step, it would cost more than the chain.
-        field.evaluation = field.energy.value_and_grad
+        # Capturing a graph, which would have to be done at every step, would cost more than the chain.
+        field = Field(self.marginal.pullback(self.classifier), self.chain, len(states), capture=False)
         return self.chain.run(
             field,
             states,
@@ -228,8 +218,8 @@ class LatentJEM(ConditionalModel):
 
     def _random(self, purpose: int) -> torch.Generator:
         """Return the random numbers of this step: 0 those that processes share, 1 + rank those of each."""
-        number = (int(self.hparams["seed"]) * 1_000_003 + self.global_step) * 1009 + purpose
-        return torch.Generator(self.device).manual_seed(number % 2**63)
+        terms = ((1_000_003, self.global_step), (1009, purpose))
+        return step_generator(self.device, int(self.hparams["seed"]), *terms)
 
     def _evaluate(self, batch: tuple[Tensor, ...], stage: str) -> None:
         w, target, known = batch_parts(batch)

@@ -8,14 +8,11 @@ from ..artifacts import digest
 from ..classifiers import AttributeClassifier
 from ..energies import And, Energy, build
 from ..errors import LaceError
-from ..generators import Generator, sample_seeds
+from ..generators import Generator
 from ..query import parse
 from ..samplers import Heun, Sampler
 from ..schema import Labels
-from ..seeds import uniform
-
-# The use of a sample's seed for which attributes it gets (0 is the prior).
-WISH_STREAM = 2**20 + 301
+from ..seeds import Streams, sample_seeds, uniform
 
 
 class ControlledLatents:
@@ -61,7 +58,7 @@ class ControlledLatents:
     def wishes(self, count: int, first: int) -> Labels:
         """Return what samples first .. first + count - 1 want; what they do not care about is not known."""
         schema = self.classifier.schema
-        u = uniform(sample_seeds(count, self.seed, first), (2, len(schema)), WISH_STREAM)
+        u = uniform(sample_seeds(count, self.seed, first), (2, len(schema)), Streams.WISH)
         values = u[:, 1].clone()
         for index, attribute in enumerate(schema):
             if attribute.kind == "discrete":

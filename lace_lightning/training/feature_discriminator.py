@@ -26,7 +26,7 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, weights: str, width: int = 64) -> None:
         super().__init__()
         network = cast(ImageNetwork, AttributeClassifier.load(weight_path(weights)).network)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         with torch.no_grad():
             channels = [features.shape[1] for features in self.network.feature_maps(torch.zeros(1, 3, 32, 32))]
         self.heads = nn.ModuleList(_Head(count, width) for count in channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from ..generators.stylegan2 import read_network, save_network
 from ..generators.stylegan2_networks import StyleGAN2Network
 from ..pictures.convert import from_bytes
 from .adaptive_augment import AdaptiveAugment
+from .average import averaged_copy, move_average
 from .discriminator import Discriminator
 from .feature_discriminator import FeatureDiscriminator
 
@@ -85,7 +85,7 @@ class GANTraining(pl.LightningModule):
         self.generator = StyleGAN2Network(**generator)
         if start is not None:
             self._begin_from(start)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.average = averaged_copy(self.generator)
         self.discriminator = Discriminator(**(discriminator or {}))
         self.feature_discriminator = None if features is None else FeatureDiscriminator(features)
         self.augment = AdaptiveAugment(augment_target, augment_kimg)
@@ -226,9 +226,7 @@ class GANTraining(pl.LightningModule):
         if self.hparams["start"] is None:
             half_life = min(half_life, 0.05 * float(self.images_seen))
         weight = 1 - 0.5 ** (count / max(half_life, 1e-8))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), weight)
-        for mean, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(buffer)
+        move_average(self.average, self.generator, weight)
 
     def export(self, path: str | os.PathLike[str], precision: str = "auto") -> None:
         """Write the moving average as a generator (half precision), readable by `load_generator`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..errors import LaceError
 from ..pictures.convert import from_bytes
 from ..schema import Schema
 from ..weights import weight_path
+from .average import averaged_copy, early_decay, move_average
 from .learning_rates import with_one_cycle
 from .losses import attribute_losses, attribute_scores, labelled_batch
 
@@ -79,7 +79,7 @@ class ImageClassifierTraining(pl.LightningModule):
         )
         if start is not None:
             self._begin_from(start)
-        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.average = averaged_copy(self.network)
         self.feature_dtype = torch.bfloat16 if bf16 else torch.float32
 
     def _begin_from(self, start: str) -> None:
@@ -123,11 +123,7 @@ class ImageClassifierTraining(pl.LightningModule):
         super().optimizer_step(*arguments, **options)
         # Here, so that a checkpoint of this step has its average; the step is counted afterwards.
         updates = self.global_step + 1
-        decay = min(self.hparams["ema_decay"], (1 + updates) / (10 + updates))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-            for mean, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                mean.lerp_(buffer, 1 - decay) if buffer.is_floating_point() else mean.copy_(buffer)
+        move_average(self.average, self.network, 1 - early_decay(self.hparams["ema_decay"], updates), "average")
 
     def _evaluate(self, batch: tuple[Tensor, ...], stage: str) -> None:
         images, labels, known = labelled_batch(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ class LatentClassifier(pl.LightningModule):
     """
 
     weights: Tensor
+    # Whether temperatures are fitted on the validation pairs after the last training step.
+    calibrates = False
 
     def __init__(
         self,
@@ -104,13 +107,27 @@ class LatentClassifier(pl.LightningModule):
             parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
         if not parts:
             raise LaceError(
-                "Calibration needs validation pairs and received none: set task.holdout=[0.02,0.02], or "
+                "Calibration needs validation pairs and received none: set pairs.holdout=[0.02,0.02], or "
                 "classifier.calibrate=false."
             )
         logits, labels, sure = (torch.cat(column) for column in zip(*parts, strict=True))
         fitted = fit_calibration(self.schema, logits, labels, sure)
         self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
         self.classifier.metadata["calibration"] = fitted
+
+    def after_training(self, data: pl.LightningDataModule) -> None:
+        """Calibrate on the validation pairs, where `calibrates` says so."""
+        if self.calibrates:
+            self.calibrate(data.val_dataloader())
+
+    def save_trained(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write the trained classifier."""
+        self.classifier.save(path, **metadata)
+
+    def load_trained(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read the trained classifier, frozen; return the metadata of its file."""
+        self.classifier = AttributeClassifier.load(path)
+        return self.classifier.metadata
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
         # Where nothing is known there is no mean, and where little is, it weighs little.

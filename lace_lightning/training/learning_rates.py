@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +19,22 @@ def steps_per_epoch(trainer: pl.Trainer) -> int:
     return sys.maxsize if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
+def warmed_up(step: int, warmup_steps: int) -> float:
+    """Return the factor of a linear warm-up: (step + 1)/warmup_steps, at most 1.
+
+    Example:
+        >>> warmed_up(0, 4), warmed_up(9, 4), warmed_up(0, 0)
+        (0.25, 1.0, 1.0)
+    """
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def by_steps(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> dict[str, Any]:
+    """Return what `configure_optimizers` returns for learning rates times `factor(step)`."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 def with_staircase(
     optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float, decay_epochs: int
 ) -> dict[str, Any]:
@@ -28,10 +44,9 @@ def with_staircase(
     per_epoch = steps_per_epoch(trainer)
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / max(1, warmup_steps)) * decay ** (step // per_epoch // decay_epochs)
+        return warmed_up(step, warmup_steps) * decay ** (step // per_epoch // decay_epochs)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    return by_steps(optimizer, factor)
 
 
 def with_one_cycle(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lace_lightning.callbacks import ModelEditing
+from lace_lightning.callbacks import Evaluation, SequentialEditing
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator, load_generator
 from lace_lightning.labelers import Labeler
@@ -44,16 +44,22 @@ def shifting(side: float, age: float) -> StyleFlow:
     return flow
 
 
-def editing(flow: StyleFlow, options: FlowOptions, *edits: str, **settings) -> ModelEditing:
-    queries, generator = [parse(edit, SCHEMA) for edit in edits], ModuleGenerator(Shade(), 3, (3, 8, 8))
-    return ModelEditing(
-        generator,
+def measured(
+    flow: StyleFlow, options: FlowOptions, *edits: str, labeler: Labeler | None = None, **settings
+) -> Evaluation:
+    queries, generator, judge = (
+        [parse(edit, SCHEMA) for edit in edits],
+        ModuleGenerator(Shade(), 3, (3, 8, 8)),
         Reader(),
-        flow,
+    )
+    callback = SequentialEditing(
+        judge,
         queries,
         options,
         **{"num_samples": 40, "batch_size": 20, "seed": 3, "progress": False, **settings},
     )
+    callback.check(flow.bind(generator, labeler or judge))
+    return callback.evaluate(flow)
 
 
 @pytest.mark.parametrize("options", [ONE, TWO, FlowOptions(overshoot={"age": 1.5})])
@@ -89,20 +95,17 @@ def test_figures_are_those_of_the_shift_in_whatever_batches() -> None:
     light before.
     """
     flow = shifting(4.0, 0.0)
-    callback = editing(flow, ONE, "side == light", "side == dark", labeler=Unsure())
-    result = callback.evaluate(flow)
-    assert result.metrics["edit1/acc"] == pytest.approx(
-        float((callback.generator.prior(40, 3)[:, 0] > 0).float().mean())
-    )
+    result = measured(flow, ONE, "side == light", "side == dark", labeler=Unsure())
+    assert result.metrics["edit1/acc"] == pytest.approx(float((flow.generator.prior(40, 3)[:, 0] > 0).float().mean()))
     assert result.metrics["evaluations"] == (16 + 8) / 2
     assert result.protocol["attributes_before"] == "labeler: unsure unsure"
     assert result.protocol["editing"] == {"layers": None, "overshoot": None, "reencode": False}
     assert len(result.frames) == 8 + 2 * 15
-    small = editing(flow, ONE, "side == light", "side == dark", labeler=Unsure(), batch_size=7).evaluate(flow).metrics
+    small = measured(flow, ONE, "side == light", "side == dark", labeler=Unsure(), batch_size=7).metrics
     for name, value in small.items():
         if "seconds" not in name:
             assert value == pytest.approx(result.metrics[name], rel=1e-6), name
-    assert editing(flow, ONE, "side == dark").evaluate(flow).protocol["attributes_before"] == "judge: reader reader"
+    assert measured(flow, ONE, "side == dark").protocol["attributes_before"] == "judge: reader reader"
 
 
 def test_portraits_that_have_it_stay_and_layers_that_are_not_chosen_stay() -> None:
@@ -140,9 +143,9 @@ def test_what_a_flow_cannot_edit_is_said() -> None:
     flow = shifting(1.0, 1.0)
     for edit in ("age > 0.5", "not side == light", "side == light or age == 0.5"):
         with pytest.raises(LaceError, match=r"StyleFlow takes a conjunction of ==, received"):
-            editing(flow, ONE, edit)
+            measured(flow, ONE, edit)
     with pytest.raises(LaceError, match="'hat' was asked for"):
-        editing(flow, FlowOptions(overshoot={"hat": 2.0}), "side == light")
+        measured(flow, FlowOptions(overshoot={"hat": 2.0}), "side == light")
     for overshoot in ("much", {"age": "much"}, {"age": float("nan")}, [1.5]):
         with pytest.raises(LaceError, match="overshoot must be factors"):
             FlowOptions(overshoot=overshoot)

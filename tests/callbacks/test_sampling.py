@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lace_lightning.artifacts import Cache
-from lace_lightning.callbacks import ConditionalSampling, EnergyOptions, SequentialEditing
+from lace_lightning.callbacks import ConditionalSampling, SequentialEditing
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator
@@ -21,6 +21,7 @@ from lace_lightning.query import parse
 from lace_lightning.samplers import Annealed, Auto, Checked, EllipticalSlice, HamiltonianMC, Heun, Langevin, Rejection
 from lace_lightning.schema import Attribute, Labels, Schema
 from lace_lightning.systems.editing import EditOptions
+from lace_lightning.systems.lace import LACE, EnergyOptions
 from lace_lightning.targets import free_labels, wanted_labels
 
 SCHEMA = Schema("s", (Attribute("side", "discrete", 2, ("dark", "light")), Attribute("age", "continuous")))
@@ -54,24 +55,23 @@ class Reader(Labeler):
         return self.features_and_logits(images)[0]
 
 
-def build(query: str, **options) -> tuple[ConditionalSampling, AttributeClassifier]:
+def build(query: str, **options) -> tuple[ConditionalSampling, LACE]:
     generator = ModuleGenerator(Shade(), 3, (3, 8, 8))
     classifier = AttributeClassifier(SCHEMA, "z", "mlp", {"input_dim": 3, "hidden": []})
     with torch.no_grad():
         classifier.network.weight0.zero_()
         classifier.network.bias0.zero_()
         classifier.network.weight0[0, 0] = torch.tensor([-4.0, 4.0, 0.0])
+    labeler = options.pop("labeler", None)
+    system = LACE.of(classifier.requires_grad_(False), options.pop("sampler", Heun()))
     callback = ConditionalSampling(
-        generator,
         Reader(),
-        options.pop("sampler", Heun()),
         parse(query, SCHEMA),
-        EnergyOptions(),
         progress=False,
         timing_repeats=0,
         **{"num_samples": 60, "batch_size": 20, "seed": 3, **options},
     )
-    return callback, classifier.requires_grad_(False)
+    return callback, system.bind(generator, labeler)
 
 
 def test_what_is_asked_for_comes_out() -> None:
@@ -89,7 +89,7 @@ def test_what_is_asked_for_comes_out() -> None:
     pixels = np.asarray(result.grid)
     assert pixels.shape[0] > 2 * 64
     backwards, classifier = build("side == dark")
-    classifier.network.weight0.neg_()
+    classifier.classifier.network.weight0.neg_()
     assert backwards.evaluate(classifier).metrics["acc"] == 0.0
 
 
@@ -101,13 +101,13 @@ def test_figures_do_not_depend_on_batches_or_processes(sampler) -> None:
     for name, value in small.evaluate(classifier).metrics.items():
         if "seconds" not in name:
             assert value == pytest.approx(whole[name], rel=1e-6)
-    z = [callback.draw(classifier, first, count, torch.device("cpu"))[0].z for first, count in ((0, 20), (5, 4))]
+    z = [callback.draw(classifier, first, count, torch.device("cpu"))[0].sample.z for first, count in ((0, 20), (5, 4))]
     torch.testing.assert_close(z[0][5:9], z[1])
 
 
-def edits(*texts: str, **options) -> tuple[SequentialEditing, AttributeClassifier]:
+def edits(*texts: str, **options) -> tuple[SequentialEditing, LACE]:
     sampling, classifier = build("side == *")
-    classifier.network.weight0[0, 1, 2] = 1.0  # age reads the second latent, which the picture does not show
+    classifier.classifier.network.weight0[0, 1, 2] = 1.0  # age reads the second latent, which the picture does not show
     settings = {
         "num_samples": 60,
         "batch_size": 20,
@@ -116,9 +116,7 @@ def edits(*texts: str, **options) -> tuple[SequentialEditing, AttributeClassifie
         **options,
     }
     return SequentialEditing(
-        sampling.generator,
         sampling.judge,
-        Heun(),
         [parse(text, SCHEMA) for text in texts],
         EditOptions(proximity=0.0, keep=0.0),
         progress=False,
@@ -155,7 +153,7 @@ def test_distance_and_unconditional_generator(tmp_path) -> None:
     space = FeatureSpace("fd_reader", features, 2, reference.compute(), {"network": "r"})
     callback, classifier = build("side == light", feature_space=space, cache=Cache(tmp_path))
     metrics = callback.evaluate(classifier).metrics
-    images = ((callback.generator(callback.generator.prior(60, 3)) + 1) * 127.5).round().byte()
+    images = ((classifier.generator(classifier.generator.prior(60, 3)) + 1) * 127.5).round().byte()
     alone = FeatureStatistics(2)
     alone.update(space.features(images))
     assert metrics["fd_reader/unconditional"] == pytest.approx(
@@ -202,7 +200,7 @@ def test_the_distance_may_have_codes_of_its_own(tmp_path) -> None:
 def test_a_disjunction_is_shared_out() -> None:
     callback, classifier = build("side == dark or age > 0.7")
     metrics = callback.evaluate(classifier).metrics
-    generator, judge = callback.generator, callback.judge
+    generator, judge = classifier.generator, callback.judge
     seen = judge.labels(from_bytes(to_bytes(generator(generator.prior(callback.num_samples, callback.seed)))))
     dark, old = seen.column("side") == 0, seen.column("age") > 0.7
     assert metrics["prior/holds"] == pytest.approx(float((dark | old).float().mean()))
@@ -257,8 +255,8 @@ def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
     # noise.
     assert abs(figures["posterior_distance"] - figures["posterior_distance/floor"]) < 0.1
     # The flow is further away, and overconfident.
-    flow, _ = build("side == *", num_samples=400, batch_size=130, cache=Cache(tmp_path), posterior_sets=2)
-    other = flow.evaluate(classifier).metrics
+    flow, other_system = build("side == *", num_samples=400, batch_size=130, cache=Cache(tmp_path), posterior_sets=2)
+    other = flow.evaluate(other_system).metrics
     assert other["posterior_distance"] > figures["posterior_distance"] + 0.05
     assert other["confidence"] > other["predicted"] + 0.02
     assert other["spread"] < other["spread/reference"] - 0.1
@@ -273,11 +271,11 @@ def test_pilots_do_not_depend_on_batches(sampler) -> None:
     results = []
     for batch_size in (64, 16):
         callback, classifier = build("side == light", sampler=sampler, num_samples=64, batch_size=batch_size)
-        callback.freeze(classifier, torch.device("cpu"))
+        callback.prepare(classifier, torch.device("cpu"))
         results.append(
             torch.cat(
                 [
-                    callback.draw(classifier, first, batch_size, torch.device("cpu"))[0].z
+                    callback.draw(classifier, first, batch_size, torch.device("cpu"))[0].sample.z
                     for first in range(0, 64, batch_size)
                 ]
             )
@@ -302,7 +300,7 @@ def test_targets() -> None:
         with pytest.raises(LaceError, match=words):
             EnergyOptions(**options)
     callback, classifier = build("side == light", sampler=EllipticalSlice(30), num_samples=100)
-    callback.options = EnergyOptions(target="hard")
-    callback.freeze(classifier, torch.device("cpu"))
-    sample, _, _ = callback.draw(classifier, 0, 100, torch.device("cpu"))
-    assert bool((sample.z[:, 0] > 0).all())
+    classifier.options = EnergyOptions(target="hard")
+    callback.prepare(classifier, torch.device("cpu"))
+    drawn, _, _ = callback.draw(classifier, 0, 100, torch.device("cpu"))
+    assert bool((drawn.sample.z[:, 0] > 0).all())

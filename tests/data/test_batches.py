@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lace_lightning.data import FaceBatches, FolderDataModule, FreshBatches, LatentPairsDataModule, make_pairs
+from lace_lightning.data.augmentation import AugmentedBatches
 from lace_lightning.data.batches import EpochBatches, TensorBatches
-from lace_lightning.data.cifar10 import AugmentedBatches
 from lace_lightning.data.folder import ShuffledPictures
 from lace_lightning.data.portraits import PeopleBatches, PortraitBatches
 from lace_lightning.schema import Attribute, Labels, Schema

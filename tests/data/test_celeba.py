@@ -299,8 +299,8 @@ TINY = [
     "logger=csv",
     "dataset.module.resolution=32",
     "dataset.module.batch_size=4",
-    "network.arguments.width=0.25",
-    "network.arguments.resolution=32",
+    "training.arguments.width=0.25",
+    "training.arguments.resolution=32",
 ]
 
 

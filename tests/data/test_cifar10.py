@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from lace_lightning.data import cifar10
-from lace_lightning.data.cifar10 import CLASSES, AugmentedBatches, load_cifar10
+from lace_lightning.data.augmentation import AugmentedBatches
+from lace_lightning.data.cifar10 import CLASSES, load_cifar10
 from lace_lightning.errors import LaceError
 
 

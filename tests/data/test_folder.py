@@ -56,8 +56,35 @@ def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
     turned.save(tmp_path / "c.png", exif=exif)
     grey, transparent, picture = FolderDataModule(str(tmp_path)).train_pictures()[0]
     assert (grey == 7).all()
-    assert (transparent == 9).all()
+    assert (transparent == 246).all()  # 9 of 255 opaque, on white
     assert torch.equal(picture[0], torch.rot90(torch.arange(16, dtype=torch.uint8).reshape(4, 4) * 16, -1))
+
+
+@pytest.mark.parametrize("resolution", [None, 4])
+def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path, resolution: int | None) -> None:
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    save(tmp_path / "8" / "a.png", levels)
+    (tmp_path / "16").mkdir()
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16" / "a.png")
+    with Image.open(tmp_path / "16" / "a.png") as image:
+        assert image.mode.startswith("I")
+    narrow, wide = (FolderDataModule(str(tmp_path / bits), resolution).train_pictures()[0] for bits in ("8", "16"))
+    assert torch.equal(narrow, wide)
+
+
+def test_colours_under_full_transparency_are_not_seen(tmp_path: Path) -> None:
+    hidden = np.random.default_rng(0).integers(0, 256, (4, 4, 4))
+    hidden[..., 3] = 0
+    hidden[0, 0] = (10, 20, 30, 255)
+    save(tmp_path / "a.png", hidden)
+    palette = Image.fromarray(np.eye(4, dtype=np.uint8)).convert("P")
+    palette.putpalette([200, 0, 0, 0, 0, 90])
+    palette.save(tmp_path / "b.png", transparency=0)
+    colour, indexed = FolderDataModule(str(tmp_path)).train_pictures()[0]
+    assert colour[:, 0, 0].tolist() == [10, 20, 30]
+    assert (colour.flatten(1)[:, 1:] == 255).all()
+    assert indexed[:, 0, 1].tolist() == [255] * 3
+    assert indexed[:, 1, 1].tolist() == [0, 0, 90]
 
 
 def test_statistics_need_one_batch_at_a_time_and_go_on_where_they_were_killed(tmp_path: Path, monkeypatch) -> None:

@@ -119,6 +119,45 @@ def test_raw_measurements_become_classes_and_shares_of_their_range(tmp_path, lat
     assert "bald" not in given.ranges
 
 
+def _arrays(folder: Path, latents: np.ndarray, light: str | None) -> Path:
+    """Write the layout with `attributes.npy`, and the light under a name."""
+    folder.mkdir()
+    np.save(folder / "latents.npy", latents)
+    np.save(folder / "attributes.npy", np.random.default_rng(2).integers(2, size=(N, 8, 1)).astype(float))
+    if light is not None:
+        np.save(folder / light, np.linspace(0, 1, N * 9).reshape(N, 1, 9, 1, 1))
+    return folder
+
+
+def test_the_light_is_read_under_both_of_its_names(tmp_path, latents, generator) -> None:
+    archive, script = (_arrays(tmp_path / name, latents, f"{name}.npy") for name in ("light", "lighting"))
+    one, other = (read_given(folder).labels for folder in (archive, script))
+    assert one.schema == other.schema
+    assert {"light0", "light3"} <= set(one.schema.names)
+    assert torch.equal(one.values, other.values)
+    keys = {given_pairs(generator, folder, Cache(tmp_path / "cache")).meta["key"] for folder in (archive, script)}
+    assert len(keys) == 2
+
+
+def test_a_light_that_is_missing_is_named(tmp_path, latents) -> None:
+    with pytest.warns(UserWarning, match=r"neither light.npy nor lighting.npy: the attributes light0 and light3"):
+        labels = read_given(_arrays(tmp_path / "given", latents, None)).labels
+    assert not {"light0", "light3"} & set(labels.schema.names)
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN", "inf", "-inf", "NA", "n/a", " "])
+def test_a_cell_that_is_no_label_is_missing(tmp_path, cell: str) -> None:
+    (tmp_path / "labels.csv").write_text(f"sample,hat,kind,warmth\n1,1,cat,0.5\n2,0,dog,0.25\n3,{cell},{cell},{cell}\n")
+    labels = read_given(tmp_path / "labels.csv").labels
+    assert [(a.kind, a.num_classes, a.class_names) for a in labels.schema][:2] == [
+        ("discrete", 2, ()),
+        ("discrete", 2, ("cat", "dog")),
+    ]
+    assert labels.schema["warmth"].kind == "continuous"
+    assert labels.known.tolist() == [[True] * 3, [True] * 3, [False] * 3]
+    assert labels.values.isfinite().all()
+
+
 def test_a_csv_labels_samples_of_the_prior(tmp_path, generator) -> None:
     (tmp_path / "labels.csv").write_text("sample,hat,kind,warmth\n7,1,cat,0.25\n000002.png,0,dog,1\n4,,cat,\n\n")
     pairs = given_pairs(generator, tmp_path / "labels.csv", Cache(tmp_path / "cache"), seed=3)

@@ -11,8 +11,8 @@ from lace_lightning.data import FreshPairsDataModule, LatentPairsDataModule, mak
 from lace_lightning.data.online_pairs import FRESH_SEEDS, FreshBatches
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator
-from lace_lightning.run.building import OTHER_SEEDS
 from lace_lightning.schema import Attribute, Labels, Schema
+from lace_lightning.seeds import RunSeeds
 from lace_lightning.training.latent_classifier import LatentClassifier
 
 
@@ -80,7 +80,7 @@ def test_nothing_begins_at_the_same_latents(stored, tiny_generator, tiny_labeler
     batches = fresh.train_dataloader()
     u = joined(read(batches, range(fresh.epochs)))[0]
     assert torch.equal(u, tiny_generator.prior(100, seed=3 + FRESH_SEEDS))
-    for seed in (0, 1, 3, 3 + OTHER_SEEDS):
+    for seed in (0, 1, 3, 3 + RunSeeds.OTHER):
         assert torch.cdist(u, tiny_generator.prior(200, seed=seed)).min() > 1e-2
     assert torch.cdist(u, u).add(torch.eye(100)).min() > 1e-2
     # What is measured is measured on the pairs that are stored.

@@ -139,8 +139,8 @@ def test_fine_tuning_on_pairs_begins_from_what_celeba_taught(name: str, tmp_path
         "hydra.run.dir=out",
         "dataset.module.resolution=32",
         "dataset.module.fractions=[0.2,0.2]",
-        "network.arguments.width=0.25",
-        "network.arguments.resolution=32",
+        "training.arguments.width=0.25",
+        "training.arguments.resolution=32",
     ]
     begin = name.replace("ffhq", "celeba")
     if name == "ffhq_judge":

@@ -119,7 +119,7 @@ def test_pairs_without_pictures(tiny_generator, tiny_labeler, tmp_path) -> None:
     assert not (tmp_path / "bare" / "images.npy").exists()
     for name in bare.arrays:
         assert torch.equal(bare.array(name), whole.array(name)), name
-    with pytest.raises(LaceError, match="pairs_pictures=true"):
+    with pytest.raises(LaceError, match=r"pairs\.pictures=true"):
         bare.latents("x")
     with pytest.raises(LaceError, match="use another folder"):
         make_pairs(tmp_path / "bare", tiny_generator, tiny_labeler, 20, progress=False)

@@ -17,9 +17,9 @@ from lace_lightning.samplers import (
     ODE,
     Annealed,
     Auto,
-    Checked,
     CrankNicolson,
     EllipticalSlice,
+    Filtered,
     GaussNewton,
     HamiltonianMC,
     Heun,
@@ -187,8 +187,8 @@ def test_or_and_not_share_out_as_the_prior_does() -> None:
         assert abs(float(share.double().mean()) - want) < 3 * math.sqrt(want * (1 - want) / COUNT)
     for column, mean in ((0, 0.400041), (1, 0.708223)):
         assert abs(float(z[:, column].mean()) - mean) < 3 * float(z[:, column].std()) / math.sqrt(COUNT)
-    told = sampler((one & two).pullback(map), start(2), SEEDS).diagnostics
-    log_p, error = log_probability(told["event_log_weights"], told["counts"])
+    diagnostics = sampler((one & two).pullback(map), start(2), SEEDS).diagnostics
+    log_p, error = log_probability(diagnostics["event_log_weights"], diagnostics["counts"])
     assert abs(log_p - math.log(0.0489511)) < 3 * error
     z = EllipticalSlice(60)((~one).pullback(map), start(2), SEEDS).z
     assert abs(float(z[:, 0].mean()) + 0.287600) < 3 * float(z[:, 0].std()) / math.sqrt(COUNT)
@@ -304,7 +304,7 @@ def test_rejection_refuses_what_is_too_rare() -> None:
         Rejection()(PaperOr(Discrete(slice(0, 2), 1), Discrete(slice(0, 2), 0)), start(2, 10), SEEDS[:10])
 
 
-def test_the_check_has_the_last_word() -> None:
+def test_filtered_samples_are_those_of_the_joint_event() -> None:
     """A sieve on z_1 and a check of z_2: the joint event, drawn exactly, at the price that probabilities tell."""
     places = []
 
@@ -312,7 +312,7 @@ def test_the_check_has_the_last_word() -> None:
         places.append(rows)
         return z[:, 1] > 0
 
-    sample = Checked(Rejection(), check=check)(half_space(1.2816), start(3), SEEDS)
+    sample = Filtered(Rejection(), check=check)(half_space(1.2816), start(3), SEEDS)
     assert bool((sample.z[:, 0] > 1.2816).all())
     within(sample.z[:, 0], 1.75502, 0.16913)
     within(sample.z[:, 1], math.sqrt(2 / math.pi), 1 - 2 / math.pi)
@@ -320,7 +320,7 @@ def test_the_check_has_the_last_word() -> None:
     assert sample.diagnostics["checks"] == pytest.approx(2, rel=0.06)
     assert sum(map(len, places)) == COUNT * sample.diagnostics["checks"]
     with pytest.raises(LaceError, match="share that passes is 0"):
-        Checked(Rejection(), max_rounds=3, check=lambda z, rows: z[:, 1] > 9)(half_space(0.0), start(3, 5), SEEDS[:5])
+        Filtered(Rejection(), max_rounds=3, check=lambda z, rows: z[:, 1] > 9)(half_space(0.0), start(3, 5), SEEDS[:5])
 
 
 def test_auto_says_why() -> None:

@@ -110,8 +110,8 @@ def test_gradients_in_bfloat16_are_near_those_in_float32() -> None:
     assert torch.equal(exact, energy.value_and_grad(z)[1])
     samples = [Heun(precision=precision)(energy, z) for precision in ("float32", "bfloat16")]
     assert not torch.equal(samples[0].z, samples[1].z)
-    sure = [float(energy(sample.z).mean()) for sample in samples]
-    assert sure[0] == pytest.approx(sure[1], abs=0.01)
+    energies = [float(energy(sample.z).mean()) for sample in samples]
+    assert energies[0] == pytest.approx(energies[1], abs=0.01)
 
 
 def test_what_is_refused() -> None:

@@ -11,6 +11,7 @@ from lace_lightning.metrics import (
     FeatureStatistics,
     LayerShares,
     frechet_distance,
+    judged_labels,
     layers_of,
     load_statistics,
     save_statistics,
@@ -45,6 +46,56 @@ def test_accuracy_by_hand() -> None:
             "acc/kind/c": 0.0,
         }
     )
+
+
+def test_labels_that_the_judge_does_not_know_are_neither_right_nor_wrong() -> None:
+    nan = float("nan")
+    wanted = Labels.constant(SCHEMA, 4, kind=1.0, age=0.5)
+    judged = Labels(
+        SCHEMA,
+        torch.tensor([[1, 0.5, 0], [0, nan, 0], [nan, 0.1, 0], [1, 0.5, 0]]),
+        torch.tensor([[True, True, True]] * 3 + [[False, True, True]]),
+    )
+    metric, query = ConditionalAccuracy(SCHEMA), parse("kind == b and age == 0.5", SCHEMA)
+    metric.update(judged, wanted, query.holds(judged))
+    result = metric.compute()
+    assert result == pytest.approx(
+        {
+            "acc": (0.5 + 2.6 / 3) / 2,
+            "holds": 1.0,
+            "unknown": 3 / 8,
+            "acc/kind": 0.5,
+            "acc/age": 2.6 / 3,
+            "acc/kind/b": 0.5,
+        }
+    )
+
+
+@pytest.mark.parametrize("text", ["kind == b", "not kind == b"])
+def test_a_judge_that_knows_nothing_is_an_error(text: str) -> None:
+    judged = judged_labels(SCHEMA, torch.full((5, SCHEMA.num_logits), float("nan")))
+    assert not judged.known.any()
+    query, metric = parse(text, SCHEMA), ConditionalAccuracy(SCHEMA)
+    wanted = Labels.constant(SCHEMA, 5, **({} if text.startswith("not") else {"kind": 1.0}))
+    metric.update(judged, wanted, query.holds(judged))
+    with pytest.raises(LaceError, match="gave none for any of 5 pictures"):
+        metric.compute()
+
+
+def test_labels_without_nan_are_those_that_are_decoded() -> None:
+    logits = torch.randn(6, SCHEMA.num_logits)
+    judged = judged_labels(SCHEMA, logits)
+    assert judged.known.all()
+    assert torch.equal(judged.values, SCHEMA.decode(logits).values)
+
+
+def test_strength_leaves_out_what_the_judge_does_not_know() -> None:
+    before = Labels(SCHEMA, torch.tensor([[0, 0.2, 0], [2, 0.6, 1]]))
+    after = Labels(SCHEMA, torch.tensor([[0, 0.7, 1], [2, float("nan"), 1]]))
+    strength = EditStrength(SCHEMA)
+    strength.update(before, after, Labels.constant(SCHEMA, 2, age=0.8))
+    # Room 0.6, gained 0.5; the hat of the first changed, nothing of the second.
+    assert strength.compute() == pytest.approx({"gain": 0.5 / 0.6, "change": 0.5, "des": 0.5 / 0.6 - 0.5})
 
 
 def test_strength_of_an_edit_by_hand() -> None:

@@ -14,7 +14,7 @@ import lace_lightning
 from lace_lightning.data.cifar10 import SCHEMA
 from lace_lightning.systems.pixel_ebm.cond_ebm_network import build_energy
 from lace_lightning.systems.pixel_ebm.jem_network import JEMNetwork
-from lace_lightning.systems.pixel_ebm.langevin import Chain
+from lace_lightning.systems.pixel_ebm.langevin import LangevinChain
 
 
 def _config(name: str) -> DictConfig:
@@ -46,7 +46,7 @@ def test_large_networks_are_the_published_ones() -> None:
     ],
 )
 def test_chains_are_the_published_ones(name: str, chain: tuple) -> None:
-    found = Chain(**OmegaConf.to_container(_config(name).chain))
+    found = LangevinChain(**OmegaConf.to_container(_config(name).chain))
     assert (
         found.num_steps,
         found.step_size,

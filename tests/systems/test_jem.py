@@ -9,9 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from lace_lightning.data.batches import TensorBatches
+from lace_lightning.energies import Joint
 from lace_lightning.errors import LaceError
 from lace_lightning.schema import Attribute, Labels, Schema
-from lace_lightning.systems.pixel_ebm.jem import JEM, Joint
+from lace_lightning.systems.pixel_ebm.jem import JEM
 from lace_lightning.systems.pixel_ebm.jem_network import JEMNetwork
 
 HUE, SIZE, AGE = (
@@ -101,13 +102,13 @@ def test_logits_are_energies() -> None:
     and a constant more on all logits moves E(x) alone.
     """
     f = torch.randn(5, 3, dtype=torch.float64)
-    free = Joint(ONE)(f)
-    each = torch.stack([Joint(ONE, Labels(ONE, torch.full((5, 1), float(c))))(f) for c in range(3)], 1)
+    free = Joint(Labels.constant(ONE, 1))(f)
+    each = torch.stack([Joint(Labels(ONE, torch.full((5, 1), float(c))))(f) for c in range(3)], 1)
     torch.testing.assert_close((free[:, None] - each).exp(), f.softmax(1))
     torch.testing.assert_close((-each).exp().sum(1), (-free).exp())
     torch.testing.assert_close(each, -f)
     shift = torch.randn(5, 1, dtype=torch.float64)
-    torch.testing.assert_close(Joint(ONE)(f + shift), free - shift[:, 0])
+    torch.testing.assert_close(Joint(Labels.constant(ONE, 1))(f + shift), free - shift[:, 0])
     torch.testing.assert_close((f + shift).softmax(1), f.softmax(1))
 
 
@@ -126,12 +127,12 @@ def test_the_gradient_of_the_marginal_is_the_mean_of_those_of_the_classes() -> N
 def test_what_is_not_known_is_summed_out() -> None:
     f = torch.randn(4, SCHEMA.num_logits, dtype=torch.float64)
     codes = Labels.constant(SCHEMA, 4, hue=1.0, age=0.3)
-    both = [Joint(SCHEMA, Labels.constant(SCHEMA, 4, hue=1.0, size=float(s), age=0.3))(f) for s in range(2)]
-    torch.testing.assert_close((-Joint(SCHEMA, codes)(f)).exp(), sum((-energy).exp() for energy in both))
+    both = [Joint(Labels.constant(SCHEMA, 4, hue=1.0, size=float(s), age=0.3))(f) for s in range(2)]
+    torch.testing.assert_close((-Joint(codes)(f)).exp(), sum((-energy).exp() for energy in both))
     # An integral over the continuous one leaves a constant: E(x) does not see it.
     changed = f.clone()
     changed[:, 5] += 1
-    torch.testing.assert_close(Joint(SCHEMA)(changed), Joint(SCHEMA)(f))
+    torch.testing.assert_close(Joint(Labels.constant(SCHEMA, 1))(changed), Joint(Labels.constant(SCHEMA, 1))(f))
     with pytest.raises(LaceError, match="E\\(x\\) is constant"):
         _model(Schema("s", (AGE,)))
 
@@ -139,9 +140,9 @@ def test_what_is_not_known_is_summed_out() -> None:
 def test_an_energy_head_replaces_the_marginal_alone() -> None:
     f = torch.randn(4, 4)
     codes = Labels(ONE, torch.tensor([[0.0], [1.0], [2.0], [0.0]]))
-    torch.testing.assert_close(Joint(ONE, energy_head=True)(f), -f[:, 3])
-    difference = Joint(ONE, codes, energy_head=True)(f) - Joint(ONE, energy_head=True)(f)
-    torch.testing.assert_close(difference, Joint(ONE, codes)(f) - Joint(ONE)(f))
+    torch.testing.assert_close(Joint(Labels.constant(ONE, 1), energy_head=True)(f), -f[:, 3])
+    difference = Joint(codes, energy_head=True)(f) - Joint(Labels.constant(ONE, 1), energy_head=True)(f)
+    torch.testing.assert_close(difference, Joint(codes)(f) - Joint(Labels.constant(ONE, 1))(f))
     model = _model(network={"depth": 10, "widen": 1, "energy_head": True})
     model.log_dict = lambda *_, **__: None
     model.training_step(_pictures(6), 0).backward()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lace_lightning.errors import LaceError
 from lace_lightning.seeds import Noise
-from lace_lightning.systems.pixel_ebm.langevin import Chain, FreshNoise, frozen
+from lace_lightning.systems.pixel_ebm.langevin import FreshNoise, LangevinChain, frozen
 from lace_lightning.systems.pixel_ebm.replay import ReplayBuffer
 
 
@@ -32,34 +32,36 @@ def _quadratic(k: float):
 def test_variance_at_rest(step: float, noise: float, k: float, variance: float, first: bool) -> None:
     # From the variance at rest, one step changes nothing but the sample.
     x = torch.randn(1000, 400, generator=_random(1)) * variance**0.5 * ((1 - step * k) if first else 1.0)
-    x = Chain(4, step, noise, noise_first=first)(_quadratic(k), x, _noise())
+    x = LangevinChain(4, step, noise, noise_first=first)(_quadratic(k), x, _noise())
     expected = variance * (1 - step * k) ** 2 if first else variance
     assert float(x.var()) == pytest.approx(expected, rel=0.01, abs=1e-12)
 
 
 def test_steps_beyond_twice_the_inverse_curvature_diverge() -> None:
-    assert float(Chain(50, 2.1, 0.01)(_quadratic(1.0), torch.ones(4, 2), _noise()).abs().min()) > 50
+    assert float(LangevinChain(50, 2.1, 0.01)(_quadratic(1.0), torch.ones(4, 2), _noise()).abs().min()) > 50
     with pytest.raises(LaceError, match="must stay finite"):
-        Chain(50, 1e6, 0.01)(_quadratic(1.0), torch.ones(4, 2), _noise())
+        LangevinChain(50, 1e6, 0.01)(_quadratic(1.0), torch.ones(4, 2), _noise())
 
 
 def test_noise_comes_before_or_after_the_gradient() -> None:
     x, n = torch.tensor([[2.0]]), torch.tensor([[3.0]])
     quartic = lambda x: x.pow(4).sum(1) / 4  # noqa: E731
-    assert float(Chain(1, 0.01, 0.5).step(quartic, x, n)) == pytest.approx(2 - 0.01 * 8 + 1.5)
-    assert float(Chain(1, 0.01, 0.5, noise_first=True).step(quartic, x, n)) == pytest.approx(3.5 - 0.01 * 3.5**3)
+    assert float(LangevinChain(1, 0.01, 0.5).step(quartic, x, n)) == pytest.approx(2 - 0.01 * 8 + 1.5)
+    assert float(LangevinChain(1, 0.01, 0.5, noise_first=True).step(quartic, x, n)) == pytest.approx(
+        3.5 - 0.01 * 3.5**3
+    )
 
 
 def test_bounds_of_gradient_and_place() -> None:
     x = torch.tensor([[0.5, 0.9, 0.001]])
     steep = lambda x: (x * torch.tensor([3.0, -200.0, 0.004])).sum(1)  # noqa: E731
-    clipped = Chain(1, 10.0, 0.0, gradient_clip=0.01)(steep, x, _noise())
+    clipped = LangevinChain(1, 10.0, 0.0, gradient_clip=0.01)(steep, x, _noise())
     torch.testing.assert_close(clipped, torch.tensor([[0.4, 1.0, -0.039]]))
-    clamped = Chain(1, 10.0, 0.0, gradient_clip=0.01, clamp=[0.0, 0.95])(steep, x, _noise())
+    clamped = LangevinChain(1, 10.0, 0.0, gradient_clip=0.01, clamp=[0.0, 0.95])(steep, x, _noise())
     torch.testing.assert_close(clamped, torch.tensor([[0.4, 0.95, 0.0]]))
     for wrong in ({"step_size": 0.0}, {"gradient_clip": 0.0}, {"noise_std": -1.0}, {"clamp": [1.0, 0.0]}):
         with pytest.raises(LaceError):
-            Chain(**wrong)
+            LangevinChain(**wrong)
 
 
 def test_the_last_step_is_a_function_of_the_parameters_alone() -> None:
@@ -74,7 +76,7 @@ def test_the_last_step_is_a_function_of_the_parameters_alone() -> None:
             return self.theta * x.square().sum(1) / 2
 
     energy, x = Energy(), torch.tensor([[0.8]], dtype=torch.float64)
-    end = Chain(1, 0.3, 0.0).step(energy, x, torch.zeros_like(x), create_graph=True)
+    end = LangevinChain(1, 0.3, 0.0).step(energy, x, torch.zeros_like(x), create_graph=True)
     assert float(end.detach()) == pytest.approx(0.8 * (1 - 0.3 * 1.7))
     with frozen(energy):
         value = energy(end).sum()
@@ -85,7 +87,7 @@ def test_the_last_step_is_a_function_of_the_parameters_alone() -> None:
 
 def test_a_chain_in_parts_is_the_chain() -> None:
     x, noise = torch.randn(3, 5), Noise(torch.arange(3))
-    chain = Chain(10, 0.1, 0.3)
+    chain = LangevinChain(10, 0.1, 0.3)
     part = chain(_quadratic(1.0), chain(_quadratic(1.0), x, noise, 0, 6), noise, 6, 4)
     torch.testing.assert_close(part, chain(_quadratic(1.0), x, noise))
 

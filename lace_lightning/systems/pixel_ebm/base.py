@@ -5,7 +5,6 @@ Batches, the randomness of a step, the guard, chains with seeds, files.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,18 +20,16 @@ from ...pictures.convert import at_a_time
 from ...samplers import Sample
 from ...schema import Labels, Schema
 from ...training.losses import batch_parts
+from ...training.steps import require_bounded, step_generator
 from ..base import ConditionalModel
 from .replay import ReplayBuffer
-
-# Streams of a sample's seed: where its chain begins, then the noise of its steps, then changes between rounds.
-START_STREAM, NOISE_STREAM, CHANGE_STREAM = 2**32, 1, 2**33
 
 
 class EnergyModel(ConditionalModel):
     """A model p(x|c) ∝ exp(-E(x, c)) of pictures (B, C, H, W) in [-1, 1], trained against what chains on E reach.
 
-    Subclasses name their `kind` and the parts of their state, `drawn_from`, that drawing needs; they give `walk` and
-    the training step.
+    Subclasses name their `kind` and the parts of their state, `drawn_from`, that drawing needs; they give
+    `run_chain` and the training step.
     """
 
     space = "x"
@@ -62,8 +59,7 @@ class EnergyModel(ConditionalModel):
         every process.
         """
         rank = 0 if everywhere else 1 + (0 if self._trainer is None else self.trainer.global_rank)
-        number = (int(self.hparams["seed"]) * 1_000_003 + int(self.batches)) * 100_003 + rank
-        return torch.Generator(self.device).manual_seed(number % 2**63)
+        return step_generator(self.device, int(self.hparams["seed"]), (1_000_003, int(self.batches)), (100_003, rank))
 
     def keep(self, points: Tensor, indices: Tensor) -> None:
         """Put what chains have reached into the buffer, of all processes into the buffer of each."""
@@ -71,18 +67,14 @@ class EnergyModel(ConditionalModel):
             points, indices = self.all_gather(points).flatten(0, 1), self.all_gather(indices).flatten()  # type: ignore[union-attr]
         self.buffer.put(points, indices, self.random(everywhere=True))
 
-    def guard(self, what: str, value: Tensor, bound: float) -> None:
-        """Raise LaceError, with the step, where `value` is not finite or beyond ± `bound`."""
-        number = float(value.detach())
-        if not math.isfinite(number) or abs(number) > bound:
-            raise LaceError(
-                f"The training diverged at step {int(self.batches)}: {what} must stay within ±{bound:g} and is "
-                f"{number:g}; go "
-                "on from an earlier checkpoint with a smaller learning rate, more steps of the chain or more input "
-                "noise."
-            )
+    def guard(self, bound: float, **values: Tensor) -> None:
+        """Raise LaceError, with the step, where a value is not finite or beyond ± `bound`."""
+        advice = (
+            "go on from an earlier checkpoint with a smaller learning rate, more steps of the chain or more input noise"
+        )
+        require_bounded(int(self.batches), advice, bound, **values)
 
-    def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
+    def run_chain(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
         """Return where the chains of sampling lead from x (B, C, H, W), a function of each sample's energy, start and
         seed alone.
         """
@@ -97,7 +89,7 @@ class EnergyModel(ConditionalModel):
             tqdm(desc="sampling", total=steps * -(-len(x) // part), leave=False, delay=1, disable=None) as bar,
         ):
             rows = [slice(first, first + part) for first in range(0, len(x), part)]
-            return torch.cat([self.walk(energy.rows(r), x[r].clone(), seeds[r].clone(), bar.update) for r in rows])
+            return torch.cat([self.run_chain(energy.rows(r), x[r].clone(), seeds[r].clone(), bar.update) for r in rows])
 
     @staticmethod
     def timed(draw: Callable[[], Tensor], evaluations: Callable[[], float], **diagnostics: Any) -> Sample:
@@ -111,5 +103,5 @@ class EnergyModel(ConditionalModel):
     def saved_state(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.state_dict().items() if name.startswith(self.drawn_from)}
 
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_saved_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.load_state_dict(tensors, strict=False)

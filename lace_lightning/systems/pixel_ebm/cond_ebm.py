@@ -16,11 +16,12 @@ from ...errors import LaceError, suggest
 from ...query import Query
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, uniform
+from ...seeds import Noise, Streams, uniform
+from ...training.average import averaged_copy, move_average
 from .augmentation import Changes
-from .base import CHANGE_STREAM, NOISE_STREAM, START_STREAM, EnergyModel
+from .base import EnergyModel
 from .energies import AttributeEnergies, CodeEnergy, compose
-from .langevin import Chain, FreshNoise, frozen
+from .langevin import FreshNoise, LangevinChain, frozen
 from .replay import ReplayBuffer
 
 OBJECTIVES = ("cd", "logsumexp", "softplus")
@@ -39,11 +40,11 @@ class CondEBM(EnergyModel):
     log of the distance of x⁻ from the nearest of `repel_points` of the buffer once it has more than `repel_from`; both
     on the first `kl_rows` chains. Networks of several scales have a mean over them in losses and a sum in chains.
 
-    `network` is the arguments of `build_energy`, `chain` and `buffer` those of `Chain` and `ReplayBuffer`. Adam,
-    gradients of a norm of at most `gradient_norm`; pictures are drawn from the moving average, `ema_decay`, and, with
-    `sampling.models` 2, from its state at the last multiple of `snapshot_steps` together with it. `sampling`: noise,
-    then `rounds` of `steps` steps and changes, then `refine` steps of `step_size` over the number of energies. Training
-    stops with a LaceError where the mean energy of data leaves ±`bound`.
+    `network` is the arguments of `build_energy`, `chain` and `buffer` those of `LangevinChain` and `ReplayBuffer`.
+    Adam, gradients of a norm of at most `gradient_norm`; pictures are drawn from the moving average, `ema_decay`, and,
+    with `sampling.models` 2, from its state at the last multiple of `snapshot_steps` together with it. `sampling`:
+    noise, then `rounds` of `steps` steps and changes, then `refine` steps of `step_size` over the number of energies.
+    Training stops with a LaceError where the mean energy of data leaves ±`bound`.
     """
 
     kind = "cond_ebm"
@@ -107,10 +108,10 @@ class CondEBM(EnergyModel):
                 f"{suggest(objective, OBJECTIVES)}"
             )
         self.energies = AttributeEnergies(self.schema, network or {})
-        self.average = copy.deepcopy(self.energies).requires_grad_(False).eval()
+        self.average = averaged_copy(self.energies)
         self.past = copy.deepcopy(self.average)
         self.register_buffer("snapshots", torch.zeros([], dtype=torch.long))
-        self.chain = Chain(
+        self.chain = LangevinChain(
             **{
                 "num_steps": 40,
                 "step_size": 100.0,
@@ -203,9 +204,9 @@ class CondEBM(EnergyModel):
                 )
         self.keep(x, indices)
         positive, negative = self.energies(torch.cat([data, x]), Labels.cat([labels, labels])).chunk(2)
-        self.guard("the mean energy of data", positive.sum(1).mean(), h["bound"])
+        self.guard(h["bound"], mean_energy_of_data=positive.sum(1).mean())
         loss = loss + self.contrast(positive, negative)
-        self.guard("the loss", loss, math.inf)
+        self.guard(math.inf, the_loss=loss)
         self.batches += 1
         if batch_index % 20 == 0:
             self.log_dict(
@@ -233,12 +234,7 @@ class CondEBM(EnergyModel):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         super().optimizer_step(*arguments, **options)
         # Here, so that a checkpoint of this step has its average.
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.energies.parameters()), 1 - self.hparams["ema_decay"]
-            )
-            for mean, buffer in zip(self.average.buffers(), self.energies.buffers(), strict=True):
-                mean.copy_(buffer)
+        move_average(self.average, self.energies, 1 - self.hparams["ema_decay"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.energies.parameters(), self.hparams["learning_rate"], tuple(self.hparams["betas"]))
@@ -254,11 +250,11 @@ class CondEBM(EnergyModel):
         """
         return compose(self.models, self.parsed(query), free, logic)
 
-    def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
-        d, noise, inner, x = self.drawing, Noise(seeds, NOISE_STREAM), energy.pullback(_signed), (x + 1) / 2
+    def run_chain(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
+        d, noise, inner, x = self.drawing, Noise(seeds), energy.pullback(_signed), (x + 1) / 2
         for round_ in range(d.rounds):
             x = d.chain(inner, x, noise, round_ * d.steps, d.steps, done)
-            x = d.changes(x, uniform(seeds, (d.changes.numbers,), CHANGE_STREAM + round_, x.device))
+            x = d.changes(x, uniform(seeds, (d.changes.numbers,), Streams.CHANGE + round_, x.device))
         return _signed(d.chain(inner, x, noise, d.rounds * d.steps, d.refine, done))
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
@@ -279,7 +275,7 @@ class CondEBM(EnergyModel):
         count = len(self.models) * (torch.ones([]) if terms is None else terms)
         share = (1 / count).to(self.device).expand(len(seeds))
         shape = self.buffer.points.shape[1:]
-        x = 2 * uniform(seeds, shape, START_STREAM, self.device) - 1 if starts is None else starts.to(self.device)
+        x = 2 * uniform(seeds, shape, Streams.START, self.device) - 1 if starts is None else starts.to(self.device)
         steps = self.drawing.rounds * self.drawing.steps + self.drawing.refine
         before = sum(model.evaluated for model in self.models)
         return self.timed(
@@ -312,5 +308,5 @@ class _Drawing:
                 f"{models}, {rounds}, {refine} and {steps}."
             )
         self.models, self.rounds, self.steps, self.refine = models, rounds, steps, refine
-        self.chain = Chain(0, step_size, noise_std, noise_first=True, clamp=BOX)
+        self.chain = LangevinChain(0, step_size, noise_std, noise_first=True, clamp=BOX)
         self.changes = Changes(**({} if changes is None else changes))

@@ -10,61 +10,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...energies import Energy, build
+from ...energies import Energy, Joint, build
 from ...errors import LaceError, suggest
 from ...pictures.convert import from_bytes
 from ...query import Query
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, integers, uniform
-from ...training.learning_rates import steps_per_epoch
+from ...seeds import Noise, Streams, integers, uniform
+from ...training.learning_rates import by_steps, steps_per_epoch, warmed_up
 from ...training.losses import attribute_losses, attribute_scores
 from ...unpickle.state import read_data
-from .base import NOISE_STREAM, START_STREAM, EnergyModel
+from .base import EnergyModel
 from .jem_network import JEMNetwork
-from .langevin import Chain, FreshNoise, frozen
+from .langevin import FreshNoise, LangevinChain, frozen
 from .replay import ReplayBuffer
 
 CONDITIONALS = ("chain", "sort")
-
-
-class Joint(Energy):
-    """E(x, c) from logits (B, L): E(x) + Σ over known attributes of -log p(c_i|x), with E(x) = -Σ over discrete ones of
-    logsumexp f_i.
-
-    What `codes` (B rows) do not know is summed or integrated out; without codes that is E(x). For a discrete attribute
-    the sum is -f_i[c_i]; of a continuous one it is (c_i - f_i)²/(2σ²). With `energy_head`, E(x) is minus the last
-    column (B, L + 1) instead.
-    """
-
-    def __init__(
-        self, schema: Schema, codes: Labels | None = None, sigma: float = 0.1, energy_head: bool = False
-    ) -> None:
-        super().__init__()
-        self.schema, self.codes, self.sigma, self.energy_head = schema, codes, sigma, energy_head
-
-    is_probability = False
-
-    def forward(self, u: Tensor) -> Tensor:
-        energy = -u[:, self.schema.num_logits] if self.energy_head else u.new_zeros(len(u))
-        for index, attribute in enumerate(self.schema):
-            f = u[:, self.schema.slices[attribute.name]]
-            free = None if self.energy_head or attribute.kind == "continuous" else -f.logsumexp(1)
-            if free is not None:
-                energy = energy + free
-            if self.codes is None:
-                continue
-            known = self.codes.known[:, index]
-            value = torch.where(known, self.codes.values[:, index], 0.0)
-            if attribute.kind == "continuous":
-                term = (value - f[:, 0]).square() / (2 * self.sigma**2)
-            else:
-                term = -f.log_softmax(1).gather(1, value.long()[:, None])[:, 0]
-            energy = energy + torch.where(known, term, 0.0)
-        return energy
-
-    def rows(self, index: Tensor | slice) -> Energy:
-        return Joint(self.schema, None if self.codes is None else self.codes[index], self.sigma, self.energy_head)
 
 
 class JEM(EnergyModel):
@@ -74,7 +35,7 @@ class JEM(EnergyModel):
     for pictures with Gaussian noise `input_noise`. x⁻ are ends of chains on E(x), with `class_conditional` on E(x, c)
     of random classes; those of w₃ are of the batch's labels. With either the buffer has a block for every combination
     of classes. With `separate` the halves of a batch serve the generative and the labelled terms, as two independent
-    batches would. `chain` and `buffer` are the arguments of `Chain` and `ReplayBuffer`, `network` those of
+    batches would. `chain` and `buffer` are the arguments of `LangevinChain` and `ReplayBuffer`, `network` those of
     `JEMNetwork`. Adam, `warmup_steps` linear steps, then `decay` at each of `decay_epochs`.
 
     `sampling` says how pictures are drawn: `conditional` chain runs a chain on E(x, c); `sort` picks from the buffer,
@@ -140,7 +101,7 @@ class JEM(EnergyModel):
                 f"received {', '.join(f'{a.name} ({a.kind})' for a in self.schema)} and {list(weights)}."
             )
         self.network = JEMNetwork(self.schema.num_logits, **(network or {}))
-        self.chain = Chain(**(chain or {}))
+        self.chain = LangevinChain(**(chain or {}))
         self.drawing = _Drawing(**(sampling or {}))
         blocks = math.prod(self.classes) if class_conditional or weights[2] else 1
         self.buffer = ReplayBuffer(
@@ -166,7 +127,8 @@ class JEM(EnergyModel):
 
     def joint(self, codes: Labels | None = None) -> Energy:
         """Return E(x, c) of the network's outputs, E(x) without codes."""
-        return Joint(self.schema, codes, self.hparams["sigma"], self.network.energy_head)
+        known = Labels.constant(self.schema, 1).to(self.device) if codes is None else codes
+        return Joint(known, self.hparams["sigma"], self.network.energy_head)
 
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
         """Return E(x) - log p(query|x) of pictures (B, C, H, W) in [-1, 1]; see `lace_lightning.energies.build`."""
@@ -230,7 +192,7 @@ class JEM(EnergyModel):
             energy = self.joint(labels)
             figures["joint"] = energy(u).mean() - energy(self.network(self.negatives(len(u), random, labels))).mean()
             loss = loss + w_joint * figures["joint"]
-        self.guard("the loss", loss, self.hparams["bound"])
+        self.guard(self.hparams["bound"], the_loss=loss)
         self.batches += 1
         if batch_index % 20 == 0:
             self.log_dict(
@@ -265,10 +227,9 @@ class JEM(EnergyModel):
 
         def factor(step: int) -> float:
             passed = sum(step >= epoch * per_epoch for epoch in h["decay_epochs"])
-            return min(1.0, (step + 1) / max(1, h["warmup_steps"])) * h["decay"] ** passed
+            return float(warmed_up(step, h["warmup_steps"]) * h["decay"] ** passed)
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return by_steps(optimizer, factor)
 
     def renew_buffer(self, visits: int = 1000, num_steps: int = 40, count: int = 100, seed: int = 0) -> None:
         """Fill the buffer with uniform points and run chains from `count` of them `visits` times: what drawing begins
@@ -290,14 +251,14 @@ class JEM(EnergyModel):
         Points of the buffer, of the code's block, or noise.
         """
         if self.drawing.start == "noise":
-            return 2 * uniform(seeds, self.buffer.points.shape[1:], START_STREAM, self.device) - 1
-        drawn = uniform(seeds, (len(self.schema),), START_STREAM + 1, self.device)
+            return 2 * uniform(seeds, self.buffer.points.shape[1:], Streams.START, self.device) - 1
+        drawn = uniform(seeds, (len(self.schema),), Streams.START + 1, self.device)
         first, length = self.buffer.block(self.cells(codes, drawn)) if self.buffer.blocks > 1 else (0, len(self.buffer))
-        return self.buffer.at(first + integers(seeds, length, (), START_STREAM, self.device))
+        return self.buffer.at(first + integers(seeds, length, (), Streams.START, self.device))
 
-    def walk(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
+    def run_chain(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
         with frozen(self.network):
-            return self.drawing.chain(energy, x, Noise(seeds, NOISE_STREAM), done=done)
+            return self.drawing.chain(energy, x, Noise(seeds), done=done)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
         """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] with the codes; `sampling` of the constructor says by
@@ -367,7 +328,7 @@ class JEM(EnergyModel):
                 everyone = Labels(self.schema, code.values.expand(len(u), -1), code.known.expand(len(u), -1))
                 found = (self.joint(everyone)(u) - self.joint()(u)).argmin()[None]
             chosen = (which == kind).nonzero()[:, 0]
-            result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), START_STREAM, self.device)]
+            result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), Streams.START, self.device)]
         return self.buffer.at(result)
 
 
@@ -387,4 +348,4 @@ class _Drawing:
                 raise LaceError(
                     f"sampling.{what} must be one of {', '.join(options)}, received '{value}'.{suggest(value, options)}"
                 )
-        self.conditional, self.start, self.chain = conditional, start, Chain(num_steps, step_size, noise_std)
+        self.conditional, self.start, self.chain = conditional, start, LangevinChain(num_steps, step_size, noise_std)

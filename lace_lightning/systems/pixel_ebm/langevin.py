@@ -16,7 +16,7 @@ EnergyFunction = Callable[[Tensor], Tensor]
 NoiseSource = Callable[[int, Tensor], Tensor]
 
 
-class Chain:
+class LangevinChain:
     """x ← x - η·∇E(x) + s·n, `num_steps` times, with η = `step_size` and s = `noise_std`, chosen apart from each other.
 
     With `noise_first` the gradient is taken where the noise has led, x ← x + s·n, then x ← x - η·∇E(x). `gradient_clip`

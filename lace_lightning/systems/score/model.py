@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,11 @@ from ...numerics.precision import check_precision, compute_dtype
 from ...pictures.convert import from_bytes
 from ...samplers import Sample
 from ...schema import Labels, Schema
-from ...seeds import Noise, normal
+from ...seeds import Noise, Streams, normal
+from ...training.average import averaged_copy, early_decay, move_average
+from ...training.learning_rates import by_steps, warmed_up
 from ...training.losses import attribute_scores, labelled_batch
+from ...training.steps import require_bounded, step_seed
 from ..base import ConditionalModel
 from .network import ScoreNetwork, load_published
 from .noisy_classifier import NoisyClassifier, label_log_p
@@ -27,8 +29,6 @@ from .samplers import ProbabilityFlow, Score, ScoreSampler, build_score_sampler
 from .sde import build_sde
 
 PARTS = ("score", "classifier")
-# Beyond this a loss is divergence.
-LIMIT = 1e8
 
 
 class ScoreModel(ConditionalModel):
@@ -119,7 +119,7 @@ class ScoreModel(ConditionalModel):
                 ),
             }
         )
-        self.average = copy.deepcopy(self.networks).requires_grad_(False).eval()
+        self.average = averaged_copy(self.networks)
         for name in set(PARTS) - set(parts):
             self.networks[name].requires_grad_(False)
         if start is not None:
@@ -199,9 +199,7 @@ class ScoreModel(ConditionalModel):
         """Draw inside, noise and dropout alike, what the seed and these numbers say, and leave the random numbers
         outside alone.
         """
-        state = self.hparams["seed"]
-        for number in (*numbers, self.global_rank):
-            state = (state * 1_000_003 + number) % 2**63
+        state = step_seed(self.hparams["seed"], *((1_000_003, number) for number in (*numbers, self.global_rank)))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(state)
             yield
@@ -214,12 +212,7 @@ class ScoreModel(ConditionalModel):
             losses = self._losses(self.networks, batch, self.hparams["parts"])
         # The networks share no weights: the gradients of the sum are those of each.
         loss = sum((losses[part] for part in self.hparams["parts"]), batch[0].new_zeros([], dtype=torch.float32))
-        if not bool(loss.detach().abs() < LIMIT):
-            raise LaceError(
-                f"The loss must stay finite and below {LIMIT:g} and was {float(loss.detach()):.4g} at step "
-                f"{self._step}: "
-                "lower the learning rates, or go on from an earlier checkpoint."
-            )
+        require_bounded(self._step, "lower the learning rates, or go on from an earlier checkpoint", the_loss=loss)
         if batch_index % 20 == 0:
             self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True)
         return loss
@@ -238,8 +231,8 @@ class ScoreModel(ConditionalModel):
     @torch.no_grad()
     def follow(self, updates: int) -> None:
         """Move the average towards the networks after so many updates: by 1 - min(`ema_decay`, (1 + n)/(10 + n))."""
-        decay = min(self.hparams["ema_decay"], (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.networks.parameters()), 1 - decay)
+        weight = 1 - early_decay(self.hparams["ema_decay"], updates)
+        move_average(self.average, self.networks, weight, buffers=None)
 
     def _evaluate(self, batch: Sequence[Tensor], batch_index: int, stage: str) -> None:
         with self._randomness(-1, batch_index):
@@ -262,8 +255,8 @@ class ScoreModel(ConditionalModel):
         optimizer = torch.optim.Adam(
             [{"params": list(self.networks[name].parameters()), "lr": rates[name]} for name in self.hparams["parts"]]
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / warmup) if warmup else 1.0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        # As published the first step has a rate of 0.
+        return by_steps(optimizer, lambda step: warmed_up(step - 1, warmup) if warmup else 1.0)
 
     # Drawing.
 
@@ -290,7 +283,7 @@ class ScoreModel(ConditionalModel):
                     self.hparams["guidance"],
                 )
             shape = (self.hparams["channels"], self.hparams["resolution"], self.hparams["resolution"])
-            x = self.sde.prior_std * normal(seeds, shape, 0, self.device)
+            x = self.sde.prior_std * normal(seeds, shape, Streams.PRIOR, self.device)
             x, evaluations = self.sampler(self.sde, score, x, Noise(seeds))
             if not bool(torch.isfinite(x).all()):
                 raise LaceError(
@@ -316,7 +309,7 @@ class ScoreModel(ConditionalModel):
         with torch.inference_mode(False), torch.no_grad():
             x = images.to(self.device).clone()
             x = x if self.sde.centered else (x + 1) / 2
-            probe = None if seeds is None else normal(seeds, x.shape[1:], 1, x.device).sign()
+            probe = None if seeds is None else normal(seeds, x.shape[1:], Streams.DENSITY_PROBE, x.device).sign()
             result, _ = ProbabilityFlow(atol=atol, rtol=rtol).log_density(self.sde, self.score, x, probe)
         return result if self.sde.centered else result - x[0].numel() * torch.log(torch.tensor(2.0))
 
@@ -325,7 +318,7 @@ class ScoreModel(ConditionalModel):
     def saved_state(self) -> dict[str, Tensor]:
         return dict(self.average.state_dict())
 
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_saved_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.networks.load_state_dict(tensors)
         self.average.load_state_dict(self.networks.state_dict())
 
@@ -335,7 +328,7 @@ class ScoreModel(ConditionalModel):
             self.average["score"].load_state_dict(self.networks["score"].state_dict())
             return
         try:
-            self.take(load_tensors(start)[0])
+            self.load_saved_state(load_tensors(start)[0])
         except RuntimeError as error:
             raise LaceError(
                 f"The weights '{start}' must fit the networks of this configuration and do not "

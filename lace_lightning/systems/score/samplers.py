@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...errors import LaceError, suggest
 from ...samplers.base import NoiseSource, require_positive
-from ...samplers.runge_kutta import METHODS, _combine
+from ...samplers.runge_kutta import METHODS
 from .sde import PREDICTORS, SDE
 
 # ∇ log p_t(x) (A, *) of points x (A, *) at times t (A,), which are the samples `rows` (A,) of the batch.
@@ -149,7 +149,6 @@ class ProbabilityFlow(ScoreSampler):
         rows (A,)).
         """
         tableau, length, sign = METHODS[self.method], abs(end - start), math.copysign(1.0, end - start)
-        nodes = [sum(row) for row in tableau.stages]
         y, rows = y.clone(), torch.arange(len(y), device=y.device)
         state, done, spent = y, torch.zeros(len(y), 1, device=y.device, dtype=torch.float64), 0.0
         planned = torch.full_like(done, length / (self.num_steps or 100))
@@ -164,23 +163,18 @@ class ProbabilityFlow(ScoreSampler):
         ):
             step = planned.minimum(length - done)
 
-            def at(part: float, point: Tensor, done: Tensor = done, step: Tensor = step, rows: Tensor = rows) -> Tensor:
-                return velocity(point, (start + sign * (done + part * step))[:, 0].to(point.dtype), rows)
+            def at(node: float, point: Tensor, done: Tensor = done, step: Tensor = step, rows: Tensor = rows) -> Tensor:
+                return velocity(point, (start + sign * (done + node * step))[:, 0].to(point.dtype), rows)
 
             width = (sign * step).to(y.dtype)
-            k = [at(0.0, state) if slope is None else slope]
-            spent += (slope is None) * len(rows) + len(nodes) * len(rows)
-            for part, row in zip(nodes, tableau.stages, strict=True):
-                k.append(at(part, state + width * _combine(row, k)))
-            after = state + width * _combine(tableau.solution, k)
+            spent += (slope is None) * len(rows) + len(tableau.stages) * len(rows)
+            first = at(0.0, state) if slope is None else slope
+            after, k = tableau.attempt(state, width, first, at, fused=False)
             if self.num_steps is None:
-                scale = self.atol + self.rtol * torch.maximum(state.abs(), after.abs())
-                error = (width * _combine(tableau.error, k) / scale).square().mean(1, keepdim=True).sqrt()
+                ratio = tableau.error_ratio(state, after, width, k, self.atol, self.rtol)
                 # NaN compares false: such a step is rejected and shrinks.
-                good = error <= 1
-                planned = step * (0.9 * error.double().clamp(min=1e-12) ** (-1 / (tableau.lower + 1))).clamp(
-                    0.2, 5.0
-                ).nan_to_num(0.2)
+                good = ratio <= 1
+                planned = step * tableau.growth(ratio.double(), 5.0)
             else:
                 good = torch.ones_like(done, dtype=torch.bool)
             state, done = torch.where(good, after, state), torch.where(good, done + step, done)

@@ -32,7 +32,7 @@ PUBLISHED_OVERSHOOT = {"gender": 1.5, "glasses": 2.5, "bald": 2.0, "beard": 1.7,
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """How a flow edits: the arguments of a `FlowEditor`, with "published" for PUBLISHED_OVERSHOOT.
+    """How a flow edits: the arguments of a `FlowStyleEditor`, with "published" for PUBLISHED_OVERSHOOT.
 
     Raises LaceError for factors that are no finite numbers.
     """
@@ -69,7 +69,7 @@ class FlowEdited:
     edits: tuple[Query, ...] = ()
 
 
-class FlowEditor:
+class FlowStyleEditor:
     """Edit styles ws (B, L, Dw) by a flow: z = T_c(ws), then T_c'⁻¹(z) in the style layers that carry an edited
     attribute.
 
@@ -157,7 +157,7 @@ class FlowEditor:
         return (edited[:, :, None] & allowed.to(edited.device)).any(1)
 
 
-class WordFlowEditor:
+class FlowEditor:
     """Edit latents of a generator by a flow and words (`"age == 0.8"`, `"glasses == 1"`), one edit after the other.
 
     `editor.begin(z)` -> FlowEdited; `editor.apply(state, "smile == 1")` -> FlowEdited. An edit replaces earlier ones of
@@ -166,7 +166,7 @@ class WordFlowEditor:
     the flow's attributes.
     """
 
-    def __init__(self, editor: FlowEditor, generator: Generator, labeler: Labeler) -> None:
+    def __init__(self, editor: FlowStyleEditor, generator: Generator, labeler: Labeler) -> None:
         self.editor, self.generator, self.labeler = editor, generator, labeler
 
     @torch.no_grad()

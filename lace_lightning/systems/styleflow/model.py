@@ -4,6 +4,7 @@ edits.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,16 +18,14 @@ from ...generators import Generator
 from ...labelers import Labeler
 from ...samplers import Sample
 from ...schema import Attribute, Labels, Schema
-from ...seeds import normal
+from ...seeds import Streams, normal
 from ...training.losses import labelled_batch
+from ...training.steps import require_bounded, step_generator
 from ...unpickle.state import read_state
 from ..base import ConditionalModel
-from ..label_encoding import Conditions
-from .editing import PUBLISHED_OVERSHOOT, FlowEdited, FlowEditor, FlowOptions, WordFlowEditor
+from ..label_encoding import LabelEncoding
+from .editing import PUBLISHED_OVERSHOOT, FlowEdited, FlowEditor, FlowOptions, FlowStyleEditor
 from .network import FlowChain, Solver, finite, solving
-
-# Uses of a sample's seed: 0 is z.
-ROW_STREAM, PROBE_STREAM = 1, 2
 
 # What the published weights are conditioned on, in their order: nine coefficients of the light, then attributes, of
 # which yaw and pitch are in degrees and age in years; [0, 1] here is the extent of the published thousand people (of
@@ -107,26 +106,21 @@ class StyleFlow(ConditionalModel):
             }
         )
         self.solver, self.sampling = Solver(**self.hparams["solver"]), Solver(**self.hparams["sampling"])
-        self.conditions = Conditions(self.schema, self.hparams["ranges"], num_rows)
+        self.conditions = LabelEncoding(self.schema, self.hparams["ranges"], num_rows)
         self.flow = FlowChain(w_dim, self.conditions.size, hidden, blocks)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         w, values, known = labelled_batch(batch)
         # A resumed run draws what it would have drawn.
-        random = torch.Generator().manual_seed(
-            (self.hparams["seed"] * 100_003 + self.global_rank) * 1_000_003 + self.global_step
-        )
+        terms = ((100_003, self.global_rank), (1_000_003, self.global_step))
+        random = step_generator("cpu", self.hparams["seed"], *terms)
         self.conditions.remember(values, known)
         rows = torch.randint(self.conditions.count, (len(w),), generator=random).to(w.device)
         code = self.conditions.numbers(self.conditions.filled(values, known, rows))
         probes = None if self.hparams["exact_trace"] else torch.randn(1, *w.shape, generator=random).to(w)
         loss = -self.flow.log_prob(w, code, self.solver, probes, learn=True).mean()
-        if not bool(loss.isfinite()):
-            raise LaceError(
-                f"The loss of the flow must stay finite and became {float(loss)} at step {self.global_step}: use a "
-                f"smaller "
-                "learning rate, or go on from a checkpoint before."
-            )
+        advice = "use a smaller learning rate, or go on from a checkpoint before"
+        require_bounded(self.global_step, advice, math.inf, the_loss=loss)
         if batch_index % 20 == 0:
             self.log("train/nll", loss.detach(), prog_bar=True)
         return loss
@@ -161,7 +155,7 @@ class StyleFlow(ConditionalModel):
         `checked`).
         """
         exact = self.hparams["exact_trace"] if exact is None else exact
-        probes = None if exact else normal(seeds, w.shape[1:], PROBE_STREAM, w.device, w.dtype)[None]
+        probes = None if exact else normal(seeds, w.shape[1:], Streams.TRACE_PROBE, w.device, w.dtype)[None]
         return self.flow.log_prob(w, self._numbers(codes, seeds), self.sampling, probes)
 
     @torch.no_grad()
@@ -175,14 +169,16 @@ class StyleFlow(ConditionalModel):
         """
         start = time.perf_counter()
         code = self._numbers(codes, seeds)
-        z = normal(seeds, (self.flow.dim,), 0, code.device, code.dtype)
+        z = normal(seeds, (self.flow.dim,), Streams.PRIOR, code.device, code.dtype)
         flowed = self.flow.decode(z, code, self.sampling)
         return Sample(finite(flowed.x), flowed.evaluations, time.perf_counter() - start)
 
     def _numbers(self, codes: Labels, seeds: Tensor) -> Tensor:
         """Return the conditions (B, C) of codes, filled where they are not known."""
         codes = self.checked(codes, seeds)
-        return self.conditions.numbers(self.conditions.filled_by_seed(codes, seeds.to(self.device), ROW_STREAM))
+        return self.conditions.numbers(
+            self.conditions.filled_by_seed(codes, seeds.to(self.device), Streams.CONDITION_ROW)
+        )
 
     def edit(
         self,
@@ -195,19 +191,19 @@ class StyleFlow(ConditionalModel):
         """Return `ws` (B, L, Dw), whose attributes are `before`, with those changed that `after` knows, and
         `evaluations`.
 
-        One edit of a `FlowEditor`, which says the rest; it also makes several, one after the other.
+        One edit of a `FlowStyleEditor`, which says the rest; it also makes several, one after the other.
         """
-        editor = FlowEditor(self, layers, overshoot)
+        editor = FlowStyleEditor(self, layers, overshoot)
         return editor.apply(editor.begin(ws, before), after)
 
-    def editor(self, generator: Generator, labeler: Labeler, options: FlowOptions) -> WordFlowEditor:
+    def editor(self, generator: Generator, labeler: Labeler, options: FlowOptions) -> FlowEditor:
         # Tables of all attributes say nothing of those that this flow was not trained on; names that nobody has are
         # refused before.
         layers = {name: chosen for name, chosen in (options.layers or {}).items() if name in self.schema.names}
         overshoot = dict(options.overshoot or {})
         if options.overshoot is PUBLISHED_OVERSHOOT:
             overshoot = {name: factor for name, factor in PUBLISHED_OVERSHOOT.items() if name in self.schema.names}
-        return WordFlowEditor(FlowEditor(self, layers, overshoot, options.reencode), generator, labeler)
+        return FlowEditor(FlowStyleEditor(self, layers, overshoot, options.reencode), generator, labeler)
 
     @classmethod
     def published(

@@ -1,0 +1,98 @@
+"""Animations: the frames of a walk from edit to edit, and GIF files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..artifacts import atomic_path
+from ..errors import LaceError
+from .convert import downscale
+from .grids import labelled_grid
+
+
+def walk_frames(
+    states: Sequence[Tensor],
+    titles: Sequence[str],
+    pictures: Callable[[Tensor], Tensor],
+    frames_per_state: int = 8,
+    columns: int = 4,
+) -> list[Image.Image]:
+    """Return the frames of a walk in straight lines from state to state, which stays at each of them for a while.
+
+    Frame k of the way from s to t shows s + (t - s)·k/`frames_per_state`. The first state has `frames_per_state` equal
+    frames, every other one as many of the way to it and `frames_per_state` - 1 more of itself. All frames have one
+    size: a long title makes its own larger, and white fills the others.
+
+    Args:
+        states: latents of the same people in every state, each (B, ...).
+        titles: what is written above the frames of each state; states without one are left out.
+        pictures: returns pictures (B, C, H, W) uint8 of latents (B, ...).
+        frames_per_state: frames from one state to the next, at least 1.
+        columns: pictures in a row, at least 1.
+
+    Returns:
+        The frames; none where there are no states.
+
+    Raises:
+        LaceError: when `frames_per_state` or `columns` is below 1.
+
+    Example:
+        >>> grey = lambda ws: (ws * 255).byte()[:, :, None, None].expand(-1, 3, 8, 8)
+        >>> frames = walk_frames([torch.zeros(2, 1), torch.ones(2, 1)], ["before", "bright"], grey, frames_per_state=4)
+        >>> len(frames), len({frame.size for frame in frames})
+        (11, 1)
+    """
+    if frames_per_state < 1 or columns < 1:
+        raise LaceError(
+            f"An animation needs at least 1 frame a state and 1 column, received {frames_per_state} and {columns}."
+        )
+    frames: list[Image.Image] = []
+    for number, (title, state) in enumerate(zip(titles, states, strict=False)):
+        before = states[max(number - 1, 0)]
+        for step in range(1, frames_per_state + 1) if number else (frames_per_state,):
+            images = downscale(pictures(torch.lerp(before, state, step / frames_per_state)))
+            rows = list(torch.split(images.cpu(), columns))
+            frames.append(labelled_grid(rows, [""] * len(rows), title, scale=max(1, 96 // images.shape[-1])))
+        frames.extend([frames[-1]] * (frames_per_state - 1))
+    # The pictures stay where they are: white fills the top and the right.
+    width = max((frame.width for frame in frames), default=0)
+    height = max((frame.height for frame in frames), default=0)
+    return [ImageOps.expand(frame, (0, height - frame.height, width - frame.width, 0), "white") for frame in frames]
+
+
+def save_animation(path: str | os.PathLike[str], frames: Sequence[Image.Image], milliseconds: int = 80) -> Path:
+    """Write frames as a GIF that repeats for ever, atomically.
+
+    Args:
+        path: the file.
+        frames: pictures of one size, at least one.
+        milliseconds: time of a frame in ms, at least 10 and in steps of 10, as GIF counts.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        LaceError: when there are no frames, the time is too short, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_animation(f"{folder}/a.gif", [Image.new("RGB", (8, 8), c) for c in ("red", "blue")])
+        ...     Image.open(path).n_frames
+        2
+    """
+    if not frames:
+        raise LaceError("An animation needs at least 1 frame, received none: draw frames first (walk_frames).")
+    if milliseconds < 10:
+        raise LaceError(f"A frame of an animation takes at least 10 ms, received {milliseconds}: take 80.")
+    with atomic_path(path) as temporary:
+        frames[0].save(
+            temporary, format="gif", save_all=True, append_images=list(frames[1:]), duration=milliseconds, loop=0
+        )
+    return Path(path)

@@ -1,0 +1,64 @@
+"""The paper's figures, which stand once, in conf/paper.yaml, each beside the system and the sampler that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+
+from ..configuration import config_folder
+
+
+@cache
+def paper_entries() -> list[dict[str, Any]]:
+    """Return the entries of conf/paper.yaml."""
+    text = (config_folder() / "paper.yaml").read_text(encoding="utf-8")
+    return list(yaml.safe_load(text))
+
+
+def paper_row(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the paper's figures for a run.
+
+    Args:
+        config: the resolved configuration of the run, in plain containers.
+
+    Returns:
+        The figures of the first entry of `paper`, or of conf/paper.yaml, that agrees with the configuration; empty
+        where none does. An entry agrees where it is of the run's name, of its sampler (LACE) or system, and where
+        every setting under `when` has the value that stands there.
+
+    Example:
+        >>> paper_row({"name": "mine", "paper": [{"when": {"seed": 1}, "acc": 0.9}], "seed": 1})
+        {'acc': 0.9}
+    """
+    for entry in [*(config.get("paper") or []), *paper_entries()]:
+        if _agrees(entry, config):
+            return {key: value for key, value in entry.items() if key not in ("of", "when")}
+    return {}
+
+
+def _agrees(entry: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    of = entry.get("of") or {}
+    system = class_name(config.get("model"))
+    actual = {
+        "experiment": config.get("name"),
+        "system": system or "LACE",
+        "sampler": None if system else class_name(config.get("sampler")),
+    }
+    is_of = all(actual[name] in (value if isinstance(value, list) else [value]) for name, value in of.items())
+    return is_of and all(_value(config, key) == value for key, value in (entry.get("when") or {}).items())
+
+
+def class_name(node: Any) -> str | None:
+    """Return the name of the class of a node of the configuration, None where it has none."""
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return None if target is None else str(target).rpartition(".")[2]
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found

@@ -1,0 +1,318 @@
+"""From the configuration to typed settings: anything wrong in it is one sentence, before a network is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from ..artifacts import digest
+from ..errors import LaceError, suggest
+from ..renamed import rename_settings
+from ..systems.base import System
+from ..systems.editing import EditOptions
+from ..systems.lace import EnergyOptions
+from .nodes import MISSING, Node, check_arguments, check_type
+from .settings import TASKS, Dataset, Settings, SystemTask
+
+# Groups that do not decide a result.
+UNDECISIVE = ("paths", "logger", "paper", "name", "sweep")
+# Tasks that train an image network, with the LightningModule that takes the settings of `training`.
+TRAININGS = {
+    "fit_classifier": "lace_lightning.training.image_classifier.ImageClassifierTraining",
+    "fit_identity": "lace_lightning.training.identity.IdentityTraining",
+    "fit_generator": "lace_lightning.training.generator.GANTraining",
+}
+# Tasks that train or take a system and measure it.
+SYSTEM_TASKS = tuple(name for name, kind in TASKS.items() if issubclass(kind, SystemTask))
+
+
+def check(cfg: DictConfig) -> Settings:
+    """Return the settings of a configuration.
+
+    Args:
+        cfg: the composed configuration.
+
+    Returns:
+        Typed settings, which nothing below needs the configuration for.
+
+    Raises:
+        LaceError: for an unknown name (with the nearest one), a value of another type or out of its bounds, settings
+            that do not fit together, and whatever Lightning's Trainer refuses.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
+        if missing is None:
+            raise LaceError(" ".join(str(error).split())) from error
+        key = missing[1]
+        raise LaceError(f"The setting '{key}' needs a value and has none: give {key}=...") from error
+    assert isinstance(plain, dict)
+    content = rename_settings({str(name): value for name, value in plain.items() if name != "hydra"})
+    task = content.get("task") or {}
+    name = str(task.get("name"))
+    if name not in TASKS:
+        raise LaceError(f"The tasks are {', '.join(TASKS)}, received '{name}'.{suggest(name, TASKS)}")
+    typed: dict[str, Any] = {**content, "task": TASKS[name](**_values(TASKS[name], "task", task))}
+    for group, kind in (("dataset", Dataset),):
+        node = dict(content[group] or {})
+        module = node.get("module")
+        typed[group] = kind(
+            name=str(node.get("name")), module=None if module is None else Node(f"{group}.module", module)
+        )
+    for group in ("generator", "labeler", "judge", "sampler", "energy", "model"):
+        node = content.get(group) or {}
+        typed[group] = Node(group, node) if node.get("_target_") is not None else None
+    for group in ("training", "editing", "trainer", "logger", "callbacks"):
+        typed[group] = dict(content.get(group) or {})
+    typed["plain"] = content
+    typed["digest"] = digest({key: value for key, value in content.items() if key not in UNDECISIVE})
+    settings = Settings(**_values(Settings, "", typed))
+    _check_nodes(settings)
+    _check_trainer(settings)
+    return settings
+
+
+def _values(kind: type[BaseModel], key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that a model takes. Raises LaceError in one sentence for the first that it refuses."""
+    prefix = f"{key}." if key else ""
+    known = list(kind.model_fields)
+    if kind.model_config.get("extra") != "allow":
+        for name in values:
+            if name not in known:
+                raise LaceError(
+                    f"There is no setting '{prefix}{name}'."
+                    f"{suggest(name, known) or ' Known: ' + ', '.join(known) + '.'}"
+                )
+    result = {}
+    for name, value in values.items():
+        field = kind.model_fields.get(name)
+        inner = field.annotation if field is not None else None
+        if inspect.isclass(inner) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+            value = inner(**_values(inner, f"{prefix}{name}", value))
+        result[name] = value
+    missing = [name for name, value in result.items() if value == MISSING]
+    if missing:
+        raise LaceError(f"The setting '{prefix}{missing[0]}' needs a value and has none: give {prefix}{missing[0]}=...")
+    try:
+        kind(**result)
+    except ValidationError as error:
+        raise LaceError(_sentence(prefix, error)) from None
+    return result
+
+
+def _sentence(prefix: str, error: ValidationError) -> str:
+    """Return the first error of a validation in one sentence."""
+    first = error.errors()[0]
+    if first["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        key, value = prefix + str(first["loc"][0]), first["input"]
+        return (
+            f"The setting '{key}' must be one of {', '.join(options)}, received '{value}'."
+            f"{suggest(str(value), options)}"
+        )
+    key = prefix + str(first["loc"][0])
+    message = str(first["msg"])
+    message = message[0].lower() + message[1:]
+    for theirs, ours in (
+        ("input should be ", "must be "),
+        ("a valid integer, unable to parse string as an integer", "a whole number"),
+        ("a valid integer, got a number with a fractional part", "a whole number"),
+        ("a valid integer", "a whole number"),
+        ("a valid number, unable to parse string as a number", "a number"),
+        ("a valid number", "a number"),
+        ("a valid boolean, unable to interpret input", "true or false"),
+        ("a valid boolean", "true or false"),
+        ("a valid string", "text"),
+        ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
+        ("greater than", "above"),
+        ("less than", "below"),
+    ):
+        message = message.replace(theirs, ours)
+    if not message.startswith("must"):
+        message = f"must be valid ({message})"
+    return f"The setting '{key}' {message}, received {first['input']!r}."
+
+
+def _check_nodes(settings: Settings) -> None:
+    """Refuse (LaceError) wrong arguments of everything that the task builds."""
+    task = settings.task.name
+    for node in (settings.generator, settings.labeler, settings.judge, settings.sampler, settings.energy):
+        if node is not None and _is_used(node.key, task):
+            node.check()
+    if settings.dataset.module is not None and task not in ("style_layers", "draw_portraits", "pictures"):
+        settings.dataset.module.check()
+    for group in ("logger", "callbacks"):
+        for name, content in getattr(settings, group).items():
+            if content is not None and (group == "callbacks" or name == "csv"):
+                # A logger that cannot start is left out of a run, which csv never is.
+                _node(f"{group}.{name}", content).check()
+    for name, content in settings.metrics.nodes.items():
+        _node(f"metrics.{name}", content, list(type(settings.metrics).model_fields)).check()
+    if task in TRAININGS:
+        target = Node("training", {"_target_": TRAININGS[task]}).object()
+        if not settings.training:
+            raise LaceError(
+                f"The task {task} trains a network and training=none: set training=resnet9 or another of conf/training."
+            )
+        check_arguments("training", target, settings.training, given_later=("schema",))
+    if task in SYSTEM_TASKS:
+        _check_system(settings)
+
+
+def _is_used(key: str, task: str) -> bool:
+    if task in SYSTEM_TASKS:
+        return True
+    used = {
+        "check_labelers": ("generator", "labeler", "judge"),
+        "style_layers": ("generator", "labeler"),
+        "pictures": ("generator",),
+        "reference": ("judge",),
+    }
+    return key in used.get(task, ())
+
+
+def _node(key: str, content: Any, known: list[str] | None = None) -> Node:
+    """Return a node. Raises LaceError for what is none."""
+    if not isinstance(content, Mapping) or "_target_" not in content:
+        name = key.rpartition(".")[2]
+        hint = suggest(name, known or []) or " Known: " + ", ".join(known) + "." if known else ""
+        raise LaceError(f"There is no setting '{key}', and it is no class either (it has no _target_).{hint}")
+    return Node(key, content)
+
+
+def system_kind(settings: Settings) -> type[System] | None:
+    """Return the class of the model, None for LACE. Raises LaceError for a class that is no System."""
+    if settings.model is None:
+        return None
+    kind = settings.model.object()
+    if not (inspect.isclass(kind) and issubclass(kind, System)):
+        raise LaceError(f"A model must be a System, and {settings.model.target} is none: correct model._target_.")
+    return kind
+
+
+def _check_system(settings: Settings) -> None:
+    """Refuse (LaceError) settings of system, query and editing that do not fit together."""
+    kind, pairs, classifier = system_kind(settings), settings.pairs, settings.classifier
+    EnergyOptions(**settings.query.model_dump(exclude={"text"}))
+    if settings.model is not None:
+        settings.model.check(given_later=("schema", "w_dim"), also=("batch_size",))
+        batch_size = settings.model.get("batch_size")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise LaceError(f"The setting 'model.batch_size' must be at least 1, received {batch_size!r}.")
+        if settings.energy is not None:
+            raise LaceError(
+                f"An energy is added to that of LACE's query, and model is {settings.model.name}: set energy=none."
+            )
+    elif settings.task.name == "model":
+        raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")
+    if settings.task.name == "temperature" and kind is not None:
+        raise LaceError(
+            f"Temperatures divide the logits of LACE's classifier, and model is {kind.__name__}: set model=none, or "
+            "another task."
+        )
+    if classifier.space == "x" and kind is None:
+        for key, value in (("pairs.more", pairs.more), ("classifier.fresh_pairs", classifier.fresh_pairs)):
+            if value:
+                raise LaceError(
+                    f"{key} must be 0 for a classifier of pictures (classifier.space=x), received {value}: set {key}=0."
+                )
+    if classifier.calibrate and not pairs.holdout[0]:
+        raise LaceError(
+            "classifier.calibrate needs validation pairs, and pairs.holdout leaves none: set pairs.holdout=[0.02,0.02]."
+        )
+    if sum(pairs.holdout) >= 1:
+        raise LaceError(
+            f"The shares of pairs.holdout must leave pairs for training, received {list(pairs.holdout)}: set "
+            "pairs.holdout=[0.02,0.02]."
+        )
+    if pairs.source is not None:
+        for key, value in (
+            ("pairs.more", pairs.more),
+            ("classifier.fresh_pairs", classifier.fresh_pairs),
+            ("classifier.soft_labels", classifier.soft_labels),
+        ):
+            if value and kind is None:
+                raise LaceError(
+                    f"Given pairs come without pictures and without a labeler that could make more, and {key} is "
+                    f"{value}: set {key}={'false' if value is True else 0}, or pairs.source=null."
+                )
+    elif settings.labeler is None and (kind is None or kind.space != "x"):
+        raise LaceError(
+            "Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source to pairs that have labels."
+        )
+    if settings.task.name == "edit":
+        edit_options(settings)
+
+
+def edit_options(settings: Settings) -> Any:
+    """Return the options of the system's editor. Raises LaceError for wrong ones."""
+    kind = system_kind(settings)
+    options = EditOptions if kind is None else kind.edit_options
+    if options is None:
+        assert kind is not None
+        raise LaceError(
+            f"Editing needs a model that edits, and {kind.__name__} only draws: set model=styleflow, or model=none for "
+            "LACE."
+        )
+    if not settings.task.edits:  # type: ignore[attr-defined]
+        raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
+    if kind is None and settings.classifier.space == "x":
+        raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
+    values = dict(settings.editing)
+    name = values.pop("name", None)
+    names = [field.name for field in fields(options)]
+    others = sorted(set(values) - set(names))
+    if others:
+        advice = "editing=sequential, or model=styleflow" if kind is None else kind.edit_advice
+        hint = suggest(others[0], names)
+        raise LaceError(
+            f"This editing takes {', '.join(names)}, and editing={name} has {', '.join(others)}: set {advice}.{hint}"
+        )
+    if "sigma" in names:
+        values = {"sigma": settings.query.sigma, **values}
+    check_arguments("editing", options, values)
+    return options(**values)
+
+
+def _check_trainer(settings: Settings) -> None:
+    """Refuse (LaceError) what Lightning's Trainer refuses, and what it takes but cannot train with."""
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    for name, value in settings.trainer.items():
+        if name not in known:
+            raise LaceError(
+                f"There is no setting 'trainer.{name}': Lightning's Trainer has none of that name."
+                f"{suggest(name, known)}"
+            )
+        if name in ("max_epochs", "max_steps", "num_nodes", "log_every_n_steps", "check_val_every_n_epoch"):
+            check_type(f"trainer.{name}", int, value)
+    for name in ("max_epochs", "max_steps"):
+        if int(settings.trainer.get(name, -1)) < -1:
+            raise LaceError(
+                f"The setting 'trainer.{name}' must be at least -1 (-1: without end), received "
+                f"{settings.trainer[name]}."
+            )
+    try:
+        pl.Trainer(
+            **{
+                **settings.trainer,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "barebones": False,
+            }
+        )
+    except Exception as error:
+        raise LaceError(
+            f"Lightning's Trainer refuses these settings of trainer: {' '.join(str(error).split())}"
+        ) from None

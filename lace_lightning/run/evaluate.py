@@ -1,0 +1,94 @@
+"""Evaluations of a study: sampling, editing, temperatures, run as a test of Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+
+from ..callbacks import ConditionalSampling, SequentialEditing, SystemEvaluation, TemperatureStrips
+from ..classifiers import load_embedding
+from ..errors import LaceError
+from ..metrics.base import PictureMetric
+from ..systems.base import System
+from .nodes import Node
+from .outputs import trainer_of
+from .settings import Settings
+from .study import Study
+
+# Prefix of a figure of a test -> prefix in the results.
+KEPT = {"classifier/": "classifier/", "calibration/": "calibration/", "test/": "model/"}
+
+
+def evaluation_of(study: Study) -> SystemEvaluation:
+    """Return what the test of a study measures."""
+    settings, task = study.settings, study.settings.task
+    common: dict[str, Any] = {
+        **settings.metrics.model_dump(include={"num_samples", "batch_size", "seed", "progress"}),
+        "metrics": metrics_of(settings),
+    }
+    if task.name == "edit":
+        embedding = load_embedding(task.identity.model_dump(), study.device)  # type: ignore[attr-defined]
+        identity: dict[str, Any] = {}
+        if embedding is not None:
+            identity = {"identity": embedding.distance, "identity_protocol": embedding.protocol}
+        return SequentialEditing(
+            study.judge,
+            study.queries,
+            study.edit_options,
+            study.feature_space,
+            study.cache,
+            strips=task.strips,  # type: ignore[attr-defined]
+            **identity,
+            **common,
+        )
+    if task.name == "temperature":
+        return TemperatureStrips(
+            study.judge,
+            study.queries[0],
+            task.temperatures,  # type: ignore[attr-defined]
+            study.feature_space,
+            study.cache,
+            strips=task.strips,  # type: ignore[attr-defined]
+            **common,
+        )
+    names = {"pictures_per_class", "timing_repeats", "distance_codes", "posterior_sets"}
+    own = settings.metrics.model_dump(include=names)
+    return ConditionalSampling(study.judge, study.queries[0], study.feature_space, study.cache, **own, **common)
+
+
+def metrics_of(settings: Settings) -> list[PictureMetric]:
+    """Return the metrics that were added to `metrics`. Raises LaceError for an object that is none."""
+    result = []
+    for name, content in settings.metrics.nodes.items():
+        metric = Node(f"metrics.{name}", content).build()
+        if not isinstance(metric, PictureMetric):
+            raise LaceError(
+                f"The setting metrics.{name} must be a PictureMetric, and {type(metric).__name__} is none: make it a "
+                "subclass of lace_lightning.metrics.PictureMetric."
+            )
+        metric.name = name if type(metric).name == PictureMetric.name else metric.name
+        result.append(metric)
+    return result
+
+
+def test_system(
+    study: Study,
+    system: System,
+    data: pl.LightningDataModule,
+    evaluation: SystemEvaluation,
+    loggers: list[Logger],
+) -> dict[str, float]:
+    """Test a system on its data and run the evaluation; return the figures of both."""
+    trainer = trainer_of(
+        study.settings, loggers, callbacks=[evaluation], enable_progress_bar=False, enable_model_summary=False
+    )
+    figures = trainer.test(system, data, verbose=False)[0]
+    own = {
+        ours + name.removeprefix(theirs): float(value)
+        for name, value in figures.items()
+        for theirs, ours in KEPT.items()
+        if name.startswith(theirs)
+    }
+    return {**own, **evaluation.evaluation.metrics}

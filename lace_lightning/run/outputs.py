@@ -1,0 +1,145 @@
+"""What a run leaves: the trainer, loggers, pictures, metrics.json."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from .. import __version__
+from ..artifacts import atomic_path, write_json
+from ..pictures.animation import save_animation
+from ..report.paper import paper_row
+from ..report.text import results_table
+from .nodes import Node
+from .settings import Settings
+
+
+def command_line() -> str:
+    """Return the command that was typed, as it can be typed again."""
+    program = "python -m lace_lightning" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
+    return " ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])])
+
+
+def training_minutes(seconds: float | None) -> dict[str, float]:
+    """Return the figure of how long a training took; none where nobody knows."""
+    return {} if seconds is None else {"minutes/training": seconds / 60}
+
+
+@rank_zero_only
+def write_inputs(settings: Settings) -> None:
+    """Write the resolved configuration and the command that was typed; figures of an earlier attempt go."""
+    out = Path(settings.paths.output)
+    (out / "metrics.json").unlink(missing_ok=True)
+    text = yaml.safe_dump(settings.plain, sort_keys=False, allow_unicode=True)
+    for name, content in (("config.yaml", text), ("command.txt", command_line() + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+@rank_zero_only
+def write_results(
+    settings: Settings,
+    metrics: Mapping[str, float],
+    protocol: Mapping[str, Any],
+    grid: Any,
+    frames: Sequence[Any] = (),
+    summary: str | None = None,
+) -> None:
+    """Write pictures first and metrics.json last: where it exists, the run is complete; print `summary`, or the
+    metrics.
+    """
+    out = Path(settings.paths.output)
+    if grid is not None:
+        with atomic_path(out / "samples.png") as temporary:
+            grid.save(temporary, format="png")
+    if frames:
+        save_animation(out / "samples.gif", frames)
+    paper = paper_row(settings.plain)
+    write_json(
+        out / "metrics.json",
+        {
+            "name": settings.name,
+            "metrics": dict(metrics),
+            "paper": paper,
+            "protocol": dict(protocol),
+            "config_digest": settings.digest,
+            "command": command_line(),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {
+                "lace_lightning": __version__,
+                "torch": torch.__version__,
+                "lightning": version("pytorch_lightning"),
+                "python": platform.python_version(),
+            },
+        },
+    )
+    if "acc" in metrics or "holds" in metrics:
+        print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
+        if protocol.get("reason"):
+            print(f"chosen: {protocol['reason']}")
+        print(results_table(metrics, paper))
+        if protocol.get("frechet"):
+            print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))
+    else:
+        print("\n" + (summary or ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())))
+    print(f"results in {out}")
+
+
+def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.Trainer:
+    """Return a Trainer of the settings, with these options on top and the callbacks of `callbacks` behind."""
+    own = [Node(f"callbacks.{name}", node).build() for name, node in settings.callbacks.items() if node is not None]
+    callbacks = [*options.pop("callbacks", []), *own]
+    given = {**settings.trainer, **options}
+    return pl.Trainer(**given, callbacks=callbacks, logger=loggers, default_root_dir=settings.paths.output)
+
+
+@contextmanager
+def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
+    """Yield the configured loggers, which know the settings; close them afterwards.
+
+    A logger that cannot start (W&B) is reported and left out.
+    """
+    loggers: list[Logger] = []
+    for name, node in settings.logger.items():
+        if node is None:
+            continue
+        try:
+            logger: Logger = Node(f"logger.{name}", node).build()
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                _ = logger.experiment  # type: ignore[attr-defined]
+            loggers.append(logger)
+        except Exception as error:
+            if name == "csv":
+                raise
+            rank_zero_warn(f"The logger '{name}' could not start and is left out ({type(error).__name__}: {error}).")
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(settings.plain)
+        yield loggers
+    finally:
+        _finish(loggers)
+
+
+def _finish(loggers: list[Logger]) -> None:
+    """Close every W&B run: the next job of a sweep must not write into this one's."""
+    for logger in loggers:
+        try:
+            logger.finalize("success")
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if callable(finish):
+                finish()
+        except Exception as error:
+            rank_zero_warn(f"The logger {type(logger).__name__} did not close ({error}).")

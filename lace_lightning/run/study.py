@@ -1,0 +1,226 @@
+"""The study of a run: generator, labeler, judge, schema, condition, cache, device and features, which fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from ..artifacts import Cache, file_sha256
+from ..data import PairSet, given_pairs, keep_pictures
+from ..errors import LaceError
+from ..generators import Generator, check_generator
+from ..labelers import Labeler
+from ..metrics import GivenStatistics, read_statistics
+from ..metrics.feature_space import FeatureSpace, RealPictures, build_feature_space
+from ..query import Query, parse
+from ..schema import Schema
+from ..systems.editing import check_layers, parse_edit
+from ..systems.lace import EnergyOptions
+from .check import edit_options, system_kind
+from .nodes import Node, cached
+from .settings import Settings
+
+
+def is_rank_zero() -> bool:
+    """Return whether this is the first of several processes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+@dataclass
+class Study:
+    """Everything that a system is trained for and measured with.
+
+    Args:
+        settings: the settings of the run.
+        cache: what can be used again.
+        device: where networks compute.
+        generator: the frozen generator.
+        labeler: the network that labels pairs; None where pairs are given.
+        judge: the network that measures.
+        schema: the attributes that labeler and judge share.
+        options: how a query becomes an energy, or the options of the editor.
+        queries: the query, or the edits in their order.
+        given: pairs of others, None where they are made.
+        pairs_generator: the generator of the pairs.
+        feature_space: features and reference of the Fréchet distance, None where it is not measured.
+    """
+
+    settings: Settings
+    cache: Cache
+    device: torch.device
+    generator: Generator
+    labeler: Labeler | None
+    judge: Labeler
+    schema: Schema
+    options: EnergyOptions
+    queries: list[Query]
+    edit_options: Any = None
+    given: PairSet | None = None
+    pairs_generator: Generator = field(init=False)
+    feature_space: FeatureSpace | None = field(init=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Study:
+        """Return the study of settings. Raises LaceError for parts that do not fit together."""
+        generator = generator_of(settings.generator)
+        labeler = None if settings.labeler is None else labeler_of(settings.labeler)
+        judge = labeler_of(settings.judge)
+        schema = common_schema(labeler, judge)
+        options = EnergyOptions(**settings.query.model_dump(exclude={"text"}))
+        editing = None
+        if settings.task.name == "edit":
+            editing = edit_options(settings)
+            check_layers(editing.layers, generator, schema)
+            queries = [parse_edit(str(edit), schema) for edit in settings.task.edits]  # type: ignore[attr-defined]
+        else:
+            queries = [parse(settings.query.text, schema)]
+            options.check(queries[0])
+        keep_pictures(settings.pairs.pictures, generator, settings.pairs.count, settings.classifier.space)
+        study = cls(
+            settings,
+            Cache(settings.paths.cache),
+            device_of(settings),
+            generator,
+            labeler,
+            judge,
+            schema,
+            options,
+            queries,
+            editing,
+        )
+        study.given = study._given_pairs()
+        for query in queries:
+            query.on(study.known)
+        study.pairs_generator = study._pairs_generator()
+        study.feature_space = study._feature_space()
+        return study
+
+    @property
+    def known(self) -> Schema:
+        """The attributes that a system of this study learns."""
+        settings = self.settings
+        chosen = settings.task.attributes  # type: ignore[attr-defined]
+        if settings.model is None:
+            chosen = chosen or settings.classifier.attributes
+        labelled = self.schema.names if self.given is None else self.given.schema.names
+        return self.schema.part(chosen or labelled)
+
+    def _given_pairs(self) -> PairSet | None:
+        """Return the pairs of `pairs.source`. Raises LaceError where they are not what the run needs."""
+        settings = self.settings
+        kind = system_kind(settings)
+        if settings.pairs.source is None or (kind is not None and kind.space == "x"):
+            return None
+        pairs = given_pairs(self.generator, settings.pairs.source, self.cache, settings.pairs.seed)
+        space = settings.classifier.space if settings.model is None else "w"
+        if space not in pairs.arrays:
+            raise LaceError(
+                f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {space}: set "
+                "classifier.space=w."
+            )
+        if not self.schema.covers(pairs.schema):
+            raise LaceError(
+                f"The judge must know every attribute of the given pairs, {', '.join(pairs.schema.names)}, and knows "
+                f"{', '.join(self.schema.names)}: choose a judge of their schema."
+            )
+        return pairs
+
+    def _pairs_generator(self) -> Generator:
+        """Return the generator of the pairs: the same, unless `pairs.truncation` gives it another truncation."""
+        truncation, node = self.settings.pairs.truncation, self.settings.generator
+        if truncation is None or truncation == node.get("truncation"):
+            return self.generator
+        if "truncation" not in node.content or self.settings.classifier.space != "w":
+            raise LaceError(
+                "pairs.truncation needs a generator with truncation and a classifier of w (p(c|w) is the same at every "
+                "truncation, p(c|z) is not): set pairs.truncation=null."
+            )
+        return generator_of(Node(node.key, {**node.content, "truncation": truncation}))
+
+    def _feature_space(self) -> FeatureSpace | None:
+        """Return features and reference of the Fréchet distance; made once for all jobs of a sweep."""
+        settings, dataset = self.settings, self.settings.dataset
+        theirs = _given_statistics(settings.metrics.reference)
+        depends = [
+            settings.judge.content,
+            settings.plain["dataset"],
+            settings.metrics.fid,
+            theirs and theirs.protocol,
+            self.generator.image_shape,
+            str(self.cache.root),
+        ]
+        return cached(
+            "features",
+            depends,
+            lambda: build_feature_space(
+                settings.metrics.fid,
+                self.judge,
+                _pictures_at_hand(dataset.module),
+                dataset.name,
+                self.cache,
+                str(self.device),
+                theirs,
+                self.generator.image_shape,
+            ),
+        )
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Return the GPU where the trainer wants one and there is one, else the processor."""
+    wanted = settings.trainer.get("accelerator", "auto")
+    is_gpu = wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda") if is_gpu else torch.device("cpu")
+
+
+def generator_of(node: Node) -> Generator:
+    """Return the generator of a node, loaded once and checked: frozen, with the shapes and values that it declares."""
+    return cached("generator", node.content, lambda: _checked_generator(node))
+
+
+def _checked_generator(node: Node) -> Generator:
+    generator = node.build()
+    if not isinstance(generator, Generator):
+        raise LaceError(
+            f"A generator must be a lace_lightning Generator, received {type(generator).__name__}: wrap a module of "
+            "your own with generator._target_=lace_lightning.generators.ModuleGenerator."
+        )
+    check_generator(generator)
+    return generator
+
+
+def labeler_of(node: Node) -> Labeler:
+    """Return the labeler of a node, loaded once."""
+    return cached("labeler", node.content, node.build)
+
+
+def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
+    """Return the schema that labeler and judge share; warn where they are one network. Raises LaceError for two."""
+    if labeler is None:
+        return judge.schema
+    if not labeler.schema.agrees_with(judge.schema):
+        raise LaceError(
+            f"Labeler and judge must know the same attributes, and '{labeler.name}' has "
+            f"{', '.join(labeler.schema.names)}, '{judge.name}' {', '.join(judge.schema.names)}: choose two of one "
+            "schema."
+        )
+    if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
+        rank_zero_warn("The judge is the network that made the labels: ACC will flatter. Choose another judge.")
+    return labeler.schema
+
+
+def _pictures_at_hand(node: Node | None) -> RealPictures | None:
+    """Return the data module of the pictures; None where they cannot be had."""
+    data = None if node is None else node.build()
+    return data if data is not None and data.at_hand else None
+
+
+def _given_statistics(path: str | None) -> GivenStatistics | None:
+    """Return the statistics of `metrics.reference`, read once while the file stays the same."""
+    if path is None:
+        return None
+    content = file_sha256(path) if Path(path).is_file() else None
+    return cached("statistics", [str(path), content], lambda: read_statistics(path))

@@ -1,0 +1,194 @@
+"""Systems of a study: LACE or another, built, trained and exported by the same code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from ..artifacts import digest, file_sha256
+from ..data import FreshPairsDataModule, PairSet
+from ..energies import Energy
+from ..errors import LaceError
+from ..systems.base import ConditionalModel, System
+from ..systems.lace import LACE
+from ..training.latent_classifier import LatentClassifier
+from .check import system_kind
+from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
+from .study import Study, is_rank_zero
+from .train import Stage, classifier_arguments, train
+
+
+def system_of(study: Study) -> System:
+    """Return the system of a study, bound to its generator: untrained, or with the weights that were given.
+
+    Raises:
+        LaceError: for weights of another generator, space or schema.
+    """
+    kind = system_kind(study.settings)
+    system = _lace(study) if kind is None else _model(study, kind)
+    # A model reads the attributes before an edit off the picture: by the labeler, so that the judge is independent.
+    labeler = study.labeler or (study.judge if study.settings.task.name == "edit" and kind is not None else None)
+    return system.bind(study.generator, labeler)
+
+
+def _lace(study: Study) -> System:
+    settings, classifier = study.settings, study.settings.classifier
+    sampler = settings.sampler.build()
+    extra = _extra_energy(study)
+    path = settings.task.weights or classifier.weights  # type: ignore[attr-defined]
+    if path is None:
+        arguments = classifier_arguments(classifier.model_dump(), study.generator)
+        return LACE(study.known, sampler, study.options, extra, **arguments)
+    system = LACE.load(path, sampler, study.options, extra)
+    if system.space != classifier.space:
+        raise LaceError(
+            f"The classifier '{path}' is for space {system.space}, and classifier.space is {classifier.space}: set "
+            f"classifier.space={system.space}."
+        )
+    if not set(system.schema.attributes) <= set(study.schema.attributes):
+        raise LaceError(
+            f"The classifier '{path}' knows {', '.join(system.schema.names)}, and the labeler "
+            f"{', '.join(study.schema.names)}: choose a labeler of its schema."
+        )
+    return system
+
+
+def _extra_energy(study: Study) -> Energy | None:
+    """Return the energy that is added to that of the query. Raises LaceError for an object that is none."""
+    node = study.settings.energy
+    energy = None if node is None else node.build()
+    if energy is not None and not isinstance(energy, Energy):
+        raise LaceError(
+            f"The setting 'energy' must be an Energy, and {type(energy).__name__} is none: make it a subclass of "
+            "lace_lightning.energies.Energy."
+        )
+    return energy
+
+
+def _model(study: Study, kind: type[System]) -> System:
+    settings = study.settings
+    path = settings.task.weights  # type: ignore[attr-defined]
+    if path is None:
+        torch.manual_seed(settings.seed)
+        dims = {"w_dim": study.generator.w_dim} if kind.space == "w" else {}
+        more = {"schema": study.known.to_config(), "_convert_": "all", **dims}
+        model: System = settings.model.build("batch_size", **more)
+    else:
+        model = _given_model(study, kind, path)
+    if isinstance(model, ConditionalModel):
+        model.logic = settings.query.logic
+    return model.to(study.device) if path is not None else model
+
+
+def _given_model(study: Study, kind: type[System], path: str) -> System:
+    if not issubclass(kind, ConditionalModel):
+        raise LaceError(f"Weights of {kind.__name__} cannot be read by task.weights: set task.weights=null.")
+    arguments = study.settings.model.arguments
+    model: ConditionalModel = kind.load(
+        path, **{name: arguments[name] for name in kind.draws_with if name in arguments}
+    )
+    own = study.generator.digest_for("w")
+    made_for = model.metadata.get("generator", own)
+    if kind.space == "w" and made_for != own:
+        raise LaceError(
+            f"The model '{path}' was trained on the latents of generator {made_for} and was given generator "
+            f"{own}: load the other generator, or train one for this."
+        )
+    if not study.schema.covers(model.schema):
+        raise LaceError(
+            f"The model '{path}' knows {', '.join(model.schema.names)}, and the judge "
+            f"{', '.join(study.schema.names)}: choose a judge of its schema."
+        )
+    model.given = True
+    return model
+
+
+def training_data(study: Study, system: System, pairs: PairSet | None) -> pl.LightningDataModule:
+    """Return the data that a system is trained and tested on: pairs, or pictures of the data set."""
+    settings = study.settings
+    if pairs is None:
+        return _pictures(study, system)
+    if isinstance(system, LACE):
+        more = None if system.given else more_pairs_of(study, pairs)
+        return data_of(study, settings.classifier.model_dump(), settings.seed, pairs, system.schema, more)
+    batch_size = settings.model.get("batch_size") or settings.classifier.batch_size
+    node = {**settings.classifier.model_dump(), "space": "w", "soft_labels": False, "batch_size": batch_size}
+    return data_of(study, node, settings.seed, pairs, system.schema)
+
+
+def _pictures(study: Study, system: System) -> pl.LightningDataModule:
+    pictures: pl.LightningDataModule = study.settings.dataset.module.build()
+    there = getattr(pictures, "schema", None)
+    if there is None or not there.covers(system.schema):
+        names = "none" if there is None else ", ".join(there.names)
+        raise LaceError(
+            f"A model of pictures learns labels of the data set, {names}, and was asked for "
+            f"{', '.join(system.schema.names)}: set task.attributes to some of these, or choose a judge of "
+            "their schema."
+        )
+    if system.schema.names != there.names and isinstance(system, ConditionalModel):
+        system.columns = [there.index(name) for name in system.schema.names]
+    return pictures
+
+
+def train_system(study: Study, system: System, data: pl.LightningDataModule, loggers: list[Logger]) -> float | None:
+    """Train a system to the end, or find it trained; return the seconds of training, None where they are not known."""
+    if system.given:
+        # A classifier's file says when it was trained elsewhere; that is no training of this run.
+        return getattr(system, "metadata", {}).get("seconds")
+    if isinstance(system, LACE):
+        node = study.settings.classifier.model_dump()
+        system.calibrates = node["calibrate"]
+        stages = [Stage.of_epochs(data, epochs_of(study, node))]
+        if node["fresh_pairs"]:
+            stages.append(_fresh_stage(study, system, data))
+        return train(study, system, data, stages, classifier_identity(study, node, data), loggers)  # type: ignore[arg-type]
+    every = {"every_n_train_steps": study.settings.task.checkpoint_steps}  # type: ignore[attr-defined]
+    stage = Stage(data, every, options={"limit_val_batches": 0})
+    return train(study, system, data, [stage], _model_identity(study, system, data), loggers)
+
+
+def _fresh_stage(study: Study, system: LACE, data: Any) -> Stage:
+    """Return the second training of a latent classifier, on pairs that are drawn on the way."""
+    node, labeler = study.settings.classifier, study.labeler
+    assert labeler is not None
+    fresh = FreshPairsDataModule(data, study.pairs_generator, labeler, node.fresh_pairs, node.fresh_share)
+    changes = {"learning_rate": node.fresh_learning_rate, "warmup_steps": 0, "decay": 0.7, "decay_epochs": 1}
+    arguments = {**classifier_arguments(node.model_dump(), study.generator), **changes}
+    module = LatentClassifier(system.schema, **arguments)
+    module.classifier = system.classifier
+    return Stage.of_epochs(fresh, fresh.epochs, module)
+
+
+def _model_identity(study: Study, system: System, data: pl.LightningDataModule) -> dict[str, Any]:
+    """Return everything that the training of a model depends on."""
+    settings, start = study.settings, study.settings.model.get("start")
+    # How it draws may change without another training.
+    trained = {name: value for name, value in settings.model.content.items() if name not in system.draws_with}
+    return {
+        "model": trained,
+        "data": getattr(data, "key", None) or digest(settings.plain["dataset"]),
+        "seed": settings.seed,
+        "known": system.schema.to_config(),
+        "epochs": settings.limits[0],
+        "steps": settings.limits[1],
+        "holdout": list(settings.pairs.holdout),
+        **({"start": file_sha256(start)} if start and Path(start).is_file() else {}),
+    }
+
+
+def export(study: Study, system: System, data: pl.LightningDataModule, seconds: float | None) -> None:
+    """Write the trained system as <task.export>.safetensors, where that is asked for."""
+    name = study.settings.task.export  # type: ignore[attr-defined]
+    if not name or not is_rank_zero():
+        return
+    file = Path(study.settings.paths.output) / f"{name}.safetensors"
+    if isinstance(system, LACE):
+        system.save(file, pairs=getattr(data, "key", None))
+    else:
+        made_for = {"generator": study.generator.digest_for("w")} if system.space == "w" else {}
+        system.save(file, seconds=seconds, **made_for)

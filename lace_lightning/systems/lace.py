@@ -1,0 +1,287 @@
+"""LACE: a latent classifier, a sampler, and the way from a query to an energy."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..classifiers import AttributeClassifier
+from ..energies import Energy, build
+from ..errors import LaceError, suggest
+from ..generators import Generator
+from ..labelers import Labeler
+from ..query import Query
+from ..samplers import Filtered, Heun, Sample, Sampler
+from ..schema import Labels, Schema
+from ..training.latent_classifier import LatentClassifier
+from ..weights import weight_path
+from .base import Drawn, Observer, SamplingPlan, System
+from .diagnostics import LaceObserver, PictureCheck
+from .editing import EditOptions, Editor, StepEditor
+
+TARGETS = ("calibrated", "controlled", "hard")
+# γ of the controlled target, and of the way into a hard region, where no weight is given.
+CONTROLLED_WEIGHT = 6.0
+
+
+@dataclass(frozen=True)
+class EnergyOptions:
+    """Settings that turn a query into an energy.
+
+    Args:
+        logic: exact (algebra of probabilities) or paper (the paper's OR and NOT).
+        sigma: error of continuous attributes, above 0.
+        temperature: divisor of the logits of discrete attributes, above 0.
+        paper_temperature: divide the chosen logit alone, as the paper's code does.
+        target: calibrated, N(z)·p(c|w); controlled, N(z)·p(c|w)^γ; hard, N(z)·1[all decisions right]; None for
+            controlled where a weight is given and calibrated elsewhere.
+        weight: γ, at least 0; None for 6 in the controlled and the hard target.
+
+    Raises:
+        LaceError: for another target, for a weight beside calibrated, for a hard target with the paper's logic.
+    """
+
+    logic: str = "exact"
+    sigma: float = 0.1
+    temperature: float = 1.0
+    paper_temperature: bool = False
+    target: str | None = None
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in (None, *TARGETS):
+            raise LaceError(
+                f"query.target must be one of {', '.join(TARGETS)}, received '{self.target}'."
+                f"{suggest(str(self.target), TARGETS)}"
+            )
+        if self.target == "calibrated" and self.weight not in (None, 1):
+            raise LaceError(
+                f"The calibrated target has weight 1, and query.weight is {self.weight}: set query.weight=null, or "
+                "query.target=controlled."
+            )
+        if self.target == "hard" and self.logic != "exact":
+            raise LaceError(
+                f"The hard target needs exact logic, received query.logic={self.logic}: set query.logic=exact."
+            )
+
+    @property
+    def gamma(self) -> float:
+        """γ of p(c|w)^γ."""
+        if self.weight is not None:
+            return self.weight
+        return CONTROLLED_WEIGHT if self.target in ("controlled", "hard") else 1.0
+
+    @property
+    def hard(self) -> bool:
+        """Whether the target has walls."""
+        return self.target == "hard"
+
+    def check(self, query: Query) -> None:
+        """Refuse (LaceError) a query that these options cannot turn into an energy; evaluates it once on zeros."""
+        free = Labels.constant(query.schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
+        energy = build(
+            query, free, self.logic, self.sigma, self.temperature, self.paper_temperature, self.gamma, self.hard
+        )
+        energy.value_and_grad(torch.zeros(1, query.schema.num_logits))
+
+
+class LACE(LatentClassifier, System):
+    """LACE samples N(z)·p(c|g(z))^γ, or follows its flow, by a classifier of latents and a sampler.
+
+    The training is that of `LatentClassifier`, whose arguments are `training`.
+
+    Args:
+        schema: the attributes that the classifier learns.
+        sampler: the sampler on z; None for Heun.
+        options: how a query becomes an energy; None for the defaults.
+        extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+        training: further arguments of `LatentClassifier`, by name.
+
+    References:
+        Nie, Vahdat and Anandkumar, NeurIPS 2021, Eq. 4 to 7.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> schema = Schema("dice", (Attribute("side"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(3, 48), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 4, 4)))
+        >>> generator = ModuleGenerator(decoder, 3, (3, 4, 4))
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 3}).bind(generator)
+        >>> z = generator.prior(2, seed=0)
+        >>> lace.draw(parse("side == 1", schema), z, torch.arange(2)).images.shape
+        torch.Size([2, 3, 4, 4])
+    """
+
+    kind = "lace"
+    edit_options = EditOptions
+    edit_advice = "editing=sequential, or model=styleflow"
+
+    def __init__(
+        self,
+        schema: Schema | Mapping[str, Any],
+        sampler: Sampler | None = None,
+        options: EnergyOptions | None = None,
+        extra: Energy | None = None,
+        **training: Any,
+    ) -> None:
+        super().__init__(schema, **training)
+        self.sampler, self.options = sampler or Heun(), options or EnergyOptions()
+        # In a tuple: it is no part of the state that is trained and saved.
+        self._extra = () if extra is None else (extra,)
+        # The sampler with what a pilot measured, and the classifier of the query's attributes alone.
+        self.frozen: Sampler | None = None
+        self._part: tuple[Query, AttributeClassifier] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        classifier: AttributeClassifier,
+        sampler: Sampler | None = None,
+        options: EnergyOptions | None = None,
+        extra: Energy | None = None,
+    ) -> LACE:
+        """Return LACE with a trained classifier."""
+        result = cls(
+            classifier.schema,
+            sampler,
+            options,
+            extra,
+            space=classifier.space,
+            network=classifier.network_name,
+            arguments=classifier.arguments,
+            generator_digest=classifier.generator,
+        )
+        result.classifier = classifier
+        result.given = True
+        return result
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        sampler: Sampler | None = None,
+        options: EnergyOptions | None = None,
+        extra: Energy | None = None,
+    ) -> LACE:
+        """Return LACE with a classifier's file or shipped weights. Raises LaceError for other weights."""
+        return cls.of(AttributeClassifier.load(weight_path(path)), sampler, options, extra)
+
+    @property
+    def space(self) -> str:  # type: ignore[override]
+        """The space of the classifier: z, w or x."""
+        return self.classifier.space
+
+    @property
+    def digest(self) -> str:
+        """The digest of the classifier."""
+        return self.classifier.digest
+
+    @property
+    def compared(self) -> bool:
+        """LACE always samples the generator."""
+        return True
+
+    def bind(self, generator: Generator, labeler: Labeler | None = None) -> Self:
+        """Give generator and labeler. Raises LaceError where a sampler checks pictures and there is no labeler."""
+        self.classifier.check_generator(generator.digest_for(self.space))
+        if isinstance(self.sampler, Filtered) and labeler is None:
+            raise LaceError(
+                "A sampler that checks its pictures needs a labeler, and there is none: choose a labeler, or another "
+                "sampler."
+            )
+        return super().bind(generator, labeler)
+
+    def check_query(self, query: Query) -> None:
+        """Refuse (LaceError) a query that has no energy under the options."""
+        self.options.check(query.on(self.schema))
+
+    def part(self, query: Query) -> AttributeClassifier:
+        """Return the classifier of the query's attributes alone, made once for each query."""
+        if self._part is None or self._part[0] != query:
+            self._part = (query, self.classifier.part(query.attributes))
+        return self._part[1]
+
+    def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
+        """Return the energy of the target on z (B, Dz), or that of the event itself, -log p(c|w)."""
+        o = self.options
+        gamma, hard = (1.0, False) if event else (o.gamma, o.hard)
+        energy = self.part(query).energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature, gamma, hard)
+        on_z = energy.pullback(self.generator.map_to(self.space))
+        return on_z if event or not self._extra else on_z & self._extra[0].to(self.device)
+
+    def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
+        """Let a pilot measure what the sampler needs, once for all batches and the same in every process."""
+        self.frozen = self.sampler.calibrated(self.energy(query, _on(free, z)), z)
+
+    def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
+        """Return latents and pictures of samples; see `System.draw`."""
+        sampler, check = self.frozen or self.sampler, None
+        if isinstance(sampler, Filtered):
+            assert self.labeler is not None
+            labeler = self.labeler.to(z.device)
+            check = PictureCheck(self.generator, labeler, query, free, len(z), sampler.tolerance)
+            sampler = copy.copy(sampler)
+            sampler.check = check
+        sample = sampler(self.energy(query, _on(free, z)), z, seeds=seeds)
+        images, seconds = self.timed_pictures(lambda: self.pictures_of(sample) if check is None else check.images)
+        return Drawn(sample, images, seconds)
+
+    def pictures_of(self, sample: Sample) -> Tensor:
+        """Return the pictures of latents z as bytes, uint8 (B, C, H, W)."""
+        return self.generator.pictures(self.generator.mapping(sample.z))
+
+    def observer(self, query: Query, plan: SamplingPlan) -> Observer:
+        """Return diagnostics of the sampler: weights, spread, confidence, distance to exact samples."""
+        return LaceObserver(self, query, plan)
+
+    def step_editor(self, options: Any) -> StepEditor:
+        """Return the editor by the classifier and the sampler. Raises LaceError for a classifier of pictures."""
+        return Editor(self.generator, self.classifier, self.sampler, options)
+
+    def with_temperature(self, temperature: float) -> LACE:
+        """Return LACE with the logits divided by a temperature; the classifier is shared."""
+        options = replace(self.options, temperature=temperature)
+        return LACE.of(self.classifier, self.sampler, options, *self._extra).bind(self.generator, self.labeler)
+
+    def summary(self) -> str:
+        """Return the sampler and its settings in one line."""
+        return repr(self.sampler)
+
+    @property
+    def title(self) -> str:
+        """The name of the sampler."""
+        return type(self.sampler).__name__
+
+    def protocol(self, query: Query | None = None) -> dict[str, Any]:
+        """Return the options of the energy and what the pilot measured."""
+        if query is None:
+            return {}
+        protocol: dict[str, Any] = {"energy": {**vars(self.options), "gamma": self.options.gamma}}
+        if self._extra:
+            protocol["extra_energy"] = " ".join(str(self._extra[0]).split())
+        if self.frozen is not None and self.frozen is not self.sampler:
+            protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
+            if self.frozen.reason:
+                protocol["reason"] = self.frozen.reason
+        return protocol
+
+    def training_data(self) -> str:
+        """LACE learns from pairs in every space."""
+        return "pairs"
+
+    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write the classifier in half precision."""
+        self.classifier.save(path, torch.float16, **metadata)
+
+
+def _on(free: Labels | None, z: Tensor) -> Labels | None:
+    return None if free is None else free.to(z.device)

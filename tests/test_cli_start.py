@@ -1,0 +1,208 @@
+"""What is typed first: help, lists, completion, misspelt settings, paths, and how fast they start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lace_lightning import cli, configuration
+from lace_lightning.completion import complete
+from lace_lightning.errors import LaceError
+
+HEAVY = ("torch", "hydra", "omegaconf", "pytorch_lightning", "numpy")
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lace_lightning", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["help"], ["--help"], ["--version"], ["convert", "--help"], ["list", "sampler"]]
+)
+def test_what_only_prints_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import sys\nfrom lace_lightning import cli\ntry:\n    cli.main({arguments!r})\nfinally:\n"
+        f"    print('loaded', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip().endswith("loaded []")
+    assert len(done.stdout.splitlines()) > 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lace-lightning +experiment=cifar10_od", ["+experiment=cifar10_ode", "+experiment=cifar10_ode_grid"]),
+        ("lace-lightning +experiment=cifar10_ode sampler=he", ["sampler=heun"]),
+        ("lace-lightning -m +experiment=cifar10_ode sampler=heun,lang", ["sampler=heun,langevin"]),
+        ("lace-lightning +experiment=cifar10_ode metrics.num_sam", ["metrics.num_samples="]),
+        ("lace-lightning mod", ["model=", "models"]),
+    ],
+)
+def test_completion_answers_without_hydra(line: str, words: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    cli.main(["--shell-completion", "query=bash"])
+    assert [word for word in capsys.readouterr().out.split() if "." not in word or "." in line] == words
+    code = (
+        "import sys\nfrom lace_lightning import cli\ncli.main(['-sc', 'query=bash'])\n"
+        f"assert not [name for name in {HEAVY!r} if name in sys.modules]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_bash_completes_by_the_installed_script(tmp_path: Path) -> None:
+    program = tmp_path / "lace-lightning"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lace_lightning "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'eval "$(lace-lightning --shell-completion install=bash)"\nCOMP_LINE="lace-lightning +experiment=cifar10_he"\n'
+        'COMP_POINT=${#COMP_LINE}\nCOMP_WORDBREAKS="= "\n_lace_lightning\necho "${COMPREPLY[@]}"'
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=60
+    )
+    assert done.stdout.split() == ["cifar10_heun"]
+
+
+def test_own_files_are_completed_and_listed(tmp_path: Path, capsys) -> None:
+    (tmp_path / "labeler").mkdir()
+    (tmp_path / "labeler" / "cats.yaml").write_text("# Cats of mine.\n_target_: x\n")
+    assert complete(f"lace-lightning --config-dir {tmp_path} labeler=ca", []) == ["labeler=cats"]
+    cli.main(["--config-dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "labeler=cats  Cats of mine." in text
+    assert f"Yours, in {tmp_path}" in text
+    with pytest.raises(SystemExit):
+        cli.main(["--config-dir", str(tmp_path / "none")])
+
+
+def test_every_experiment_says_what_it_needs() -> None:
+    for name, text in configuration.describe("experiment"):
+        assert text
+        assert not text.startswith("needs:")
+        assert configuration.needs(name), name
+        assert set(configuration.needs(name)) <= set(configuration.NEEDS), name
+
+
+def test_the_list_fits_two_screens() -> None:
+    lines = configuration.overview().splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [["--experiment", "cifar10_ode"], ["--experiment=cifar10_ode"], ["experiment", "cifar10_ode"], ["cifar10_ode"]],
+)
+def test_an_experiment_may_be_named_in_any_way(typed: list[str], capsys) -> None:
+    assert cli.normalize([*typed, "--cfg", "job"]) == ["+experiment=cifar10_ode", "--cfg", "job"]
+    assert "+experiment=cifar10_ode" in capsys.readouterr().err
+
+
+def test_a_word_that_is_nothing_is_one_sentence() -> None:
+    with pytest.raises(LaceError, match="Did you mean 'cifar10_ode'"):
+        cli.normalize(["cifar10_od"])
+    with pytest.raises(LaceError, match="no option"):
+        cli.normalize(["--mutlirun", "+experiment=cifar10_ode"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("samplr=heun", "There is no setting 'samplr'. Did you mean 'sampler'?"),
+        ("sampler.atoll=1", "Did you mean 'sampler.atol'?"),
+        ("metrics.num_sample=3", "Did you mean 'metrics.num_samples'?"),
+    ],
+)
+def test_a_misspelt_setting_is_corrected(setting: str, words: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["+experiment=cifar10_ode", setting, "debug=fast"])
+    message = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert words in message
+    assert "use +" not in message
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b.pkl", "net (1).safetensors", "/x/猫/net.pkl", "a,b/c.pkl", "a'b\"c\\", "x~y#1.pkl"]
+)
+def test_paths_are_taken_as_they_are(value: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(cli.normalize([f"generator.name={value}"])[0])
+    assert override.value() == value
+
+
+def test_what_is_no_path_stays_as_it_is() -> None:
+    for argument in (
+        "a=1,2", "a=1e-3", "a=[1,2]", "a={b: 1}", "a=${seed}", "a='x=y'", "a=range(1,5)", "a=null", "a=", "~a=b",
+        "sampler=heun,ode",
+    ):  # fmt: skip
+        assert cli.normalize([argument]) == [argument]
+    assert "-m" in (swept := cli.normalize(["-m", "labeler.weights=a=1.pkl,b.pkl"]))
+    assert swept[0] == 'labeler.weights="a=1.pkl",b.pkl'
+    assert cli.normalize(["generator.name=~/net.pkl"]) == [f'generator.name="{Path.home()}/net.pkl"']
+
+
+def test_hydra_starts_where_argparse_checks_help(monkeypatch, capsys) -> None:
+    """Python 3.14 formats the help of every argument when it is added."""
+
+    def check(self, action: argparse.Action) -> None:
+        if action.help and "%" in action.help:
+            self._get_formatter()._expand_help(action)
+
+    add = argparse._ActionsContainer._add_action
+
+    def checked(self, action: argparse.Action) -> argparse.Action:
+        if hasattr(self, "_check_help"):
+            self._check_help(action)
+        return add(self, action)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "_check_help", check, raising=False)
+    monkeypatch.setattr(argparse._ActionsContainer, "_add_action", checked)
+    cli.main(["+experiment=cifar10_ode", "--cfg", "job"])
+    assert "sampler:" in capsys.readouterr().out
+    assert argparse._ActionsContainer._check_help is check
+
+
+def test_an_interrupt_is_one_sentence(monkeypatch, capsys) -> None:
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_start", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["+experiment=cifar10_ode"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip() == cli.STOPPED
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_any_encoding_can_list(encoding: str) -> None:
+    done = _run("list", "model", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    line = f"{sys.executable} -m lace_lightning | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
+
+
+def test_a_missing_launcher_names_its_extra() -> None:
+    error = cli._explained(Exception("Could not find 'hydra/launcher/joblib'"), ["hydra/launcher=joblib"])
+    assert 'pip install "lace_lightning[joblib]"' in str(error)
