@@ -147,10 +147,9 @@ def check_choices(arguments: Sequence[str]) -> None:
         names = choices(key.lstrip("+"), arguments)
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
-                raise LaceError(
-                    f"There is no {key.lstrip('+')} '{choice}': choose one of "
-                    f"{', '.join(names)}.{suggest(choice, names)}"
-                )
+                kind, near = key.lstrip("+"), suggest(choice, names)
+                advice = near or f" Choose one of {', '.join(names)}."
+                raise LaceError(f"There is no {kind} '{choice}'.{advice}")
 
 
 def _fail(error: BaseException) -> None:
@@ -194,7 +193,11 @@ def job(cfg: DictConfig) -> float | None:
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
     except Exception as error:
         if not in_sweep:
-            raise
+            if not isinstance(error, LaceError):
+                raise
+            # Hydra would print its own lines around the sentence.
+            _fail(error)
+            raise SystemExit(1) from None
         sweeps.OUTCOMES[folder.name] = "failed"
         if not isinstance(error, LaceError):
             traceback.print_exception(error)
