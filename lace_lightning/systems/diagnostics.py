@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ from ..targets import free_labels, wanted_labels
 
 if TYPE_CHECKING:
     from .base import SamplingPlan
-    from .lace import LACE
 
 # More groups than this are one.
 MOST_GROUPS = 20
@@ -231,6 +230,26 @@ def draw_exactly(
         return by(Annealed(120, num_slice_moves=30))
 
 
+class EnergySystem(Protocol):
+    """A system that samples energies of z by a latent classifier, as LACE does."""
+
+    options: Any
+
+    @property
+    def generator(self) -> Generator:
+        """The generator whose latents are sampled."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def part(self, query: Query) -> AttributeClassifier:
+        """Return the classifier of the query's attributes."""
+
+    def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
+        """Return the energy of the target on z, or of the event itself."""
+
+
 class LaceObserver:
     """Diagnostics of LACE over the batches of one query.
 
@@ -241,7 +260,7 @@ class LaceObserver:
             many sets of exact samples.
     """
 
-    def __init__(self, system: LACE, query: Query, plan: SamplingPlan) -> None:
+    def __init__(self, system: EnergySystem, query: Query, plan: SamplingPlan) -> None:
         self.system, self.query, self.plan = system, query, plan
         self.part, self.generator, self.device = system.part(query), system.generator, system.device
         self.diagnosis = Diagnosis(query, self.part, self.generator, self.device)

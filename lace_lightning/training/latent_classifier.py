@@ -103,15 +103,15 @@ class LatentClassifier(pl.LightningModule):
         self.eval()
         parts = []
         for u, target, known in map(batch_parts, batches):
-            sure = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
-            parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), sure.to(self.device)))
+            decided = torch.ones(len(u), len(self.schema), dtype=torch.bool) if known is None else known
+            parts.append((self(u.to(self.device)), self._decided(target.to(self.device)), decided.to(self.device)))
         if not parts:
             raise LaceError(
                 "Calibration needs validation pairs and received none: set pairs.holdout=[0.02,0.02], or "
                 "classifier.calibrate=false."
             )
-        logits, labels, sure = (torch.cat(column) for column in zip(*parts, strict=True))
-        fitted = fit_calibration(self.schema, logits, labels, sure)
+        logits, labels, decided = (torch.cat(column) for column in zip(*parts, strict=True))
+        fitted = fit_calibration(self.schema, logits, labels, decided)
         self.classifier.scale_logits({name: 1 / temperature for name, temperature in fitted["temperature"].items()})
         self.classifier.metadata["calibration"] = fitted
 

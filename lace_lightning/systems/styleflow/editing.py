@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,13 +18,11 @@ from ...generators import Generator
 from ...labelers import Labeler
 from ...pictures.convert import float_batches
 from ...query import Query
-from ...schema import Labels
+from ...schema import Labels, Schema
 from ...targets import wanted_labels
 from ..editing import in_force, parse_edit
-from .network import finite
-
-if TYPE_CHECKING:
-    from .model import StyleFlow
+from ..label_encoding import LabelEncoding
+from .network import FlowChain, Solver, finite
 
 # What the published program multiplies a wanted change by, for its own weights; 1 for what is not named.
 PUBLISHED_OVERSHOOT = {"gender": 1.5, "glasses": 2.5, "bald": 2.0, "beard": 1.7, "age": 0.93}
@@ -69,6 +67,25 @@ class FlowEdited:
     edits: tuple[Query, ...] = ()
 
 
+class ConditionalFlow(Protocol):
+    """A flow of styles with conditions, as StyleFlow has it."""
+
+    schema: Schema
+    flow: FlowChain
+    conditions: LabelEncoding
+    sampling: Solver
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def check_query(self, query: Query) -> None:
+        """Refuse (LaceError) a query that the flow cannot draw."""
+
+    def checked(self, codes: Labels) -> Labels:
+        """Return labels of the flow's schema."""
+
+
 class FlowStyleEditor:
     """Edit styles ws (B, L, Dw) by a flow: z = T_c(ws), then T_c'⁻¹(z) in the style layers that carry an edited
     attribute.
@@ -83,7 +100,7 @@ class FlowStyleEditor:
 
     def __init__(
         self,
-        model: StyleFlow,
+        model: ConditionalFlow,
         layers: Mapping[str, Sequence[int]] | None = None,
         overshoot: Mapping[str, float] | None = None,
         reencode: bool = True,
@@ -107,9 +124,9 @@ class FlowStyleEditor:
                 f"give the "
                 "generator's broadcast of w, one row for each label."
             )
-        sure = before.known.all(0).tolist()
-        if not all(sure):
-            missing = [name for name, known in zip(self.model.schema.names, sure, strict=True) if not known]
+        decided = before.known.all(0).tolist()
+        if not all(decided):
+            missing = [name for name, known in zip(self.model.schema.names, decided, strict=True) if not known]
             raise LaceError(
                 f"An edit must know what there is before it, and {', '.join(missing)} is not known: measure it."
             )
