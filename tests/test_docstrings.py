@@ -1,4 +1,4 @@
-"""Docstrings of samplers, energies, queries, schemas and seeds: their form, and their examples."""
+"""Docstrings of every module: their form, and their examples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from types import ModuleType
 
 import pytest
 
-import lace_lightning.energies
-import lace_lightning.samplers
+import lace_lightning
 
-MODULES = [f"lace_lightning.{name}" for name in ("errors", "query", "schedules", "schema", "seeds", "targets")] + [
-    f"{package.__name__}.{module.name}"
-    for package in (lace_lightning.energies, lace_lightning.samplers)
-    for module in pkgutil.iter_modules(package.__path__)
-]
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(lace_lightning.__path__, "lace_lightning.")
+    if not module.name.endswith("__main__")
+)
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, type]]:
