@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 
 from .errors import LaceError
 from .progress import byte_bar
+
+# Errors of a file system that cannot take what is written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def _feed(hasher: Any, obj: Any) -> None:
@@ -144,6 +148,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(target)
         os.replace(temporary, target)
     except OSError as error:
+        # Work in between may fail on files of its own, which have another name.
+        if error.errno not in FULL and not str(error.filename or "").startswith(str(temporary)):
+            raise
         raise LaceError(
             f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
             "folder, then run the same command again."
@@ -223,41 +230,6 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
             "one or change its permissions."
         ) from error
     return path
-
-
-class Cache:
-    """Cache of folders by the digest of what their content depends on: `root/kind/key`.
-
-    Args:
-        root: folder of the cache; `~` is the user's.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     folder = Cache(root).folder("pairs", digest({"seed": 1}))
-        ...     folder.is_dir(), folder.parent.name
-        (True, 'pairs')
-    """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).expanduser()
-
-    def folder(self, kind: str, key: str) -> Path:
-        """Return the folder of an artifact, and create it if needed.
-
-        Args:
-            kind: what is kept, such as `pairs`.
-            key: digest of what it depends on.
-
-        Returns:
-            Its path.
-
-        Raises:
-            LaceError: when nothing can be written there.
-        """
-        return check_writable(self.root / kind / key)
-
-    def __repr__(self) -> str:
-        return f"Cache({str(self.root)!r})"
 
 
 def save_tensors(

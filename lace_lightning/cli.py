@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .commands import COMMANDS, version
 from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
+from .folders import forget_folders
 from .renamed import renamed_arguments
 
 if TYPE_CHECKING:
@@ -168,8 +169,10 @@ def job(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
 
     from .artifacts import read_json, write_json
+    from .cache import locked
     from .report import sweeps
     from .run import check, run
+    from .run.study import is_rank_zero
 
     _quiet()  # Lightning sets its own level when it is imported
     hydra_config = HydraConfig.get()
@@ -179,14 +182,17 @@ def job(cfg: DictConfig) -> float | None:
         sweeps.mark(folder)
     try:
         settings = check(cfg)
-        done = folder / "metrics.json"
-        if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
-            sweeps.OUTCOMES[folder.name] = "skipped"
-            return None
-        metrics = run(settings)
-        sweeps.OUTCOMES[folder.name] = "done"
-        (folder / "failed.json").unlink(missing_ok=True)
-        return metrics.get("acc")
+        # The other processes of a run on several devices share the folder of the first.
+        alone = locked(folder, "the run", waits=in_sweep) if is_rank_zero() else nullcontext()
+        with alone:
+            done = folder / "metrics.json"
+            if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
+                sweeps.OUTCOMES[folder.name] = "skipped"
+                return None
+            metrics = run(settings)
+            sweeps.OUTCOMES[folder.name] = "done"
+            (folder / "failed.json").unlink(missing_ok=True)
+            return metrics.get("acc")
     except (SystemExit, KeyboardInterrupt) as stop:
         # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
         print(STOPPED, file=sys.stderr, flush=True)
@@ -345,6 +351,7 @@ def _quiet() -> None:
 def _hydra(arguments: Sequence[str]) -> None:
     import hydra
 
+    forget_folders()
     _quiet()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

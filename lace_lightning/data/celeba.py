@@ -15,14 +15,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..artifacts import Cache, digest
+from ..artifacts import digest
+from ..cache import Cache
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels
 from .batches import strided_rows
 from .faces import FACES_SCHEMA, FacesDataModule
 from .picture_data import Split
-from .resumable_arrays import IMAGES, fill
+from .resumable_arrays import IMAGES, fill, open_rows
 
 SPLITS = ("train", "val", "test")
 # Pixels of an aligned picture, width and height.
@@ -270,7 +271,7 @@ class CelebADataModule(FacesDataModule):
             f"decoding CelebA ({split})",
             self.progress,
         )
-        return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))
+        return torch.from_numpy(open_rows(folder, IMAGES))
 
     def _decode(self, name: str) -> Tensor:
         left, top, side = self.box

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifacts import Cache, atomic_path, digest, file_sha256, write_json
+from ..artifacts import digest, file_sha256
+from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Attribute, Labels, Schema
 from ..unpickle import safe_unpickle
 from .faces import FACES_SCHEMA
 from .pairs import PairSet
+from .resumable_arrays import fill, is_filled
 
 # Columns of `att_light.pickle`, and of `attributes.npy`.
 PICKLE_COLUMNS = (
@@ -372,12 +374,12 @@ def given_pairs(
             f"Given pairs were required {where}: set pairs.source or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV."
         )
     cache = Cache(cache) if isinstance(cache, str) else cache
-    facts = {"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1}
+    facts = {"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "recipe": 2}
     light = None if (source / "att_light.pickle").is_file() else _light_file(source)
-    # Versions that did not read this file have kept pairs without it.
-    key = digest(facts if light is None or light.name == LIGHT_FILES[0] else {**facts, "light": light.name})
-    folder = cache.folder("pairs", key)
-    if (folder / "meta.json").is_file():
+    identity = facts | ({} if light is None else {"light": light.name})
+    entry = cache.entry("pairs", identity)
+    folder = entry.folder
+    if is_filled(folder):
         return PairSet(folder)
     given = read_given(source)
     arrays: dict[str, Tensor] = {}
@@ -392,22 +394,25 @@ def given_pairs(
             )
         arrays = {"w": given.w}
     arrays["labels"] = given.labels.values.masked_fill(~given.labels.known, torch.nan)
-    for name, array in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array.float().cpu().numpy())
-    # Last: where it is, the pairs are complete.
-    write_json(
-        folder / "meta.json",
-        {
-            "key": key,
-            "count": len(given.labels),
-            "seed": seed,
-            "done": len(given.labels),
-            "generator": generator.digest_for("w"),
-            "labeler": f"{given.layout} {digest(_sources(source))}",
-            "schema": given.labels.schema.to_config(),
-            "arrays": list(arrays),
-            "ranges": given.ranges,
-        },
+    meta = {
+        "key": entry.key,
+        "count": len(given.labels),
+        "seed": seed,
+        "generator": generator.digest_for("w"),
+        "labeler": f"{given.layout} {digest(_sources(source))}",
+        "schema": given.labels.schema.to_config(),
+        "arrays": list(arrays),
+        "ranges": given.ranges,
+    }
+    rows = {name: array.float() for name, array in arrays.items()}
+    entry.describe()
+    fill(
+        folder,
+        meta,
+        {name: tuple(array.shape[1:]) for name, array in rows.items()},
+        lambda count, first: {name: array[first : first + count] for name, array in rows.items()},
+        10_000,
+        "given pairs",
+        progress=False,
     )
     return PairSet(folder)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..artifacts import Cache, digest
+from ..artifacts import digest
+from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Labels, Schema
@@ -20,7 +20,7 @@ from .batches import strided_rows
 from .faces import MIRRORED, FacesDataModule
 from .pairs import split_rows
 from .picture_data import Split
-from .resumable_arrays import IMAGES, fill
+from .resumable_arrays import IMAGES, fill, open_rows
 
 
 class LabelledLatents(Protocol):
@@ -160,4 +160,4 @@ class PairPicturesDataModule(FacesDataModule):
             "pictures of pairs",
             self.progress,
         )
-        return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))
+        return torch.from_numpy(open_rows(folder, IMAGES))

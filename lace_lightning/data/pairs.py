@@ -7,20 +7,21 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from ..artifacts import digest, read_json
+from ..cache import is_whole
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
+from ..source import code_of, identity_of
 from .batches import TensorBatches
-from .resumable_arrays import fill
+from .resumable_arrays import META, fill, open_rows, rows_done
 
 # Bytes of pictures that are stored whether anything needs them or not.
 SMALL = 2**32
@@ -37,10 +38,10 @@ class Latents(Protocol):
     def __call__(self, count: int, first: int) -> Tensor: ...
 
 
-def pairs_key(
+def pairs_identity(
     generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None, pictures: bool = True
-) -> str:
-    """Return the digest of everything that pairs depend on.
+) -> dict[str, Any]:
+    """Return everything that pairs depend on: all arguments of `make_pairs` but batch size and progress.
 
     Args:
         generator: the generator of their pictures.
@@ -51,21 +52,18 @@ def pairs_key(
         pictures: whether pictures are stored.
 
     Returns:
-        16 hexadecimal digits.
+        Plain values.
     """
-    drawn = {} if latents is None else {"source": latents.digest}
-    stored = {} if pictures else {"pictures": False}
-    return digest(
-        {
-            "generator": generator.digest,
-            "labeler": labeler.digest,
-            "count": count,
-            "seed": seed,
-            "format": 1,
-            **drawn,
-            **stored,
-        }
-    )
+    source = None if latents is None else {"digest": latents.digest, "code": code_of(type(latents))}
+    return {
+        "generator": identity_of(generator),
+        "labeler": identity_of(labeler),
+        "count": count,
+        "seed": seed,
+        "latents": source,
+        "pictures": pictures,
+        "recipe": 2,
+    }
 
 
 def keep_pictures(choice: bool | str, generator: Generator, count: int, space: str) -> bool:
@@ -105,19 +103,16 @@ class PairSet:
         folder: where `make_pairs` or `given_pairs` wrote them.
 
     Raises:
-        LaceError: when the folder has no pairs; when an array is asked for that they lack.
+        LaceError: when the folder has no pairs; when an array is asked for that they lack, or that is damaged.
 
     Example:
         >>> import tempfile
-        >>> from lace_lightning.artifacts import write_json
         >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("given", (Attribute("hat"),)).to_config()
+        >>> meta = {"key": "a", "count": 3, "seed": 0, "schema": schema, "arrays": ["w", "labels"]}
+        >>> rows = lambda count, first: {name: torch.ones(count, 1) for name in meta["arrays"]}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("w", "labels"):
-        ...         np.save(f"{folder}/{name}.npy", np.ones((3, 1), np.float32))
-        ...     schema = Schema("given", (Attribute("hat"),)).to_config()
-        ...     write_json(f"{folder}/meta.json", {"count": 3, "done": 3, "seed": 0, "schema": schema,
-        ...                                        "arrays": ["w", "labels"]})
-        ...     pairs = PairSet(folder)
+        ...     pairs = PairSet(fill(folder, meta, {"w": (1,), "labels": (1,)}, rows, 3, "pairs", progress=False))
         ...     len(pairs), pairs.complete, tuple(pairs.latents("w").shape)
         (3, True, (3, 1))
     """
@@ -126,9 +121,11 @@ class PairSet:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
+        if not is_whole(self.folder / META):
+            raise LaceError(f"Pairs were required in '{self.folder}', and its {META} is missing or damaged.")
+        self.meta: dict[str, Any] = read_json(self.folder / META)
         self.schema = Schema.from_config(self.meta["schema"])
-        self.seed, self.done = int(self.meta["seed"]), int(self.meta["done"])
+        self.seed, self.done = int(self.meta["seed"]), rows_done(self.folder)
         self.arrays: tuple[str, ...] = tuple(self.meta.get("arrays", self.NAMES))
 
     def __len__(self) -> int:
@@ -161,7 +158,7 @@ class PairSet:
                 f"The pairs in '{self.folder}' have {', '.join(self.arrays)}, and {name} was asked for: set "
                 f"{what.get(name, 'another name')}."
             )
-        return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
+        return torch.from_numpy(open_rows(self.folder, name))
 
     def labels(self) -> Labels:
         """Return the decided labels (N, K); those that the labeler abstained from are not known."""
@@ -224,10 +221,9 @@ def make_pairs(
         **({"images": generator.image_shape} if pictures else {}),
     }
     meta: dict[str, Any] = {
-        "key": pairs_key(generator, labeler, count, seed, latents, pictures),
+        "key": digest(pairs_identity(generator, labeler, count, seed, latents, pictures)),
         "count": count,
         "seed": seed,
-        "done": 0,
         "generator": generator.digest,
         "labeler": labeler.digest,
         "schema": labeler.schema.to_config(),

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import load_tensors, save_tensors
+from ..cache import Cache, Entry, is_whole, remove_sealed, sealed_path
 from ..errors import LaceError, suggest
 from ..labelers import Labeler
 from ..pictures.convert import float_batches
+from ..source import identity_of
 from ..weights import weight_names, weight_path
 from .fid import (
     INCEPTION_FEATURES,
@@ -61,6 +63,7 @@ class Extractor:
         features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
         resize: How pictures are resized before.
         device: Device that pictures are moved to.
+        identity: Digest of all that the features depend on, where the name does not say it.
 
     Example:
         >>> extractor = Extractor("mean colour", "fd_colour", 3, lambda images: images.double().mean((2, 3)), "none")
@@ -74,6 +77,7 @@ class Extractor:
     features: Callable[[Tensor], Tensor]
     resize: str
     device: str = "cpu"
+    identity: str = ""
 
     def statistics(self, pictures: Pictures, batch_size: int = 500, partial: Path | None = None) -> dict[str, Tensor]:
         """Return the statistics of real pictures.
@@ -153,6 +157,7 @@ def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extrac
         lambda images: torch.cat([judge.features(part) for part in float_batches(images)]),
         "none",
         device,
+        identity_of(judge),
     )
 
 
@@ -186,10 +191,11 @@ def measure_reference(
     Returns:
         `fd/<split>` for every other split.
     """
-    folder = _folder(extractor, dataset, source, cache)
-    measured = {
-        split: extractor.statistics(images, partial=folder / f"{split}.partial") for split, images in pictures.items()
-    }
+    entry = _entry(extractor, dataset, source, cache)
+    measured = {}
+    with entry.making("reference statistics"):
+        for split, images in pictures.items():
+            measured[split] = extractor.statistics(images, partial=entry.folder / f"{split}.partial")
     _save_reference(path, measured["train"], extractor, dataset, source)
     return {
         f"fd/{split}": frechet_distance(value, measured["train"])
@@ -198,10 +204,18 @@ def measure_reference(
     }
 
 
-def _folder(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache: Cache) -> Path:
-    """Return the folder of the statistics of these pictures under these features."""
-    return cache.folder(
-        "reference", digest({"network": extractor.network, "resize": extractor.resize, "dataset": dataset, **source})
+def _entry(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache: Cache) -> Entry:
+    """Return the entry of the statistics of these pictures under these features."""
+    return cache.entry(
+        "reference",
+        {
+            "network": extractor.network,
+            "identity": extractor.identity,
+            "resize": extractor.resize,
+            "dataset": dataset,
+            "source": dict(source),
+            "recipe": 2,
+        },
     )
 
 
@@ -243,7 +257,7 @@ def reference_statistics(
     batches: Sequence[Tensor] = pictures if not isinstance(pictures, Tensor) else torch.split(pictures, batch_size)
     statistics, first = FeatureStatistics(num_features), 0
     whole = {"batches": len(batches), "batch_size": getattr(batches, "batch_size", batch_size)}
-    if partial is not None and partial.is_file():
+    if partial is not None and is_whole(partial):
         sums, where = load_tensors(partial)
         if where == whole:
             first = int(sums.pop("next"))
@@ -255,19 +269,12 @@ def reference_statistics(
         ):
             statistics.update(features(batches[index].clone()).cpu())
             if partial is not None and perf_counter() - saved > SAVE_SECONDS:
-                save_tensors(
-                    partial,
-                    {
-                        "count": statistics.count,
-                        "first": statistics.first,
-                        "second": statistics.second,
-                        "next": torch.tensor(index + 1),
-                    },
-                    whole,
-                )
+                sums = {"count": statistics.count, "first": statistics.first, "second": statistics.second}
+                with sealed_path(partial) as temporary:
+                    save_tensors(temporary, {**sums, "next": torch.tensor(index + 1)}, whole)
                 saved = perf_counter()
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        remove_sealed(partial)
     return statistics.compute()
 
 
@@ -381,10 +388,13 @@ def _reference(
             f"those of "
             f"'{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes both."
         )
-    path = _folder(extractor, dataset, source, cache) / "statistics.safetensors"
-    if not path.is_file():
-        measured = extractor.statistics(pictures.train_pictures(), partial=path.with_name("train.partial"))
+    entry = _entry(extractor, dataset, source, cache)
+
+    def make(path: Path) -> None:
+        measured = extractor.statistics(pictures.train_pictures(), partial=entry.folder / "train.partial")
         _save_reference(path, measured, extractor, dataset, source)
+
+    path = entry.file("statistics.safetensors", make, f"reference statistics of {dataset}")
     statistics, protocol = load_statistics(path, extractor.network)
     return statistics, {
         "reference": str(protocol["reference"]),

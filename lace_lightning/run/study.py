@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from ..artifacts import Cache, file_sha256
+from ..artifacts import file_sha256
+from ..cache import Cache
 from ..data import PairSet, given_pairs, keep_pictures
 from ..errors import LaceError
 from ..generators import Generator, check_generator
@@ -45,6 +47,7 @@ class Study:
         options: how a query becomes an energy, or the options of the editor.
         queries: the query, or the edits in their order.
         given: pairs of others, None where they are made.
+        partial: why what was trained is not what the settings name; empty where it is.
         pairs_generator: the generator of the pairs.
         feature_space: features and reference of the Fréchet distance, None where it is not measured.
     """
@@ -60,6 +63,7 @@ class Study:
     queries: list[Query]
     edit_options: Any = None
     given: PairSet | None = None
+    partial: list[str] = field(default_factory=list)
     pairs_generator: Generator = field(init=False)
     feature_space: FeatureSpace | None = field(init=False)
 
@@ -98,6 +102,17 @@ class Study:
         study.pairs_generator = study._pairs_generator()
         study.feature_space = study._feature_space()
         return study
+
+    def say(self, text: str, reason: str = "") -> None:
+        """Say on stderr what is found or made, and why."""
+        if is_rank_zero():
+            print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
+
+    def note_partial(self, reason: str) -> None:
+        """Remember and say that what is trained is not what the settings without this reason would give."""
+        if reason not in self.partial:
+            self.partial.append(reason)
+            rank_zero_warn(f"partial: {reason}. Runs without it do not use it.")
 
     @property
     def known(self) -> Schema:
