@@ -69,7 +69,7 @@ NETWORKS = (
             "https://huggingface.co/DragGan/DragGan-Models/resolve/refs%2Fpr%2F3/stylegan2-ffhq1024x1024.pkl",
             "https://huggingface.co/spaces/edemana/my-stylegan-model/resolve/da64592673081d7d05abe1437c383f5ad91bf529/ffhq.pkl",
         ),
-        # As several programs require it that download the first address; both copies state the same.
+        # Required by several programs that download the first address; both copies state the same checksum.
         "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c",
         381_624_121,
     ),
@@ -81,7 +81,7 @@ NETWORKS = (
             "https://huggingface.co/aaronb/StyleGAN2-pkl/resolve/7d9a80d433e2a63592e73622d3606d600f1fd46e/ada/metfaces.pkl",
             "https://huggingface.co/spaces/adirik/stylemc-demo/resolve/1c472db80f268413f095f52b30a2494b83086c19/pretrained/metfaces.pkl",
         ),
-        # As both copies state it, which different people uploaded.
+        # Stated by both copies, which were uploaded by different people.
         "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f",
         size="382 MB",
     ),
