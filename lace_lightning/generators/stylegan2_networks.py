@@ -104,7 +104,7 @@ class SynthesisBlock(nn.Module):
         torch.Size([1, 3, 8, 8])
     """
 
-    # 8 MiB in float32, four of which are held at a time; the fastest of the measured sizes.
+    # 8 MiB in float32, four of which are held at a time; chosen by measurement.
     budget = 2**21
     resample_filter: Tensor
 
