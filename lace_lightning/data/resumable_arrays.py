@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..artifacts import check_writable, read_json, write_json
 from ..errors import LaceError
 
-# The one table of bytes; every other one is float32.
+# Name of the array of uint8; every other array is float32.
 IMAGES = "images"
 
 
@@ -31,7 +31,7 @@ def fill(
 
     Args:
         folder: where `<name>.npy` of every array and `meta.json` are written; its `done` counts rows on disk.
-        meta: plain values with the number of rows `count` and a `key`, the digest of what the rows depend on.
+        meta: plain values with the number of rows `count` and a `key`, the digest of everything that rows depend on.
         shapes: shape of a row by name of the array; `images` is uint8 and others float32.
         make: `make(count, first)` returns rows first .. first + count - 1 of every array.
         batch_size: rows that are made together, at least 1.
@@ -57,9 +57,8 @@ def fill(
         known = read_json(path / "meta.json")
         if known["key"] != meta["key"]:
             raise LaceError(
-                f"The folder '{path}' holds {title} that depend on something else (weights, count or seed) than those "
-                f"that "
-                "are asked for: use another folder."
+                f"The folder '{path}' holds {title} of other weights, another count or another seed than the required "
+                "ones: use another folder."
             )
         meta = known
     else:
