@@ -60,7 +60,7 @@ def library_labeler(
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
-        A labeler of pictures (B, 3, H, W) in [-1, 1].
+        A labeler of pictures (B, 3, R, R) in [-1, 1].
 
     Raises:
         LaceError: when the library, the network or the weights are unknown, the file is missing or of another network,
@@ -146,7 +146,7 @@ def script_labeler(
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
-        A labeler of pictures (B, 3, H, W) in [-1, 1].
+        A labeler of pictures (B, 3, R, R) in [-1, 1].
 
     Raises:
         LaceError: when the file is missing or no TorchScript, the script does not turn pictures of `resolution` (64

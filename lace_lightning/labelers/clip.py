@@ -150,7 +150,7 @@ def clip_labeler(
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
-        A labeler of pictures (B, 3, H, W) in [-1, 1], which are resized to the model's size.
+        A labeler of pictures (B, 3, R, R) in [-1, 1], which are resized to the model's size.
 
     Raises:
         LaceError: when open_clip is not installed, the model or the weights are unknown or damaged, or the prompts are

@@ -16,7 +16,7 @@ class EditStrength(Metric):
     value; the change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
     DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j), which is 1 when every edited label becomes right and no other
     label changes.
-    The article does not give its normalisation; this one is ours. Labels that the judge does not know before or after
+    The article does not give its normalisation; this one was chosen here. Labels that the judge does not know before or after
     the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of processes add up exactly.
 
     Args:

@@ -192,7 +192,7 @@ def measure_reference(
         dataset: Name of the data set.
         path: File of the statistics.
         source: Plain values that the pictures depend on.
-        cache: Cache of sums so far: a measurement that was stopped goes on there.
+        cache: Cache of sums so far, from which a measurement that was stopped continues.
 
     Returns:
         `fd/<split>` for every other split.
@@ -246,7 +246,7 @@ def reference_statistics(
         num_features: Number F of features.
         pictures: Pictures (N, C, H, W), uint8, or batches of them.
         batch_size: Pictures at a time, of a tensor.
-        partial: File that the sums so far are written to every minute. A measurement that was stopped goes on there.
+        partial: File that the sums so far are written to every minute. A measurement that was stopped continues from it.
 
     Returns:
         Mean (F,), covariance (F, F) and count ().

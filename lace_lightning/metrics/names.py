@@ -233,7 +233,7 @@ def _find(name: str) -> tuple[int, Figure]:
 
 
 def figure_of(name: str) -> Figure:
-    """Return the figure of a name; an unknown name is its own title and stands in a run's table.
+    """Return the figure of a name; an unknown name is its own title and is a row of a run's table.
 
     Args:
         name: Name in metrics.json, for example `acc/smile`.
