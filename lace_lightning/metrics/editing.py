@@ -15,9 +15,9 @@ class EditStrength(Metric):
     Per sample, the score a of an edited attribute is 1 or 0 for a right or wrong class, 1 - |ĉ - c| for a continuous
     value; the change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
     DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j), which is 1 when every edited label becomes right and no other
-    label changes.
-    The article does not give its normalisation; this one was chosen here. Labels that the judge does not know before or after
-    the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of processes add up exactly.
+    label changes. The article does not give its normalisation; this one was chosen here. Labels that the judge does
+    not know before or after the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of
+    processes add up exactly.
 
     Args:
         schema: Schema of the judged and the wanted labels.

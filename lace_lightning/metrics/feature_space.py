@@ -246,7 +246,8 @@ def reference_statistics(
         num_features: Number F of features.
         pictures: Pictures (N, C, H, W), uint8, or batches of them.
         batch_size: Pictures at a time, of a tensor.
-        partial: File that the sums so far are written to every minute. A measurement that was stopped continues from it.
+        partial: File that the sums so far are written to every minute, and from which a measurement that was stopped
+            continues.
 
     Returns:
         Mean (F,), covariance (F, F) and count ().
