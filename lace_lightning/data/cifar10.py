@@ -45,7 +45,7 @@ def load_cifar10(
         LaceError: when the split is another, there are no pictures, or an archive is not CIFAR-10.
     """
     if split not in SIZES:
-        raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
+        raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}': choose one of them.")
     source, key = _archive(root, split)
     if source is None and not download:
         raise LaceError(
@@ -70,7 +70,7 @@ def load_cifar10(
 
 
 def _archive(root: str | os.PathLike[str] | None, split: str) -> tuple[Path | None, str]:
-    """Return the archive of a split, None where torchvision has it, and what tells it from others."""
+    """Return the archive of a split, None where torchvision has it, and a key that tells it from other archives."""
     if root is None:
         return None, "torchvision"
     source = Path(root).expanduser() / f"cifar10-{split}.zip"
@@ -122,8 +122,7 @@ def _from_torchvision(folder: Path, split: str) -> tuple[Array, Array]:
     except (OSError, RuntimeError) as error:
         raise LaceError(
             f"CIFAR-10 could not be downloaded ({error}): set dataset.module.root to a folder with cifar10-train.zip "
-            f"and "
-            "cifar10-test.zip."
+            "and cifar10-test.zip."
         ) from error
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
 

@@ -1,4 +1,4 @@
-"""Latents with the labels of the pictures that they become, on disk and in memory."""
+"""Pairs of latents and labels of their pictures, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -23,19 +23,32 @@ from ..source import code_of, identity_of
 from .batches import TensorBatches
 from .resumable_arrays import META, fill, open_rows, rows_done
 
-# Bytes of pictures that are stored whether anything needs them or not.
+# Pictures of up to so many bytes are stored even where no classifier needs them.
 SMALL = 2**32
 
 
 class Latents(Protocol):
-    """Source of the latents of pairs: (count, first) -> z (count, Dz) of rows first .. first + count - 1."""
+    """Interface of sources of latents of pairs: (count, first) -> z (count, Dz) of rows first .. first + count - 1.
+
+    Example:
+        >>> class Zeros:
+        ...     digest = "zeros"
+        ...
+        ...     def __call__(self, count, first):
+        ...         return torch.zeros(count, 4)
+        >>> latents: Latents = Zeros()
+        >>> tuple(latents(3, 0).shape)
+        (3, 4)
+    """
 
     @property
     def digest(self) -> str:
-        """Digest of what the latents depend on besides generator and seed."""
+        """Digest of everything besides generator and seed that the latents depend on."""
         ...
 
-    def __call__(self, count: int, first: int) -> Tensor: ...
+    def __call__(self, count: int, first: int) -> Tensor:
+        """Return the latents (count, Dz) of rows first .. first + count - 1."""
+        ...
 
 
 def pairs_identity(
@@ -70,10 +83,10 @@ def keep_pictures(choice: bool | str, generator: Generator, count: int, space: s
     """Return whether pairs store their pictures.
 
     Args:
-        choice: true, false, or "auto": where a classifier of `space` sees pictures, or all of them are at most 4 GiB.
+        choice: true, false, or "auto" for pictures where `space` is x or all of them have at most 4 GiB.
         generator: the generator of the pictures.
         count: number of pairs, at least 1.
-        space: what the classifier sees: z, w, or x for pictures.
+        space: inputs of the classifier: z, w, or x for pictures.
 
     Returns:
         Whether pictures are stored.
@@ -82,12 +95,11 @@ def keep_pictures(choice: bool | str, generator: Generator, count: int, space: s
         LaceError: when the choice is another, or false where pictures are needed.
     """
     if choice not in (True, False, "auto"):
-        raise LaceError(f"pairs.pictures must be auto, true or false, received '{choice}'.")
+        raise LaceError(f"pairs.pictures must be auto, true or false, received '{choice}': set it to auto.")
     if choice is False and space == "x":
         raise LaceError(
             "A classifier of pictures (classifier.space=x) needs those of the pairs, and pairs.pictures is false: "
-            "set "
-            "pairs.pictures=auto."
+            "set pairs.pictures=auto."
         )
     return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
 
@@ -149,14 +161,14 @@ class PairSet:
             LaceError: when these pairs lack the array.
         """
         if name not in self.arrays:
-            what = {
+            fixes = {
                 "z": "classifier.space=w",
                 "images": "classifier.space=w, or make pairs with pairs.pictures=true",
                 "logits": "classifier.soft_labels=false",
             }
             raise LaceError(
                 f"The pairs in '{self.folder}' have {', '.join(self.arrays)}, and {name} was asked for: set "
-                f"{what.get(name, 'another name')}."
+                f"{fixes.get(name, 'another name')}."
             )
         return torch.from_numpy(open_rows(self.folder, name))
 
@@ -286,7 +298,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     Args:
         pairs: the pairs.
-        space: what the classifier sees: z, w, or x for pictures.
+        space: inputs of the classifier: z, w, or x for pictures.
         batch_size: pairs of a train batch, at least 1.
         soft: whether targets are the labeler's logits, for learning from its probabilities.
         fractions: shares of validation and test, each from 0 to 1.
@@ -321,14 +333,14 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     @property
     def key(self) -> str:
-        """Digest of what the pairs depend on."""
+        """Digest of everything that the pairs depend on."""
         return self.pairs.meta["key"] if self.more is None else f"{self.pairs.meta['key']}-{self.more.meta['key']}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read the pairs and split them.
 
         Args:
-            stage: Lightning's name of what follows; everything is read for any.
+            stage: Lightning's name of the stage, which changes nothing.
         """
         if self.parts:
             return
@@ -342,8 +354,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
             if len(known) and not known[:, index].any():
                 raise LaceError(
                     f"Training needs labels of every attribute, and the labeler decided '{name}' for none of "
-                    f"{len(known)} "
-                    "pictures: lower labeler.confidence or leave it out of classifier.attributes."
+                    f"{len(known)} pictures: lower labeler.confidence or leave it out of classifier.attributes."
                 )
 
     @property

@@ -40,11 +40,22 @@ SAVE_SECONDS = 60.0
 
 
 class RealPictures(Protocol):
-    """Data module with real pictures to compare with."""
+    """Interface of data sets whose train pictures are the reference of a Fréchet distance.
+
+    Example:
+        >>> class Grey:
+        ...     source = {"shape": [3, 8, 8]}
+        ...
+        ...     def train_pictures(self):
+        ...         return torch.full((4, 3, 8, 8), 127, dtype=torch.uint8)
+        >>> pictures: RealPictures = Grey()
+        >>> len(pictures.train_pictures())
+        4
+    """
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """Plain values that say all that the pictures depend on, with their `shape`, [C, H, W]."""
+        """Plain values that the pictures depend on, with their `shape`, [C, H, W]."""
         ...
 
     def train_pictures(self) -> Pictures:
@@ -101,7 +112,7 @@ class FeatureSpace:
         features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
         num_features: Number F of features.
         reference: Statistics of real pictures: mean (F,), covariance (F, F) and, where it is known, count ().
-        protocol: Plain values that say what the statistics were measured on and with.
+        protocol: Plain values that describe the pictures and the network of the statistics.
 
     Example:
         >>> space = FeatureSpace("fid", lambda images: images.double().mean((2, 3)), 3, {})
@@ -135,7 +146,7 @@ def inception_extractor(device: str = "cpu") -> Extractor:
         device: Device of the network.
 
     Raises:
-        LaceError: When the weights cannot be had.
+        LaceError: When the weights are neither on this machine nor can be downloaded.
     """
     features, size = inception_features(inception_weights(), device)
     return Extractor(INCEPTION_NETWORK, "fid", size, features, TENSORFLOW_RESIZE, device)
@@ -185,8 +196,8 @@ def measure_reference(
         pictures: Pictures of every split; one of them is `train`.
         dataset: Name of the data set.
         path: File of the statistics.
-        source: Plain values that say all that the pictures depend on.
-        cache: Cache of sums so far: a measurement that was stopped goes on there.
+        source: Plain values that the pictures depend on.
+        cache: Cache of sums so far, from which a measurement that was stopped continues.
 
     Returns:
         `fd/<split>` for every other split.
@@ -249,7 +260,8 @@ def reference_statistics(
         num_features: Number F of features.
         pictures: Pictures (N, C, H, W), uint8, or batches of them.
         batch_size: Pictures at a time, of a tensor.
-        partial: File that the sums so far are written to every minute. A measurement that was stopped goes on there.
+        partial: File that the sums so far are written to every minute, and from which a measurement that was stopped
+            continues.
 
     Returns:
         Mean (F,), covariance (F, F) and count ().
@@ -294,8 +306,9 @@ def build_feature_space(
     pictures, which are kept in the cache.
 
     Args:
-        choice: `auto` (Inception where its weights are on this machine, else the judge; of given statistics, whatever
-            they are of), `judge`, `inception` (downloads the weights if needed), or `none`.
+        choice: `auto` (the features of the given statistics; without them Inception where its weights are on this
+            machine and there are pictures, else the judge), `judge`, `inception` (downloads the weights if needed), or
+            `none`.
         judge: The judge.
         pictures: Real pictures, None where there are none.
         dataset: Name of the data set.
@@ -346,7 +359,7 @@ def build_feature_space(
 
 
 def _are_of_inception(given: GivenStatistics, judge: Labeler) -> bool:
-    """Tell what statistics are of by the network that they name, else by their size."""
+    """Return whether statistics are of Inception features, by the network that they name, else by their size."""
     if given.network is not None:
         return given.network == INCEPTION_NETWORK
     return given.num_features == INCEPTION_FEATURES
@@ -358,9 +371,8 @@ def _check_given(given: GivenStatistics, network: str, size: int) -> None:
     if given.network not in (None, network) or given.num_features != size:
         raise LaceError(
             f"The reference statistics '{name}' must be of the features '{network}', and are of {given.num_features} "
-            f"features{f' of {given.network}' if given.network else ''}: set metrics.fid to what they were measured "
-            f"with, or "
-            "metrics.reference=null."
+            f"features{f' of {given.network}' if given.network else ''}: set metrics.fid to the features of their "
+            "measurement, or metrics.reference=null."
         )
 
 
@@ -376,8 +388,7 @@ def _reference(
     if pictures is None:
         raise LaceError(
             f"The Fréchet distance needs reference statistics of '{dataset}' for these features, and they are neither "
-            f"shipped "
-            "nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or "
+            "shipped nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or "
             "metrics.fid=none."
         )
     source = dict(pictures.source)
@@ -385,8 +396,8 @@ def _reference(
     if extractor.key != "fid" and image_shape is not None and list(image_shape) != source["shape"]:
         raise LaceError(
             f"The judge compares pictures of one shape, and the generator's are {'x'.join(map(str, image_shape))}, "
-            f"those of "
-            f"'{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes both."
+            f"those of '{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes "
+            "both."
         )
     entry = _entry(extractor, dataset, source, cache)
 
