@@ -28,7 +28,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["help"], ["--help"], ["--version"], ["convert", "--help"], ["list", "sampler"]]
+    "arguments", [[], ["help"], ["--help"], ["--version"], ["convert", "--help"], ["list", "sampler"], ["models"]]
 )
 def test_what_only_prints_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
