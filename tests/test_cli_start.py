@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,3 +207,66 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_a_missing_launcher_names_its_extra() -> None:
     error = cli._explained(Exception("Could not find 'hydra/launcher/joblib'"), ["hydra/launcher=joblib"])
     assert 'pip install "lace_lightning[joblib]"' in str(error)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sentence"),
+    [
+        (
+            "\n  - /setting: portraits\n  - override /network: none",
+            "The group 'setting' is called 'domain' and the group 'network' is called 'training' now: in '{path}' "
+            "write '- /domain: portraits' in line 3 and '- override /training: none' in line 4.",
+        ),
+        (
+            "\n  - /experiment/cifar10_ode\n  - override /network: none  # as before",
+            "The group 'network' is called 'training' now: in '{path}' write '- override /training: none' in line 4.",
+        ),
+        (
+            " [/setting/portraits, override /network: none]",
+            "The group 'setting' is called 'domain' and the group 'network' is called 'training' now: in '{path}' "
+            "write 'defaults: [/domain/portraits, override /training: none]' in line 2.",
+        ),
+        ("\n  - /setting@_global_: portraits", "write '- /domain@_global_: portraits' in line 3."),
+    ],
+)
+def test_a_former_group_in_a_file_of_ones_own_is_named_with_its_line(
+    defaults: str, sentence: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\ndefaults:{defaults}\nname: mine\n")
+    command = ["--config-dir", "own", "+experiment=mine", "--cfg", "job"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    message = capsys.readouterr().err
+    assert sentence.format(path=path.relative_to(tmp_path)) in message
+    assert message.count("\n") == 1
+    # Following the advice is enough.
+    lines = path.read_text().splitlines()
+    for text, number in re.findall(r"'((?:- |defaults).*?)' in line (\d+)", message):
+        lines[int(number) - 1] = f"{'  ' * text.startswith('-')}{text}"
+    path.write_text("\n".join(lines))
+    cli.main(command)
+    assert "name: mine" in capsys.readouterr().out
+
+
+def test_another_mistake_beside_a_former_group_keeps_its_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\ndefaults:\n  - override /sampler: hen\nname: mine\n")
+    path.with_name("other.yaml").write_text("# @package _global_\ndefaults:\n  - /setting: portraits\n")
+    with pytest.raises(SystemExit):
+        cli.main(["--config-dir", "own", "+experiment=mine", "--cfg", "job"])
+    assert "'sampler/hen'" in (message := capsys.readouterr().err)
+    assert "domain" not in message
+
+
+def test_a_folder_of_ones_own_with_the_former_name_of_a_group_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "setting").mkdir(parents=True)
+    (tmp_path / "own" / "setting" / "cats.yaml").write_text("# @package _global_\nname: cats\n")
+    with pytest.raises(SystemExit):
+        cli.main(["--config-dir", "own", "+experiment=cifar10_ode", "+setting=cats", "--cfg", "job"])
+    assert f"rename the folder '{Path('own/setting')}' to '{Path('own/domain')}'" in capsys.readouterr().err
