@@ -270,3 +270,31 @@ def test_a_folder_of_ones_own_with_the_former_name_of_a_group_is_named(tmp_path:
     with pytest.raises(SystemExit):
         cli.main(["--config-dir", "own", "+experiment=cifar10_ode", "+setting=cats", "--cfg", "job"])
     assert f"rename the folder '{Path('own/setting')}' to '{Path('own/domain')}'" in capsys.readouterr().err
+
+
+def test_a_process_of_a_launcher_has_the_resolvers() -> None:
+    code = (
+        "import hydra.core.utils\nfrom lace_lightning.cli import job\nfrom omegaconf import OmegaConf\n"
+        "assert OmegaConf.has_resolver('lace.job')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_jobs_in_processes_of_joblib_have_folders_and_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = ["-m", "+experiment=cifar10_ode", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=-1,-2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lace_lightning", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
+    )
+    # Neither seed is valid, so that both jobs end at once.
+    assert done.returncode == 1
+    assert "cifar10_ode: 2 failed" in done.stdout
+    assert "'seed' must be at least 0, received -2" in done.stderr
+    folders = sorted((tmp_path / "outputs" / "sweeps" / "cifar10_ode").glob("seed=*"))
+    assert [folder.name.rpartition("-")[0] for folder in folders] == ["seed=-1", "seed=-2"]
+    assert all((folder / "failed.json").is_file() for folder in folders)
