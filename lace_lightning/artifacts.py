@@ -12,11 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from .errors import LaceError
 from .progress import byte_bar
@@ -24,9 +20,18 @@ from .progress import byte_bar
 # Errors of a file system that cannot take what is written.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
+# torch and NumPy are imported where they are used: `lace-lightning models` and `download` start without them.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 def _feed(hasher: Any, obj: Any) -> None:
     """Feed `obj` into `hasher` in a canonical, type-tagged form."""
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
     if isinstance(obj, nn.Module):
         obj = {"module": type(obj).__name__, "state": dict(obj.state_dict())}
     if isinstance(obj, Mapping):
@@ -250,6 +255,7 @@ def save_tensors(
         LaceError: when the file cannot be written.
 
     Example:
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_tensors(f"{folder}/a.safetensors", {"w": torch.ones(2)}, {"width": 2}, torch.float16)
         ...     tensors, config = load_tensors(f"{folder}/a.safetensors")
@@ -284,6 +290,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         LaceError: when the file is missing, damaged or of another program.
     """
+    import torch
+
     with _opened(path) as (stream, config):
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     half = (torch.float16, torch.bfloat16)

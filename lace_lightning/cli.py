@@ -18,7 +18,7 @@ from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
 from .folders import forget_folders
-from .renamed import renamed_arguments
+from .renamed import former_folder_advice, former_group_advice, renamed_arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -149,6 +149,8 @@ def check_choices(arguments: Sequence[str]) -> None:
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
                 kind, near = key.lstrip("+"), suggest(choice, names)
+                if (former := former_folder_advice(kind, choice, own_folders(arguments))) is not None:
+                    raise LaceError(former)
                 advice = near or f" Choose one of {', '.join(names)}."
                 raise LaceError(f"There is no {kind} '{choice}'.{advice}")
 
@@ -285,6 +287,8 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
     if launcher in ("joblib", "submitit", "submitit_local", "submitit_slurm") and "hydra/launcher" in str(error):
         extra = launcher.partition("_")[0]
         return LaceError(f'The launcher {launcher} is not installed: pip install "lace_lightning[{extra}]".')
+    if (advice := former_group_advice(str(error), own_folders(arguments))) is not None:
+        return LaceError(advice)
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match is None:
         text = " ".join(str(error).split()) or type(error).__name__

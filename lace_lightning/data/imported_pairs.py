@@ -21,6 +21,7 @@ from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Attribute, Labels, Schema
+from ..source import identity_of
 from ..unpickle import safe_unpickle
 from .faces import FACES_SCHEMA
 from .pairs import PairSet
@@ -370,19 +371,12 @@ def given_pairs(
             f"Given pairs were required {where}: set pairs.source or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV."
         )
     cache = Cache(cache) if isinstance(cache, str) else cache
-    facts = {"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "recipe": 2}
+    facts = {"files": _sources(source), "generator": identity_of(generator), "seed": seed, "recipe": 2}
     light = None if (source / "att_light.pickle").is_file() else _light_file(source)
-<<<<<<< HEAD
     identity = facts | ({} if light is None else {"light": light.name})
     entry = cache.entry("pairs", identity)
     folder = entry.folder
     if is_filled(folder):
-=======
-    # Earlier versions, which did not read this file, have cached pairs without it.
-    key = digest(facts if light is None or light.name == LIGHT_FILES[0] else {**facts, "light": light.name})
-    folder = cache.folder("pairs", key)
-    if (folder / "meta.json").is_file():
->>>>>>> docD
         return PairSet(folder)
     given = read_given(source)
     arrays: dict[str, Tensor] = {}
@@ -397,7 +391,6 @@ def given_pairs(
             )
         arrays = {"w": given.w}
     arrays["labels"] = given.labels.values.masked_fill(~given.labels.known, torch.nan)
-<<<<<<< HEAD
     meta = {
         "key": entry.key,
         "count": len(given.labels),
@@ -418,24 +411,5 @@ def given_pairs(
         10_000,
         "given pairs",
         progress=False,
-=======
-    for name, array in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array.float().cpu().numpy())
-    # This file is written last: where it exists, the pairs are complete.
-    write_json(
-        folder / "meta.json",
-        {
-            "key": key,
-            "count": len(given.labels),
-            "seed": seed,
-            "done": len(given.labels),
-            "generator": generator.digest_for("w"),
-            "labeler": f"{given.layout} {digest(_sources(source))}",
-            "schema": given.labels.schema.to_config(),
-            "arrays": list(arrays),
-            "ranges": given.ranges,
-        },
->>>>>>> docD
     )
     return PairSet(folder)
