@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from .artifacts import check_writable, file_sha256, read_json, write_json
+from .cache import locked
 from .errors import LaceError
 
 # The most bytes of a file of unknown size, and the bytes that are read at a time.
@@ -132,7 +133,7 @@ def download(
             )
         check_writable(target.parent)
         try:
-            with _one_at_a_time(target):
+            with locked(target.parent, f"the download of {target.name}"):
                 if not target.is_file():  # otherwise another process downloaded it while this one waited
                     return _fetch(urls, target, sha256, size, largest)
         except OSError as error:

@@ -136,9 +136,9 @@ def pictures(folder: Path) -> torch.Tensor:
 
 def conversion(folder: Path) -> None:
     """Convert a generator's file."""
-    source = folder.parent / "source.safetensors"
+    source = folder.parent / "source.pt"
     if not source.is_file():
-        GENERATOR.save(source)
+        torch.save(GENERATOR.network.state_dict(), source)
     convert(source, folder / "converted.safetensors")
 
 
