@@ -44,7 +44,7 @@ class ConditionalSampling(SystemEvaluation):
         timing_repeats: repeats of a timing with batches of `timing_batch`, at least 0.
         timing_batch: samples of a timing, at least 1.
         distance_codes: free attributes of the samples of the Fréchet distance: same or pairs.
-        posterior_sets: sets of exact samples that latents are measured against, 0 for none, at least 2 for a floor.
+        posterior_sets: sets of exact samples that latents are measured against, 2 or more; fewer for none.
         settings: `num_samples`, `batch_size`, `seed`, `progress` and `metrics`, see `SystemEvaluation`.
 
     References:

@@ -55,7 +55,7 @@ class SamplingPlan:
     Args:
         batches: number of the first sample and number of samples of every batch.
         seed: the run's seed.
-        posterior_sets: sets of exact samples to measure against, 0 for none.
+        posterior_sets: sets of exact samples to measure against, 2 or more; fewer for none.
         cache: cache of reference samples, None for none.
 
     Example:
