@@ -209,7 +209,7 @@ class ConditionalSampling(SystemEvaluation):
         return {"prior/holds": float(self.query.holds(labels).double().mean()), **shares}
 
     def _judged_prior(self, generator: Generator, device: torch.device) -> Labels:
-        """Return the judge's labels of the generator's own pictures, which are measured once for all queries."""
+        """Return what the judge sees without any query; looked at once for all queries."""
         key = digest(
             {
                 "generator": generator.digest,
