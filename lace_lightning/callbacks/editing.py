@@ -185,12 +185,14 @@ class SequentialEditing(SystemEvaluation):
     ) -> dict[str, float]:
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         result: dict[str, float] = {}
-        for number, step in enumerate(steps, 1):
+        for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
             accuracy = step.accuracy.compute()
+            # An edit with `not` or `or` names no label: whether it holds is measured, its strength is not defined.
+            names_labels = bool(wanted_labels(query, 1, None).known.any())
             figures = {
-                "acc": accuracy["acc"],
+                **({"acc": accuracy["acc"]} if "acc" in accuracy else {}),
                 **({"holds": accuracy["holds"]} if "holds" in accuracy else {}),
-                "des": step.strength.compute()["des"],
+                **({"des": step.strength.compute()["des"]} if names_labels else {}),
                 "evaluations": step.evaluations / share,
             }
             if self.identity is not None:
@@ -200,10 +202,10 @@ class SequentialEditing(SystemEvaluation):
             result |= {f"edit{number}/{name}": value for name, value in figures.items()}
         last = f"edit{len(steps)}/"
         final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
-        final |= {
-            name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps)
-            for name in ("des", "evaluations")
-        }
+        for name in ("des", "evaluations"):
+            values = [result[key] for k in range(1, len(steps) + 1) if (key := f"edit{k}/{name}") in result]
+            if values:
+                final[name] = sum(values) / len(values)
         if space is not None:
             final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(
                 system.generator, rank, world_size, device
