@@ -153,6 +153,23 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _fault_of_disk(error: Exception, temporary: Path) -> str | None:
+    """Return what a file system refused, None for an error of the work in between, which may use files of its own."""
+    if isinstance(error, LaceError):
+        return None
+    if isinstance(error, OSError):
+        is_ours = error.errno in FULL or str(error.filename or "").startswith(str(temporary))
+        return (error.strerror or str(error)) if is_ours else None
+    # torch and safetensors report a full disk as an error of their own.
+    full = os.strerror(errno.ENOSPC)
+    is_full = full in str(error) or ("unexpected pos" in str(error) and _free(temporary.parent) < 2**20)
+    return full if is_full else None
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name beside a path, which is renamed to it on success and removed on failure.
@@ -182,13 +199,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if temporary.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(temporary, target)
-    except OSError as error:
-        # Work in between may fail on files of its own, which have another name.
-        if error.errno not in FULL and not str(error.filename or "").startswith(str(temporary)):
+    except Exception as error:
+        reason = _fault_of_disk(error, temporary)
+        if reason is None:
             raise
         raise LaceError(
-            f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
-            "folder, then run the same command again."
+            f"'{target}' could not be written ({reason}): free space or choose another folder, then run the same "
+            "command again."
         ) from error
     finally:
         if temporary.is_dir():

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from lace_lightning.artifacts import save_tensors
 from lace_lightning.errors import LaceError
+from lace_lightning.training.checkpoints import SealedCheckpoints, newest_checkpoint
 from tests.faults import harness, situations
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
@@ -43,6 +46,24 @@ def test_a_damaged_checkpoint_leaves_the_one_before(tmp_path: Path) -> None:
     read = situations.read_checkpoint(tmp_path)
     tally = harness.flipped("checkpoint", [tmp_path / "last.ckpt"], read, 30)
     assert tally.survived == tally.tried == 30, tally.notes
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    small, large = {"weight": torch.zeros(1000)}, {"weight": torch.zeros(1_000_000)}
+    writers = (
+        lambda disk: SealedCheckpoints().save_checkpoint(large, disk / "last.ckpt"),
+        lambda disk: save_tensors(disk / "system.safetensors", large, {}),
+    )
+    try:
+        with harness.small_disk(tmp_path / "disk", "300k") as disk:
+            SealedCheckpoints().save_checkpoint(small, disk / "last.ckpt")
+            for write in writers:
+                with pytest.raises(LaceError, match=r"could not be written \(No space left on device\)"):
+                    write(disk)
+                assert newest_checkpoint(disk) == disk / "last.ckpt"
+                assert {path.name for path in disk.iterdir()} == {"last.ckpt", "last.ckpt.sha256"}
+    except OSError as error:
+        pytest.skip(f"a small file system cannot be mounted here: {error}")
 
 
 def test_a_full_disk_is_one_sentence_and_the_same_call_goes_on(tmp_path: Path) -> None:
