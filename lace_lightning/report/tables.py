@@ -1,8 +1,8 @@
 """Run and record the tables of several systems: `python experiments/tables.py [--reuse] [name ...]`, without names all.
 
 A table is a folder with a table.yaml: rows with the command that makes them and the paper's figures. Runs that are done
-are not repeated, so one command makes whatever is missing; a row that fails does not stop the others. The results stand
-between the marks of the folder's README (see record.py).
+are not repeated, so one command makes whatever is missing; a row that fails does not stop the others. The results are
+written between the marks of the folder's README (see record.py).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .record import HERE, KEPT, insert, jobs, machine, setting_table
 
 
 def main() -> None:
-    """Entry of the command."""
+    """Run the tables that are named on the command line, and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=sorted(path.parent.name for path in HERE.glob("*/table.yaml")))
-    parser.add_argument("--reuse", action="store_true", help="write down what lies in outputs/ and run nothing")
+    parser.add_argument("--reuse", action="store_true", help="record the results in outputs/ and run nothing")
     options = parser.parse_args()
     failed = []
     for name in options.names:
@@ -41,11 +41,13 @@ def main() -> None:
         except SystemExit as error:
             failed.append(str(error))
     if failed:
-        raise SystemExit("These did not succeed:\n" + "\n".join(failed))
+        raise SystemExit(
+            "These runs and tables failed; run the same command again after a correction:\n" + "\n".join(failed)
+        )
 
 
 def definition(name: str) -> dict[str, Any]:
-    """Return the content of table.yaml: `rows`, and the `common` overrides and the `seeds` of all rows.
+    """Return the content of a table.yaml: `rows`, and the `common` overrides and the `seeds` of all rows.
 
     Args:
         name: Name of the table's folder.
@@ -70,6 +72,9 @@ def commands(name: str) -> list[list[str]]:
 
     Args:
         name: Name of the table's folder.
+
+    Raises:
+        SystemExit: When there is no such table.
     """
     about = definition(name)
     return [
@@ -104,7 +109,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
     Args:
         name: Name of the table's folder.
         outputs: Folder that runs write to.
-        since: Seconds since the epoch; results that no sweep has made, or found to be done, since are left out.
+        since: Seconds since the epoch; results of sweeps that were marked before are left out.
 
     Raises:
         SystemExit: When no row has results, or the README has no marks.
@@ -151,8 +156,9 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table of the rows with results; its last columns: the number of seeds, and how long it was
-    trained here, in words.
+    """Return the lines of a table of the rows with results.
+
+    The last columns are the number of seeds, and the time of training here in words.
     """
     done = {
         row["row"]: [number for number, result in enumerate(results) if result["row"] == row["row"]] for row in rows

@@ -27,7 +27,7 @@ def sequence(machine: Machine, items: Any) -> Any:
         Refused: for items of another type, and when the budget is spent.
 
     Example:
-        >>> from .values import Budget
+        >>> from lace_lightning.unpickle.values import Budget
         >>> machine = Machine(Names(), Budget(opcodes=10, memory=100))
         >>> sequence(machine, [1, 2]), machine.budget.memory
         ([1, 2], 84)

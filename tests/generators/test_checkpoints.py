@@ -228,7 +228,10 @@ AGAIN = r"download it again\.$"
             lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
             "a Git LFS pointer was saved instead of the file: run git lfs pull, or " + AGAIN,
         ),
-        (lambda whole: zipped(), r"it is a ZIP archive that PyTorch did not write: unpack it and give the file inside\.$"),
+        (
+            lambda whole: zipped(),
+            r"it is a ZIP archive that PyTorch did not write: unpack it and give the file inside\.$",
+        ),
         (lambda whole: zipped()[:-30], r"it ends in the middle: " + AGAIN),
         (lambda whole: b"", r"it is empty: " + AGAIN),
     ],
