@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,18 +12,26 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from .errors import LaceError
 from .progress import byte_bar
 
+# Errors of a file system that cannot take what is written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+# torch and NumPy are imported where they are used: `lace-lightning models` and `download` start without them.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 def _feed(hasher: Any, obj: Any) -> None:
     """Feed `obj` into `hasher` in a canonical, type-tagged form."""
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
     if isinstance(obj, nn.Module):
         obj = {"module": type(obj).__name__, "state": dict(obj.state_dict())}
     if isinstance(obj, Mapping):
@@ -144,6 +153,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(target)
         os.replace(temporary, target)
     except OSError as error:
+        # Work in between may fail on files of its own, which have another name.
+        if error.errno not in FULL and not str(error.filename or "").startswith(str(temporary)):
+            raise
         raise LaceError(
             f"'{target}' could not be written ({error.strerror or error}): free space or choose another "
             "folder, then run the same command again."
@@ -225,41 +237,6 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-class Cache:
-    """Cache of folders by the digest of what their content depends on: `root/kind/key`.
-
-    Args:
-        root: folder of the cache; `~` is the user's.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     folder = Cache(root).folder("pairs", digest({"seed": 1}))
-        ...     folder.is_dir(), folder.parent.name
-        (True, 'pairs')
-    """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).expanduser()
-
-    def folder(self, kind: str, key: str) -> Path:
-        """Return the folder of an artifact, and create it if needed.
-
-        Args:
-            kind: what is kept, such as `pairs`.
-            key: digest of what it depends on.
-
-        Returns:
-            Its path.
-
-        Raises:
-            LaceError: when nothing can be written there.
-        """
-        return check_writable(self.root / kind / key)
-
-    def __repr__(self) -> str:
-        return f"Cache({str(self.root)!r})"
-
-
 def save_tensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
@@ -278,6 +255,7 @@ def save_tensors(
         LaceError: when the file cannot be written.
 
     Example:
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_tensors(f"{folder}/a.safetensors", {"w": torch.ones(2)}, {"width": 2}, torch.float16)
         ...     tensors, config = load_tensors(f"{folder}/a.safetensors")
@@ -312,6 +290,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         LaceError: when the file is missing, damaged or of another program.
     """
+    import torch
+
     with _opened(path) as (stream, config):
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     half = (torch.float16, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Published generators: where they are, what their files must be, and where they lie here."""
+"""Catalogue of published generators: addresses, checksums, licences, and paths of downloaded files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,21 @@ LICENCE = "NVIDIA Source Code License, non-commercial"
 
 @dataclass(frozen=True)
 class Published:
-    """A network that others published: its file is the last part of the first address; the other addresses are copies
-    of that file.
+    """An entry of the catalogue: a published network and the addresses of its file.
 
-    `sha256` is None where nobody has said it, `bytes` where at most about its `size` is known.
+    Args:
+        name: name of the network.
+        what: description in one line.
+        urls: addresses of the same file (https), tried in this order. The last part of the first one is its name here.
+        sha256: checksum of the file, 64 hexadecimal digits; None where none was published.
+        bytes: exact size of the file in bytes; None where it is unknown.
+        size: approximate size for display, such as "382 MB"; None where it is unknown.
+        licence: licence of the weights.
+
+    Example:
+        >>> entry = Published("tiny", "StyleGAN2, 8x8", ("https://example.org/folder/tiny.pkl",))
+        >>> entry.path.name, entry.record.name
+        ('tiny.pkl', 'tiny.pkl.json')
     """
 
     name: str
@@ -35,12 +46,12 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where the file lies or will lie."""
+        """The path of the downloaded file, whether it exists or not."""
         return downloads_folder() / self.urls[0].rsplit("/", 1)[1]
 
     @property
     def record(self) -> Path:
-        """Where it is written down what the file was when it was accepted."""
+        """The path of the JSON file with the checksum, size and time of the file when it was accepted."""
         return self.path.with_name(f"{self.path.name}.json")
 
 
@@ -58,7 +69,7 @@ NETWORKS = (
             "https://huggingface.co/DragGan/DragGan-Models/resolve/refs%2Fpr%2F3/stylegan2-ffhq1024x1024.pkl",
             "https://huggingface.co/spaces/edemana/my-stylegan-model/resolve/da64592673081d7d05abe1437c383f5ad91bf529/ffhq.pkl",
         ),
-        # As several programs require it that download the first address; both copies state the same.
+        # Required by several programs that download the first address; both copies state the same checksum.
         "a205a346e86a9ddaae702e118097d014b7b8bd719491396a162cca438f2f524c",
         381_624_121,
     ),
@@ -70,7 +81,7 @@ NETWORKS = (
             "https://huggingface.co/aaronb/StyleGAN2-pkl/resolve/7d9a80d433e2a63592e73622d3606d600f1fd46e/ada/metfaces.pkl",
             "https://huggingface.co/spaces/adirik/stylemc-demo/resolve/1c472db80f268413f095f52b30a2494b83086c19/pretrained/metfaces.pkl",
         ),
-        # As both copies state it, which different people uploaded.
+        # Stated by both copies, which were uploaded by different people.
         "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f",
         size="382 MB",
     ),
@@ -79,32 +90,75 @@ NETWORKS = (
 
 
 def downloads_folder() -> Path:
-    """Return the folder of downloaded files, `downloads` in LACE_CACHE."""
+    """Return the folder of downloaded files: `downloads` in LACE_CACHE, by default ~/.cache/lace_lightning.
+
+    Example:
+        >>> downloads_folder().name
+        'downloads'
+    """
     return Path(os.environ.get("LACE_CACHE") or "~/.cache/lace_lightning").expanduser() / "downloads"
 
 
 def published_names() -> tuple[str, ...]:
-    """Return the names of the published networks."""
+    """Return the names of the published networks.
+
+    Example:
+        >>> "stylegan2_ffhq" in published_names()
+        True
+    """
     return tuple(network.name for network in NETWORKS)
 
 
 def published(name: str) -> Published:
-    """Return what is known of a published network. Raises LaceError for an unknown name."""
+    """Return the entry of a published network.
+
+    Args:
+        name: a name of `published_names`.
+
+    Raises:
+        LaceError: for an unknown name.
+
+    Example:
+        >>> published("stylegan2_ffhq").bytes
+        381624121
+    """
     for network in NETWORKS:
         if network.name == name:
             return network
     raise LaceError(
-        f"The published networks are {', '.join(published_names())}, and '{name}' was asked for."
+        f"The published networks are {', '.join(published_names())}, received '{name}'."
         f"{suggest(name, published_names())}"
     )
 
 
 def published_path(name: str, sha256: str | None = None, trust_first: bool = False) -> Path:
-    """Return the checked file of a published network, downloaded where it is not here yet.
+    """Return the path of a published network whose checksum was verified, and download the file where it is missing.
 
-    Where the catalogue has no checksum, the first call needs `sha256` or `trust_first`; what came is then written down
-    beside the file and required from then on. A file put there by hand is treated alike. Raises LaceError for a file
-    that is not the required one, for one of which nothing is known, and as `download` does.
+    Where the catalogue has no checksum, the first call needs `sha256` or `trust_first`. The checksum of the accepted
+    file is recorded beside the file and is required from then on. A file that was put there by hand is treated alike.
+    A file that still has its recorded size and time is not read again.
+
+    Args:
+        name: a name of `published_names`.
+        sha256: required checksum, 64 hexadecimal digits; None takes that of the catalogue or of the record.
+        trust_first: accept the first file without a checksum where none is known.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        LaceError: for an unknown name, a malformed or contradictory `sha256`, a file with another checksum, a network
+            without a known checksum, and in the cases of `download`.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest import mock
+        >>> with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, LACE_CACHE=cache):
+        ...     path = published("stylegan2_afhqcat").path
+        ...     path.parent.mkdir()
+        ...     _ = path.write_bytes(b"put there by hand")
+        ...     published_path("stylegan2_afhqcat", trust_first=True).name
+        'afhqcat.pkl'
     """
     network, record = published(name), _record(published(name))
     required = network.sha256 or record.get("sha256")
@@ -121,8 +175,8 @@ def published_path(name: str, sha256: str | None = None, trust_first: bool = Fal
         raise LaceError(
             f"The network '{name}' {'was put here by hand' if here else 'is not here'} and its checksum is not known: "
             f"run 'lace-lightning download {name} --trust-first' to take {network.path if here else network.urls[0]} "
-            f"as it is, "
-            f"or --sha256 HEX instead to check it{'' if here else f', or first put that file at {network.path}'}."
+            f"as it is, or --sha256 HEX instead to check it"
+            f"{'' if here else f', or first put that file at {network.path}'}."
         )
     if (
         here
@@ -137,19 +191,19 @@ def published_path(name: str, sha256: str | None = None, trust_first: bool = Fal
     try:
         write_json(network.record, {"name": name, "sha256": received, "checksum": origin, **_stamp(network.path)})
     except LaceError:
-        # A file whose checksum the catalogue has may lie where only others can write; it is then read again every time.
+        # A file with a checksum of the catalogue may lie in a read-only folder; it is then read again every time.
         if network.sha256 is None:
             raise
     return network.path
 
 
 def _stamp(path: Path) -> dict[str, int]:
-    """Return what tells that a file has not been touched."""
+    """Return the size and the time of a file, by which a change is noticed."""
     return {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
 
 
 def _record(network: Published) -> dict[str, Any]:
-    """Return what was written down when the file was accepted, {} where none was."""
+    """Return the record of an accepted file, {} where there is none."""
     if not network.record.is_file():
         return {}
     record = read_json(network.record)

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from .commands import COMMANDS, version
 from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
-from .renamed import renamed_arguments
+from .folders import forget_folders
+from .renamed import former_folder_advice, former_group_advice, renamed_arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -173,6 +174,8 @@ def check_choices(arguments: Sequence[str]) -> None:
         for choice in value.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
                 kind, near = key.lstrip("+"), suggest(choice, names)
+                if (former := former_folder_advice(kind, choice, own_folders(arguments))) is not None:
+                    raise LaceError(former)
                 advice = near or f" Choose one of {', '.join(names)}."
                 raise LaceError(f"There is no {kind} '{choice}'.{advice}")
 
@@ -203,8 +206,10 @@ def job(cfg: DictConfig) -> float | None:
     from hydra.types import RunMode
 
     from .artifacts import read_json, write_json
+    from .cache import locked
     from .report import sweeps
     from .run import check, run
+    from .run.study import is_rank_zero
 
     _quiet()  # Lightning sets its own level of logging when it is imported.
     hydra_config = HydraConfig.get()
@@ -214,14 +219,17 @@ def job(cfg: DictConfig) -> float | None:
         sweeps.mark(folder)
     try:
         settings = check(cfg)
-        done = folder / "metrics.json"
-        if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
-            sweeps.OUTCOMES[folder.name] = "skipped"
-            return None
-        metrics = run(settings)
-        sweeps.OUTCOMES[folder.name] = "done"
-        (folder / "failed.json").unlink(missing_ok=True)
-        return metrics.get("acc")
+        # The other processes of a run on several devices share the folder of the first.
+        alone = locked(folder, "the run", waits=in_sweep) if is_rank_zero() else nullcontext()
+        with alone:
+            done = folder / "metrics.json"
+            if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
+                sweeps.OUTCOMES[folder.name] = "skipped"
+                return None
+            metrics = run(settings)
+            sweeps.OUTCOMES[folder.name] = "done"
+            (folder / "failed.json").unlink(missing_ok=True)
+            return metrics.get("acc")
     except (SystemExit, KeyboardInterrupt) as stop:
         # Lightning ends a terminated run with SystemExit without a status, which a shell reads as success.
         print(STOPPED, file=sys.stderr, flush=True)
@@ -321,6 +329,8 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
     if launcher in ("joblib", "submitit", "submitit_local", "submitit_slurm") and "hydra/launcher" in str(error):
         extra = launcher.partition("_")[0]
         return LaceError(f'The launcher {launcher} is not installed: pip install "lace_lightning[{extra}]".')
+    if (advice := former_group_advice(str(error), own_folders(arguments))) is not None:
+        return LaceError(advice)
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match is None:
         text = " ".join(str(error).split()) or type(error).__name__
@@ -387,6 +397,7 @@ def _quiet() -> None:
 def _hydra(arguments: Sequence[str]) -> None:
     import hydra
 
+    forget_folders()
     _quiet()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import __version__
 from .configuration import GROUPS, config_folder, describe, overview
 from .errors import LaceError, suggest
+
+if TYPE_CHECKING:
+    from .cache import Stored
 
 
 def version() -> str:
@@ -65,7 +72,11 @@ def models() -> None:
 
 
 def _size(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+    if count is None:
+        return ""
+    return (
+        f"{count / 1e3:.1f} kB" if count < 1e5 else f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+    )
 
 
 @click.command(context_settings=CONTEXT)
@@ -86,6 +97,93 @@ def download(name: str, sha256: str | None, trust_first: bool) -> None:
         f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 "
         f"{file_sha256(path)}"
     )
+
+
+@click.group("cache", context_settings=CONTEXT, invoke_without_command=True)
+@click.pass_context
+def cache(context: click.Context) -> None:
+    """List or remove what is kept for later runs (pairs, trained systems, statistics): `cache`, `cache remove`."""
+    if context.invoked_subcommand is None:
+        _list_cache(None)
+
+
+@cache.command("list")
+@click.argument("kind", required=False)
+def list_cache(kind: str | None) -> None:
+    """List the entries of the cache, or those of one KIND (pairs, systems, ...)."""
+    _list_cache(kind)
+
+
+def _list_cache(kind: str | None) -> None:
+    from .report.text import Table
+
+    stored = _stored(kind)
+    if not stored:
+        print(f"{cache_folder()} is empty.")
+        return
+    now = time.time()
+    rows = [
+        [entry.kind, entry.key, _size(entry.size), _age(now - entry.changed), _cut(entry.command)] for entry in stored
+    ]
+    total = sum(entry.size for entry in stored)
+    print(Table(["kind", "key", "size", "age", "made by"], rows).text())
+    print(f"\n{len(stored)} entries, {_size(total)}, in {cache_folder()}")
+
+
+@cache.command("remove")
+@click.argument("keys", nargs=-1)
+@click.option("--kind", metavar="KIND", help="Remove entries of this kind.")
+@click.option("--older", metavar="DAYS", type=click.FloatRange(min=0), help="Remove entries older than so many days.")
+@click.option("--all", "everything", is_flag=True, help="Remove all entries.")
+def remove_cache(keys: tuple[str, ...], kind: str | None, older: float | None, everything: bool) -> None:
+    """Remove entries by KEYS, by kind, by age, or all of them."""
+    if not (keys or kind or older is not None or everything):
+        raise LaceError(
+            "cache remove needs keys, --kind, --older or --all: 'lace-lightning cache' lists what there is."
+        )
+    stored = _stored(kind)
+    names = [entry.key for entry in stored]
+    for key in keys:
+        if key not in names:
+            raise LaceError(f"There is no entry '{key}' in the cache.{suggest(key, names)}")
+    limit = time.time() - (older or 0) * 86400
+    chosen = [
+        entry for entry in stored if (not keys or entry.key in keys) and (older is None or entry.changed <= limit)
+    ]
+    from .cache import Cache
+
+    for entry in chosen:
+        Cache(cache_folder()).remove(entry)
+    print(f"removed {len(chosen)} entries, {_size(sum(entry.size for entry in chosen))}")
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache: LACE_CACHE, or the one in the user's home."""
+    return Path(os.environ.get("LACE_CACHE") or Path.home() / ".cache" / "lace_lightning").expanduser()
+
+
+def _stored(kind: str | None) -> list[Stored]:
+    from .cache import Cache
+
+    stored = Cache(cache_folder()).stored()
+    kinds = sorted({entry.kind for entry in stored})
+    if kind is not None and kind not in kinds:
+        raise LaceError(
+            f"There is nothing of the kind '{kind}' in the cache: the kinds are {', '.join(kinds) or 'none'}."
+            f"{suggest(kind, kinds)}"
+        )
+    return [entry for entry in stored if kind in (None, entry.kind)]
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @click.command("list", context_settings=CONTEXT)
@@ -123,6 +221,7 @@ CLICK: dict[str, click.Command] = {
     "convert": convert,
     "models": models,
     "download": download,
+    "cache": cache,
     "list": list_group,
     "help": help_command,
 }

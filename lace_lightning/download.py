@@ -1,4 +1,4 @@
-"""Files from elsewhere: resumed where they stopped, checked before they get their name."""
+"""Downloads that are resumed after an interruption and verified before they get their name."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tqdm import tqdm
 from .artifacts import check_writable, file_sha256, read_json, write_json
 from .errors import LaceError
 
-# What a file of unknown size may have, and what is read at a time.
+# The most bytes of a file of unknown size, and the bytes that are read at a time.
 LARGEST = 2 << 30
 CHUNK = 1 << 18
 TIMEOUT = 30.0
-# How often one address is asked to go on after it stopped in the middle.
+# The most requests to one address, each of which resumes the one before.
 ATTEMPTS = 20
 
 
-class _Refused(Exception):
-    """Why one address did not give the file; the next one may."""
+class _RefusedError(Exception):
+    """The reason for which one address did not give the file; the next address is tried."""
 
 
 class _Redirects(request.HTTPRedirectHandler):
@@ -43,7 +43,7 @@ class _Redirects(request.HTTPRedirectHandler):
 
 
 def _opener() -> request.OpenerDirector:
-    """Return what opens https, http and file addresses, and no others."""
+    """Return an opener of https, http and file addresses, which refuses others."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler,
@@ -60,7 +60,7 @@ def _opener() -> request.OpenerDirector:
 
 
 class _Part:
-    """What has come so far, `<name>.part`, and beside it (`<name>.part.json`) what its source said of the file."""
+    """The bytes received so far, `<name>.part`, beside `<name>.part.json` with the headers of their source."""
 
     def __init__(self, target: Path) -> None:
         self.path, self.note = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
@@ -68,16 +68,17 @@ class _Part:
 
     @property
     def count(self) -> int:
-        """The number of bytes that are there and whose source is known."""
+        """The number of bytes received from a known source."""
         return self.path.stat().st_size if self.said and self.path.is_file() else 0
 
     def begin(self, said: dict[str, Any]) -> None:
-        """Start anew with what the source says now."""
+        """Discard the bytes and record the headers of a new answer."""
         self.remove()
         write_json(self.note, said)
         self.said = said
 
     def remove(self) -> None:
+        """Delete both files."""
         for path in (self.path, self.note):
             path.unlink(missing_ok=True)
         self.said = {}
@@ -90,29 +91,51 @@ def download(
     size: int | None = None,
     largest: int = LARGEST,
 ) -> str:
-    """Fetch `target`, where it is not there yet, from the first of `urls` (https, http, file) that gives it, and return
-    its sha256.
+    """Download a file from the first address that gives it, unless the file exists, and return its sha256.
 
-    What a killed call left is gone on with. `size` is the exact number of bytes, `largest` the bound where that is not
-    known; without `sha256` the file is taken as it is, and the caller has to keep what is returned. Raises LaceError
-    for a file that cannot be had, that is not the required one or that does not fit on the disk, and for a missing one
-    where LACE_OFFLINE is set.
+    A download that was interrupted is resumed where it stopped. One process at a time downloads a file; others wait.
+
+    Args:
+        urls: addresses of the same file (https, http or file), tried in this order. The address of an interrupted
+            download goes first.
+        target: path of the file. It appears under this name when it is complete and has the required checksum.
+        sha256: required checksum, 64 lowercase hexadecimal digits. None accepts any content; the caller then has to
+            keep the returned checksum.
+        size: exact size in bytes; None where it is unknown.
+        largest: the most bytes that are accepted where `size` is None.
+
+    Returns:
+        The sha256 of the file, 64 hexadecimal digits.
+
+    Raises:
+        LaceError: for an address of another kind, a file that no address gives, a file with another checksum or size,
+            a disk without room for it, a folder that is not writable, and a missing file where LACE_OFFLINE is set.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source = Path(folder, "source")
+        ...     _ = source.write_bytes(b"data")
+        ...     received = download([source.as_uri()], Path(folder, "copy"), None, size=4)
+        ...     received == file_sha256(Path(folder, "copy"))
+        True
     """
     target = Path(target)
     for url in urls:
         if urlsplit(url).scheme not in ("https", "http", "file"):
-            raise LaceError(f"The address of a file must begin with https, http or file, received '{url}'.")
+            raise LaceError(
+                f"The address of a file must begin with https, http or file, received '{url}': correct the address."
+            )
     if not target.is_file():
         if os.environ.get("LACE_OFFLINE", "0") not in ("", "0"):
             raise LaceError(
                 f"The file '{target.name}' is needed and LACE_OFFLINE forbids to download it: get {urls[0]} elsewhere "
-                f"and put "
-                f"it at '{target}', or unset LACE_OFFLINE."
+                f"and put it at '{target}', or unset LACE_OFFLINE."
             )
         check_writable(target.parent)
         try:
             with _one_at_a_time(target):
-                if not target.is_file():  # otherwise another process has been faster
+                if not target.is_file():  # otherwise another process downloaded it while this one waited
                     return _fetch(urls, target, sha256, size, largest)
         except OSError as error:
             raise LaceError(
@@ -122,15 +145,15 @@ def download(
     received = file_sha256(target)
     if sha256 is not None and received != sha256:
         raise LaceError(
-            f"The file '{target}' must have the sha256 {sha256} and has {received}: delete it and run the same command "
-            f"again."
+            f"The file '{target}' must have the sha256 {sha256} and has {received}: delete it and run the same "
+            "command again."
         )
     return received
 
 
 @contextmanager
 def _one_at_a_time(target: Path) -> Iterator[None]:
-    """Let one process at a time fetch `target`; the system ends the lock with the process, however that ends."""
+    """Let one process at a time fetch `target`; the system releases the lock when the process ends or is killed."""
     with open(target.with_name(f".{target.name}.lock"), "a") as stream:
         if sys.platform == "win32":
             import msvcrt
@@ -156,26 +179,26 @@ def _fetch(urls: Sequence[str], target: Path, sha256: str | None, size: int | No
                 if _receive(url, part, sha256 is not None, size, largest):
                     break
             else:
-                raise _Refused(f"{url} ended too often, after {part.count:,} bytes at last")
+                raise _RefusedError(f"{url} ended too often, after {part.count:,} bytes at last")
             received = file_sha256(part.path)
             if sha256 is not None and received != sha256:
                 part.remove()
-                raise _Refused(f"{url} gave a file with the sha256 {received} where {sha256} is required")
+                raise _RefusedError(f"{url} gave a file with the sha256 {received} where {sha256} is required")
             os.replace(part.path, target)
             part.remove()
             return received
-        except _Refused as reason:
+        except _RefusedError as reason:
             reasons.append(str(reason))
     raise LaceError(
         f"The file '{target.name}' could not be downloaded, because {', and '.join(reasons)}: run the same command "
-        f"again, "
-        f"which goes on where it stopped, or put the file at '{target}' by hand."
+        f"again, which resumes the download, or put the file at '{target}' by hand."
     )
 
 
 def _receive(url: str, part: _Part, checked: bool, size: int | None, largest: int) -> bool:
-    """Ask once for what is missing and append it; return whether the file is whole. Raises _Refused where asking again
-    is of no use.
+    """Request the missing bytes once and append them; return whether the file is whole.
+
+    Raises _RefusedError where another request to this address would fail as well.
     """
     count = part.count if part.said.get("url") == url else 0
     if count and count == part.said["size"]:
@@ -186,12 +209,12 @@ def _receive(url: str, part: _Part, checked: bool, size: int | None, largest: in
     try:
         response = _opener().open(asked, timeout=TIMEOUT)
     except HTTPError as error:
-        if count and error.code == 416:  # the file has become shorter than what is here
+        if count and error.code == 416:  # the file at the address is now shorter than the received bytes
             part.remove()
             return False
-        raise _Refused(f"{url} answered {error.code} {error.reason}") from None
+        raise _RefusedError(f"{url} answered {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
-        raise _Refused(f"{url} could not be reached ({getattr(error, 'reason', error)})") from None
+        raise _RefusedError(f"{url} could not be reached ({getattr(error, 'reason', error)})") from None
     with response:
         headers = response.headers
         start, total = _range(headers) if response.status == 206 else (0, headers.get("Content-Length"))
@@ -217,28 +240,27 @@ def _range(headers: HTTPMessage) -> tuple[int, str | None]:
 
 
 def _check(url: str, total: int | None, headers: HTTPMessage, checked: bool, size: int | None, largest: int) -> None:
-    """Refuse, before anything is written, what cannot be the file."""
+    """Refuse an answer that cannot be the file, before anything is written."""
     if headers.get_content_type() == "text/html":
-        raise _Refused(f"{url} answered with a web page")
+        raise _RefusedError(f"{url} answered with a web page")
     if total is None and not checked:
-        raise _Refused(
-            f"{url} does not say how large the file is, and without a checksum nobody would see that the end is missing"
+        raise _RefusedError(
+            f"{url} does not say how large the file is, and without a checksum a missing end would not be noticed"
         )
     if total is not None and size is not None and total != size:
-        raise _Refused(f"{url} announces {total:,} bytes where {size:,} are required")
+        raise _RefusedError(f"{url} announces {total:,} bytes where {size:,} are required")
     if total is not None and total > (size or largest):
-        raise _Refused(f"{url} announces {total:,} bytes where at most {largest:,} are expected")
+        raise _RefusedError(f"{url} announces {total:,} bytes where at most {largest:,} are expected")
 
 
 def _append(url: str, response: Any, part: _Part, start: int, most: int) -> bool:
-    """Write what comes behind the first `start` bytes; return whether the file is whole."""
+    """Append the bytes of the answer behind the first `start` bytes; return whether the file is whole."""
     total: int | None = part.said["size"]
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - start > free:
         raise LaceError(
             f"'{part.path}' needs {total - start:,} more bytes and the disk has {free:,}: free space or choose another "
-            f"folder "
-            "(LACE_CACHE), then run the same command again."
+            "folder (LACE_CACHE), then run the same command again."
         )
     count, cut = start, False
     with (
@@ -258,13 +280,13 @@ def _append(url: str, response: Any, part: _Part, start: int, most: int) -> bool
             count += len(piece)
             if count > most:
                 part.remove()
-                raise _Refused(f"{url} sends more than the {most:,} bytes that are expected")
+                raise _RefusedError(f"{url} sends more than the {most:,} bytes that are expected")
             stream.write(piece)
             bar.update(len(piece))
     if not cut and total in (None, count):
         return True
     if count == start:
-        raise _Refused(
+        raise _RefusedError(
             f"{url} ended after {count:,} of {'an unknown number of' if total is None else f'{total:,}'} bytes"
         )
     return False

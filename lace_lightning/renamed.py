@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # Former key -> key.
@@ -98,3 +99,72 @@ def rename_settings(content: Mapping[str, Any]) -> dict[str, Any]:
             note(former, name)
             result[name] = {**(result.get(name) or {}), **result.pop(former)}
     return result
+
+
+def former_folder_advice(group: str, name: str, folders: Sequence[Path]) -> str | None:
+    """Return what to change where a user's own file of a group is in a folder with the group's former name.
+
+    Args:
+        group: the group.
+        name: name of the file, without `.yaml`.
+        folders: the user's own folders of configuration.
+
+    Returns:
+        A sentence; None where there is no such file.
+    """
+    for former in (former for former, today in GROUPS.items() if today == group):
+        for folder in folders:
+            if (folder / former / f"{name}.yaml").is_file():
+                return (
+                    f"The group '{former}' is called '{group}' now: rename the folder '{folder / former}' to "
+                    f"'{folder / group}'."
+                )
+    return None
+
+
+def former_group_advice(message: str, folders: Sequence[Path]) -> str | None:
+    """Return what to change where Hydra refuses a former group in the `defaults` of a user's own file.
+
+    Args:
+        message: Hydra's error.
+        folders: the user's own folders of configuration.
+
+    Returns:
+        A sentence with the name of today, the file and the line of every former group in the file that Hydra refuses.
+        None where the error is about something else.
+    """
+    if not any(re.search(rf"'{former}['/@]", message) for former in GROUPS):
+        return None
+    refused = re.search(r"In '([^']+)'", message)
+    paths = [folder / f"{refused[1]}.yaml" for folder in folders] if refused else []
+    found = [(path, *line) for path in paths if path.is_file() for line in _former(path)]
+    if not found:
+        return None
+    names = dict.fromkeys(former for _, _, former, _ in found)
+    renamed = " and ".join(f"the group '{former}' is called '{GROUPS[former]}'" for former in names)
+    lines = dict.fromkeys((number, text) for _, number, _, text in found)
+    changes = " and ".join(f"'{text}' in line {number}" for number, text in lines)
+    return f"{renamed[0].upper()}{renamed[1:]} now: in '{found[0][0]}' write {changes}."
+
+
+def _former(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, former group and new text of the lines of a file whose `defaults` have a former group."""
+    import yaml
+
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return
+    lines = text.splitlines()
+    for key, defaults in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value != "defaults" or not isinstance(defaults, yaml.SequenceNode):
+            continue
+        for item in defaults.value:
+            node = item.value[0][0] if isinstance(item, yaml.MappingNode) and item.value else item
+            group = re.match(r"(?:(?:override|optional) +)*/?(\w+)", str(node.value))
+            if group is not None and group[1] in GROUPS:
+                number = node.start_mark.line
+                pattern = rf"(?<![\w/.-])(/?)({'|'.join(GROUPS)})(?=[/@:\s'\"])"
+                line = re.sub(pattern, lambda match: match[1] + GROUPS[match[2]], lines[number].partition(" #")[0])
+                yield number + 1, group[1], line.strip()

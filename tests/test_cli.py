@@ -26,6 +26,7 @@ from lace_lightning.data.pairs import PairSet
 from lace_lightning.errors import LaceError
 from lace_lightning.portraits import PORTRAITS_SCHEMA
 from lace_lightning.report import sweeps
+from lace_lightning.training.checkpoints import newest_checkpoint
 
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
 TRAININGS = [
@@ -162,10 +163,10 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, 
         classifier = load_classifier(exported)
         assert classifier.schema.name == dataset
         assert classifier(torch.zeros(2, 3, 32, 32)).shape == (2, classifier.schema.num_logits)
-    checkpoint = next((tmp_path / "cache" / "training").rglob("last.ckpt"))
-    steps = torch.load(checkpoint, weights_only=True)["global_step"]
+    folder = next((tmp_path / "cache" / "training").rglob("last.ckpt")).parent
+    steps = torch.load(newest_checkpoint(folder), weights_only=True)["global_step"]
     cli.main(command)
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == steps
+    assert torch.load(newest_checkpoint(folder), weights_only=True)["global_step"] == steps
 
 
 @pytest.mark.parametrize("name", ["portraits_check", "cifar10_check"])

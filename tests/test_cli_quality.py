@@ -126,7 +126,7 @@ def test_given_statistics_mean_inception_and_say_how_many_samples(tmp_path: Path
         (64, [], "must be of the features 'portraits_judge"),
         (64, ["metrics.fid=inception"], "are of 64 features"),
         (SIZE, ["metrics.fid=judge"], "are of 48 features"),
-        (SIZE, [], "weights of torch-fidelity could not be had"),
+        (SIZE, [], "weights of torch-fidelity could not be loaded"),
     ],
 )
 def test_statistics_of_other_features_are_refused(

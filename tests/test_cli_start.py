@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["help"], ["--help"], ["--version"], ["convert", "--help"], ["list", "sampler"]]
+    "arguments", [[], ["help"], ["--help"], ["--version"], ["convert", "--help"], ["list", "sampler"], ["models"]]
 )
 def test_what_only_prints_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -206,3 +207,94 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_a_missing_launcher_names_its_extra() -> None:
     error = cli._explained(Exception("Could not find 'hydra/launcher/joblib'"), ["hydra/launcher=joblib"])
     assert 'pip install "lace_lightning[joblib]"' in str(error)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sentence"),
+    [
+        (
+            "\n  - /setting: portraits\n  - override /network: none",
+            "The group 'setting' is called 'domain' and the group 'network' is called 'training' now: in '{path}' "
+            "write '- /domain: portraits' in line 3 and '- override /training: none' in line 4.",
+        ),
+        (
+            "\n  - /experiment/cifar10_ode\n  - override /network: none  # as before",
+            "The group 'network' is called 'training' now: in '{path}' write '- override /training: none' in line 4.",
+        ),
+        (
+            " [/setting/portraits, override /network: none]",
+            "The group 'setting' is called 'domain' and the group 'network' is called 'training' now: in '{path}' "
+            "write 'defaults: [/domain/portraits, override /training: none]' in line 2.",
+        ),
+        ("\n  - /setting@_global_: portraits", "write '- /domain@_global_: portraits' in line 3."),
+    ],
+)
+def test_a_former_group_in_a_file_of_ones_own_is_named_with_its_line(
+    defaults: str, sentence: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\ndefaults:{defaults}\nname: mine\n")
+    command = ["--config-dir", "own", "+experiment=mine", "--cfg", "job"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    message = capsys.readouterr().err
+    assert sentence.format(path=path.relative_to(tmp_path)) in message
+    assert message.count("\n") == 1
+    # Following the advice is enough.
+    lines = path.read_text().splitlines()
+    for text, number in re.findall(r"'((?:- |defaults).*?)' in line (\d+)", message):
+        lines[int(number) - 1] = f"{'  ' * text.startswith('-')}{text}"
+    path.write_text("\n".join(lines))
+    cli.main(command)
+    assert "name: mine" in capsys.readouterr().out
+
+
+def test_another_mistake_beside_a_former_group_keeps_its_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\ndefaults:\n  - override /sampler: hen\nname: mine\n")
+    path.with_name("other.yaml").write_text("# @package _global_\ndefaults:\n  - /setting: portraits\n")
+    with pytest.raises(SystemExit):
+        cli.main(["--config-dir", "own", "+experiment=mine", "--cfg", "job"])
+    assert "'sampler/hen'" in (message := capsys.readouterr().err)
+    assert "domain" not in message
+
+
+def test_a_folder_of_ones_own_with_the_former_name_of_a_group_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "setting").mkdir(parents=True)
+    (tmp_path / "own" / "setting" / "cats.yaml").write_text("# @package _global_\nname: cats\n")
+    with pytest.raises(SystemExit):
+        cli.main(["--config-dir", "own", "+experiment=cifar10_ode", "+setting=cats", "--cfg", "job"])
+    assert f"rename the folder '{Path('own/setting')}' to '{Path('own/domain')}'" in capsys.readouterr().err
+
+
+def test_a_process_of_a_launcher_has_the_resolvers() -> None:
+    code = (
+        "import hydra.core.utils\nfrom lace_lightning.cli import job\nfrom omegaconf import OmegaConf\n"
+        "assert OmegaConf.has_resolver('lace.job')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_jobs_in_processes_of_joblib_have_folders_and_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = ["-m", "+experiment=cifar10_ode", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=-1,-2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lace_lightning", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
+    )
+    # Neither seed is valid, so that both jobs end at once.
+    assert done.returncode == 1
+    assert "cifar10_ode: 2 failed" in done.stdout
+    assert "'seed' must be at least 0, received -2" in done.stderr
+    folders = sorted((tmp_path / "outputs" / "sweeps" / "cifar10_ode").glob("seed=*"))
+    assert [folder.name.rpartition("-")[0] for folder in folders] == ["seed=-1", "seed=-2"]
+    assert all((folder / "failed.json").is_file() for folder in folders)

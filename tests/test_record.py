@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from lace_lightning.report.paper import paper_entries
 from lace_lightning.report.sweeps import register_resolvers
 from lace_lightning.run import check
 
@@ -122,8 +123,9 @@ def test_figures_of_two_names_become_rows_and_columns(record: ModuleType, tmp_pa
 TABLE = """
 common: [metrics.num_samples=5]
 seeds: [seed=0 metrics.seed=1, seed=1 metrics.seed=2]
+paper: [acc, fid, seconds]
 rows:
-  - {part: glasses, row: "Old, η = 0.1", run: [+experiment=old], paper: {acc: 0.5, fid: 9.5, seconds: 3},
+  - {part: glasses, row: "Old, η = 0.1", run: [+experiment=old], paper: cifar10 JEM,
      trained: a minute, seeds: 1}
   - {part: glasses, row: New, run: [+experiment=new, a=b]}
   - {part: glasses, row: Never, run: [+experiment=never]}
@@ -160,7 +162,7 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
     tables.write("table", outputs)
     text = (folder / "README.md").read_text()
     assert "| setting | ACC | *paper* | distance | *FID, paper* | s per 64 | *paper* | seeds | trained here |" in text
-    assert "| Old, η = 0.1 | 0.250 | 0.5 | 2.000 | 9.5 | 7.000 | 3 | 1 | a minute |" in text
+    assert "| Old, η = 0.1 | 0.250 | 0.645 | 2.000 | 52.35 | 7.000 | 135 | 1 | a minute |" in text
     assert "| New | 0.550 ± 0.071 |  | 1.000 ± 0.000 |  | 1.000 ± 0.000 |  | 2 |  |" in text
     assert "| New | 0.800 ± 0.071 | 1.000 ± 0.000 | 2 |" in text.partition("### hats")[2]
     assert "Not made yet: Never." in text
@@ -171,6 +173,31 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
         "Old, η = 0.1",
         *["New"] * 4,
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong", "sentence"),
+    [
+        ("cifar10 JEM", "cifar10 JME", "no entry 'cifar10 JME' in conf/paper.yaml. Did you mean 'cifar10 JEM'?"),
+        ("cifar10 JEM", "{acc: 0.5}", "There is no entry '{'acc': 0.5}' in conf/paper.yaml. Choose one of cifar10"),
+        ("[acc, fid,", "[acc, fdi,", "No entry of conf/paper.yaml has a figure 'fdi'. Did you mean 'fid'?"),
+    ],
+)
+def test_a_table_refuses_names_that_the_paper_has_not(
+    given: str, wrong: str, sentence: str, tables: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "experiments" / "table"
+    folder.mkdir()
+    (folder / "table.yaml").write_text(TABLE.replace(given, wrong))
+    with pytest.raises(SystemExit) as refusal:
+        tables.commands("table")
+    assert sentence in str(refusal.value)
+    assert "table.yaml, row 'Old, η = 0.1'" in str(refusal.value)
+
+
+def test_the_entries_of_the_paper_have_names_of_their_own() -> None:
+    names = [entry["name"] for entry in paper_entries()]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/table.yaml")))

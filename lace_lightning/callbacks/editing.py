@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from ..artifacts import Cache
+from ..cache import Cache
 from ..generators import sample_seeds
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance, judged_labels

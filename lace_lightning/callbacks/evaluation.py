@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import Cache, digest
+from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
@@ -21,7 +22,25 @@ from ..metrics.base import PictureMetric
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import float_batches
 from ..schema import Labels
+from ..source import identity_of
 from ..systems.base import System
+
+
+def agreed(choice: bool) -> bool:
+    """Return the choice of the first process, in every process.
+
+    Args:
+        choice: the choice of this process.
+
+    Example:
+        >>> agreed(True)
+        True
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return choice
+    choices = [choice]
+    torch.distributed.broadcast_object_list(choices)
+    return choices[0]
 
 
 @dataclass
@@ -141,24 +160,39 @@ class SystemEvaluation(pl.Callback):
         """Measure the generator alone on the same number of samples, once for all samplers."""
         space = self.feature_space
         assert space is not None
-        key = digest(
-            {
-                "generator": generator.digest,
-                "protocol": space.protocol,
-                "count": self.num_samples,
-                "seed": self.seed,
-            }
-        )
-        path = None if self.cache is None else self.cache.folder("unconditional", key) / "statistics.safetensors"
-        if path is not None and path.is_file():
-            return frechet_distance(load_statistics(path)[0], space.reference)
-        statistics: FeatureStatistics = space.statistics().to(device)
-        with torch.no_grad():
-            for images in self._unconditional_pictures(generator, rank, world_size, device):
-                statistics.update(space.features(images))
-        result = statistics.compute()
-        if path is not None and rank == 0:
-            save_statistics(path, {name: value.cpu() for name, value in result.items()}, space.protocol)
+        identity = {
+            "generator": identity_of(generator),
+            "protocol": space.protocol,
+            "features": identity_of(self.judge),
+            "count": self.num_samples,
+            "seed": self.seed,
+            "recipe": 2,
+        }
+
+        def make(path: Path | None) -> dict[str, Tensor]:
+            statistics: FeatureStatistics = space.statistics().to(device)
+            with torch.no_grad():
+                for images in self._unconditional_pictures(generator, rank, world_size, device):
+                    statistics.update(space.features(images))
+            result = statistics.compute()
+            if path is not None:
+                save_statistics(path, {name: value.cpu() for name, value in result.items()}, space.protocol)
+            return result
+
+        entry = None if self.cache is None else self.cache.entry("unconditional", identity)
+        if entry is None:
+            return frechet_distance(make(None), space.reference)
+        name = "statistics.safetensors"
+        if world_size == 1:
+            return frechet_distance(load_statistics(entry.file(name, make))[0], space.reference)
+        # All processes take part in the measurement, so the first decides for all.
+        if agreed(rank == 0 and entry.has(name)):
+            return frechet_distance(load_statistics(entry.folder / name)[0], space.reference)
+        result = make(None)
+        if rank == 0:
+            entry.file(
+                name, lambda path: save_statistics(path, {n: v.cpu() for n, v in result.items()}, space.protocol)
+            )
         return frechet_distance(result, space.reference)
 
     def _common_protocol(self, system: System, device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import load_tensors, save_tensors
+from ..cache import Cache
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance, judged_labels
@@ -21,6 +22,7 @@ from ..pictures.convert import downscale, float_batches
 from ..pictures.grids import labelled_grid
 from ..query import Query
 from ..schema import KINDS, Labels
+from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
 from ..targets import free_labels, wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
@@ -178,26 +180,31 @@ class ConditionalSampling(SystemEvaluation):
 
     def _judged_prior(self, generator: Generator, device: torch.device) -> Labels:
         """Return what the judge sees without any query; looked at once for all queries."""
-        key = digest(
-            {
-                "generator": generator.digest,
-                "judge": self.judge.digest,
-                "count": self.num_samples,
-                "seed": self.seed,
-            }
+        identity = {
+            "generator": identity_of(generator),
+            "judge": identity_of(self.judge),
+            "count": self.num_samples,
+            "seed": self.seed,
+            "recipe": 2,
+        }
+
+        def judged() -> Labels:
+            with torch.no_grad():
+                return Labels.cat(
+                    self.judge.labels(part).to("cpu")
+                    for images in self._unconditional_pictures(generator, 0, 1, device)
+                    for part in float_batches(images)
+                )
+
+        if self.cache is None:
+            return judged()
+        entry = self.cache.entry("prior", identity)
+        path = entry.file(
+            "labels.safetensors",
+            lambda path: save_tensors(path, {"values": judged().values}, {}),
+            "labels of the prior",
         )
-        path = None if self.cache is None else self.cache.folder("prior", key) / "labels.safetensors"
-        if path is not None and path.is_file():
-            return Labels(self.judge.schema, load_tensors(path)[0]["values"])
-        with torch.no_grad():
-            labels = Labels.cat(
-                self.judge.labels(part).to("cpu")
-                for images in self._unconditional_pictures(generator, 0, 1, device)
-                for part in float_batches(images)
-            )
-        if path is not None:
-            save_tensors(path, {"values": labels.values}, {})
-        return labels
+        return Labels(self.judge.schema, load_tensors(path)[0]["values"])
 
     def _shown(self) -> int:
         """Return how many of the first samples the picture needs."""

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from ..artifacts import Cache
+from ..cache import Cache
 from ..energies import build
 from ..errors import LaceError
 from ..generators import sample_seeds

@@ -1,4 +1,4 @@
-"""Classifiers of latents and of pictures, and the energies of queries about them."""
+"""Classifiers of latents and of pictures, and identity embeddings of pictures."""
 
 from __future__ import annotations
 
@@ -28,5 +28,21 @@ SHIPPED = {"cifar10": "cifar10_classifier"}
 
 
 def load_classifier(name: str | os.PathLike[str]) -> AttributeClassifier:
-    """Load a trained classifier: shipped ("cifar10": on w of the shipped generator), or a file of this program's."""
+    """Return a trained classifier, frozen.
+
+    Args:
+        name: cifar10 for the shipped classifier of latents w of the shipped CIFAR-10 generator, the name of other
+            shipped weights, or a safetensors file that `AttributeClassifier.save` wrote.
+
+    Returns:
+        The classifier in evaluation mode.
+
+    Raises:
+        LaceError: when the name is unknown, or the file is missing, damaged or no classifier.
+
+    Example:
+        >>> classifier = load_classifier("cifar10")
+        >>> classifier.space, classifier.schema.names
+        ('w', ('label',))
+    """
     return AttributeClassifier.load(weight_path(SHIPPED.get(str(name), name)))

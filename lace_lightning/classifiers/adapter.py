@@ -1,6 +1,4 @@
-"""Image networks of others: any module that looks at pictures, behind the size and the statistics that it was trained
-with.
-"""
+"""Adapters for image networks of other programs: resizing, normalisation, and the split into features and head."""
 
 from __future__ import annotations
 
@@ -17,8 +15,20 @@ from .published import Normalized
 class WrappedImageNetwork(Normalized):
     """Pictures (B, 3, R, R) in [-1, 1], resized and normalised -> `body` -> features (B, F) -> `head` -> logits.
 
-    `resolution` is the size that the body wants (None: as they come), `mean` and `std` those of pictures in [0, 1] that
-    it was trained with.
+    Args:
+        body: network of normalised pictures (B, 3, R, R) that returns features (B, F).
+        head: linear layer from features (B, F) to logits (B, L).
+        num_features: the number F of features.
+        resolution: side in pixels that pictures are resized to (bicubic, antialiased), at least 1; None for pictures
+            as they are.
+        mean: mean of each channel of pictures in [0, 1] that the body was trained with.
+        std: standard deviation of each channel of pictures in [0, 1] that the body was trained with, above 0.
+
+    Example:
+        >>> body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+        >>> network = WrappedImageNetwork(body, nn.Linear(12, 2), 12, resolution=8)
+        >>> tuple(network.features(torch.zeros(1, 3, 16, 16)).shape), tuple(network(torch.zeros(1, 3, 16, 16)).shape)
+        ((1, 12), (1, 2))
     """
 
     def __init__(
@@ -34,7 +44,7 @@ class WrappedImageNetwork(Normalized):
         self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
 
     def seen(self, images: Tensor) -> Tensor:
-        """Return what the body sees of pictures (B, 3, R, R) in [-1, 1]."""
+        """Return the inputs of the body: pictures (B, 3, R, R) in [-1, 1], resized and normalised."""
         if self.resolution is not None and images.shape[-1] != self.resolution:
             images = F.interpolate(
                 images, size=(self.resolution, self.resolution), mode="bicubic", antialias=True
@@ -47,7 +57,22 @@ class WrappedImageNetwork(Normalized):
 
 @torch.no_grad()
 def logits_of(model: nn.Module, example: Tensor) -> Tensor:
-    """Return what a model answers to an example (B, 3, R, R). Raises LaceError unless that is finite numbers (B, L)."""
+    """Return the outputs of a model on an example; the model is put into evaluation mode.
+
+    Args:
+        model: network of pictures (B, 3, R, R).
+        example: pictures (B, 3, R, R).
+
+    Returns:
+        Logits (B, L).
+
+    Raises:
+        LaceError: when the model does not take the example, or does not return finite numbers (B, L).
+
+    Example:
+        >>> logits_of(nn.Flatten(), torch.zeros(2, 3, 1, 1)).tolist()
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     try:
         whole = model.eval()(example)
     except Exception as error:
@@ -56,19 +81,36 @@ def logits_of(model: nn.Module, example: Tensor) -> Tensor:
             f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size."
         ) from None
     if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
-        what = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
+        received = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
         raise LaceError(
-            f"An image network must return finite logits (B, L), and {type(model).__name__} returns {what}: wrap it."
+            f"An image network must return finite logits (B, L), and {type(model).__name__} returns {received}: wrap "
+            "it in a module that returns the logits alone."
         )
     return whole
 
 
 @torch.no_grad()
 def split_head(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
-    """Return (body, head) with head(body(x)) = model(x): its last linear layer and all before it, else itself and the
-    identity.
+    """Return (body, head) with head(body(x)) = model(x): the last linear layer, and all layers before it.
 
-    Raises LaceError for a model that does not turn the example (B, 3, R, R) into finite numbers (B, L).
+    Where the logits are not the outputs of a linear layer, the body is the model and the head is the identity.
+
+    Args:
+        model: network of pictures (B, 3, R, R) that returns logits (B, L). Its last linear layer is replaced by the
+            identity in place.
+        example: pictures (B, 3, R, R) on which head(body(x)) and model(x) are compared.
+
+    Returns:
+        The body, which returns features (B, F), and the head, a linear layer from features to logits (B, L).
+
+    Raises:
+        LaceError: when the model does not turn the example into finite numbers (B, L).
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> body, head = split_head(model, torch.randn(2, 3, 2, 2))
+        >>> tuple(body(torch.zeros(1, 3, 2, 2)).shape), head.out_features
+        ((1, 5), 2)
     """
     whole = logits_of(model, example)
     for name, linear in reversed([(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]):
@@ -83,13 +125,25 @@ def split_head(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]
                 ):
                     return model, linear
             except RuntimeError:
-                pass  # something after it wants its outputs
+                pass  # A later layer needs the outputs of this one.
             setattr(owner, name.rpartition(".")[2], linear)
     return model, linear_of(torch.eye(whole.shape[1]))
 
 
 def linear_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """Return the linear layer with this weight (L, F) and bias (L,)."""
+    """Return the linear layer of a weight and a bias.
+
+    Args:
+        weight: weight (L, F).
+        bias: bias (L,); None for a layer without bias.
+
+    Returns:
+        A layer from features (B, F) to logits (B, L).
+
+    Example:
+        >>> linear_of(2 * torch.eye(2))(torch.ones(1, 2)).tolist()
+        [[2.0, 2.0]]
+    """
     head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         head.weight.copy_(weight)
@@ -99,12 +153,28 @@ def linear_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
 
 
 def select_outputs(head: nn.Linear, outputs: Sequence[int] | None, wanted: int, name: str) -> nn.Linear:
-    """Return the head with these outputs alone, in this order (None: all). Raises LaceError unless `wanted` remain."""
+    """Return a head with some of the outputs of another one.
+
+    Args:
+        head: linear layer with L outputs.
+        outputs: numbers of the chosen outputs in their new order, from 0 to L - 1; None for all.
+        wanted: the number of outputs that is required.
+        name: name of the network in messages.
+
+    Returns:
+        A linear layer with `wanted` outputs.
+
+    Raises:
+        LaceError: when the chosen outputs are not `wanted` in number, or one does not exist.
+
+    Example:
+        >>> select_outputs(linear_of(torch.eye(3)), [2, 0], 2, "network")(torch.tensor([[1.0, 2.0, 3.0]])).tolist()
+        [[3.0, 1.0]]
+    """
     rows = list(range(head.out_features)) if outputs is None else [int(row) for row in outputs]
     if len(rows) != wanted or not all(0 <= row < head.out_features for row in rows):
         raise LaceError(
             f"The schema needs {wanted} outputs of {name}, which has {head.out_features}, and {len(rows)} were chosen: "
-            f"set "
-            "labeler.outputs to their numbers, in the order of the schema's classes."
+            "set labeler.outputs to their numbers, in the order of the schema's classes."
         )
     return linear_of(head.weight[rows], None if head.bias is None else head.bias[rows])

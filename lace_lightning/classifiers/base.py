@@ -1,4 +1,4 @@
-"""A network together with what it was trained for: schema, space, generator."""
+"""Attribute classifiers: a network with the schema, the space and the generator that it was trained for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,25 @@ SPACES = ("z", "w", "x")
 
 
 def build_classifier_network(network: str, schema: Schema, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a new network with the outputs of `schema`: `mlp` on latents, or an image network by name."""
+    """Return a new network with the outputs of a schema.
+
+    Args:
+        network: mlp for latents, or the name of an image network (a key of `IMAGE_NETWORKS`).
+        schema: the attributes; the network has one output for each class and for each continuous value.
+        arguments: further arguments of the network's class.
+
+    Returns:
+        An untrained network from u (B, ...) to logits (B, schema.num_logits).
+
+    Raises:
+        LaceError: when the name is unknown, or the network's class refuses the value of an argument.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> tuple(build_classifier_network("mlp", schema, {"input_dim": 4})(torch.zeros(5, 4)).shape)
+        (5, 3)
+    """
     names = ("mlp", *IMAGE_NETWORKS)
     if network not in names:
         raise LaceError(
@@ -35,9 +53,30 @@ def build_classifier_network(network: str, schema: Schema, arguments: Mapping[st
 class AttributeClassifier(nn.Module):
     """u ↦ logits (B, schema.num_logits), u in `space`: z, w, or x (pictures (B, C, H, W) in [-1, 1]).
 
-    `network` is the name of one, built from `arguments`, or a module of one's own, which `arguments` describe and no
-    file can hold. `generator` is the digest of the generator whose latents it was trained on (None for pictures of the
-    world), `metadata` what its file says beside that.
+    `metadata` holds further plain values of the file that the classifier was loaded from.
+
+    Args:
+        schema: the attributes.
+        space: z or w for latents (B, D), x for pictures.
+        network: mlp (`LatentMLP`), the name of an image network (a key of `IMAGE_NETWORKS`), or a module of another
+            program, which `save` cannot write.
+        arguments: further arguments of the network's class; of a module of another program plain values that describe
+            it, which count in the digest.
+        generator: digest of the generator whose latents or pictures it was trained on; None for photographs.
+
+    Raises:
+        LaceError: when the space or the name of the network is unknown, or the network's class refuses the value of an
+            argument.
+
+    References:
+        The classifier f of Eq. 4 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> classifier = AttributeClassifier(schema, "w", "mlp", {"input_dim": 4, "hidden": [8]})
+        >>> tuple(classifier(torch.zeros(5, 4)).shape), tuple(classifier.energy("hat == 1")(torch.zeros(5, 4)).shape)
+        ((5, 3), (5,))
     """
 
     def __init__(
@@ -50,7 +89,9 @@ class AttributeClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if space not in SPACES:
-            raise LaceError(f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}'.")
+            raise LaceError(
+                f"A classifier's space must be one of {', '.join(SPACES)}, received '{space}': set classifier.space."
+            )
         self.schema, self.space, self.generator = schema, space, generator
         self.network_name, self.arguments = (
             network if isinstance(network, str) else type(network).__name__,
@@ -64,11 +105,17 @@ class AttributeClassifier(nn.Module):
             self.linearize = self.network.linearize
 
     def forward(self, u: Tensor) -> Tensor:
+        """Return the logits (B, L) of u (B, ...)."""
         return self.network(u)
 
     def scale_logits(self, factors: Mapping[str, float]) -> None:
-        """Multiply the logits of these attributes from now on, in the weights. Raises LaceError where the last layer is
-        not linear.
+        """Multiply the logits of some attributes by factors, in the weights of the last layer.
+
+        Args:
+            factors: factor by name of the attribute; the inverse of a temperature.
+
+        Raises:
+            LaceError: when an attribute is unknown, or the last layer is not linear.
         """
         columns = torch.ones(self.schema.num_logits)
         for name, factor in factors.items():
@@ -76,8 +123,16 @@ class AttributeClassifier(nn.Module):
         self.network.scale_outputs(columns)  # type: ignore[operator]
 
     def part(self, names: Sequence[str]) -> AttributeClassifier:
-        """Return the classifier for these attributes alone, which of separate networks needs no others; itself where it
-        has no parts.
+        """Return the classifier of some attributes, without the networks of the others where it has separate ones.
+
+        Args:
+            names: names of the attributes.
+
+        Returns:
+            A frozen copy; this object where it is no `LatentMLP` or all attributes are chosen.
+
+        Raises:
+            LaceError: when an attribute is unknown.
         """
         schema = self.schema.part(names)
         if not isinstance(self.network, LatentMLP) or len(schema) == len(self.schema):
@@ -91,7 +146,7 @@ class AttributeClassifier(nn.Module):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of configuration and weights."""
+        """Digest of configuration and weights, 16 hexadecimal digits."""
         return digest({"config": self._config(), "state": dict(self.network.state_dict())})
 
     def energy(
@@ -105,12 +160,36 @@ class AttributeClassifier(nn.Module):
         weight: float = 1.0,
         hard: bool = False,
     ) -> Energy:
-        """Return the energy of a query on u (B, D); see `lace_lightning.energies.build` for the options."""
+        """Return the energy of a query on u; see `lace_lightning.energies.build`.
+
+        Args:
+            query: the condition, as text or parsed.
+            free: values (B, K) of the query's free attributes; None where it has none.
+            logic: exact for the exact algebra of events, paper for the paper's OR and NOT.
+            sigma: the classifier's error on continuous attributes, in units of the attribute, above 0.
+            temperature: divides the logits of discrete attributes, above 0.
+            paper_temperature: divide the logit of the wanted class alone, as the paper's code does.
+            weight: γ of the target p^γ.
+            hard: return the hard region of the query, in which every decision is right, with p^γ as its guide.
+
+        Returns:
+            The energy, u (B, ...) -> (B,).
+
+        Raises:
+            LaceError: when the query does not fit the schema, or `build` refuses it.
+        """
         query = parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
         return build(query, free, logic, sigma, temperature, paper_temperature, weight, hard).pullback(self)
 
     def check_generator(self, generator_digest: str) -> None:
-        """Refuse (LaceError) a generator other than the one it was trained on."""
+        """Check that a generator is that of the training.
+
+        Args:
+            generator_digest: digest of the generator.
+
+        Raises:
+            LaceError: when the classifier was trained on the latents of another generator.
+        """
         if self.generator is not None and self.generator != generator_digest:
             raise LaceError(
                 f"The classifier was trained on the latents of generator {self.generator} and was given generator "
@@ -128,12 +207,20 @@ class AttributeClassifier(nn.Module):
         }
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights, configuration and metadata as safetensors, atomically. Raises LaceError for a network of one's
-        own.
+        """Write weights, configuration and metadata as safetensors, atomically.
+
+        Args:
+            path: file to write.
+            dtype: type of the stored weights; None for their own.
+            metadata: further plain values, which `load` gives back as `metadata`.
+
+        Raises:
+            LaceError: when the network is a module of another program.
         """
         if self.network_name not in ("mlp", *IMAGE_NETWORKS):
             raise LaceError(
-                f"A file can hold networks that are built by name, and {self.network_name} is not: keep its own file."
+                f"A file can hold networks that are built by name, and {self.network_name} is not: keep the file that "
+                "it was loaded from."
             )
         save_tensors(
             path, self.network.state_dict(), {**self._config(), "metadata": {**self.metadata, **metadata}}, dtype
@@ -141,10 +228,19 @@ class AttributeClassifier(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttributeClassifier:
-        """Read what `save` wrote, ready for use (frozen). Raises LaceError for missing, damaged or other weights."""
+        """Return the classifier of a file that `save` wrote, frozen and in evaluation mode.
+
+        Args:
+            path: safetensors file.
+
+        Raises:
+            LaceError: when the file is missing, damaged or no classifier.
+        """
         tensors, config = load_tensors(path)
         if config.get("kind") != "classifier":
-            raise LaceError(f"The weights '{path}' must be a classifier and are of kind '{config.get('kind')}'.")
+            raise LaceError(
+                f"The weights '{path}' must be a classifier and are of kind '{config.get('kind')}': check the path."
+            )
         result = cls(
             Schema.from_config(config["schema"]),
             config["space"],

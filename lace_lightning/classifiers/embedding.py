@@ -1,4 +1,4 @@
-"""Who is in the picture: unit vectors that are near each other for pictures of one person."""
+"""Identity embeddings (ArcFace-like): unit vectors, close for pictures of one person."""
 
 from __future__ import annotations
 
@@ -18,18 +18,29 @@ from ..weights import weight_path
 from .networks import build_network
 from .torchscript import last_line, load_program
 
-# Where ArcFace's 112x112 pictures have left eye, right eye, and the corners of the mouth.
+# Template of ArcFace's 112x112 pictures: left eye, right eye, and the corners of the mouth.
 ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (41.5493, 92.3655), (70.7299, 92.2041))
 ARCFACE_SIDE = 112
 
 
 def ffhq_arcface_crop() -> tuple[float, float, float, float]:
-    """Return the part [left, top, right, bottom] of a picture of FFHQ that ArcFace's 112x112 pictures show, as
-    fractions.
+    """Return the part of an FFHQ picture that ArcFace's 112x112 pictures show.
 
     FFHQ's squares follow from the same points: centre eyes + 0.1·(mouth - eyes), half a side the larger of 2·|right eye
     - left eye| and 1.8·|mouth - eyes|. For a face whose points are ArcFace's template the square is known in the
-    template's pixels, and its picture in the square's.
+    template's pixels, and the template's picture is therefore known in fractions of the square.
+
+    Returns:
+        Left, top, right and bottom as fractions of the picture, from 0 to 1.
+
+    References:
+        Deng, Guo, Xue and Zafeiriou, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019. The
+        square: Appendix C of Karras, Aila, Laine and Lehtinen, "Progressive Growing of GANs for Improved Quality,
+        Stability, and Variation", ICLR 2018.
+
+    Example:
+        >>> [round(edge, 2) for edge in ffhq_arcface_crop()]
+        [0.11, 0.12, 0.88, 0.88]
     """
     left, right, *corners = (torch.tensor(point, dtype=torch.float64) for point in ARCFACE_POINTS)
     eyes, mouth = (left + right) / 2, sum(corners) / 2
@@ -40,25 +51,58 @@ def ffhq_arcface_crop() -> tuple[float, float, float, float]:
     return float(start[0]), float(start[1]), float(end[0]), float(end[1])
 
 
-# The part of LACE's own metric: rows 35 to 223 and columns 32 to 220 of 256.
+# Parts of pictures by name; LACE's metric uses rows 35 to 223 and columns 32 to 220 of 256.
 CROPS = {"ffhq_arcface": ffhq_arcface_crop(), "ffhq_lace": (32 / 256, 35 / 256, 220 / 256, 223 / 256)}
 
 
 class Embedding(nn.Module):
-    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, size); subclasses give `forward`."""
+    """Base class of embeddings: pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D).
+
+    A subclass defines `forward` and `protocol`.
+
+    Example:
+        >>> class Colour(Embedding):
+        ...     def forward(self, images):
+        ...         return F.normalize(images.mean((2, 3)), dim=1)
+        >>> red, green = (torch.zeros(1, 3, 4, 4).index_fill(1, torch.tensor(channel), 1.0) for channel in (0, 1))
+        >>> Colour().distance(red, green)
+        tensor([1.4142])
+    """
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return ‖e(first) - e(second)‖ (B,), from 0 (one person) to 2, for two batches of pictures."""
+        """Return the Euclidean distances between the embeddings of two batches of pictures.
+
+        Args:
+            first: pictures (B, 3, R, R) in [-1, 1].
+            second: pictures (B, 3, R, R) in [-1, 1].
+
+        Returns:
+            Distances (B,), from 0 (the same embedding) to 2.
+        """
         return (self(first) - self(second)).norm(dim=1)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What decides the distance, in plain values."""
+        """Plain values that the distance depends on."""
         raise NotImplementedError
 
 
 class IdentityEmbedding(Embedding):
-    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, size): an image network whose head is the embedding."""
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, size): an image network whose head is the embedding.
+
+    Args:
+        network: name of the image network, a key of `IMAGE_NETWORKS`.
+        arguments: further arguments of the network's class.
+        size: dimension of the embedding, at least 1.
+
+    Raises:
+        LaceError: when the name is unknown, or the network's class refuses the value of an argument.
+
+    Example:
+        >>> vectors = IdentityEmbedding("resnet9", {"width": 2}, size=4).eval()(torch.rand(3, 3, 16, 16))
+        >>> tuple(vectors.shape), bool(((vectors.norm(dim=1) - 1).abs() < 1e-5).all())
+        ((3, 4), True)
+    """
 
     def __init__(self, network: str = "resnet9", arguments: Mapping[str, Any] | None = None, size: int = 64) -> None:
         super().__init__()
@@ -66,11 +110,12 @@ class IdentityEmbedding(Embedding):
         self.network = build_network(network, num_logits=size, **self.arguments)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, size) of pictures (B, 3, R, R) in [-1, 1]."""
         return F.normalize(self.network(images).float(), dim=1)
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of configuration and weights."""
+        """Digest of configuration and weights, 16 hexadecimal digits."""
         return digest({"config": self._config(), "state": dict(self.network.state_dict())})
 
     @property
@@ -81,16 +126,30 @@ class IdentityEmbedding(Embedding):
         return {"kind": "identity", "network": self.network_name, "arguments": self.arguments, "size": self.size}
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write weights and configuration as safetensors, atomically."""
+        """Write weights, configuration and metadata as safetensors, atomically.
+
+        Args:
+            path: file to write.
+            dtype: type of the stored weights; None for their own.
+            metadata: further plain values.
+        """
         save_tensors(path, self.network.state_dict(), {**self._config(), "metadata": metadata}, dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> IdentityEmbedding:
-        """Read what `save` wrote, frozen. Raises LaceError for missing, damaged or other weights."""
+        """Return the embedding of a file that `save` wrote, frozen and in evaluation mode.
+
+        Args:
+            path: safetensors file.
+
+        Raises:
+            LaceError: when the file is missing, damaged or no identity embedding.
+        """
         tensors, config = load_tensors(path)
         if config.get("kind") != "identity":
             raise LaceError(
-                f"The weights '{path}' must be an identity embedding and are of kind '{config.get('kind')}'."
+                f"The weights '{path}' must be an identity embedding and are of kind '{config.get('kind')}': check "
+                "task.identity.weights."
             )
         result = cls(config["network"], config["arguments"], config["size"])
         result.network.load_state_dict(tensors)
@@ -98,13 +157,32 @@ class IdentityEmbedding(Embedding):
 
 
 class ScriptedEmbedding(Embedding):
-    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D) of a TorchScript file (ArcFace and its like), which is a
-    program and is run.
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, D) of a network in a TorchScript file, such as ArcFace's.
 
-    The network sees the part `crop` ([left, top, right, bottom] as fractions, or a name of `CROPS`), `resolution`
-    pixels a side (antialiased), numbers in `range`, channels `rgb` or `bgr`; with `flip` its vectors of picture and
-    mirror image are added. Raises LaceError for a file that is missing or no TorchScript, for settings that mean
-    nothing, and for a network that does not turn two black pictures into finite floating numbers (2, D).
+    A TorchScript file is a program, and it is run: give only one that you trust. No gradient is kept.
+
+    Args:
+        script: the file, whose network turns pictures (B, 3, resolution, resolution) into vectors (B, D).
+        resolution: side in pixels that pictures are resized to (bilinear, antialiased), at least 1.
+        crop: part of a picture that is used: left, top, right and bottom as fractions from 0 to 1, or a key of
+            `CROPS`; None for all of it.
+        range: the numbers of a black and of a white pixel, ascending.
+        channels: rgb or bgr, the order of the channels that the network takes.
+        flip: whether the unit vectors of a picture and of its mirror image are added.
+        device: device of the network.
+
+    Raises:
+        LaceError: when the file is missing or no TorchScript, a setting is out of range, or the network does not turn
+            two black pictures into finite floating numbers (2, D).
+
+    Example:
+        >>> import tempfile
+        >>> network = torch.jit.trace(nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), torch.zeros(2, 3, 8, 8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.jit.save(network, f"{folder}/network.pt")
+        ...     embedding = ScriptedEmbedding(f"{folder}/network.pt", resolution=8)
+        >>> tuple(embedding(torch.ones(5, 3, 16, 16)).shape)
+        (5, 12)
     """
 
     def __init__(
@@ -119,10 +197,11 @@ class ScriptedEmbedding(Embedding):
     ) -> None:
         super().__init__()
         if resolution < 1:
-            raise LaceError(f"task.identity.resolution must be at least 1, received {resolution}.")
+            raise LaceError(f"task.identity.resolution must be at least 1, received {resolution}: set it to 112.")
         if len(range) != 2 or not all(map(math.isfinite, range)) or range[0] >= range[1]:
             raise LaceError(
-                f"task.identity.range must be two numbers, what is black and what is white, received {list(range)}."
+                f"task.identity.range must be two numbers, of a black and of a white pixel, received {list(range)}: "
+                "set it to [-1, 1]."
             )
         if channels not in ("rgb", "bgr"):
             raise LaceError(
@@ -135,6 +214,7 @@ class ScriptedEmbedding(Embedding):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1]."""
         inputs = self.prepare(images)
         vectors = self.program(inputs)
         if self.flip:
@@ -142,7 +222,14 @@ class ScriptedEmbedding(Embedding):
         return F.normalize(vectors.float(), dim=1)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return what the network sees (B, 3, resolution, resolution) of pictures in [-1, 1]."""
+        """Return the inputs of the network, cut, resized and scaled.
+
+        Args:
+            images: pictures (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            Pictures (B, 3, resolution, resolution) in `range`.
+        """
         if self.crop is not None:
             height, width = images.shape[-2:]
             left, top, right, bottom = (
@@ -173,22 +260,21 @@ class ScriptedEmbedding(Embedding):
             with torch.no_grad():
                 vectors = self.program(torch.full(shape, self.range[0], device=device))
         except Exception as error:
-            # A program fails in ways of its own.
+            # Any exception is possible: the program is not of this package.
             raise LaceError(
                 f"The network '{self.script}' must take pictures of shape {shape} and fails on them "
                 f"({last_line(error)}): set task.identity.resolution."
             ) from error
-        what = f"{vectors.dtype} {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
+        received = f"{vectors.dtype} {tuple(vectors.shape)}" if isinstance(vectors, Tensor) else type(vectors).__name__
         if not isinstance(vectors, Tensor) or not vectors.is_floating_point() or vectors.ndim != 2 or len(vectors) != 2:
             raise LaceError(
                 f"The network '{self.script}' must turn two pictures into floating numbers of shape (2, D), received "
-                f"{what}: "
-                "export the network that ends with its embedding."
+                f"{received}: export the network that ends with its embedding."
             )
         if not vectors.isfinite().all():
             raise LaceError(
                 f"The network '{self.script}' must turn two black pictures into finite numbers and does not: set "
-                "task.identity.range to what it was trained with."
+                "task.identity.range to the range that it was trained with."
             )
 
 
@@ -205,17 +291,31 @@ def _crop(crop: str | Sequence[float] | None) -> tuple[float, ...] | None:
     left, top, right, bottom = parts = tuple(map(float, crop)) if len(crop) == 4 else (1.0, 1.0, 0.0, 0.0)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise LaceError(
-            f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}."
+            f"task.identity.crop must be [left, top, right, bottom] as fractions from 0 to 1, received {list(crop)}: "
+            "set it to [0, 0, 1, 1] for all of the picture."
         )
     return parts
 
 
 def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.device | str = "cpu") -> Embedding | None:
-    """Return the embedding of `task.identity`: `weights` (or a name alone) of this program, or a `script` that is
-    spelled out.
+    """Return the embedding of the settings `task.identity`.
 
-    None where neither is given. A TorchScript file is a program: it is run when it is named as `script`, and never
-    elsewhere.
+    A TorchScript file is a program, and it is run where it is named as `script`, never where it is named as `weights`.
+
+    Args:
+        settings: a mapping with `weights`, a shipped name or a safetensors file of this program, or with `script` and
+            further arguments of `ScriptedEmbedding`; `weights` alone as text; or None. A script comes first.
+        device: device of the embedding.
+
+    Returns:
+        The embedding, None where neither weights nor a script are given.
+
+    Raises:
+        LaceError: when a setting is unknown or out of range, or a file is missing, damaged or of another kind.
+
+    Example:
+        >>> load_embedding({"weights": None, "script": None}) is None
+        True
     """
     table = {"weights": settings} if isinstance(settings, str) else dict(settings or {})
     weights, script = table.pop("weights", None), table.pop("script", None)
@@ -224,14 +324,13 @@ def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.devic
             return ScriptedEmbedding(script, **table, device=device)
         except TypeError as error:
             raise LaceError(
-                f"task.identity has settings that a TorchScript file does not ({error}): see conf/task/edit.yaml."
+                f"task.identity has settings that a TorchScript file does not take ({error}): see conf/task/edit.yaml."
             ) from error
     if weights is None:
         return None
     if Path(weights).suffix in (".pt", ".pth", ".ts", ".jit", ".torchscript"):
         raise LaceError(
             f"Identity weights must be a safetensors file of this program, received '{weights}': a TorchScript file is "
-            f"a "
-            f"program, and is run where it is spelled out: task.identity.script={weights}."
+            f"a program, and is run only where it is given as task.identity.script={weights}."
         )
     return IdentityEmbedding.load(weight_path(weights)).to(device)

@@ -1,4 +1,4 @@
-"""The classifier of latents: d-384-256-128-#logits with leaky-ReLU(0.2)."""
+"""Networks of latent classifiers: multilayer perceptrons with leaky ReLU of slope 0.2."""
 
 from __future__ import annotations
 
@@ -18,8 +18,27 @@ MODES = ("single", "separate")
 class LatentMLP(nn.Module):
     """Latents (B, D) -> logits (B, ΣL_i) for attributes with L_i logits each.
 
-    `single`: one network with a head for every attribute; `separate`: one network an attribute, computed side by side
-    in batched products. Weights are (K, in, out) for K networks, initialised as nn.Linear.
+    The activation is a leaky ReLU of slope 0.2. Weights are (K, in, out) for K networks, initialised as nn.Linear.
+    Separate networks are computed together in batched products.
+
+    Args:
+        input_dim: dimension D of the latents, at least 1.
+        head_sizes: number L_i of logits of each attribute, at least 1.
+        hidden: width of each hidden layer, at least 1.
+        mode: single for one network with a head for each attribute, separate for one network for each attribute.
+
+    Raises:
+        LaceError: when the mode is unknown; when latents of another dimension are given.
+
+    References:
+        The latent classifier of LACE, d-384-256-128-#logits (arXiv 2110.10873).
+
+    Example:
+        >>> network = LatentMLP(input_dim=4, head_sizes=[2, 1], hidden=[8], mode="separate")
+        >>> u = torch.zeros(5, 4)
+        >>> logits, vjp = network.linearize(u)
+        >>> tuple(network(u).shape), tuple(vjp(torch.ones(5, 3)).shape)
+        ((5, 3), (5, 4))
     """
 
     columns: Tensor
@@ -29,7 +48,10 @@ class LatentMLP(nn.Module):
     ) -> None:
         super().__init__()
         if mode not in MODES:
-            raise LaceError(f"A latent classifier's mode must be {' or '.join(MODES)}, received '{mode}'.")
+            raise LaceError(
+                f"A latent classifier's mode must be {' or '.join(MODES)}, received '{mode}': set "
+                "classifier.arguments.mode."
+            )
         self.input_dim, self.mode, self.head_sizes, self.hidden = input_dim, mode, list(head_sizes), list(hidden)
         networks = [sum(head_sizes)] if mode == "single" else list(head_sizes)
         self.num_networks, self.num_hidden = len(networks), len(hidden)
@@ -45,7 +67,11 @@ class LatentMLP(nn.Module):
         self.kept = WeightCache()
 
     def part(self, heads: Sequence[int]) -> LatentMLP:
-        """Return a copy with some of the heads alone; of separate networks the others are gone."""
+        """Return a frozen copy with some of the heads, without the other networks where they are separate.
+
+        Args:
+            heads: numbers of the attributes, from 0.
+        """
         with torch.device("meta"):
             result = LatentMLP(self.input_dim, [self.head_sizes[head] for head in heads], self.hidden, self.mode)
         sizes = result.head_sizes
@@ -66,7 +92,11 @@ class LatentMLP(nn.Module):
 
     @torch.no_grad()
     def scale_outputs(self, factors: Tensor) -> None:
-        """Multiply the logits by `factors` (ΣL_i,) from now on, in the weights of the last layer."""
+        """Multiply the logits by factors, in the weights of the last layer.
+
+        Args:
+            factors: a factor (ΣL_i,) for each logit.
+        """
         weight, bias = getattr(self, f"weight{self.num_hidden}"), getattr(self, f"bias{self.num_hidden}")
         padded = torch.ones_like(bias).flatten()
         padded[self.columns] = factors.to(padded)
@@ -84,8 +114,8 @@ class LatentMLP(nn.Module):
         u = u.flatten(1)
         if u.shape[1] != self.input_dim:
             raise LaceError(
-                f"The classifier was made for latents of {self.input_dim} numbers and received {u.shape[1]}: it "
-                "belongs to another generator or another space."
+                f"The classifier needs latents of {self.input_dim} numbers, received {u.shape[1]}: give latents of "
+                "the generator and the space that it was trained on."
             )
         return u if self.num_networks == 1 else u.expand(self.num_networks, *u.shape)
 
@@ -96,11 +126,19 @@ class LatentMLP(nn.Module):
         return torch.baddbmm(bias[:, None], h, weight).transpose(0, 1).flatten(1)[:, self.columns]
 
     def forward(self, u: Tensor) -> Tensor:
+        """Return the logits (B, ΣL_i) of latents (B, D)."""
         return self._head(leaky_mlp(self._inputs(u), self._hidden_layers()))
 
     @torch.no_grad()
     def linearize(self, u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the logits and the function g ↦ gᵀ·∂logits/∂u in closed form, detached."""
+        """Return the logits and their vector-Jacobian product in closed form, both detached.
+
+        Args:
+            u: latents (B, D).
+
+        Returns:
+            Logits (B, ΣL_i), and the function g ↦ gᵀ·∂logits/∂u from (B, ΣL_i) to the shape of u.
+        """
         h, inner = linearized_leaky_mlp(
             self._inputs(u), [(w.detach(), b.detach()) for w, b in self._hidden_layers()], kept=self.kept
         )
@@ -118,7 +156,7 @@ class LatentMLP(nn.Module):
 
 
 def _padded_columns(outputs: Sequence[int]) -> Tensor:
-    """Return the columns that count where networks with fewer outputs are padded to the widest."""
+    """Return the columns of outputs where networks with fewer outputs are padded to the widest."""
     return torch.tensor(
         [network * max(outputs) + column for network, size in enumerate(outputs) for column in range(size)]
     )

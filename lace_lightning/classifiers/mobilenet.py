@@ -1,4 +1,4 @@
-"""MobileNets for faces of any size."""
+"""MobileNets for pictures of any size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,32 @@ VARIANTS = ("v2", "v3_small", "v3_large")
 
 
 class MobileNet(Normalized):
-    """MobileNetV2 (CVPR 2018) or V3 (ICCV 2019) by torchvision, untrained: `variant` v2, v3_small or v3_large, `width`
-    times as wide.
+    """MobileNetV2 or V3 of torchvision, untrained, on pictures (B, 3, H, W) in [-1, 1] of any size.
 
-    Pictures (B, 3, H, W) in [-1, 1] of any size are cut to `crop` = (top, left, height, width), in fractions of the
-    picture (None: all of it), and resized to `resolution`, antialiased. Raises LaceError for another variant, a crop
-    that is not within the picture, and a resolution below 32.
+    Pictures are cut and resized (bilinear, antialiased) before the first layer.
+
+    Args:
+        num_logits: number L of logits, at least 1.
+        variant: v2, v3_small or v3_large.
+        resolution: side in pixels that pictures are resized to, at least 32.
+        width: factor of the number of channels, above 0.
+        crop: part of a picture that is used: top, left, height and width as fractions of its sides, within [0, 1];
+            None for all of it.
+        mean: mean of each channel of pictures in [0, 1], by which they are normalised.
+        std: standard deviation of each channel of pictures in [0, 1], above 0, by which they are normalised.
+
+    Raises:
+        LaceError: when the variant is unknown, the crop is not within the picture, or the resolution is below 32.
+
+    References:
+        Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018; Howard et al., "Searching
+        for MobileNetV3", ICCV 2019.
+
+    Example:
+        >>> import torch
+        >>> network = MobileNet(num_logits=3, variant="v3_small", resolution=32, width=0.25).eval()
+        >>> tuple(network(torch.zeros(1, 3, 48, 40)).shape)
+        (1, 3)
     """
 
     def __init__(
@@ -37,12 +57,13 @@ class MobileNet(Normalized):
         super().__init__(mean, std)
         if variant not in VARIANTS:
             raise LaceError(
-                f"The variants of MobileNet are {', '.join(VARIANTS)}, received "
-                f"'{variant}'.{suggest(variant, VARIANTS)}"
+                f"The variant of MobileNet must be one of {', '.join(VARIANTS)}, received '{variant}'."
+                f"{suggest(variant, VARIANTS)}"
             )
         if resolution < 32:
             raise LaceError(
-                f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}."
+                f"MobileNet halves pictures five times and needs a resolution of at least 32, received {resolution}: "
+                "set its argument resolution to 32 or more."
             )
         crop = (0, 0, 1, 1) if crop is None else tuple(crop)
         if (
@@ -55,21 +76,21 @@ class MobileNet(Normalized):
                 "A crop must be top, left, height and width within the picture, in fractions of it, received "
                 f"{list(crop)}: take [0, 0, 1, 1] for all of it."
             )
-        # Here, because it is slow to import.
+        # Torchvision is slow to import.
         from torchvision import models
 
         self.resolution, self.crop = resolution, crop
         network = getattr(models, f"mobilenet_{variant}")(num_classes=num_logits, width_mult=width)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                # Torchvision's V3 takes 0.01, with which means follow too slowly for trainings of a few epochs.
+                # Torchvision's V3 has 0.01, with which means change too slowly for trainings of a few epochs.
                 layer.momentum = 0.1
-        # The layers behind the pooling belong to the features, the last one is the head.
+        # The layers after the pooling belong to the features; the last one is the head.
         self.body, self.neck, self.fc = network.features, network.classifier[:-1], network.classifier[-1]
         self.num_features = self.fc.in_features
 
     def view(self, images: Tensor) -> Tensor:
-        """Return what the network sees of pictures (B, 3, H, W): cut, resized, in [-1, 1]."""
+        """Return the inputs (B, 3, resolution, resolution) in [-1, 1] of pictures (B, 3, H, W): cut and resized."""
         rows, columns = images.shape[-2:]
         top, left, height, width = (
             round(share * side) for share, side in zip(self.crop, (rows, columns, rows, columns), strict=True)

@@ -1,4 +1,4 @@
-"""Every image network by its name."""
+"""Names of the image networks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,25 @@ IMAGE_NETWORKS: dict[str, type[ImageNetwork]] = {
 
 
 def build_network(name: str, **arguments: object) -> ImageNetwork:
-    """Return a new image network by name. Raises LaceError for an unknown name."""
+    """Return a new image network by name.
+
+    Args:
+        name: a key of `IMAGE_NETWORKS`.
+        arguments: arguments of its class.
+
+    Returns:
+        An untrained network from pictures (B, 3, R, R) in [-1, 1] to logits (B, num_logits).
+
+    Raises:
+        LaceError: when the name is unknown, or the network's class refuses the value of an argument.
+
+    Example:
+        >>> build_network("resnet9", num_logits=3, width=2).num_features
+        8
+    """
     if name not in IMAGE_NETWORKS:
         raise LaceError(
-            f"The image networks are {', '.join(IMAGE_NETWORKS)}, and '{name}' was asked "
-            f"for.{suggest(name, IMAGE_NETWORKS)}"
+            f"The name of an image network must be one of {', '.join(IMAGE_NETWORKS)}, received '{name}'."
+            f"{suggest(name, IMAGE_NETWORKS)}"
         )
     return IMAGE_NETWORKS[name](**arguments)

@@ -1,6 +1,4 @@
-"""The networks whose CIFAR-10 weights are commonly published: DenseNet-BC and WideResNet, by the names that those files
-use.
-"""
+"""Networks with published CIFAR-10 weights, DenseNet-BC and WideResNet, with the parameter names of those files."""
 
 from __future__ import annotations
 
@@ -15,19 +13,30 @@ from ..errors import LaceError
 from ..unpickle.state import load_state
 from .resnets import ImageNetwork
 
-# Of CIFAR-10's train split in [0, 1]: what published weights expect their pictures to be normalised by.
+# Of CIFAR-10's train split in [0, 1]; published weights were trained on pictures that are normalised by them.
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def _blocks(depth: int) -> int:
-    """Return the blocks of each of three stages, of two layers each. Raises LaceError for a depth that has none."""
+    """Return the number of blocks, of two layers each, of each of three stages; refuse other depths (LaceError)."""
     if depth < 10 or (depth - 4) % 6:
         raise LaceError(f"The depth of these networks must be 6n + 4, received {depth}: take 28, 100 or 190.")
     return (depth - 4) // 6
 
 
 class Normalized(ImageNetwork):
-    """A network on pictures that are normalised inside: ((x + 1) / 2 - mean) / std for x in [-1, 1]."""
+    """Base class of image networks that normalise pictures x in [-1, 1] themselves: ((x + 1) / 2 - mean) / std.
+
+    A subclass defines `feature_maps` or `features`, its linear head `fc` and `num_features`.
+
+    Args:
+        mean: mean of each channel of pictures in [0, 1], by which they are normalised.
+        std: standard deviation of each channel of pictures in [0, 1], above 0, by which they are normalised.
+
+    Example:
+        >>> Normalized((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).normalize(torch.ones(1, 3, 1, 1)).flatten().tolist()
+        [2.0, 2.0, 2.0]
+    """
 
     mean: Tensor
     std: Tensor
@@ -44,6 +53,7 @@ class Normalized(ImageNetwork):
         return self.fc
 
     def normalize(self, images: Tensor) -> Tensor:
+        """Return the normalised pictures (B, 3, R, R) of pictures in [-1, 1]."""
         return ((images + 1) / 2 - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
@@ -51,7 +61,16 @@ class Normalized(ImageNetwork):
 
 
 class Bottleneck(nn.Module):
-    """BN-ReLU-1x1, BN-ReLU-3x3, and what came in beside what came out."""
+    """Layer of a DenseNet-BC: BN-ReLU-1x1, BN-ReLU-3x3; its outputs are concatenated to its inputs.
+
+    Args:
+        in_channels: channels of the inputs.
+        growth: channels that are added.
+
+    Example:
+        >>> tuple(Bottleneck(6, growth=2)(torch.zeros(2, 6, 4, 4)).shape)
+        (2, 8, 4, 4)
+    """
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -63,7 +82,15 @@ class Bottleneck(nn.Module):
 
 
 class Transition(nn.Module):
-    """BN-ReLU-1x1 to half the channels, half the size."""
+    """Transition between stages of a DenseNet-BC: BN-ReLU-1x1 to half the channels, mean pooling to half the side.
+
+    Args:
+        in_channels: channels of the inputs, an even number.
+
+    Example:
+        >>> tuple(Transition(6)(torch.zeros(2, 6, 4, 4)).shape)
+        (2, 3, 2, 2)
+    """
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -74,10 +101,27 @@ class Transition(nn.Module):
 
 
 class DenseNetBC(Normalized):
-    """DenseNet-BC ("Densely Connected Convolutional Networks", CVPR 2017): `depth` 190 with `growth` 40, or 100 with
-    12.
+    """DenseNet-BC for small pictures, with the parameter names of bearpaw's pytorch-classification.
 
-    Parameter names are those of bearpaw's pytorch-classification.
+    Published weights have depth 190 with growth 40, or depth 100 with growth 12.
+
+    Args:
+        num_logits: number L of logits, at least 1.
+        depth: number of layers, 6n + 4 with n at least 1.
+        growth: channels that a layer adds, at least 1.
+        mean: mean of each channel of pictures in [0, 1], by which they are normalised.
+        std: standard deviation of each channel of pictures in [0, 1], above 0, by which they are normalised.
+
+    Raises:
+        LaceError: when the depth is not 6n + 4.
+
+    References:
+        Huang, Liu, van der Maaten and Weinberger, "Densely Connected Convolutional Networks", CVPR 2017.
+
+    Example:
+        >>> network = DenseNetBC(num_logits=3, depth=10, growth=2)
+        >>> tuple(network(torch.zeros(2, 3, 32, 32)).shape), network.num_features
+        ((2, 3), 4)
     """
 
     dense1: nn.Module
@@ -115,7 +159,17 @@ class DenseNetBC(Normalized):
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block; where the width changes, the shortcut begins behind the activation."""
+    """Pre-activation block; where the number of channels changes, the shortcut is a convolution of the activations.
+
+    Args:
+        in_channels: channels of the inputs.
+        out_channels: channels of the outputs.
+        stride: stride of the first convolution; above 1 only where the number of channels changes.
+
+    Example:
+        >>> tuple(WideBlock(4, 8, stride=2)(torch.zeros(2, 4, 8, 8)).shape)
+        (2, 8, 4, 4)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -138,7 +192,18 @@ class WideBlock(nn.Module):
 
 
 class WideBlocks(nn.Module):
-    """Blocks of one width, under the name `layer`."""
+    """Several blocks of one width, under the name `layer`.
+
+    Args:
+        in_channels: channels of the inputs.
+        out_channels: channels of the outputs.
+        count: number of blocks, at least 1.
+        stride: stride of the first block.
+
+    Example:
+        >>> tuple(WideBlocks(4, 8, count=2, stride=2)(torch.zeros(2, 4, 8, 8)).shape)
+        (2, 8, 4, 4)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, count: int, stride: int) -> None:
         super().__init__()
@@ -154,9 +219,25 @@ class WideBlocks(nn.Module):
 
 
 class WideResNetCIFAR(Normalized):
-    """WideResNet ("Wide Residual Networks", BMVC 2016), WRN-28-10 unless told otherwise.
+    """Wide residual network WRN-depth-widen, with the parameter names of xternalz's WideResNet-pytorch.
 
-    Parameter names are those of xternalz's WideResNet-pytorch.
+    Args:
+        num_logits: number L of logits, at least 1.
+        depth: number of layers, 6n + 4 with n at least 1.
+        widen: factor of the widths 16, 32 and 64, at least 1.
+        mean: mean of each channel of pictures in [0, 1], by which they are normalised.
+        std: standard deviation of each channel of pictures in [0, 1], above 0, by which they are normalised.
+
+    Raises:
+        LaceError: when the depth is not 6n + 4.
+
+    References:
+        Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016.
+
+    Example:
+        >>> network = WideResNetCIFAR(num_logits=3, depth=10, widen=1)
+        >>> tuple(network(torch.zeros(2, 3, 32, 32)).shape), network.num_features
+        ((2, 3), 64)
     """
 
     block1: nn.Module
@@ -185,7 +266,13 @@ class WideResNetCIFAR(Normalized):
 
 
 def load_published(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load the state dict of a published file; nothing in it is run. Raises LaceError for a file that is none, or of
-    another network.
+    """Load the state dict of a file into a network; no code in the file is run.
+
+    Args:
+        network: the network.
+        path: file of its state dict (.safetensors, .pt, .pth), alone or under state_dict, model or net.
+
+    Raises:
+        LaceError: when the file is missing, damaged or of another network.
     """
     load_state(network, path, fix="check depth and width")

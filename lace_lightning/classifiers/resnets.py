@@ -1,4 +1,4 @@
-"""Image networks for small pictures: two different families, so that one can label and the other judge."""
+"""Image networks for small pictures, of different families for the labeler and the judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from ..errors import LaceError
 
 
 class ConvNorm(nn.Sequential):
-    """3x3 convolution, batch normalisation, activation."""
+    """3x3 convolution, batch normalisation, activation.
+
+    Args:
+        in_channels: channels of the inputs.
+        out_channels: channels of the outputs.
+        activation: class of the activation.
+
+    Example:
+        >>> tuple(ConvNorm(3, 4)(torch.zeros(2, 3, 8, 8)).shape)
+        (2, 4, 8, 8)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__(
@@ -21,26 +31,45 @@ class ConvNorm(nn.Sequential):
 
 
 class ImageNetwork(nn.Module):
-    """Pictures (B, 3, R, R) in [-1, 1] -> `features` (B, F) -> logits (B, num_logits)."""
+    """Base class of image networks: pictures (B, 3, R, R) in [-1, 1] -> `features` (B, F) -> `head` -> logits (B, L).
+
+    A subclass defines `num_features` (F), `head`, and `features` or `feature_maps`.
+
+    Example:
+        >>> class Colour(ImageNetwork):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.num_features, self.head = 3, nn.Linear(3, 2)
+        ...
+        ...     def features(self, images):
+        ...         return images.mean((2, 3))
+        >>> tuple(Colour()(torch.zeros(5, 3, 8, 8)).shape)
+        (5, 2)
+    """
 
     num_features: int
     head: nn.Module
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the penultimate features (B, F): the last feature map, pooled."""
+        """Return the penultimate features (B, F) of pictures (B, 3, R, R): the maxima of the last feature map."""
         return self.feature_maps(images)[-1].amax((2, 3))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Return feature maps (B, C_i, H_i, W_i) from fine to coarse."""
+        """Return feature maps (B, C_i, H_i, W_i) of pictures (B, 3, R, R), from fine to coarse."""
         raise NotImplementedError
 
     def prepare(self, images: Tensor) -> None:
-        """Adapt fixed parts to pictures (N, 3, R, R) before training; nothing to do for most networks."""
+        """Adapt fixed layers to pictures (N, 3, R, R) before training; most networks have none."""
 
     @torch.no_grad()
     def scale_outputs(self, factors: Tensor) -> None:
-        """Multiply the logits by `factors` (L,) from now on, in the weights of the head. Raises LaceError where it is
-        not linear.
+        """Multiply the logits by factors, in the weights of the head.
+
+        Args:
+            factors: a factor (L,) for each logit.
+
+        Raises:
+            LaceError: when the head is not linear.
         """
         if not isinstance(self.head, nn.Linear):
             raise LaceError(
@@ -52,11 +81,22 @@ class ImageNetwork(nn.Module):
             self.head.bias.mul_(factors.to(self.head.bias))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, L) of pictures (B, 3, R, R) in [-1, 1]."""
         return self.head(self.features(images))
 
 
 class ResNet9(ImageNetwork):
-    """Nine-layer residual network with max pooling, after the fast CIFAR-10 networks of the DAWNBench contest."""
+    """Residual network of nine layers with max pooling, after the fast CIFAR-10 networks of the DAWNBench contest.
+
+    Args:
+        num_logits: number L of logits, at least 1.
+        width: channels of the first layer, at least 1; the features have four times as many.
+
+    Example:
+        >>> network = ResNet9(num_logits=3, width=2)
+        >>> tuple(network(torch.zeros(2, 3, 16, 16)).shape), network.num_features
+        ((2, 3), 8)
+    """
 
     def __init__(self, num_logits: int = 10, width: int = 64) -> None:
         super().__init__()
@@ -78,7 +118,17 @@ class ResNet9(ImageNetwork):
 
 
 class PreActivation(nn.Module):
-    """Pre-activation residual block of a wide residual network."""
+    """Pre-activation residual block of a wide residual network, with SiLU.
+
+    Args:
+        in_channels: channels of the inputs.
+        out_channels: channels of the outputs.
+        stride: stride of the first convolution and of the shortcut.
+
+    Example:
+        >>> tuple(PreActivation(4, 8, stride=2)(torch.zeros(2, 4, 8, 8)).shape)
+        (2, 8, 4, 4)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -95,7 +145,22 @@ class PreActivation(nn.Module):
 
 
 class WideResNet(ImageNetwork):
-    """Wide residual network (pre-activation, strided, mean pooling) with SiLU."""
+    """Wide residual network with SiLU: pre-activation blocks, strided convolutions, mean pooling.
+
+    Args:
+        num_logits: number L of logits, at least 1.
+        widths: channels of each stage; each stage but the first halves the side.
+        blocks: residual blocks of a stage, at least 1.
+
+    References:
+        Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016.
+
+    Example:
+        >>> network = WideResNet(num_logits=3, widths=(4, 8), blocks=1)
+        >>> images = torch.zeros(2, 3, 8, 8)
+        >>> tuple(network(images).shape), [tuple(maps.shape) for maps in network.feature_maps(images)]
+        ((2, 3), [(2, 4, 8, 8), (2, 8, 4, 4)])
+    """
 
     def __init__(self, num_logits: int = 10, widths: Sequence[int] = (48, 96, 192), blocks: int = 2) -> None:
         super().__init__()
@@ -122,7 +187,15 @@ class WideResNet(ImageNetwork):
 
 
 class BiasNorm(nn.BatchNorm2d):
-    """Batch normalisation that learns a bias and no scale, with statistics that follow within a few batches."""
+    """Batch normalisation with a learned bias, without a learned scale, and with a momentum of 0.4.
+
+    Args:
+        channels: channels of the inputs.
+
+    Example:
+        >>> [name for name, value in BiasNorm(4).named_parameters() if value.requires_grad]
+        ['bias']
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, momentum=0.4)
@@ -130,11 +203,25 @@ class BiasNorm(nn.BatchNorm2d):
 
 
 class WhitenedVGG(ImageNetwork):
-    """Plain convolutional network behind a frozen 2x2 convolution that whitens patches; trains in a few epochs.
+    """Plain convolutional network after a frozen 2x2 convolution that whitens patches; it trains in a few epochs.
 
-    After "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498): whitening filters and their negatives,
-    three blocks of two convolutions that begin as the identity, GELU, normalisation with biases alone, logits scaled by
-    1/9. `prepare` sets the filters from pictures before training.
+    The first layer has whitening filters and their negatives, which `prepare` sets from pictures before the training.
+    Blocks of two convolutions, initialised as the identity where they can be, follow, with GELU and a normalisation
+    that learns biases alone.
+
+    Args:
+        num_logits: number L of logits, at least 1.
+        widths: channels of each block, at least 24 of the first; each block halves the side.
+        scale: factor of the logits.
+
+    References:
+        Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024 (arXiv 2404.00498).
+
+    Example:
+        >>> network = WhitenedVGG(num_logits=3, widths=(24, 24))
+        >>> network.prepare(torch.rand(4, 3, 8, 8) * 2 - 1)
+        >>> tuple(network(torch.zeros(2, 3, 8, 8)).shape), bool(network.whitened)
+        ((2, 3), True)
     """
 
     whitened: Tensor
@@ -171,7 +258,13 @@ class WhitenedVGG(ImageNetwork):
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> None:
-        """Set the first filters to the whitening transform of the 2x2 patches of pictures (N, 3, R, R); once."""
+        """Set the first filters to the whitening transform of the 2x2 patches of pictures (N, 3, R, R).
+
+        A second call changes nothing.
+
+        Args:
+            images: pictures (N, 3, R, R) in [-1, 1].
+        """
         if bool(self.whitened):
             return
         patches = F.unfold(images.float(), 2).permute(0, 2, 1).reshape(-1, 12)
@@ -182,7 +275,7 @@ class WhitenedVGG(ImageNetwork):
         self.whitened.fill_(True)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        # The filters for fine detail nearly cancel on flat patches: they need all the digits.
+        # On uniform patches the terms of a whitening filter nearly cancel, which needs the precision of float32.
         with torch.autocast(images.device.type, enabled=False):
             x = F.gelu(self.stem(images.float()))
         maps = []
@@ -193,7 +286,17 @@ class WhitenedVGG(ImageNetwork):
 
 
 class ScaledLinear(nn.Linear):
-    """Linear map without bias, times a constant."""
+    """Linear layer without bias whose outputs are multiplied by a constant.
+
+    Args:
+        in_features: number of inputs.
+        out_features: number of outputs.
+        scale: the constant.
+
+    Example:
+        >>> ScaledLinear(3, 2, scale=0.0)(torch.ones(1, 3)).abs().tolist()
+        [[0.0, 0.0]]
+    """
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -204,5 +307,13 @@ class ScaledLinear(nn.Linear):
 
 
 def inference_copy(network: ImageNetwork, dtype: torch.dtype = torch.float32) -> ImageNetwork:
-    """Freeze a network for inference in `dtype`, channels last."""
+    """Freeze a network for inference, in the memory format channels last; the network itself is changed.
+
+    Args:
+        network: the network.
+        dtype: type of its weights.
+
+    Returns:
+        The network, in evaluation mode.
+    """
     return network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

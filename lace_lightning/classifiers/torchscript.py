@@ -1,4 +1,4 @@
-"""Networks that are programs: TorchScript files."""
+"""Reading of TorchScript files, which are programs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from ..unpickle.values import Refused
 
 
 def load_program(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> torch.jit.ScriptModule:
-    """Return the network in a TorchScript file, which is a program and is run: give only one that you trust.
+    """Return the network of a TorchScript file in evaluation mode.
 
-    Raises LaceError for a file that is missing or something else.
+    A TorchScript file is a program, and it is run: give only one that you trust.
+
+    Args:
+        path: the file.
+        device: device of the network.
+
+    Raises:
+        LaceError: when the file is missing or no TorchScript.
     """
     with opened(path, "a TorchScript file"):
         try:
@@ -26,8 +33,16 @@ def load_program(path: str | os.PathLike[str], device: torch.device | str = "cpu
 
 
 def last_line(error: Exception) -> str:
-    """Return the last line of what an error says, or its kind where it says nothing: a program's errors begin with its
-    own source.
+    """Return the last line of the message of an error, at most 200 characters, or its class where it has no message.
+
+    The message of an error of a TorchScript program begins with the source of the program.
+
+    Args:
+        error: the error.
+
+    Example:
+        >>> last_line(ValueError(f"return x + y{chr(10)}  shapes differ")), last_line(ValueError())
+        ('shapes differ', 'ValueError')
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

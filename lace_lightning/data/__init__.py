@@ -11,9 +11,10 @@ from .generated import GeneratedPicturesDataModule
 from .imported_pairs import given_pairs, read_given
 from .online_pairs import FreshBatches, FreshPairsDataModule
 from .pair_pictures import PairPicturesDataModule
-from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
+from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_identity
 from .picture_data import PictureData, Pictures, Split
 from .portraits import PeopleDataModule, PortraitsDataModule
+from .resumable_arrays import is_filled
 
 __all__ = [
     "CIFAR10_SCHEMA",
@@ -39,10 +40,11 @@ __all__ = [
     "Split",
     "TensorBatches",
     "given_pairs",
+    "is_filled",
     "keep_pictures",
     "load_cifar10",
     "make_pairs",
-    "pairs_key",
+    "pairs_identity",
     "read_given",
     "strided_rows",
 ]

@@ -1,4 +1,4 @@
-"""Batches that come straight from memory, without worker processes."""
+"""Batches from memory, without worker processes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class EpochBatches:
 
     @property
     def sampler(self) -> EpochBatches:
-        """This object: it has the `set_epoch` that Lightning looks for."""
+        """The object itself, which has the method `set_epoch` that Lightning looks for."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -15,14 +15,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..artifacts import Cache, digest
+from ..artifacts import digest
+from ..cache import Cache
 from ..errors import LaceError
 from ..portraits import PORTRAITS_SCHEMA
 from ..schema import Labels
 from .batches import strided_rows
 from .faces import FACES_SCHEMA, FacesDataModule
 from .picture_data import Split
-from .resumable_arrays import IMAGES, fill
+from .resumable_arrays import IMAGES, fill, open_rows
 
 SPLITS = ("train", "val", "test")
 # Pixels of an aligned picture, width and height.
@@ -33,7 +34,7 @@ MIDDLE = (0, 20, 178)
 BATCH = 500
 # Where published archives and torchvision put the files.
 PLACES = ("", "celeba", "Anno", "Eval", "Img")
-# Young is coarse: two points on the scale of age, from which a network learns an order and not years.
+# CelebA's attribute Young has two values: a network learns an order of ages from it and no years.
 YOUNG, OLD = 0.4, 0.7
 # CelebA's columns of the hair colours, by class; red has none.
 HAIR = {"black": "Black_Hair", "brown": "Brown_Hair", "blond": "Blond_Hair", "grey": "Gray_Hair"}
@@ -122,7 +123,7 @@ def face_labels(names: Sequence[str], values: Tensor) -> Labels:
     if missing:
         raise LaceError(
             f"Labels of faces need CelebA's attribute {missing[0]}, and the table has {', '.join(names)}: get the file "
-            f"again."
+            "again."
         )
     if not ((values == 1) | (values == -1)).all():
         other = values[(values != 1) & (values != -1)][0]
@@ -163,6 +164,7 @@ class CelebADataModule(FacesDataModule):
         flip: whether train pictures are mirrored with probability 1/2.
         pad: largest shift of train pictures in pixels, from 0 to `resolution` - 1.
         mirrored: continuous attributes that a mirror turns round (yaw and light3).
+        options: the further arguments of `FacesDataModule`, from `attributes` to `mirrored` of this list.
 
     Raises:
         LaceError: when the box leaves the picture, a size is out of range or an attribute is unknown; when the pictures
@@ -189,8 +191,7 @@ class CelebADataModule(FacesDataModule):
         if resolution < 1 or side < 1 or min(left, top) < 0 or left + side > SIZE[0] or top + side > SIZE[1]:
             raise LaceError(
                 f"A box must be left, top and side of a square in pictures of {SIZE[0]}x{SIZE[1]} and a resolution at "
-                f"least 1, "
-                f"received {[left, top, side]} and {resolution}: take {list(MIDDLE)} and 128."
+                f"least 1, received {[left, top, side]} and {resolution}: take {list(MIDDLE)} and 128."
             )
         self.root = None if root is None else Path(root).expanduser()
         self.resolution, self.box, self.cache = resolution, (left, top, side), cache
@@ -206,8 +207,7 @@ class CelebADataModule(FacesDataModule):
         if self.root is None:
             raise LaceError(
                 "The pictures of CelebA are needed and are not shipped: set dataset.module.root (or LACE_CELEBA) to "
-                "the folder "
-                "with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."
+                "the folder with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt."
             )
         for name in names:
             for place in PLACES:
@@ -215,8 +215,7 @@ class CelebADataModule(FacesDataModule):
                     return self.root / place / name
         raise LaceError(
             f"CelebA needs {' or '.join(names)} in '{self.root}' (or in its {', '.join(PLACES[1:])}), and it is not "
-            f"there: "
-            "set dataset.module.root to the folder with img_align_celeba, list_attr_celeba.txt and "
+            "there: set dataset.module.root to the folder with img_align_celeba, list_attr_celeba.txt and "
             "list_eval_partition.txt."
         )
 
@@ -270,7 +269,7 @@ class CelebADataModule(FacesDataModule):
             f"decoding CelebA ({split})",
             self.progress,
         )
-        return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))
+        return torch.from_numpy(open_rows(folder, IMAGES))
 
     def _decode(self, name: str) -> Tensor:
         left, top, side = self.box
@@ -327,5 +326,5 @@ class CelebADataModule(FacesDataModule):
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return what tells a file or a folder from what lay there before."""
+    """Return size and time of the last change, by which a file or a folder is told from an earlier one."""
     return [path.stat().st_size, path.stat().st_mtime_ns]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import Cache, atomic_path
+from ..cache import Cache
 from ..errors import LaceError
 from ..schema import Attribute, Schema
 from .picture_data import PictureData, Split
@@ -44,25 +45,32 @@ def load_cifar10(
         LaceError: when the split is another, there are no pictures, or an archive is not CIFAR-10.
     """
     if split not in SIZES:
-        raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}'.")
+        raise LaceError(f"CIFAR-10 has the splits train and test, received '{split}': choose one of them.")
     source, key = _archive(root, split)
     if source is None and not download:
         raise LaceError(
             "The pictures of CIFAR-10 are needed and are not shipped: set dataset.module.root to the folder with "
             "cifar10-train.zip and cifar10-test.zip, or dataset.module.download=true to fetch them."
         )
-    folder = Cache(cache).folder("cifar10", f"{split}-{key}")
-    if not (folder / "classes.npy").is_file():
-        pictures, classes = _from_torchvision(folder, split) if source is None else _from_zip(source, split)
-        for name, array in (("pictures", pictures), ("classes", classes)):
-            with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
-                np.save(stream, array)
-    pictures = np.load(folder / "pictures.npy", mmap_mode="c")
-    return torch.from_numpy(pictures), torch.from_numpy(np.load(folder / "classes.npy"))
+    entry = Cache(cache).entry("cifar10", {"split": split, "source": key, "recipe": 2})
+    made: dict[str, Array] = {}
+
+    def save(name: str, path: Path) -> None:
+        if not made:
+            made["pictures"], made["classes"] = (
+                _from_torchvision(entry.folder, split) if source is None else _from_zip(source, split)
+            )
+        with open(path, "wb") as stream:
+            np.save(stream, made[name])
+
+    pictures, classes = (
+        entry.file(f"{name}.npy", partial(save, name), f"CIFAR-10 ({split})") for name in ("pictures", "classes")
+    )
+    return torch.from_numpy(np.load(pictures, mmap_mode="c")), torch.from_numpy(np.load(classes))
 
 
 def _archive(root: str | os.PathLike[str] | None, split: str) -> tuple[Path | None, str]:
-    """Return the archive of a split, None where torchvision has it, and what tells it from others."""
+    """Return the archive of a split, None where torchvision has it, and a key that tells it from other archives."""
     if root is None:
         return None, "torchvision"
     source = Path(root).expanduser() / f"cifar10-{split}.zip"
@@ -114,8 +122,7 @@ def _from_torchvision(folder: Path, split: str) -> tuple[Array, Array]:
     except (OSError, RuntimeError) as error:
         raise LaceError(
             f"CIFAR-10 could not be downloaded ({error}): set dataset.module.root to a folder with cifar10-train.zip "
-            f"and "
-            "cifar10-test.zip."
+            "and cifar10-test.zip."
         ) from error
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, np.int64)
 

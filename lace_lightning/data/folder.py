@@ -57,7 +57,7 @@ def picture_files(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_picture(path: Path, resolution: int | None) -> Tensor:
-    """Return a picture in RGB, cut and shrunk if that is asked for.
+    """Return a picture in RGB, cut and shrunk to a resolution where one is given.
 
     Grey pictures of 16 bits are scaled by their range: 65535 becomes 255. Transparent pictures are composited on white:
     a colour c with opacity a becomes a·c + (1 - a)·255, and colours under full transparency are not seen.
@@ -88,8 +88,7 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
     if resolution is not None and array.shape[:2] != (resolution, resolution):
         raise LaceError(
             f"Pictures must have at least {resolution} pixels a side, and '{path}' is "
-            f"{array.shape[1]}x{array.shape[0]}: set "
-            "dataset.module.resolution to at most that."
+            f"{array.shape[1]}x{array.shape[0]}: set dataset.module.resolution to at most that."
         )
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
@@ -249,7 +248,10 @@ class FolderDataModule(PictureData):
     ) -> None:
         super().__init__(batch_size, batch_size, seed, flip, limit=limit)
         if resolution is not None and resolution < 1:
-            raise LaceError(f"dataset.module.resolution must be at least 1, received {resolution}.")
+            raise LaceError(
+                f"dataset.module.resolution must be at least 1, received {resolution}: set it to null for pictures as "
+                "they are."
+            )
         self.root, self.resolution = root, resolution
 
     @property
@@ -297,6 +299,6 @@ class FolderDataModule(PictureData):
         """Return shuffled batches of pictures alone, for training a generator."""
         return ShuffledPictures(self.pictures, self.batch_size, self.seed, flip=self.flip).within(self.trainer)
 
-    # Lightning takes a method of its own for none: a generator's training has neither validation nor test.
+    # Lightning takes its own methods for absent ones: a generator's training has neither validation nor test.
     val_dataloader = pl.LightningDataModule.val_dataloader
     test_dataloader = pl.LightningDataModule.test_dataloader

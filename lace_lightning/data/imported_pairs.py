@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifacts import Cache, atomic_path, digest, file_sha256, write_json
+from ..artifacts import digest, file_sha256
+from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Attribute, Labels, Schema
+from ..source import identity_of
 from ..unpickle import safe_unpickle
 from .faces import FACES_SCHEMA
 from .pairs import PairSet
+from .resumable_arrays import fill, is_filled
 
 # Columns of `att_light.pickle`, and of `attributes.npy`.
 PICKLE_COLUMNS = (
@@ -52,7 +55,7 @@ class GivenPairs:
     """Latents of other programs with their labels, and how they were read.
 
     Args:
-        labels: labels of N samples, with what is known of them.
+        labels: labels of N samples, with a mask of those that are known.
         layout: name of the files' layout, for records.
         w: latents (N, Dw); None where `samples` are given.
         samples: numbers (N,) int64 of samples of the prior; None where `w` is given.
@@ -117,16 +120,14 @@ def read_given(path: str | os.PathLike[str]) -> GivenPairs:
     else:
         raise LaceError(
             f"Given pairs must be a CSV file or a folder with att_light.pickle or attributes.npy, and '{path}' is "
-            f"neither: set "
-            "pairs.source to one."
+            "neither: set pairs.source to one."
         )
     schema = FACES_SCHEMA.part([name for name in FACES_SCHEMA.names if name in columns])
     values, ranges = _scaled(schema, columns, path)
     if len(w) != len(values):
         raise LaceError(
             f"Latents and labels in '{path}' must be equally many, and there are {len(w)} and {len(values)}: get both "
-            f"files of "
-            "one archive."
+            "files of one archive."
         )
     return GivenPairs(Labels(schema, values.nan_to_num(0.0), ~values.isnan()), layout, w=w, ranges=ranges)
 
@@ -147,7 +148,7 @@ def _entry(path: Path, name: str) -> Any:
 
 
 def _first(value: Any) -> Any:
-    """Return what is inside of a list of one."""
+    """Return the entry of a list of one entry, any other value as it is."""
     return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
@@ -162,7 +163,7 @@ def _npy(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _columns(table: Any, count: int, path: Path) -> list[Tensor]:
-    """Return the columns (N,) of a table (N, count, 1, ...), NaN for what is None or no number."""
+    """Return the columns (N,) of a table (N, count, 1, ...), with NaN in place of None."""
     array = np.asarray(table, dtype=object) if isinstance(table, (list, tuple)) else table
     if not isinstance(array, np.ndarray) or array.ndim < 2 or array.size != len(array) * count:
         raise LaceError(
@@ -175,8 +176,8 @@ def _columns(table: Any, count: int, path: Path) -> list[Tensor]:
         )
     except (TypeError, ValueError):
         raise LaceError(
-            f"The file '{path}' must hold numbers, or None for what is missing, and holds others: give StyleFlow's "
-            "file."
+            f"The file '{path}' must hold numbers, or None for a missing label, and holds other values: give "
+            "StyleFlow's file."
         ) from None
     return list(torch.from_numpy(values).reshape(-1, count).unbind(1))
 
@@ -187,7 +188,7 @@ def _latents(folder: Path, *names: str) -> Tensor:
     if path is None:
         raise LaceError(
             f"The folder '{folder}' must hold the latents {' or '.join(names)} and does not: put them beside the "
-            f"attributes."
+            "attributes."
         )
     data = _npy(path) if path.suffix == ".npy" else _entry(path, "Latent")
     try:
@@ -197,21 +198,19 @@ def _latents(folder: Path, *names: str) -> Tensor:
     if array.ndim < 2 or not array.size or not np.isfinite(array).all():
         raise LaceError(
             f"The latents '{path}' must be finite numbers of shape (N, L, Dw) and have the shape {array.shape}: get "
-            f"the file "
-            "again."
+            "the file again."
         )
     layers = torch.from_numpy(array).reshape(len(array), -1, array.shape[-1])
     if not torch.allclose(layers, layers[:, :1].expand_as(layers), atol=1e-4):
         raise LaceError(
-            f"The latents '{path}' must be the same for every style layer, and they are not: p(c|w) is learned from "
-            f"one w a "
-            "picture."
+            f"The latents '{path}' must be the same for every style layer, since p(c|w) is learned from one w for each "
+            "picture, and they are not: give latents w, not w+."
         )
     return layers[:, 0].clone()
 
 
 def _raw_classes(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the classes that measured confidences stand for; what is between is not known."""
+    """Return the classes of measured confidences; smiles from 0.1 to 0.9 are not known."""
     smile, beard = columns["smile"], columns["beard"]
     unsure = (smile >= 0.1) & (smile <= 0.9)
     return {
@@ -232,14 +231,14 @@ def _scaled(schema: Schema, columns: Mapping[str, Tensor], path: Path) -> tuple[
                 ranges[attribute.name] = [low, high]
                 column = (column - low) / max(high - low, 1e-12)
         elif attribute.kind == "discrete":
-            # The reference writes -1 for what is missing.
+            # The reference writes -1 for a missing label.
             column[column == -1] = torch.nan
             known = column[~column.isnan()]
             if bool(((known != known.round()) | (known < 0) | (known >= attribute.num_classes)).any()):
                 raise LaceError(
                     f"Labels of '{attribute.name}' in '{path}' must be class numbers from 0 to "
-                    f"{attribute.num_classes - 1}, "
-                    f"and {float(known.min()):g} to {float(known.max()):g} was read: give StyleFlow's file."
+                    f"{attribute.num_classes - 1}, received {float(known.min()):g} to {float(known.max()):g}: give "
+                    "StyleFlow's file."
                 )
         result.append(column)
     return torch.stack(result, dim=1).float(), ranges
@@ -287,8 +286,7 @@ def _sample_number(cell: str, path: Path, row: int) -> int:
     if match is None:
         raise LaceError(
             f"The sample in row {row} of '{path}' must be a number or the name of a picture such as 000012.png, "
-            f"received "
-            f"'{cell}': correct the file."
+            f"received '{cell}': correct the file."
         )
     return int(match[1])
 
@@ -307,16 +305,17 @@ def _label(cell: str) -> str:
 
 
 def _attribute(name: str, column: Sequence[str], path: Path) -> Attribute:
-    """Return continuous for numbers in [0, 1] that are not all 0 and 1, else classes: numbers from 0, or names in
-    order.
+    """Return the attribute of a column of labels.
+
+    It is continuous for numbers in [0, 1] that are not all 0 and 1, and discrete for class numbers from 0 and for
+    names, whose classes are in alphabetical order.
     """
     known = sorted({cell for cell in column if cell})
     numbers = [_number(cell) for cell in known]
     if len(known) < 2:
         raise LaceError(
             f"Attribute '{name}' of '{path}' must have at least two different labels, received "
-            f"{', '.join(known) or 'none'}: "
-            "label pictures without it too."
+            f"{', '.join(known) or 'none'}: label pictures without it too."
         )
     if all(number is not None for number in numbers):
         if all(number == int(number) >= 0 for number in numbers if number is not None):
@@ -372,12 +371,12 @@ def given_pairs(
             f"Given pairs were required {where}: set pairs.source or LACE_STYLEFLOW to StyleFlow's folder, or to a CSV."
         )
     cache = Cache(cache) if isinstance(cache, str) else cache
-    facts = {"files": _sources(source), "generator": generator.digest_for("w"), "seed": seed, "format": 1}
+    facts = {"files": _sources(source), "generator": identity_of(generator), "seed": seed, "recipe": 2}
     light = None if (source / "att_light.pickle").is_file() else _light_file(source)
-    # Versions that did not read this file have kept pairs without it.
-    key = digest(facts if light is None or light.name == LIGHT_FILES[0] else {**facts, "light": light.name})
-    folder = cache.folder("pairs", key)
-    if (folder / "meta.json").is_file():
+    identity = facts | ({} if light is None else {"light": light.name})
+    entry = cache.entry("pairs", identity)
+    folder = entry.folder
+    if is_filled(folder):
         return PairSet(folder)
     given = read_given(source)
     arrays: dict[str, Tensor] = {}
@@ -392,22 +391,25 @@ def given_pairs(
             )
         arrays = {"w": given.w}
     arrays["labels"] = given.labels.values.masked_fill(~given.labels.known, torch.nan)
-    for name, array in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array.float().cpu().numpy())
-    # Last: where it is, the pairs are complete.
-    write_json(
-        folder / "meta.json",
-        {
-            "key": key,
-            "count": len(given.labels),
-            "seed": seed,
-            "done": len(given.labels),
-            "generator": generator.digest_for("w"),
-            "labeler": f"{given.layout} {digest(_sources(source))}",
-            "schema": given.labels.schema.to_config(),
-            "arrays": list(arrays),
-            "ranges": given.ranges,
-        },
+    meta = {
+        "key": entry.key,
+        "count": len(given.labels),
+        "seed": seed,
+        "generator": generator.digest_for("w"),
+        "labeler": f"{given.layout} {digest(_sources(source))}",
+        "schema": given.labels.schema.to_config(),
+        "arrays": list(arrays),
+        "ranges": given.ranges,
+    }
+    rows = {name: array.float() for name, array in arrays.items()}
+    entry.describe()
+    fill(
+        folder,
+        meta,
+        {name: tuple(array.shape[1:]) for name, array in rows.items()},
+        lambda count, first: {name: array[first : first + count] for name, array in rows.items()},
+        10_000,
+        "given pairs",
+        progress=False,
     )
     return PairSet(folder)

@@ -1,4 +1,4 @@
-"""Pairs that are made while a training reads them, and seen once."""
+"""Pairs that are made while a training reads them, each for one step."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class FreshPairsDataModule(pl.LightningDataModule):
         10
     """
 
-    # A killed training goes on at an epoch.
+    # A killed training continues at the beginning of an epoch.
     epochs = 10
 
     def __init__(
@@ -132,7 +132,7 @@ class FreshPairsDataModule(pl.LightningDataModule):
         """Read the stored pairs.
 
         Args:
-            stage: Lightning's name of what follows.
+            stage: Lightning's name of the stage, which changes nothing.
         """
         self.data.setup(stage)
 

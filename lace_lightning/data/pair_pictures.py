@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..artifacts import Cache, digest
+from ..artifacts import digest
+from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
 from ..schema import Labels, Schema
@@ -20,11 +20,29 @@ from .batches import strided_rows
 from .faces import MIRRORED, FacesDataModule
 from .pairs import split_rows
 from .picture_data import Split
-from .resumable_arrays import IMAGES, fill
+from .resumable_arrays import IMAGES, fill, open_rows
 
 
 class LabelledLatents(Protocol):
-    """Labelled latents, as a `PairSet` has them: w (N, Dw), labels, and `meta` with the pairs' `key`."""
+    """Interface of labelled latents, as of a `PairSet`: w (N, Dw), labels, and `meta` with the pairs' `key`.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> class Hats:
+        ...     schema, meta = Schema("s", (Attribute("hat"),)), {"key": "a", "seed": 0}
+        ...
+        ...     def array(self, name):
+        ...         return torch.zeros(5, 4)
+        ...
+        ...     def labels(self):
+        ...         return Labels.constant(self.schema, 5, hat=1.0)
+        ...
+        ...     def __len__(self):
+        ...         return 5
+        >>> pairs: LabelledLatents = Hats()
+        >>> len(pairs.labels()) == len(pairs) == len(pairs.array("w"))
+        True
+    """
 
     schema: Schema
     meta: dict[str, Any]
@@ -62,6 +80,7 @@ class PairPicturesDataModule(FacesDataModule):
         seed: seed of the order and the augmentation of train pictures, at least 0.
         flip: whether train pictures are mirrored with probability 1/2.
         pad: largest shift of train pictures in pixels, from 0 to `resolution` - 1.
+        options: the further arguments of `FacesDataModule`, from `attributes` to `pad` of this list.
 
     Raises:
         LaceError: when the latents have another width than the generator's w, a size is out of range or an attribute is
@@ -91,8 +110,7 @@ class PairPicturesDataModule(FacesDataModule):
         if tuple(width) != (generator.w_dim,):
             raise LaceError(
                 f"The pairs must have latents w of the generator's {generator.w_dim} numbers, received {tuple(width)}: "
-                f"give "
-                "the generator that they belong to."
+                "give the generator that they belong to."
             )
         self.generator, self.cache, self.limit, self.progress = generator, cache, limit, progress
         self.resolution = min(resolution, *generator.image_shape[1:])
@@ -100,7 +118,7 @@ class PairPicturesDataModule(FacesDataModule):
 
     @cached_property
     def rows(self) -> Tensor:
-        """Which pairs are used (M,)."""
+        """Rows (M,) int64 of the pairs that are used."""
         return strided_rows(len(self.pairs), self.limit) if self.limit else torch.arange(len(self.pairs))
 
     def load(self) -> dict[str, Split]:
@@ -111,8 +129,7 @@ class PairPicturesDataModule(FacesDataModule):
             if not part.any():
                 raise LaceError(
                     f"The {split} split must have pairs, and of {len(part)} none is in it: set "
-                    f"dataset.module.fractions or "
-                    "dataset.module.limit higher."
+                    "dataset.module.fractions or dataset.module.limit higher."
                 )
         pictures, (labels, known) = self._pictures(), self.chosen(self.pairs.labels()[self.rows])
         return {split: (pictures[part], labels[part], known[part]) for split, part in parts.items()}
@@ -160,4 +177,4 @@ class PairPicturesDataModule(FacesDataModule):
             "pictures of pairs",
             self.progress,
         )
-        return torch.from_numpy(np.load(folder / f"{IMAGES}.npy", mmap_mode="c"))
+        return torch.from_numpy(open_rows(folder, IMAGES))

@@ -1,4 +1,4 @@
-"""Latents with the labels of the pictures that they become, on disk and in memory."""
+"""Pairs of latents and labels of their pictures, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -7,40 +7,54 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from ..artifacts import digest, read_json
+from ..cache import is_whole
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
+from ..source import code_of, identity_of
 from .batches import TensorBatches
-from .resumable_arrays import fill
+from .resumable_arrays import META, fill, open_rows, rows_done
 
-# Bytes of pictures that are stored whether anything needs them or not.
+# Pictures of up to so many bytes are stored even where no classifier needs them.
 SMALL = 2**32
 
 
 class Latents(Protocol):
-    """Source of the latents of pairs: (count, first) -> z (count, Dz) of rows first .. first + count - 1."""
+    """Interface of sources of latents of pairs: (count, first) -> z (count, Dz) of rows first .. first + count - 1.
+
+    Example:
+        >>> class Zeros:
+        ...     digest = "zeros"
+        ...
+        ...     def __call__(self, count, first):
+        ...         return torch.zeros(count, 4)
+        >>> latents: Latents = Zeros()
+        >>> tuple(latents(3, 0).shape)
+        (3, 4)
+    """
 
     @property
     def digest(self) -> str:
-        """Digest of what the latents depend on besides generator and seed."""
+        """Digest of everything besides generator and seed that the latents depend on."""
         ...
 
-    def __call__(self, count: int, first: int) -> Tensor: ...
+    def __call__(self, count: int, first: int) -> Tensor:
+        """Return the latents (count, Dz) of rows first .. first + count - 1."""
+        ...
 
 
-def pairs_key(
+def pairs_identity(
     generator: Generator, labeler: Labeler, count: int, seed: int, latents: Latents | None = None, pictures: bool = True
-) -> str:
-    """Return the digest of everything that pairs depend on.
+) -> dict[str, Any]:
+    """Return everything that pairs depend on: all arguments of `make_pairs` but batch size and progress.
 
     Args:
         generator: the generator of their pictures.
@@ -51,31 +65,28 @@ def pairs_key(
         pictures: whether pictures are stored.
 
     Returns:
-        16 hexadecimal digits.
+        Plain values.
     """
-    drawn = {} if latents is None else {"source": latents.digest}
-    stored = {} if pictures else {"pictures": False}
-    return digest(
-        {
-            "generator": generator.digest,
-            "labeler": labeler.digest,
-            "count": count,
-            "seed": seed,
-            "format": 1,
-            **drawn,
-            **stored,
-        }
-    )
+    source = None if latents is None else {"digest": latents.digest, "code": code_of(type(latents))}
+    return {
+        "generator": identity_of(generator),
+        "labeler": identity_of(labeler),
+        "count": count,
+        "seed": seed,
+        "latents": source,
+        "pictures": pictures,
+        "recipe": 2,
+    }
 
 
 def keep_pictures(choice: bool | str, generator: Generator, count: int, space: str) -> bool:
     """Return whether pairs store their pictures.
 
     Args:
-        choice: true, false, or "auto": where a classifier of `space` sees pictures, or all of them are at most 4 GiB.
+        choice: true, false, or "auto" for pictures where `space` is x or all of them have at most 4 GiB.
         generator: the generator of the pictures.
         count: number of pairs, at least 1.
-        space: what the classifier sees: z, w, or x for pictures.
+        space: inputs of the classifier: z, w, or x for pictures.
 
     Returns:
         Whether pictures are stored.
@@ -84,12 +95,11 @@ def keep_pictures(choice: bool | str, generator: Generator, count: int, space: s
         LaceError: when the choice is another, or false where pictures are needed.
     """
     if choice not in (True, False, "auto"):
-        raise LaceError(f"pairs.pictures must be auto, true or false, received '{choice}'.")
+        raise LaceError(f"pairs.pictures must be auto, true or false, received '{choice}': set it to auto.")
     if choice is False and space == "x":
         raise LaceError(
             "A classifier of pictures (classifier.space=x) needs those of the pairs, and pairs.pictures is false: "
-            "set "
-            "pairs.pictures=auto."
+            "set pairs.pictures=auto."
         )
     return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
 
@@ -105,19 +115,16 @@ class PairSet:
         folder: where `make_pairs` or `given_pairs` wrote them.
 
     Raises:
-        LaceError: when the folder has no pairs; when an array is asked for that they lack.
+        LaceError: when the folder has no pairs; when an array is asked for that they lack, or that is damaged.
 
     Example:
         >>> import tempfile
-        >>> from lace_lightning.artifacts import write_json
         >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("given", (Attribute("hat"),)).to_config()
+        >>> meta = {"key": "a", "count": 3, "seed": 0, "schema": schema, "arrays": ["w", "labels"]}
+        >>> rows = lambda count, first: {name: torch.ones(count, 1) for name in meta["arrays"]}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("w", "labels"):
-        ...         np.save(f"{folder}/{name}.npy", np.ones((3, 1), np.float32))
-        ...     schema = Schema("given", (Attribute("hat"),)).to_config()
-        ...     write_json(f"{folder}/meta.json", {"count": 3, "done": 3, "seed": 0, "schema": schema,
-        ...                                        "arrays": ["w", "labels"]})
-        ...     pairs = PairSet(folder)
+        ...     pairs = PairSet(fill(folder, meta, {"w": (1,), "labels": (1,)}, rows, 3, "pairs", progress=False))
         ...     len(pairs), pairs.complete, tuple(pairs.latents("w").shape)
         (3, True, (3, 1))
     """
@@ -126,9 +133,11 @@ class PairSet:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
+        if not is_whole(self.folder / META):
+            raise LaceError(f"Pairs were required in '{self.folder}', and its {META} is missing or damaged.")
+        self.meta: dict[str, Any] = read_json(self.folder / META)
         self.schema = Schema.from_config(self.meta["schema"])
-        self.seed, self.done = int(self.meta["seed"]), int(self.meta["done"])
+        self.seed, self.done = int(self.meta["seed"]), rows_done(self.folder)
         self.arrays: tuple[str, ...] = tuple(self.meta.get("arrays", self.NAMES))
 
     def __len__(self) -> int:
@@ -152,16 +161,16 @@ class PairSet:
             LaceError: when these pairs lack the array.
         """
         if name not in self.arrays:
-            what = {
+            fixes = {
                 "z": "classifier.space=w",
                 "images": "classifier.space=w, or make pairs with pairs.pictures=true",
                 "logits": "classifier.soft_labels=false",
             }
             raise LaceError(
                 f"The pairs in '{self.folder}' have {', '.join(self.arrays)}, and {name} was asked for: set "
-                f"{what.get(name, 'another name')}."
+                f"{fixes.get(name, 'another name')}."
             )
-        return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c")[: self.done])
+        return torch.from_numpy(open_rows(self.folder, name))
 
     def labels(self) -> Labels:
         """Return the decided labels (N, K); those that the labeler abstained from are not known."""
@@ -224,10 +233,9 @@ def make_pairs(
         **({"images": generator.image_shape} if pictures else {}),
     }
     meta: dict[str, Any] = {
-        "key": pairs_key(generator, labeler, count, seed, latents, pictures),
+        "key": digest(pairs_identity(generator, labeler, count, seed, latents, pictures)),
         "count": count,
         "seed": seed,
-        "done": 0,
         "generator": generator.digest,
         "labeler": labeler.digest,
         "schema": labeler.schema.to_config(),
@@ -290,7 +298,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     Args:
         pairs: the pairs.
-        space: what the classifier sees: z, w, or x for pictures.
+        space: inputs of the classifier: z, w, or x for pictures.
         batch_size: pairs of a train batch, at least 1.
         soft: whether targets are the labeler's logits, for learning from its probabilities.
         fractions: shares of validation and test, each from 0 to 1.
@@ -325,14 +333,14 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     @property
     def key(self) -> str:
-        """Digest of what the pairs depend on."""
+        """Digest of everything that the pairs depend on."""
         return self.pairs.meta["key"] if self.more is None else f"{self.pairs.meta['key']}-{self.more.meta['key']}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read the pairs and split them.
 
         Args:
-            stage: Lightning's name of what follows; everything is read for any.
+            stage: Lightning's name of the stage, which changes nothing.
         """
         if self.parts:
             return
@@ -346,8 +354,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
             if len(known) and not known[:, index].any():
                 raise LaceError(
                     f"Training needs labels of every attribute, and the labeler decided '{name}' for none of "
-                    f"{len(known)} "
-                    "pictures: lower labeler.confidence or leave it out of classifier.attributes."
+                    f"{len(known)} pictures: lower labeler.confidence or leave it out of classifier.attributes."
                 )
 
     @property

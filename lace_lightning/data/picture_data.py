@@ -1,4 +1,4 @@
-"""The protocol of a data set of pictures: what metrics, classifiers and generators ask of it."""
+"""Base class of data sets of pictures: the interface that metrics, classifiers and generators use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PictureData(pl.LightningDataModule):
 
     - `splits`, `split(name)` and `labelled(name)`: the checked content of `load()`, loaded once;
     - `train_pictures()` and `some_pictures(count)`: pictures without labels, for Fréchet distances and previews;
-    - `source`: plain values that all train pictures depend on, and their "shape"; a key of what is measured on them;
+    - `source`: plain values that all train pictures depend on, and their "shape"; a key of measurements on them;
     - `at_hand`: whether the pictures can be had without further settings;
     - `train_dataloader()`, with augmentation, and `val_dataloader()` and `test_dataloader()`, without.
 
@@ -241,14 +241,14 @@ class PictureData(pl.LightningDataModule):
         return pictures[strided_rows(len(pictures), count)]
 
     def prepare_data(self) -> None:
-        """Load the pictures in the first process alone; the others find what it has put into the cache."""
+        """Load the pictures in the first process alone, so that the others find them in the cache."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         """Load the pictures.
 
         Args:
-            stage: Lightning's name of what follows; all splits are loaded for any.
+            stage: Lightning's name of the stage, which changes nothing.
         """
         _ = self.splits
 

@@ -1,4 +1,4 @@
-"""Rendered portraits for training image networks: drawn when they are needed, new people in every epoch."""
+"""Rendered portraits for training image networks: rendered when batches are read, new people in every epoch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def degrade(pictures: Tensor, seeds: Tensor, share: float) -> Tensor:
 
 
 class PortraitBatches(EpochBatches):
-    """Batches (pictures (B, 3, R, R) uint8, labels (B, 12)) of people who are drawn when they are read.
+    """Batches (pictures (B, 3, R, R) uint8, labels (B, 12)) of people that are drawn when they are read.
 
     Row i of epoch e is the person with seed `first` + e·`count` + i.
 
@@ -174,7 +174,7 @@ class PortraitsDataModule(PictureData):
         return self.seed * SEED_STRIDE
 
     def load(self) -> dict[str, Split]:
-        """Return `train`, the people of the first epoch, and `test`, people who are never trained on."""
+        """Return `train`, the people of the first epoch, and `test`, people that are never trained on."""
         people = torch.arange(self.first, self.first + self.count)
         return {"train": draw_people(people, self.resolution), "test": self._test}
 
@@ -187,7 +187,7 @@ class PortraitsDataModule(PictureData):
         """Do nothing: people are drawn when batches are read.
 
         Args:
-            stage: Lightning's name of what follows.
+            stage: Lightning's name of the stage, which changes nothing.
         """
 
     @property
@@ -206,7 +206,7 @@ class PortraitsDataModule(PictureData):
         ).within(self.trainer)
 
     def val_dataloader(self) -> TensorBatches:
-        """Return batches of people who are never trained on, in order."""
+        """Return batches of people that are never trained on, in order."""
         return TensorBatches(self._test, self.test_batch_size)
 
     test_dataloader = val_dataloader
@@ -315,7 +315,7 @@ class PeopleDataModule(PictureData):
         """Do nothing: people are drawn when batches are read.
 
         Args:
-            stage: Lightning's name of what follows.
+            stage: Lightning's name of the stage, which changes nothing.
         """
 
     @property

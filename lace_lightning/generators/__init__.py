@@ -1,4 +1,4 @@
-"""Frozen generators with spaces z, w, ws and x."""
+"""Frozen generators with latent spaces z, w and ws, and pictures x."""
 
 from __future__ import annotations
 
@@ -38,13 +38,28 @@ SHIPPED = {"cifar10": "cifar10_generator"}
 
 
 def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-    """Load a generator by name ("cifar10", or a published one as "stylegan2_ffhq"), or from a file of this program's or
-    of another's.
+    """Load a StyleGAN2 or StyleGAN3 generator by its name or from a file of this or another program.
 
-    Whether it is a StyleGAN2 or a StyleGAN3 the file says. A published network that is not here is downloaded where its
-    checksum is known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are read as data: nothing in
-    them is run (see `read_generator`). `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`. Raises LaceError
-    for an unknown name.
+    The content of the file decides between StyleGAN2 and StyleGAN3. A published network that is not on this disk is
+    downloaded where its checksum is known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are
+    read as data: no code of a file is run (see `read_generator`).
+
+    Args:
+        name: "cifar10" or another name of shipped weights, the name of a published network such as "stylegan2_ffhq",
+            or the path of a file (.safetensors, .pkl, .pickle, .pt, .pth, .ckpt or .bin).
+        options: arguments of `StyleGAN2Generator` or `StyleGAN3Generator`, in place of those stored in the file.
+
+    Returns:
+        The frozen generator on the CPU; a StyleGAN3Generator for a StyleGAN3 network.
+
+    Raises:
+        LaceError: for an unknown name, a missing or damaged file, and in the cases of `published_path` and
+            `read_generator`.
+
+    Example:
+        >>> generator = load_generator("cifar10", truncation=0.7)
+        >>> generator(generator.prior(2, seed=0)).shape
+        torch.Size([2, 3, 32, 32])
     """
     shipped = str(name) in (*SHIPPED, *weight_names())
     if not shipped and not Path(name).suffix and suggest(str(name), published_names()):

@@ -1,4 +1,4 @@
-"""Any nn.Module as a generator: a VAE's decoder, a plain GAN, a network of one's own."""
+"""Adapter that makes a generator of any nn.Module, such as the decoder of a VAE or a DCGAN."""
 
 from __future__ import annotations
 
@@ -13,12 +13,34 @@ from .base import Generator
 
 
 class ModuleGenerator(Generator):
-    """Wrap `module`: z (B, z_dim) -> pictures, optionally through a submodule `mapping` and a submodule `synthesis`.
+    """A generator of any module: z (B, z_dim) -> w (B, w_dim) -> pictures (B, C, H, W) in [-1, 1].
 
-    `mapping` and `synthesis` name methods or submodules of `module` (default: no w, and the module itself); `reshape`
-    is the shape of one latent as the module wants it (a DCGAN takes (z_dim, 1, 1)); `output_range` is what the module
-    returns, mapped to [-1, 1] and, if `clamp`, cut there; `checkpoint` is a state dict (.safetensors, or .pt read as
-    data); `freeze=False` leaves the module as it is.
+    Args:
+        module: the network. It is used itself, not a copy.
+        z_dim: size of a latent z, at least 1.
+        image_shape: (C, H, W) of a picture, in channels and pixels.
+        w_dim: size of a latent w; None takes `z_dim`.
+        mapping: name of the method or submodule z (B, z_dim) -> w (B, w_dim); None uses z itself as w.
+        synthesis: name of the method or submodule that turns w into pictures; None calls the module.
+        reshape: shape of one latent as the module takes it, such as (z_dim, 1, 1) for a DCGAN; None keeps (w_dim,).
+        output_range: lowest and highest value of the pictures of the module, which are mapped linearly to [-1, 1].
+        clamp: whether to clamp the mapped pictures to [-1, 1].
+        checkpoint: file of a state dict that is loaded into the module (.safetensors, or .pt, of which no code is run);
+            None keeps the weights of the module.
+        strict: whether the state dict must have exactly the names of the module.
+        freeze: whether to switch the module to evaluation and turn off gradients of its weights.
+        max_batch: pictures computed at a time, at least 1, or "auto" for as many as fit into `memory`.
+        memory: GiB above 0 for "auto"; None for half of the free memory.
+
+    Raises:
+        LaceError: for a name that is no callable of the module, an unreadable or unsuitable checkpoint, and `max_batch`
+            or `memory` out of range.
+
+    Example:
+        >>> decoder = nn.Sequential(nn.Linear(2, 48), nn.Sigmoid(), nn.Unflatten(1, (3, 4, 4)))
+        >>> generator = ModuleGenerator(decoder, 2, (3, 4, 4), output_range=(0, 1))
+        >>> generator(generator.prior(5)).shape
+        torch.Size([5, 3, 4, 4])
     """
 
     def __init__(
@@ -68,7 +90,7 @@ class ModuleGenerator(Generator):
 
 
 class _Method(nn.Module):
-    """A method or submodule of a module, as a module that owns no weights."""
+    """A method or submodule of another module as a module without weights of its own."""
 
     def __init__(self, owner: nn.Module, name: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A frozen generator with its spaces: z, w, per-layer ws, x."""
+"""Base class of frozen generators with latent spaces z and w, style layers ws, and pictures x."""
 
 from __future__ import annotations
 
@@ -16,16 +16,42 @@ from ..numerics.memory import Chunks
 from ..pictures.convert import to_bytes
 from ..seeds import normal, sample_seeds
 
-# Feature maps of the picture's size that a network which says nothing is assumed to need.
+# Assumed number of feature maps of the size of the picture, where a network does not tell its need of memory.
 UNKNOWN_MAPS = 512
 
 
 class Generator(nn.Module):
-    """x = synthesis(mapping(z)), frozen: z (B, Dz), w (B, Dw), ws (B, L, Dw), x (B, C, H, W) in [-1, 1].
+    """Base class of frozen generators: x = synthesis(mapping(z)), pictures x (B, C, H, W) in [-1, 1].
 
-    `mapping` is a module (the identity for a generator without w); subclasses give `render`. Pictures are made
-    `max_batch` at a time: a number, or "auto", as many as fit into `memory` GiB (None: half of what is free) by
-    `bytes_per_picture`.
+    Latents are z (B, Dz), w (B, Dw) and ws (B, L, Dw), one w for each of L style layers. A subclass sets `mapping`, a
+    module z -> w (the identity for a generator without w), and defines `render`. `check_generator` compares a subclass
+    with what it declares.
+
+    Args:
+        z_dim: Dz, size of a latent z, at least 1.
+        w_dim: Dw, size of a latent w, at least 1.
+        image_shape: (C, H, W) of a picture, in channels and pixels.
+        num_ws: L, number of style layers, at least 1.
+        has_w: whether there is a space w other than z.
+        max_batch: pictures computed at a time, at least 1, or "auto" for as many as fit into `memory` by
+            `bytes_per_picture`.
+        memory: GiB above 0 for "auto"; None for half of the free memory.
+
+    Raises:
+        LaceError: for `max_batch` or `memory` out of range.
+
+    Example:
+        >>> class Gray(Generator):
+        ...     def __init__(self):
+        ...         super().__init__(z_dim=2, w_dim=2, image_shape=(1, 4, 4), has_w=False)
+        ...         self.mapping = nn.Identity()
+        ...
+        ...     def render(self, ws):
+        ...         return ws.mean((1, 2)).tanh()[:, None, None, None].expand(-1, 1, 4, 4)
+        >>> generator = Gray().frozen()
+        >>> check_generator(generator)
+        >>> generator(generator.prior(3, seed=1)).shape
+        torch.Size([3, 1, 4, 4])
     """
 
     mapping: nn.Module
@@ -47,41 +73,37 @@ class Generator(nn.Module):
 
     @property
     def has_layers(self) -> bool:
-        """Whether style layers can be chosen."""
+        """Whether there are several style layers, which can have different w."""
         return self.has_w and self.num_ws > 1
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights; the CPU for a generator without parameters."""
         return next(self.parameters(), torch.empty(0)).device
 
     def render(self, ws: Tensor) -> Tensor:
-        """Turn ws (B, L, Dw) into pictures (B, C, H, W)."""
+        """Return the pictures (B, C, H, W) in [-1, 1] of ws (B, L, Dw), all in one batch."""
         raise NotImplementedError
 
     def bytes_per_picture(self) -> int:
-        """Return how many bytes `render` needs at its peak for each picture of a batch; a guess where the network does
-        not say.
-        """
+        """Return the peak memory of `render` in bytes for each picture of a batch; here a guess."""
         return UNKNOWN_MAPS * 4 * self.image_shape[1] * self.image_shape[2]
 
     def describe(self) -> dict[str, Any]:
-        """Return the plain settings that, with the weights, decide what pictures come out."""
+        """Return the settings, as plain values, that decide the pictures together with the weights."""
         return {"class": type(self).__name__, "z_dim": self.z_dim, "w_dim": self.w_dim, "image_shape": self.image_shape}
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of settings and weights: what is computed from this generator is keyed by it."""
+        """16 hexadecimal digits of settings and weights, computed once: the key of cached results."""
         return digest({"settings": self.describe(), "state": dict(self.state_dict())})
 
     def digest_for(self, space: str) -> str:
-        """Return the digest that a classifier of z, w or x is tied to: where p(c|w) is the same for two generators, so
-        is this.
-        """
+        """Return the digest for classifiers of a space (z, w or x): equal for generators with the same p(c|space)."""
         return self.digest
 
     def prior(self, count: int, seed: int = 0, first: int = 0, device: torch.device | str | None = None) -> Tensor:
-        """Return z (count, Dz) ~ N(0, I); row i depends on `seed` and first + i alone."""
+        """Return z (count, Dz) ~ N(0, I), float32; row i is a function of `seed` and first + i only."""
         return normal(sample_seeds(count, seed, first), (self.z_dim,), device=device)
 
     def broadcast(self, w: Tensor) -> Tensor:
@@ -92,8 +114,9 @@ class Generator(nn.Module):
         return self.broadcast(w) if w.ndim == 2 else w
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Turn w (B, Dw) or ws (B, L, Dw) into pictures (B, C, H, W) in [-1, 1], `max_batch` at a time where no
-        gradient passes.
+        """Return the pictures (B, C, H, W) in [-1, 1] of w (B, Dw) or ws (B, L, Dw).
+
+        `max_batch` pictures are computed at a time, but all of them at once where w requires a gradient.
         """
         ws = self._ws(w)
         return (
@@ -108,8 +131,9 @@ class Generator(nn.Module):
         yield from self.chunks(lambda ws: to_bytes(self.render(ws)), self._ws(w), self.bytes_per_picture())
 
     def pictures(self, w: Tensor) -> Tensor:
-        """Turn w (B, Dw) or ws (B, L, Dw) into pictures as bytes, uint8 (B, C, H, W); as numbers they exist `max_batch`
-        at a time.
+        """Return the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (B, C, H, W).
+
+        Only `max_batch` pictures at a time are held in a floating format.
         """
         return _joined(self.parts(w), len(w))
 
@@ -121,12 +145,12 @@ class Generator(nn.Module):
         return self.synthesis(self.mapping(z))
 
     def frozen(self) -> Generator:
-        """Switch to evaluation and take the weights out of every gradient; returns self."""
+        """Switch to evaluation and turn off gradients of the weights; return the generator itself."""
         return self.eval().requires_grad_(False)
 
 
 def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
-    """Put parts together, each as it comes, so that none is held twice."""
+    """Concatenate parts as they are computed, so that no part is held twice."""
     first = next(parts)
     if len(first) == count:
         return first
@@ -139,23 +163,41 @@ def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
 
 @torch.no_grad()
 def check_generator(generator: Generator) -> None:
-    """Refuse a generator that is not frozen, or whose shapes or values are not what it declares (LaceError)."""
+    """Check that a generator is frozen and that its shapes and values are those that it declares.
+
+    Two samples are drawn and rendered.
+
+    Args:
+        generator: the generator.
+
+    Raises:
+        LaceError: when a weight requires gradients, the generator is in training mode, w or pictures have another
+            shape than declared, or a picture has a value outside [-1, 1] or NaN.
+
+    Example:
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> module = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+        >>> check_generator(ModuleGenerator(module, 2, (1, 4, 4)))
+        >>> check_generator(ModuleGenerator(module, 2, (1, 8, 8)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The synthesis of ModuleGenerator must return the shape (2, 1, 8, 8) for two ...
+    """
     name = type(generator).__name__
     trainable = [key for key, parameter in generator.named_parameters() if parameter.requires_grad]
     if trainable or generator.training:
-        why = f"'{trainable[0]}' requires gradients" if trainable else "it is in training mode"
-        raise LaceError(f"The generator must be frozen and {why} in {name}: call generator.frozen().")
+        reason = f"'{trainable[0]}' requires gradients" if trainable else "it is in training mode"
+        raise LaceError(f"The generator must be frozen and {reason} in {name}: call generator.frozen().")
     parameter = next(generator.parameters(), torch.empty(0))
     z = generator.prior(2, device=parameter.device)
     w = generator.mapping(z)
     images = generator.synthesis(w)
-    for what, received, required in (
+    for part, received, required in (
         ("mapping", w.shape, (2, generator.w_dim)),
         ("synthesis", images.shape, (2, *generator.image_shape)),
     ):
         if tuple(received) != tuple(required):
             raise LaceError(
-                f"The {what} of {name} must return the shape {tuple(required)} for two samples, received "
+                f"The {part} of {name} must return the shape {tuple(required)} for two samples, received "
                 f"{tuple(received)}: correct z_dim, w_dim or image_shape."
             )
     low, high = float(images.min()), float(images.max())

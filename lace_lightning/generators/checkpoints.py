@@ -1,5 +1,6 @@
-"""Generators out of other programs' files: NVIDIA's pickles (PyTorch and TensorFlow), rosinality's checkpoints, plain
-state dicts.
+"""Import of generators from files of other programs.
+
+Read are NVIDIA's pickles (PyTorch and TensorFlow), rosinality's checkpoints, and plain state dicts.
 """
 
 from __future__ import annotations
@@ -28,8 +29,21 @@ from .stylegan3_networks import StyleGAN3Network, stylegan3_config
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network read from a file: constructor arguments, state dict, which layout the file had, what had to be assumed,
-    and its kind.
+    """A network that was read from a file.
+
+    Args:
+        layout: name of the layout of the file, such as "stylegan2-ada-pytorch" or "rosinality".
+        config: constructor arguments of `StyleGAN2Network` or `StyleGAN3Network`.
+        state: tensors by the names of that network.
+        assumed: settings that the file does not tell and that were assumed, one phrase each.
+        kind: "stylegan2" or "stylegan3".
+
+    Example:
+        >>> config = {"z_dim": 4, "w_dim": 4, "img_resolution": 8, "synthesis_kwargs": {"channel_base": 32}}
+        >>> state = StyleGAN2Network(**config).state_dict()
+        >>> generator = Checkpoint("state dict", config, state).generator(truncation=0.7)
+        >>> generator(generator.prior(1)).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     layout: str
@@ -39,13 +53,15 @@ class Checkpoint:
     kind: str = "stylegan2"
 
     def network(self) -> StyleNetwork:
-        """Build the network, frozen, in float32. Raises LaceError where tensors are missing, left over, or of another
-        shape.
+        """Return the network, frozen, in float32.
+
+        Raises LaceError where the settings do not make a network, and where tensors are missing, left over, of another
+        shape or not real.
         """
         network: StyleNetwork
         if self.kind == "stylegan3":
             try:
-                network = StyleGAN3Network(**self.config)  # it computes filters, which have to be somewhere
+                network = StyleGAN3Network(**self.config)  # not on "meta": it computes its filters
             except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
                 raise LaceError(
                     "The settings of the StyleGAN3 generator in the file do not make a network "
@@ -61,8 +77,7 @@ class Checkpoint:
             raise LaceError(
                 f"The network in the file must be a {self.kind} generator, and its tensor '{name}' is "
                 f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: give a file of "
-                f"StyleGAN2, "
-                "StyleGAN2-ADA or StyleGAN3's repository."
+                "StyleGAN2, StyleGAN2-ADA or StyleGAN3's repository."
             )
         for name, tensor in self.state.items():
             if not tensor.is_floating_point():
@@ -74,7 +89,7 @@ class Checkpoint:
         return network.requires_grad_(False).eval()
 
     def generator(self, **options: Any) -> StyleGAN2Generator:
-        """Build the network and wrap it for use; `options` go to `StyleGAN2Generator` or `StyleGAN3Generator`."""
+        """Return the frozen generator; `options` are arguments of `StyleGAN2Generator` or `StyleGAN3Generator`."""
         network = self.network()
         return (
             StyleGAN3Generator(network, **options)
@@ -84,10 +99,30 @@ class Checkpoint:
 
 
 def read_generator(path: str | os.PathLike[str], which: str | None = None) -> Checkpoint:
-    """Read a generator out of a file by what is in it, whatever its name ends in; nothing in it is run.
+    """Read a generator from a file of another program, without running code of the file.
 
-    `which` names the network of several (`G_ema`, `G`, `g_ema`, `g`); the moving average is taken unless it says
-    otherwise. Raises LaceError for a file that holds none.
+    The content decides how a file is read, except that only files ending in .safetensors are read as such.
+
+    Args:
+        path: the file.
+        which: name of the network in a file with several, such as G_ema, G, g_ema or g; None takes the moving average
+            of the weights where there is one.
+
+    Returns:
+        The network and how its file was understood.
+
+    Raises:
+        LaceError: for a missing or damaged file, a file without the required network, and tensors or settings that are
+            not those of a StyleGAN2 or StyleGAN3 generator.
+
+    Example:
+        >>> import tempfile
+        >>> network = StyleGAN2Network(4, 4, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"g_ema": network.state_dict()}, f"{folder}/g.pt")
+        ...     checkpoint = read_generator(f"{folder}/g.pt")
+        >>> checkpoint.layout, checkpoint.config["img_resolution"]
+        ('state dict', 8)
     """
     path = Path(path)
     data = read_data(path)
@@ -130,8 +165,7 @@ def _from_record(record: Record, path: Path) -> Checkpoint:
     if "synthesis.b4.const" not in state:
         raise LaceError(
             f"The file '{path}' must hold a StyleGAN2 generator and holds a network of class '{record.name[:60]}': "
-            f"give its "
-            "generator (G_ema)."
+            "give its generator (G_ema)."
         )
     arguments = record.attributes.get("_init_kwargs")
     arguments = arguments if isinstance(arguments, dict) else {}
@@ -139,7 +173,7 @@ def _from_record(record: Record, path: Path) -> Checkpoint:
 
 
 def _attribute(record: Record) -> Callable[[str, str], Any]:
-    """Return (path of a submodule, attribute) -> what the file says of it, None where it says nothing."""
+    """Return the function (path of a submodule, attribute) -> value in the file, None where it has none."""
 
     def attribute(path: str, name: str) -> Any:
         current: Any = record
@@ -156,8 +190,8 @@ def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoi
     given = record.attributes.get("_init_kwargs")
     if not isinstance(given, dict):
         raise LaceError(
-            f"The file '{path}' must say how its StyleGAN3 generator was made (_init_kwargs), and does not: get it "
-            f"again."
+            f"The file '{path}' must hold the constructor arguments of its StyleGAN3 generator (_init_kwargs) and does "
+            "not: get it again."
         )
     try:
         config = stylegan3_config(given)
@@ -168,13 +202,12 @@ def _stylegan3(record: Record, state: dict[str, Tensor], path: Path) -> Checkpoi
             raise
         raise LaceError(
             f"The settings of the StyleGAN3 generator in '{path}' cannot be understood "
-            f"({' '.join(str(error).split())[:80]}): "
-            "get the file again."
+            f"({' '.join(str(error).split())[:80]}): get the file again."
         ) from None
 
 
 def _check_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Refuse (ValueError) settings that would build more than what the file has tensors for."""
+    """Raise ValueError for settings of a network that is larger than the tensors in the file."""
     largest = max(max(tensor.shape, default=1) for tensor in state.values())
     synthesis, mapping = config["synthesis_kwargs"], config["mapping_kwargs"]
     limits = {
@@ -239,18 +272,34 @@ def _from_state(data: Mapping[Any, Any], which: str | None, path: Path) -> Check
         return Checkpoint("rosinality", stylegan2_config(ours, {}), ours, assumed)
     raise LaceError(
         f"The file '{path}' must hold a StyleGAN2 generator (synthesis.b4.const, or input.input of rosinality's "
-        f"layout) and "
-        f"has tensors like {', '.join(list(state)[:3]) or 'none'}: wrap another network with generator=module."
+        f"layout) and has tensors like {', '.join(list(state)[:3]) or 'none'}: wrap another network with "
+        "generator=module."
     )
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], which: str | None = None) -> dict[str, Any]:
-    """Write the generator in `source` as this program's safetensors `target`, in float32, with a card beside; return
-    the card.
+    """Convert a generator of another program to a safetensors file of this program, in float32, with a card beside it.
 
-    The card `<target>.json` says where it comes from, both checksums, its size and what had to be assumed. What takes
-    longer than a second shows progress on a terminal. Raises LaceError where `source` holds no generator and where
-    `target` is not to end in .safetensors.
+    Steps that take longer than a second show progress on a terminal.
+
+    Args:
+        source: file of the other program (see `read_generator`).
+        target: file to write, which ends in .safetensors; the card has the same name with the ending .json.
+        which: name of the network in a file with several (see `read_generator`).
+
+    Returns:
+        The card: source, layout, both checksums, number of bytes and of parameters, and assumed settings.
+
+    Raises:
+        LaceError: where `target` has another ending or cannot be written, and in the cases of `read_generator`.
+
+    Example:
+        >>> import tempfile
+        >>> network = StyleGAN2Network(4, 4, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(network.state_dict(), f"{folder}/g.pt")
+        ...     convert(f"{folder}/g.pt", f"{folder}/g.safetensors")["what"]
+        'stylegan2 generator, 8x8, z 4, w 4, 4 style layers'
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -278,7 +327,20 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], whic
 
 
 def is_foreign(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is another program's: no safetensors, or one without this program's configuration."""
+    """Return whether a file is of another program: not safetensors, or without a configuration of this program.
+
+    Args:
+        path: the file.
+
+    Returns:
+        False for a file that does not exist, and for one whose name has an ending that no generator is stored under.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".pkl") as stream:
+        ...     is_foreign(stream.name), is_foreign("g.safetensors")
+        (True, False)
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         return path.is_file() and path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")

@@ -1,4 +1,4 @@
-"""Names and conventions of other StyleGAN2 programs, turned into ours (those of StyleGAN2-ADA)."""
+"""Conversion of names and conventions of other StyleGAN2 programs to those of StyleGAN2-ADA, used here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..seeds import normal
 from .stylegan2_layers import fir_filter
 from .stylegan2_networks import MappingNetwork
 
-# w_avg where a file has none: over so many latents of seeds 0, 1, ...
+# Number of latents (of seeds 0, 1, ...) whose mean is w_avg where a file has none.
 AVERAGED = 10_000
 
 
@@ -24,11 +24,28 @@ def stylegan2_config(
     arguments: Mapping[str, Any],
     attribute: Callable[[str, str], Any] = lambda path, name: None,
 ) -> dict[str, Any]:
-    """Return the constructor arguments of a network by its tensors; what they do not tell, by its own arguments and
-    attributes.
+    """Return the constructor arguments of a `StyleGAN2Network` with given tensors.
 
-    `attribute` gives what the file says about a submodule, (path, name) -> value or None. Adds to `state` filters that
-    a file leaves out. Raises LaceError for tensors that are no StyleGAN2 generator's.
+    Settings that the shapes do not tell are taken from the arguments and attributes stored in the file. Low-pass
+    filters that a file leaves out are added to `state`.
+
+    Args:
+        state: tensors by the names of `StyleGAN2Network`; changed in place.
+        arguments: constructor arguments stored in the file, {} where there are none.
+        attribute: function (path of a submodule, name of an attribute) -> value in the file, or None.
+
+    Returns:
+        Arguments of `StyleGAN2Network`, with keys as JSON has them.
+
+    Raises:
+        LaceError: for tensors that are not those of a StyleGAN2 generator.
+
+    Example:
+        >>> from lace_lightning.generators import StyleGAN2Network
+        >>> network = StyleGAN2Network(4, 6, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> config = stylegan2_config(network.state_dict(), {})
+        >>> config["w_dim"], config["mapping_kwargs"]["num_layers"], config["synthesis_kwargs"]["channels"]
+        (6, 8, {'4': 8, '8': 4})
     """
     resolutions = sorted(
         int(match[1]) for name in state if (match := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", name))
@@ -37,8 +54,7 @@ def stylegan2_config(
     if resolutions != [4 * 2**k for k in range(len(resolutions))] or not depth or len(resolutions) > 12:
         raise LaceError(
             f"A StyleGAN2 generator has a mapping and the resolutions 4, 8, 16, ..., and the file has {depth} mapping "
-            f"layers "
-            f"and {str(resolutions)[:60] if resolutions else 'no resolutions'}: give another file."
+            f"layers and {str(resolutions)[:60] if resolutions else 'no resolutions'}: give another file."
         )
     last = resolutions[-1]
     has_rgb = [f"synthesis.b{r}.torgb.weight" in state for r in resolutions]
@@ -88,19 +104,31 @@ def _number(arguments: Mapping[str, Any], group: str, name: str) -> float | None
 
 
 def from_tensorflow(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict for the variables of a TensorFlow StyleGAN2 (`mapping/Dense0/weight`,
-    `synthesis/8x8/Conv0_up/weight`, ...).
+    """Convert the variables of a TensorFlow StyleGAN2 to the state dict of a `StyleGAN2Network`.
 
-    TensorFlow keeps kernels as (kH, kW, I, O), dense weights as (I, O), flips the kernel of an upsampling convolution,
-    and adds the one of the style's bias when it runs.
+    TensorFlow stores kernels as (kH, kW, I, O) and dense weights as (I, O), flips the kernel of an upsampling
+    convolution, and adds 1 to the bias of a style when the network runs.
+
+    Args:
+        variables: float32 tensors by name, such as `mapping/Dense0/weight` or `synthesis/8x8/Conv0_up/weight`.
+
+    Returns:
+        Tensors by the names of `StyleGAN2Network`, without low-pass filters (see `stylegan2_config`).
+
+    Raises:
+        LaceError: for variables that are not those of a StyleGAN2 generator.
+
+    Example:
+        >>> from_tensorflow({"lod": torch.zeros([])})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The TensorFlow network in the file must be a StyleGAN2 generator, with ...
     """
     state: dict[str, Tensor] = {}
     blocks = sorted({int(match[1]) for name in variables if (match := re.match(r"synthesis/(\d+)x\1/", name))})
     if not blocks or blocks[0] != 4 or "synthesis/4x4/Const/const" not in variables:
         raise LaceError(
             "The TensorFlow network in the file must be a StyleGAN2 generator, with synthesis/4x4/Const/const, and is "
-            "not: "
-            "give the pickle of a StyleGAN2."
+            "not: give the pickle of a StyleGAN2."
         )
 
     def kernel(name: str, flip: bool = False) -> Tensor:
@@ -142,18 +170,32 @@ def from_tensorflow(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except (KeyError, IndexError, RuntimeError) as error:
         raise LaceError(
             f"The TensorFlow network in the file must be a StyleGAN2 generator, and a variable is missing or of "
-            f"another shape "
-            f"({' '.join(str(error).split())[:80]}): give the pickle of a StyleGAN2."
+            f"another shape ({' '.join(str(error).split())[:80]}): give the pickle of a StyleGAN2."
         ) from None
     return state
 
 
 def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the state dict for rosinality's names (`style.1.weight`, `convs.0.conv.weight`, `to_rgbs.0...`), and what
-    was assumed.
+    """Convert tensors of rosinality's layout to the state dict of a `StyleGAN2Network`.
 
-    There a kernel is multiplied by 1/√(fan in) before it is demodulated; here it is so in the file. Raises LaceError
-    for another low-pass filter than [1, 3, 3, 1], and for missing tensors.
+    That layout multiplies a kernel by 1/√(fan in) when the network runs, before demodulation. Here the factor is
+    multiplied into the weights.
+
+    Args:
+        found: tensors by name, such as `style.1.weight`, `convs.0.conv.weight` or `to_rgbs.0.bias`.
+        average: mean w (Dw,); None computes the mean over 10,000 latents.
+
+    Returns:
+        Tensors by the names of `StyleGAN2Network`, without low-pass filters (see `stylegan2_config`), and one phrase
+        for each assumption.
+
+    Raises:
+        LaceError: for another low-pass filter than [1, 3, 3, 1], and for missing tensors or other shapes.
+
+    Example:
+        >>> from_rosinality({"input.input": torch.zeros(1, 8, 4, 4)}, None)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The file must hold a generator of rosinality's layout, and a tensor is ...
     """
     state: dict[str, Tensor] = {}
     assumed: list[str] = []
@@ -183,8 +225,7 @@ def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tupl
         if taps.shape != (4, 4) or not torch.allclose(taps.float() / taps.float().sum(), fir_filter(), atol=1e-4):
             raise LaceError(
                 f"The generator must use the low-pass filter [1, 3, 3, 1], and '{name[:60]}' in the file is another: "
-                f"train "
-                "with that one."
+                "give a generator that was trained with that filter."
             )
     try:
         depth = sum(re.fullmatch(r"style\.\d+\.weight", name) is not None for name in found)

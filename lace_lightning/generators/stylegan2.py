@@ -1,4 +1,4 @@
-"""StyleGAN2 as a frozen generator."""
+"""Frozen StyleGAN2 generators, and their files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,25 @@ from .stylegan2_networks import MappingNetwork, StyleGAN2Network, StyleNetwork, 
 
 
 class TruncatedMapping(nn.Module):
-    """w = w̄ + ψ(g(z) - w̄): the mapping network with truncation ψ, (B, Dz) -> (B, Dw), for one condition c.
+    """The mapping network with truncation for one condition: w = w̄ + ψ(g(z) - w̄), z (B, Dz) -> w (B, Dw).
 
-    Gains are folded into the weights once: √2·leaky-ReLU(Wx + b) = leaky-ReLU(√2·Wx + √2·b).
+    The weights are copied, with gains folded into them: √2·leaky-ReLU(Wx + b) = leaky-ReLU(√2·Wx + √2·b).
+
+    Args:
+        network: the mapping network g, with its mean w̄ (Dw,).
+        truncation: ψ; 1 leaves w as it is, 0 gives w̄.
+        condition: vector c (c_dim,) of a conditional network; None for an unconditional one.
+
+    Raises:
+        LaceError: when the network is conditional and no condition is given.
+
+    References:
+        Appendix B of StyleGAN (arXiv 1812.04948) for the truncation.
+
+    Example:
+        >>> mapping = TruncatedMapping(MappingNetwork(4, 0, 6, num_layers=2), truncation=0.0)
+        >>> mapping(torch.randn(1, 4)).tolist()
+        [[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
     """
 
     w_avg: Tensor
@@ -60,7 +76,7 @@ class TruncatedMapping(nn.Module):
         return self._truncate(leaky_mlp(self._inputs(normalize(z)), self._layers()))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Any]:
-        """Return w and the function g ↦ gᵀ·∂w/∂z in closed form, detached."""
+        """Return w (B, Dw) and the function g (B, Dw) ↦ gᵀ·∂w/∂z (B, Dz) in closed form, both detached."""
         z = z.detach()
         scale = torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         w, inner = linearized_leaky_mlp(self._inputs(z * scale), self._layers(), kept=self.kept)
@@ -74,13 +90,36 @@ class TruncatedMapping(nn.Module):
 
 
 class StyleGAN2Generator(Generator):
-    """A trained StyleGAN2 network for use: truncation, fixed noise, precision, pictures clamped to [-1, 1].
+    """A frozen StyleGAN2 generator with truncation, fixed noise and pictures clamped to [-1, 1].
 
-    `truncation` ψ moves w towards its mean inside g, so that the classifier sees what is drawn; with
-    `truncation_cutoff` only the first so many style layers are truncated, when they are given their w. `condition` is
-    the class number or vector of a conditional network. `precision` is that of the synthesis features; "auto" is
-    bfloat16 where the processor or the GPU computes it natively, float32 elsewhere and wherever gradients run through
-    the pictures. `max_batch` and `memory` are those of `Generator`.
+    Truncation is part of the mapping, so that a classifier of w is given the w that is rendered.
+
+    Args:
+        network: the network, for example a `StyleGAN2Network`. It is used itself, and frozen.
+        truncation: ψ moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
+        truncation_cutoff: number of the first style layers that are truncated, at least 0. They are truncated in
+            `broadcast`, and not in the mapping. None truncates all of them in the mapping.
+        condition: class number from 0, or vector of c_dim numbers, of a conditional network; None for an unconditional
+            one.
+        noise: "const" adds the stored noise of each layer, "none" adds none.
+        precision: format of the synthesis features: float32, bfloat16, float16 or auto. "auto" is bfloat16 where the
+            device computes it natively, and float32 elsewhere and where w requires a gradient.
+        max_batch: pictures computed at a time, at least 1, or "auto" for as many as fit into `memory`.
+        memory: GiB above 0 for "auto"; None for half of the free memory.
+
+    Raises:
+        LaceError: for a missing or unsuitable condition, and another value of `noise`, `precision`, `max_batch` or
+            `memory`.
+
+    References:
+        StyleGAN2 (arXiv 1912.04958).
+
+    Example:
+        >>> network = StyleGAN2Network(4, 6, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> generator = StyleGAN2Generator(network, truncation=0.7)
+        >>> z = generator.prior(2, seed=0)
+        >>> generator.mapping(z).shape, generator.num_ws, generator(z).shape
+        (torch.Size([2, 6]), 4, torch.Size([2, 3, 8, 8]))
     """
 
     network_class: ClassVar[type[StyleNetwork]] = StyleGAN2Network
@@ -106,7 +145,7 @@ class StyleGAN2Generator(Generator):
             memory=memory,
         )
         if noise not in ("const", "none"):
-            raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}'.")
+            raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}': set one.")
         self.network = network
         self.noise, self.precision = noise, check_precision(precision)
         self.truncation, self.truncation_cutoff = truncation, truncation_cutoff
@@ -127,7 +166,7 @@ class StyleGAN2Generator(Generator):
         }
 
     def digest_for(self, space: str) -> str:
-        # What a w looks like does not depend on how far it was moved towards the mean.
+        # The picture of a given w does not depend on the truncation.
         untruncated = {**self.describe(), "truncation": 1.0, "truncation_cutoff": None}
         return digest({"settings": untruncated, "state": dict(self.state_dict())}) if space == "w" else self.digest
 
@@ -151,8 +190,10 @@ class StyleGAN2Generator(Generator):
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
-        """Load shipped weights by name, or a file that `save_network` wrote. Raises LaceError for missing or damaged
-        weights.
+        """Return the generator of shipped weights by name, or of a file that `save_network` wrote.
+
+        `options` are arguments of the class, in place of those stored in the file. Raises LaceError for missing or
+        damaged weights, and for another kind of generator.
         """
         tensors, config = read_network(weights, cls.network_class.kind)
         network = cls.network_class(**config["network"])
@@ -163,14 +204,29 @@ class StyleGAN2Generator(Generator):
 def read_network(
     weights: str | os.PathLike[str], kind: str = StyleGAN2Network.kind
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of a network and its configuration. Raises LaceError for missing or damaged weights, and another
-    kind.
+    """Read the tensors and the configuration of a network that `save_network` wrote.
+
+    Args:
+        weights: name of shipped weights, or the path of a .safetensors file.
+        kind: required kind, "stylegan2" or "stylegan3".
+
+    Returns:
+        Tensors by the names of the network, float32 where they were stored in half precision, and the configuration:
+        `kind`, `network` (constructor arguments) and `options` (arguments of the generator).
+
+    Raises:
+        LaceError: for missing or damaged weights, and for another kind.
+
+    Example:
+        >>> tensors, config = read_network("cifar10_generator")
+        >>> config["network"]["z_dim"]
+        128
     """
     tensors, config = load_tensors(weight_path(weights))
     if config.get("kind") != kind:
         raise LaceError(
             f"The weights '{weights}' must be a {kind.replace('stylegan', 'StyleGAN')} generator and are of kind "
-            f"'{config.get('kind')}'."
+            f"'{config.get('kind')}': give another file."
         )
     return tensors, config
 
@@ -182,9 +238,28 @@ def save_network(
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a network built with `type(network)(**config)` in `dtype` (None: as it is); `options` are defaults for use.
+    """Write a network as a safetensors file that `load_generator` reads.
 
-    Half precision is not for StyleGAN3: the frequencies of its Fourier features lose so many digits that pictures move.
+    StyleGAN3 needs float32: in half precision the frequencies of its Fourier features lose so many digits that the
+    pictures move.
+
+    Args:
+        network: a network built as `type(network)(**config)`.
+        config: its constructor arguments, plain values.
+        path: the file, which ends in .safetensors.
+        options: default arguments of the generator, such as the truncation; None for none.
+        dtype: type in which the tensors are stored; None keeps each one's own.
+
+    Raises:
+        LaceError: when the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> config = {"z_dim": 4, "w_dim": 4, "img_resolution": 8, "synthesis_kwargs": {"channel_base": 32}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_network(StyleGAN2Network(**config), config, f"{folder}/g.safetensors", {"truncation": 0.7})
+        ...     StyleGAN2Generator.from_weights(f"{folder}/g.safetensors").truncation
+        0.7
     """
     save_tensors(
         path, network.state_dict(), {"kind": network.kind, "network": config, "options": dict(options or {})}, dtype
@@ -200,5 +275,8 @@ def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | 
         else torch.as_tensor(condition, dtype=torch.float32)
     )
     if vector.shape != (c_dim,):
-        raise LaceError(f"The condition must be a class number below {c_dim} or {c_dim} numbers, received {condition}.")
+        raise LaceError(
+            f"The condition must be a class number below {c_dim} or {c_dim} numbers, received {condition}: "
+            f"{'correct the condition' if c_dim else 'set condition to null'}."
+        )
     return vector

@@ -18,20 +18,54 @@ SQRT_2 = math.sqrt(2.0)
 
 
 def fir_filter() -> Tensor:
-    """Return the 4x4 low-pass filter, the outer product of [1, 3, 3, 1] normalised to sum 1."""
+    """Return the low-pass filter (4, 4) of StyleGAN2: the outer product of [1, 3, 3, 1], of sum 1.
+
+    Example:
+        >>> float(fir_filter().sum())
+        1.0
+    """
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return torch.outer(taps, taps) / 64
 
 
 def upsample(images: Tensor, taps: Tensor) -> Tensor:
-    """Upsample images (B, C, H, W) to (B, C, 2H, 2W): zero insertion, then the filter with gain 4."""
+    """Upsample pictures to twice their size, by zero insertion and then the filter with gain 4.
+
+    Args:
+        images: pictures or feature maps (B, C, H, W).
+        taps: low-pass filter (4, 4) of sum 1.
+
+    Returns:
+        Pictures (B, C, 2H, 2W).
+
+    Example:
+        >>> upsample(torch.ones(1, 3, 4, 4), fir_filter()).shape
+        torch.Size([1, 3, 8, 8])
+    """
     channels = images.shape[1]
     kernel = (taps * 4).to(images.dtype).expand(channels, 1, 4, 4)
     return F.conv_transpose2d(images, kernel, stride=2, padding=1, groups=channels)
 
 
 class FullyConnected(nn.Module):
-    """Linear map with equalised learning rate, (B, I) -> (B, O), optionally followed by sqrt(2)·leaky-ReLU(0.2)."""
+    """A linear layer (B, I) -> (B, O) with equalised learning rate, optionally followed by √2·leaky-ReLU(0.2).
+
+    Args:
+        in_features: I, at least 1.
+        out_features: O, at least 1.
+        activation: "lrelu" for the leaky ReLU; any other value for none.
+        lr_multiplier: λ, above 0. Weights are drawn with standard deviation 1/λ and multiplied by λ/√I in use; the bias
+            is multiplied by λ.
+        bias_init: value of the bias at the start.
+
+    References:
+        Section 4.1 of Progressive GAN (arXiv 1710.10196).
+
+    Example:
+        >>> layer = FullyConnected(3, 2, bias_init=1.0)
+        >>> layer(torch.zeros(1, 3)).tolist()
+        [[1.0, 1.0]]
+    """
 
     def __init__(
         self,
@@ -54,21 +88,48 @@ class FullyConnected(nn.Module):
 
 
 def convolve_up(x: Tensor, kernel: Tensor, fir: Tensor) -> Tensor:
-    """Upsample x (B, I, H, W) to (B, O, 2H, 2W): zero insertion with a true convolution by `kernel` (I, O, 3, 3), then
-    low-pass.
+    """Convolve feature maps after zero insertion to twice their size, then apply the low-pass filter.
 
-    `fir` (O, 1, 4, 4) is the filter with gain 4. Filtering afterwards costs a quarter of folding the filter into the
-    kernel.
+    The convolution is a true one (with the turned kernel). Filtering afterwards costs a quarter of folding the filter
+    into the kernel.
+
+    Args:
+        x: feature maps (B, I, H, W).
+        kernel: weights (I, O, 3, 3).
+        fir: low-pass filter (O, 1, 4, 4) with gain 4, the same for every channel.
+
+    Returns:
+        Feature maps (B, O, 2H, 2W).
+
+    Example:
+        >>> fir = (fir_filter() * 4).repeat(2, 1, 1, 1)
+        >>> convolve_up(torch.ones(1, 3, 4, 4), torch.ones(3, 2, 3, 3), fir).shape
+        torch.Size([1, 2, 8, 8])
     """
     return F.conv2d(F.conv_transpose2d(x, kernel, stride=2), fir, padding=1, groups=len(fir))
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, sqrt(2)·leaky-ReLU(0.2), clamp: (B, I, H, W) -> (B, O, R, R).
+    """A modulated 3x3 convolution with noise, bias, √2·leaky-ReLU(0.2) and clamping: (B, I, H, W) -> (B, O, R, R).
 
-    y_o = d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The sample's scale s moves from the kernel
-    to the input and the demodulation d to the output, so that one kernel serves the whole batch (no grouped
-    convolution).
+    y_o = d_o · (w_o * (s ⊙ x)),  d_o = (Σ_{i,k} (w_oik s_i)² + 1e-8)^(-1/2). The scale s of a sample is applied to the
+    input and the demodulation d to the output, and not to the kernel, so that one kernel serves the whole batch.
+
+    Args:
+        in_channels: I, at least 1.
+        out_channels: O, at least 1.
+        w_dim: Dw, size of the latent w (B, Dw) that gives the scale s.
+        resolution: R, side of the output in pixels.
+        up: whether the layer doubles the side; else the input has R pixels a side.
+        conv_clamp: bound of the absolute value of the output at gain 1, above 0; None for none.
+
+    References:
+        Section 2.2 of StyleGAN2 (arXiv 1912.04958).
+
+    Example:
+        >>> layer = SynthesisLayer(3, 2, w_dim=5, resolution=8, up=True)
+        >>> layer(torch.randn(1, 3, 4, 4), torch.randn(1, 5), "const").shape
+        torch.Size([1, 2, 8, 8])
     """
 
     resample_filter: Tensor
@@ -111,12 +172,12 @@ class SynthesisLayer(nn.Module):
         return convolve_up(x, self._kernel(x.dtype), fir)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, gain: float = 1.0, first: int = 0) -> Tensor:
-        """Convolve x and finish it.
+        """Return the features of x (B, I, H, W) with style w (B, Dw).
 
-        Where x is a strip of a feature map, its features begin at row `first` of theirs.
+        `noise_mode` is "const", "none" or "random"; `gain` multiplies the output. Where x is a strip of a feature map,
+        its output begins at row `first` of the whole output.
         """
-        # leaky-ReLU is positively homogeneous: the gain goes to its (small) factors instead of to the whole feature
-        # map.
+        # leaky-ReLU is positively homogeneous: the gain is multiplied into the small factors, not into the feature map.
         gain = gain * SQRT_2
         style = self.affine(w)
         power = self.kept("power", self.weight, lambda weight: weight.float().square().sum((2, 3)).T.contiguous())
@@ -130,7 +191,7 @@ class SynthesisLayer(nn.Module):
                 else torch.randn(len(x), 1, *x.shape[2:], device=x.device)
             )
             x = x.add_((noise * (self.noise_strength * gain)).to(x.dtype))
-        # In place where no graph needs what was there: a pass over memory less.
+        # In place where no graph needs the input, which saves a pass over memory.
         x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
         if self.conv_clamp is None:
             return x
@@ -139,7 +200,18 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to image channels, without demodulation."""
+    """A modulated 1x1 convolution to picture channels, without demodulation: (B, I, H, W) -> (B, C, H, W).
+
+    Args:
+        in_channels: I, at least 1.
+        out_channels: C, at least 1.
+        w_dim: Dw, size of the latent w (B, Dw) that scales the input.
+        conv_clamp: bound of the absolute value of the output, above 0; None for none.
+
+    Example:
+        >>> ToRGB(4, 3, w_dim=5)(torch.randn(2, 4, 8, 8), torch.randn(2, 5)).shape
+        torch.Size([2, 3, 8, 8])
+    """
 
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, conv_clamp: float | None = None) -> None:
         super().__init__()
@@ -156,7 +228,18 @@ class ToRGB(nn.Module):
 
 
 class Skip(nn.Module):
-    """The residual path of the resnet architecture: equalised 1x1 convolution, then filtered upsampling."""
+    """The residual path of the resnet architecture: a 1x1 convolution and filtered upsampling.
+
+    Features (B, I, H, W) become (B, O, 2H, 2W). The learning rate of the convolution is equalised.
+
+    Args:
+        in_channels: I, at least 1.
+        out_channels: O, at least 1.
+
+    Example:
+        >>> Skip(4, 2)(torch.randn(1, 4, 8, 8), gain=1.0).shape
+        torch.Size([1, 2, 16, 16])
+    """
 
     resample_filter: Tensor
 

@@ -1,4 +1,4 @@
-"""Mapping and synthesis networks of StyleGAN2, trainable, with the parameter names of StyleGAN2-ADA."""
+"""Trainable mapping and synthesis networks of StyleGAN2, with the parameter names of StyleGAN2-ADA."""
 
 from __future__ import annotations
 
@@ -14,14 +14,38 @@ from .stylegan2_layers import FullyConnected, Skip, SynthesisLayer, ToRGB, fir_f
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Scale the rows of x (B, D) to unit second moment: x / sqrt(mean x² + 1e-8)."""
+    """Scale rows to unit second moment: x / √(mean x² + 1e-8).
+
+    Args:
+        x: rows (B, D).
+
+    Example:
+        >>> normalize(torch.tensor([[3.0, -3.0]]))
+        tensor([[ 1., -1.]])
+    """
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
 class MappingNetwork(nn.Module):
-    """w = g(z): normalise z, then `num_layers` equalised layers with sqrt(2)·leaky-ReLU; (B, Dz) -> (B, Dw).
+    """The mapping network w = g(z): z is normalised, then passes layers with √2·leaky-ReLU, (B, Dz) -> (B, Dw).
 
-    With `c_dim` > 0 the condition (B, c_dim) is embedded, normalised and appended to z.
+    A condition (B, c_dim) is embedded, normalised and appended to z.
+
+    Args:
+        z_dim: Dz, at least 1.
+        c_dim: size of the condition, 0 for an unconditional network.
+        w_dim: Dw, at least 1.
+        num_layers: number of layers, at least 1.
+        lr_multiplier: multiplier of the learning rate of the layers, above 0.
+        embed_features: size of the embedded condition; None takes `w_dim`.
+        layer_features: width of the hidden layers; None takes `w_dim`.
+
+    References:
+        Section 2 of StyleGAN (arXiv 1812.04948).
+
+    Example:
+        >>> MappingNetwork(4, 3, 6, num_layers=2)(torch.randn(2, 4), torch.eye(3)[:2]).shape
+        torch.Size([2, 6])
     """
 
     w_avg: Tensor
@@ -57,14 +81,30 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: up to two modulated convolutions and, where the architecture has it, an image output.
+    """The layers of one resolution: one or two modulated convolutions and, by the architecture, a picture output.
 
-    On a processor, and where no graph is kept, feature maps above `budget` numbers are made in strips of rows, sample
-    by sample: what lies between the block's input and its output then stays in the cache, and never exists whole. The
-    features of the last block are not kept either.
+    On a CPU without a graph, feature maps above `budget` numbers are computed in strips of rows, sample by sample.
+    Intermediate maps then stay in the cache of the processor and never exist whole. The last block does not keep its
+    features either.
+
+    Args:
+        in_channels: channels of the input, half the resolution; 0 for the first block, which has a constant input.
+        out_channels: channels of the features, at least 1.
+        w_dim: Dw, size of a latent w.
+        resolution: side of the features in pixels.
+        img_channels: channels of the picture output.
+        architecture: "skip" (a picture output in each block, summed), "resnet" (a residual path) or "orig" (neither).
+        is_last: whether this is the highest resolution, which always has a picture output.
+        conv_clamp: bound of the absolute value of features, above 0; None for none.
+
+    Example:
+        >>> block = SynthesisBlock(4, 2, 5, 8, 3, "skip", is_last=True, conv_clamp=None)
+        >>> x, image = block(torch.randn(1, 4, 4, 4), None, torch.randn(1, 3, 5), "none", torch.float32)
+        >>> image.shape
+        torch.Size([1, 3, 8, 8])
     """
 
-    # 8 MiB in float32, four of which are alive at a time: measured.
+    # 8 MiB in float32, four of which are held at a time; chosen by measurement.
     budget = 2**21
     resample_filter: Tensor
 
@@ -101,32 +141,33 @@ class SynthesisBlock(nn.Module):
             self.skip = Skip(in_channels, out_channels)
 
     def rows_at_once(self, device: torch.device) -> int:
-        """Return how many rows of the features are made at a time where no graph is kept."""
+        """Return the number of rows of the features that are computed at a time where no graph is kept."""
         if device.type != "cpu" or self.in_channels == 0:
             return self.resolution
         return min(self.resolution, max(16, self.budget // (self.out_channels * self.resolution) // 2 * 2))
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Return how many bytes are alive at the peak, for each picture of a batch."""
+        """Return the peak memory in bytes for each picture of a batch."""
         rows, area = self.rows_at_once(device), self.resolution**2
         below, features, image = self.in_channels * area // 4, self.out_channels * area, self.img_channels * area * 4
         # Features before, between and after the steps of a layer are three maps.
         maps = below + 3 * self.out_channels * self.resolution * rows
         if rows < self.resolution and not self.is_last:
             maps += features
-        # A picture of half the size, that enlarged, this block's, and their sum.
+        # The picture of half the size, its upsampled copy, the picture of this block, and the sum.
         return maps * dtype.itemsize + 13 * image // 4
 
     def _features(self, x: Tensor, ws: Tensor, noise_mode: str, first: int = 0, last: int | None = None) -> Tensor:
-        """Return rows first .. last - 1 (even numbers) of the features, from the rows of x (B, I, H, W) that they
-        depend on.
+        """Return rows first .. last - 1 of the features of x (B, I, H, W); `first` and `last` are even.
+
+        Only the rows of x are read that these features depend on.
         """
         gain, height = math.sqrt(0.5) if self.architecture == "resnet" else 1.0, 2 * x.shape[2]
         last = last or height
         begin, low, high = max(first - 4, 0), max(first - 1, 0), min(last + 1, height)
         x = x[:, :, begin // 2 : last // 2 + 2]
-        # Zeros beside a strip are right at the border of the picture alone: elsewhere two rows of conv0 are wrong, then
-        # one of conv1.
+        # Zero padding of a strip is right only at the border of the picture: elsewhere two rows of conv0 are wrong,
+        # then one of conv1.
         y = self.conv0(x, ws[:, 0], noise_mode, first=begin)[:, :, low - begin : high - begin]
         y = self.conv1(y, ws[:, 1], noise_mode, gain, first=low)[:, :, first - low : last - low]
         return self.skip(x, gain)[:, :, first - begin : last - begin] + y if self.architecture == "resnet" else y
@@ -150,7 +191,7 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: str, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Consume ws (B, num_conv + has_rgb, Dw), one row a layer."""
+        """Return the features and the summed picture of x (B, I, H, W) with ws (B, num_conv + has_rgb, Dw)."""
         graph = torch.is_grad_enabled() and (ws.requires_grad or self.conv1.weight.requires_grad)
         rows = self.resolution if graph or noise_mode == "random" else self.rows_at_once(ws.device)
         if x is not None and rows < self.resolution:
@@ -170,10 +211,25 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`, in half precision at the four
-    highest resolutions alone: an error of a coarse layer moves things, one of a fine layer is noise.
+    """The synthesis network of StyleGAN2: ws (B, L, Dw) -> pictures (B, C, R, R), float32.
 
-    `channels` gives the width of a resolution where it differs from min(channel_base / resolution, channel_max).
+    Half precision is used at the four highest resolutions only: errors of coarse layers move parts of the picture,
+    errors of fine layers are noise.
+
+    Args:
+        w_dim: Dw, size of a latent w.
+        img_resolution: R, side of a picture in pixels, a power of two from 4.
+        img_channels: C, channels of a picture.
+        channel_base: width of the features is channel_base / resolution, and at most `channel_max`.
+        channel_max: largest width.
+        architecture: "skip", "resnet" or "orig" (see `SynthesisBlock`).
+        conv_clamp: bound of the absolute value of features, above 0; None for none.
+        channels: width of the features by resolution, where it differs from the rule; None for none.
+
+    Example:
+        >>> network = SynthesisNetwork(5, 8, channel_base=32)
+        >>> network(torch.randn(2, network.num_ws, 5)).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -206,7 +262,8 @@ class SynthesisNetwork(nn.Module):
             )
             self.num_ws += block.num_conv
             setattr(self, f"b{resolution}", block)
-        self.num_ws += 1  # the image output of the last block has a style of its own; the others share the next layer's
+        # Only the picture output of the last block has its own w; the others share that of the next layer.
+        self.num_ws += 1
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         x, image, first = None, None, 0
@@ -220,22 +277,26 @@ class SynthesisNetwork(nn.Module):
 
     @property
     def blocks(self) -> list[SynthesisBlock]:
-        """The blocks from coarse to fine."""
+        """The blocks, from coarse to fine."""
         return [getattr(self, f"b{resolution}") for resolution in self.resolutions]
 
     def _dtype(self, block: SynthesisBlock, dtype: torch.dtype) -> torch.dtype:
         return torch.float32 if dtype.itemsize < 4 and 16 * block.resolution <= self.img_resolution else dtype
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Return how many bytes of feature maps and pictures are alive at the peak of `forward`, for each picture of a
-        batch.
-        """
+        """Return the peak memory of `forward` in bytes for each picture of a batch."""
         return max(block.bytes_per_picture(self._dtype(block, dtype), device) for block in self.blocks)
 
 
 class StyleNetwork(nn.Module):
-    """A mapping and a synthesis network together, as they are trained and stored; `kind` is what their files are marked
-    with.
+    """Base class of a mapping and a synthesis network that are trained and stored together.
+
+    A subclass sets the attributes below; `kind` is the mark of its files.
+
+    Example:
+        >>> network = StyleGAN2Network(4, 6, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> isinstance(network, StyleNetwork), network.kind
+        (True, 'stylegan2')
     """
 
     kind: ClassVar[str]
@@ -258,7 +319,24 @@ class StyleNetwork(nn.Module):
 
 
 class StyleGAN2Network(StyleNetwork):
-    """Mapping and synthesis together, as they are trained and stored (state dict keys `mapping.*`, `synthesis.*`)."""
+    """Mapping and synthesis network of StyleGAN2, with state dict keys `mapping.*` and `synthesis.*`.
+
+    Args:
+        z_dim: Dz, size of a latent z, at least 1.
+        w_dim: Dw, size of a latent w, at least 1.
+        c_dim: size of the condition, 0 for an unconditional network.
+        img_resolution: side of a picture in pixels, a power of two from 4.
+        img_channels: channels of a picture.
+        mapping_kwargs: further arguments of `MappingNetwork`; None for none. `activation` and `w_avg_beta` of the
+            published networks are ignored.
+        synthesis_kwargs: further arguments of `SynthesisNetwork`; None for none. `num_fp16_res`, `use_noise`,
+            `resample_filter`, `activation` and `fp16_channels_last` of the published networks are ignored.
+
+    Example:
+        >>> network = StyleGAN2Network(4, 6, img_resolution=8, synthesis_kwargs={"channel_base": 32})
+        >>> network(torch.randn(2, 4)).shape
+        torch.Size([2, 3, 8, 8])
+    """
 
     kind = "stylegan2"
 

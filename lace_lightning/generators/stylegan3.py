@@ -1,4 +1,4 @@
-"""StyleGAN3 as a frozen generator."""
+"""Frozen StyleGAN3 generators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ from .stylegan3_networks import StyleGAN3Network
 
 
 class StyleGAN3Generator(StyleGAN2Generator):
-    """A trained StyleGAN3 network (configuration T or R) for use; options as of `StyleGAN2Generator`, without noise.
+    """A frozen StyleGAN3 generator (configuration T or R) with truncation and pictures clamped to [-1, 1].
 
-    `precision` "auto" is float32: bfloat16 moves the pictures of alias-free networks.
+    Args:
+        network: the network. It is used itself, and frozen.
+        truncation: ψ moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
+        truncation_cutoff: number of the first style layers that are truncated, at least 0. They are truncated in
+            `broadcast`, and not in the mapping. None truncates all of them in the mapping.
+        condition: class number from 0, or vector of c_dim numbers, of a conditional network; None for an unconditional
+            one.
+        precision: format of the synthesis features: float32, bfloat16, float16 or auto. "auto" is float32, because
+            bfloat16 moves the pictures of alias-free networks.
+        max_batch: pictures computed at a time, at least 1, or "auto" for as many as fit into `memory`.
+        memory: GiB above 0 for "auto"; None for half of the free memory.
+
+    Raises:
+        LaceError: for a missing or unsuitable condition, and another value of `precision`, `max_batch` or `memory`.
+
+    References:
+        StyleGAN3 (arXiv 2106.12423).
+
+    Example:
+        >>> layers = {"channel_base": 64, "channel_max": 4, "num_layers": 3, "margin_size": 2}
+        >>> generator = StyleGAN3Generator(StyleGAN3Network(4, 4, img_resolution=16, synthesis_kwargs=layers))
+        >>> generator(generator.prior(2, seed=0)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     network_class = StyleGAN3Network

@@ -19,11 +19,27 @@ from .stylegan2_layers import SQRT_2, FullyConnected
 
 
 def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
-    """Return a Kaiser-windowed low-pass filter of sum 1: (taps,), or (taps, taps) and radially symmetric; None for one
-    tap.
+    """Return a Kaiser-windowed low-pass filter of sum 1, float32.
 
-    `cutoff`, the full `width` of the transition band and the sampling `rate` are in cycles per picture. The ideal
-    filter is sinc in one dimension and jinc, r ↦ c·J₁(2πcr)/r, in two (appendix C of the paper).
+    The ideal filter is sinc in one dimension and jinc, r ↦ c·J₁(2πcr)/r, in two.
+
+    Args:
+        taps: number of taps along an axis, at least 1.
+        cutoff: cutoff frequency c, in cycles per picture, above 0.
+        width: full width of the transition band, in cycles per picture, above 0.
+        rate: sampling rate, in samples per picture, above 0.
+        radial: whether the filter is radially symmetric in the plane.
+
+    Returns:
+        The filter (taps,), or (taps, taps) if `radial`; None for one tap.
+
+    References:
+        Appendix C of StyleGAN3 (arXiv 2106.12423).
+
+    Example:
+        >>> taps = lowpass_filter(12, cutoff=2.0, width=4.0, rate=16.0)
+        >>> taps.shape, round(float(taps.sum()), 5)
+        (torch.Size([12]), 1.0)
     """
     if taps == 1:
         return None
@@ -42,7 +58,7 @@ def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: 
 
 
 def _kaiser_beta(taps: int, width: float) -> float:
-    """Kaiser's rule for the window's shape; `width` of the transition relative to half the sampling rate."""
+    """Return β of the window by Kaiser's rule; `width` of the transition is relative to half the sampling rate."""
     attenuation = 2.285 * (taps - 1) * math.pi * width + 7.95
     if attenuation > 50:
         return 0.1102 * (attenuation - 8.7)
@@ -50,23 +66,46 @@ def _kaiser_beta(taps: int, width: float) -> float:
 
 
 def phases(factor: int, padding: int) -> list[tuple[int, int]]:
-    """Return, for each phase p of a zero-inserting upsampling, its first tap k and the offset of its first pixel.
+    """Return the first tap and the offset of the first pixel for each phase of a zero-inserting upsampling.
 
     With z[factor·m] = x[m] and zeros elsewhere, y[i] = Σ_k taps[k]·z[i + k - padding] becomes
-    y[factor·q + p] = Σ_t taps[first_p + factor·t]·x[q + t + offset_p]: no zero is ever multiplied.
+    y[factor·q + p] = Σ_t taps[first_p + factor·t]·x[q + t + offset_p] for phase p: no zero is multiplied.
+
+    Args:
+        factor: factor of the upsampling, at least 1.
+        padding: zeros before the upsampled signal; negative for samples that are cropped.
+
+    Returns:
+        (first_p, offset_p) for p = 0, ..., factor - 1.
+
+    Example:
+        >>> phases(2, 1)
+        [(1, 0), (0, 0)]
     """
     firsts = [(padding - p) % factor for p in range(factor)]
     return [(first, (p + first - padding) // factor) for p, first in enumerate(firsts)]
 
 
 class Resampler:
-    """Upsample, apply a pointwise function, downsample, with low-pass filters: (B, C, N, N) -> (B, C, M, M), channels
-    last.
+    """Upsampling, a pointwise function and downsampling, with low-pass filters: (B, C, N, N) -> (B, C, M, M).
 
-    `padding` counts the zeros before the upsampled picture (negative: cropped). Every filter is a depthwise convolution
-    along one axis over pixels that exist: zeros are not inserted and nothing is computed that is dropped later. (A
-    radial filter is one convolution along both axes.) The inner picture is large, so above `budget` numbers samples
-    pass one by one, and their channels in groups: on a processor, the inner picture then stays in the cache.
+    A filter is a depthwise convolution along each axis; a radial filter is one convolution along both. Zeros are not
+    inserted, and no pixel is computed that is dropped later. The map between the filters is large: above `budget`
+    numbers, samples pass one by one and their channels in groups. On a CPU that map then stays in the cache of the
+    processor.
+
+    Args:
+        up: factor of the upsampling, at least 1.
+        down: factor of the downsampling, at least 1.
+        padding: zeros before the upsampled map; negative for pixels that are cropped.
+        out_size: M, side of the output in pixels.
+        down_taps: number of taps of the downsampling filter, 1 for none.
+
+    Example:
+        >>> taps = lowpass_filter(4, cutoff=2.0, width=4.0, rate=16.0)
+        >>> resample = Resampler(up=2, down=2, padding=3, out_size=8, down_taps=4)
+        >>> resample(torch.randn(1, 3, 8, 8), taps, taps, torch.relu).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     budget = 2**21
@@ -93,13 +132,13 @@ class Resampler:
         return self.budget if device.type == "cpu" else 8 * self.budget
 
     def channels_at_once(self, channels: int, device: torch.device) -> int:
-        """Return how many channels of a sample are resampled at a time where the inner picture is large."""
+        """Return how many channels of a sample are resampled at a time where the map between the filters is large."""
         return min(channels, max(16, self._budget(device) // self.inner_size**2 // 16 * 16))
 
     def _filter(
         self, x: Tensor, taps: Tensor, axis: int, first: int = 0, step: int = 1, gain: int = 1, stride: int = 1
     ) -> Tensor:
-        """Convolve each channel with every `step`-th tap of the turned filter; axis 2 or 3, or 0 for both."""
+        """Convolve each channel with every `step`-th tap of the turned filter along axis 2 or 3, or both (0)."""
 
         def make(taps: Tensor) -> Tensor:
             turned = taps.flip(tuple(range(taps.ndim)))[first::step] * gain
@@ -141,11 +180,25 @@ class Resampler:
 
 
 class FourierInput(nn.Module):
-    """The continuous picture that synthesis begins with: w (B, Dw) -> (B, C, size, size), float32.
+    """The Fourier features that synthesis begins with: w (B, Dw) -> features (B, C, size, size), float32.
 
-    Channel features are sin(2π(f·x + φ)) at positions x in [-size, size]/2·rate, moved by a rotation and a translation
-    that w decides and by the inverse of the user's `transform` (3, 3), which acts on the finished picture; then a C×C
-    map. Frequencies that the transform drives towards the Nyquist limit fade out.
+    Features are sin(2π(f·x + φ)) at positions x within ±size/(2·rate) pictures, multiplied by a matrix (C, C). The
+    positions are rotated and translated by a function of w, and transformed by the buffer `transform` (3, 3), the
+    inverse of the motion of the picture. Frequencies that `transform` moves towards the Nyquist limit fade out.
+
+    Args:
+        w_dim: Dw, size of a latent w.
+        channels: C, number of frequencies.
+        size: side of the features in pixels, with margins.
+        rate: sampling rate, in pixels per picture.
+        bandwidth: largest frequency, in cycles per picture, below rate / 2.
+
+    References:
+        Section 3 of StyleGAN3 (arXiv 2106.12423).
+
+    Example:
+        >>> FourierInput(4, channels=6, size=20, rate=16, bandwidth=2.0)(torch.randn(2, 4)).shape
+        torch.Size([2, 6, 20, 20])
     """
 
     transform: Tensor
@@ -168,9 +221,7 @@ class FourierInput(nn.Module):
             self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
     def _motion(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the matrices (B, 2, 2) and shifts (B,
-        2) that take positions of the picture to those of the features.
-        """
+        """Return matrices (B, 2, 2) and shifts (B, 2) that map positions of the picture to those of the features."""
         pose = self.affine(w)
         cos, sin, right, down = (pose / pose[:, :2].norm(dim=1, keepdim=True)).unbind(1)
         rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
@@ -192,11 +243,33 @@ class FourierInput(nn.Module):
 
 
 class AliasFreeLayer(nn.Module):
-    """Modulated convolution, then bias and √2·leaky-ReLU(0.2) at a higher sampling rate: (B, I, N, N) -> (B, O, M, M).
+    """A modulated convolution, then bias and √2·leaky-ReLU(0.2) at a higher rate: (B, I, N, N) -> (B, O, M, M).
 
-    y_o = d_o · (w_o * (s ⊙ x)) with weights and style of unit scale; s acts on the input and d on the output, so that
-    one kernel serves the whole batch. `to_rgb` is the last layer: a 1×1 convolution without demodulation,
-    non-linearity, filters. Rates, cutoffs and half-widths are (before, after) the layer, in cycles per picture.
+    y_o = d_o · (w_o * (s ⊙ x)) with weights and style of unit scale. The style s is applied to the input and the
+    demodulation d to the output, so that one kernel serves the whole batch. Pairs are (before, after) the layer.
+
+    Args:
+        w_dim: Dw, size of a latent w.
+        channels: (I, O).
+        sizes: (N, M), sides in pixels, with margins.
+        rates: sampling rates, in pixels per picture.
+        cutoffs: cutoff frequencies, in cycles per picture.
+        half_widths: half widths of the transition bands, in cycles per picture.
+        to_rgb: whether this is the last layer: a 1x1 convolution without demodulation, non-linearity and filters.
+        critical: whether the layer is critically sampled, and its downsampling filter never radial.
+        conv_kernel: side of the kernel, 3 in configuration T and 1 in R.
+        filter_size: taps of a filter for each unit of its factor, at least 1.
+        lrelu_upsampling: factor of the sampling rate at which the leaky ReLU is applied, at least 1.
+        use_radial_filters: whether downsampling filters are radially symmetric, as in configuration R.
+        conv_clamp: bound of the absolute value of features, above 0; None for none.
+
+    References:
+        Section 3 of StyleGAN3 (arXiv 2106.12423).
+
+    Example:
+        >>> layer = AliasFreeLayer(4, (3, 2), (20, 20), (16, 16), (2.0, 2.0), (6.0, 6.0))
+        >>> layer(torch.randn(1, 3, 20, 20), torch.randn(1, 4)).shape
+        torch.Size([1, 2, 20, 20])
     """
 
     magnitude_ema: Tensor
@@ -235,22 +308,20 @@ class AliasFreeLayer(nn.Module):
             "down_filter",
             lowpass_filter(down_taps, cutoffs[1], 2 * half_widths[1], inner, use_radial_filters and not critical),
         )
-        # Pixels are areas: both grids have one centre, whatever their rates (appendix C.3).
+        # Pixels are areas: both grids have the same centre at any two rates (appendix C.3).
         padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
         self.kept = WeightCache()
 
     def numbers_per_picture(self, device: torch.device) -> int:
-        """Return how many numbers are alive at the peak for each picture of a batch: around the convolution, or inside
-        the filters.
-        """
+        """Return how many numbers are held at the peak for each picture: around the convolution or in the filters."""
         outputs, inputs = self.weight.shape[:2]
         area, inner, group = (
             self.in_size**2,
             self.resample.inner_size,
             self.resample.channels_at_once(len(self.weight), device),
         )
-        # The enlarged map is put together from its phases, beside those that were enlarged along one axis.
+        # The upsampled map is stacked from its phases, while the map that was upsampled along one axis is held.
         filters = 2 * group * inner * (inner + self.in_size) + (
             2 * outputs * self.resample.out_size**2 if group < outputs else 0
         )
@@ -289,7 +360,7 @@ class AliasFreeLayer(nn.Module):
         if after is None:
             x = x + self.bias[:, None, None].to(x.dtype)
         else:
-            # leaky-ReLU is positively homogeneous: its gain goes to the small factors.
+            # leaky-ReLU is positively homogeneous: its gain is multiplied into the small factors.
             x = torch.addcmul((self.bias * SQRT_2)[:, None, None].to(x.dtype), x, after[:, :, None, None].to(x.dtype))
         return self.resample(x, self.up_filter, self.down_filter, self._activate)
 

@@ -1,6 +1,4 @@
-"""Mapping and synthesis networks of StyleGAN3, configurations T and R, with the parameter names of the published
-networks.
-"""
+"""Networks of StyleGAN3, configurations T and R, with the parameter names of the published networks."""
 
 from __future__ import annotations
 
@@ -15,16 +13,38 @@ from ..errors import LaceError
 from .stylegan2_networks import MappingNetwork, StyleNetwork
 from .stylegan3_layers import AliasFreeLayer, FourierInput
 
-# Concern training alone, or the processor on which the original ran.
+# Settings of the training, or of the hardware of the original.
 IGNORED = ("num_fp16_res", "magnitude_ema_beta")
 
 
 class AliasFreeSynthesis(nn.Module):
-    """ws (B, L, Dw) -> pictures (B, C, R, R), float32; features are computed in `dtype`. L = num_layers + 2.
+    """The synthesis network of StyleGAN3: ws (B, L, Dw) -> pictures (B, C, R, R), float32, L = num_layers + 2.
 
-    Cutoff and stopband frequencies grow geometrically from layer to layer until `num_critical` layers before the end;
-    each layer has the smallest power of two that holds its stopband as sampling rate, and a margin of `margin_size`
-    pixels.
+    Cutoff and stopband frequencies grow geometrically from layer to layer, up to the last `num_critical` layers. The
+    sampling rate of a layer is the smallest power of two that is at least twice its stopband, and at most R.
+
+    Args:
+        w_dim: Dw, size of a latent w.
+        img_resolution: R, side of a picture in pixels, a power of two.
+        img_channels: C, channels of a picture.
+        channel_base: width of the features is channel_base / 2 / cutoff, and at most `channel_max`.
+        channel_max: largest width.
+        num_layers: number of layers without the last one, which makes the picture.
+        num_critical: number of critically sampled layers at the end, below `num_layers`.
+        first_cutoff: cutoff frequency of the first layer, in cycles per picture.
+        first_stopband: lowest frequency of the stopband of the first layer, in cycles per picture.
+        last_stopband_rel: the same of the last layer, relative to R / 2.
+        margin_size: pixels of margin at each side of the features, at least 0.
+        output_scale: factor of the pictures.
+        layer: further arguments of `AliasFreeLayer`.
+
+    References:
+        Section 3 and appendix C of StyleGAN3 (arXiv 2106.12423).
+
+    Example:
+        >>> network = AliasFreeSynthesis(4, 16, channel_base=64, channel_max=4, num_layers=3, margin_size=2)
+        >>> network(torch.randn(1, network.num_ws, 4)).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(
@@ -76,11 +96,14 @@ class AliasFreeSynthesis(nn.Module):
             )
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
-        """Return how many bytes of feature maps are alive at the peak of `forward`, for each picture of a batch."""
+        """Return the peak memory of `forward` in bytes for each picture of a batch."""
         return dtype.itemsize * max(getattr(self, name).numbers_per_picture(device) for name in self.layer_names)
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
-        """Render ws (B, L, Dw). `noise_mode` is that of StyleGAN2 and changes nothing: these networks have no noise."""
+        """Return the pictures of ws (B, L, Dw), with features computed in `dtype`.
+
+        `noise_mode` is accepted as by StyleGAN2 and has no effect: these networks have no noise.
+        """
         x = self.input(ws[:, 0]).to(dtype)
         for index, name in enumerate(self.layer_names, start=1):
             x = getattr(self, name)(x, ws[:, index])
@@ -88,10 +111,30 @@ class AliasFreeSynthesis(nn.Module):
 
 
 class StyleGAN3Network(StyleNetwork):
-    """Mapping and synthesis together, as they are stored (state dict keys `mapping.*`, `synthesis.*`).
+    """Mapping and synthesis network of StyleGAN3, with state dict keys `mapping.*` and `synthesis.*`.
 
     Configuration T is the default; R has `synthesis_kwargs` conv_kernel 1, use_radial_filters True and twice the
-    channels. Raises LaceError for settings that no published network has.
+    channels.
+
+    Args:
+        z_dim: Dz, size of a latent z, at least 1.
+        w_dim: Dw, size of a latent w, at least 1.
+        c_dim: size of the condition, 0 for an unconditional network.
+        img_resolution: side of a picture in pixels, a power of two.
+        img_channels: channels of a picture.
+        mapping_kwargs: further arguments of `MappingNetwork`, with 2 layers by default; None for none. `w_avg_beta` of
+            the published networks is ignored.
+        synthesis_kwargs: further arguments of `AliasFreeSynthesis` and its layers; None for none. `num_fp16_res` and
+            `magnitude_ema_beta` of the published networks are ignored.
+
+    Raises:
+        LaceError: for an argument that these networks do not have.
+
+    Example:
+        >>> layers = {"channel_base": 64, "channel_max": 4, "num_layers": 3, "margin_size": 2}
+        >>> network = StyleGAN3Network(4, 6, img_resolution=16, synthesis_kwargs=layers)
+        >>> network(torch.randn(2, 4)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     kind = "stylegan3"
@@ -122,10 +165,22 @@ class StyleGAN3Network(StyleNetwork):
 
 
 def stylegan3_config(init_kwargs: MappingType[str, Any]) -> dict[str, Any]:
-    """Turn the constructor arguments stored with a published network into those of `StyleGAN3Network`.
+    """Convert the constructor arguments stored with a published network to those of `StyleGAN3Network`.
 
-    There, the arguments of synthesis stand beside the others (z_dim, c_dim, w_dim, img_resolution, img_channels,
-    mapping_kwargs). Raises LaceError when one of the sizes is missing.
+    Args:
+        init_kwargs: z_dim, c_dim, w_dim, img_resolution, img_channels, mapping_kwargs, and beside them the arguments of
+            the synthesis network.
+
+    Returns:
+        Arguments of `StyleGAN3Network`, with those of the synthesis network in `synthesis_kwargs`.
+
+    Raises:
+        LaceError: when a size is missing.
+
+    Example:
+        >>> sizes = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 3}
+        >>> stylegan3_config({**sizes, "num_layers": 3})["synthesis_kwargs"]
+        {'num_layers': 3}
     """
     own = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")
     missing = [key for key in own if key not in init_kwargs]

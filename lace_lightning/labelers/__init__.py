@@ -1,4 +1,4 @@
-"""From pictures to labels."""
+"""Labelers: image networks that give the attributes of pictures."""
 
 from .adapters import function_labeler, library_labeler, script_labeler
 from .clip import clip_labeler

@@ -1,4 +1,4 @@
-"""Labelers out of other people's classifiers: torchvision, timm, TorchScript, a Python function."""
+"""Labelers from classifiers of other programs: torchvision, timm, TorchScript, Python functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..unpickle.state import load_state
 from .labeler import Labeler
 
 LIBRARIES = ("torchvision", "timm")
-# Logits of a label that a function decides: p = 1 - 2e-9.
+# Logit of the class that a labelling function decides for, beside 0 of the others: p = 1 - 2e-9 of two classes.
 CERTAIN = 20.0
 
 
@@ -42,11 +42,29 @@ def library_labeler(
 ) -> Labeler:
     """Return a labeler from an image classifier of torchvision or timm (an extra).
 
-    `weights` is a state dict in a file (.safetensors, .pt, .pth), of a network with one output a class of `schema`; or
-    the library's own name of weights (torchvision: `DEFAULT` and others; timm: `pretrained` or a tag), which it
-    downloads. `outputs` are the numbers of the outputs that the schema's classes are, where the network has others too.
-    Pictures are resized to `resolution`. `arguments` go to the network, `options` to `Labeler`. Raises LaceError for an
-    unknown library, model or file, and for outputs that are not the schema's.
+    The penultimate features are the inputs of the last linear layer; where the logits are not the outputs of such a
+    layer, the features are the logits.
+
+    Args:
+        library: torchvision or timm.
+        model: the library's name of the network, such as resnet50.
+        schema: attributes of the outputs, in plain containers as `Schema.from_config` reads: one output for each class
+            of a discrete attribute, one for a continuous one.
+        weights: file of a state dict (.safetensors, .pt, .pth, .bin), or the library's name of weights, which it
+            downloads (torchvision: DEFAULT and others; timm: pretrained or a tag). It is required.
+        outputs: numbers, from 0, of the network's outputs that are the schema's logits, in their order; None for all.
+        resolution: side in pixels that pictures are resized to (bicubic, antialiased); None for pictures as they are.
+        mean: mean of each channel of pictures in [0, 1] that the network was trained with.
+        std: standard deviation of each channel of pictures in [0, 1] that the network was trained with, above 0.
+        arguments: further arguments of the network; with a file and no `outputs`, `num_classes` is that of the schema.
+        options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
+
+    Returns:
+        A labeler of pictures (B, 3, R, R) in [-1, 1].
+
+    Raises:
+        LaceError: when the library, the network or the weights are unknown, the file is missing or of another network,
+            timm is not installed, or the outputs are not as many as the schema's logits.
     """
     if library not in LIBRARIES:
         raise LaceError(
@@ -97,9 +115,8 @@ def _library_network(library: str, model: str, weights: str | None, arguments: M
         return timm.create_model(name, pretrained=weights is not None, **arguments)
     except Exception as error:
         raise LaceError(
-            f"timm could not give the network '{name}' ({' '.join(str(error).split())[:160]}): check its name, or give "
-            f"a "
-            "file of weights."
+            f"timm could not give the network '{name}' ({' '.join(str(error).split())[:160]}): check its name, or "
+            "give a file of weights."
         ) from None
 
 
@@ -114,8 +131,26 @@ def script_labeler(
 ) -> Labeler:
     """Return a labeler from a TorchScript file: pictures (B, 3, R, R) -> logits (B, L).
 
-    A TorchScript file is a program, and it is run: give only one that you trust. The mean and deviation of 0.5 leave
-    pictures in [-1, 1]. Raises LaceError for a file that is none, and for outputs that are not the schema's.
+    A TorchScript file is a program, and it is run: give only one that you trust. The penultimate features are the
+    script's outputs. Pictures are computed in float32 unless `precision` is given.
+
+    Args:
+        script: the TorchScript file.
+        schema: attributes of the outputs, in plain containers as `Schema.from_config` reads: one output for each class
+            of a discrete attribute, one for a continuous one.
+        outputs: numbers, from 0, of the script's outputs that are the schema's logits, in their order; None for all.
+        resolution: side in pixels that pictures are resized to (bicubic, antialiased); None for pictures as they are.
+        mean: mean of each channel of pictures in [0, 1] that the script was trained with; with a mean and a deviation
+            of 0.5 it receives pictures in [-1, 1].
+        std: standard deviation of each channel of pictures in [0, 1] that the script was trained with, above 0.
+        options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
+
+    Returns:
+        A labeler of pictures (B, 3, R, R) in [-1, 1].
+
+    Raises:
+        LaceError: when the file is missing or no TorchScript, the script does not turn pictures of `resolution` (64
+            without one) into finite logits, or the outputs are not as many as the schema's logits.
     """
     parsed, path = Schema.from_config(schema), Path(script)
     module = load_program(path)
@@ -137,7 +172,22 @@ def _example(resolution: int | None) -> Tensor:
 
 
 class FunctionNetwork(ImageNetwork):
-    """A function of pictures as an image network; its features are its logits."""
+    """Image network that calls a function of pictures; its features are its logits.
+
+    Args:
+        function: function of pictures (B, C, H, W) in [-1, 1] that returns labels (B, K), NaN where they are not
+            known, or logits (B, L). It is called in float32.
+        schema: the K attributes of the labels.
+
+    Raises:
+        LaceError: when pictures are given and the function returns another shape or a class that does not exist.
+
+    Example:
+        >>> from lace_lightning import Attribute
+        >>> network = FunctionNetwork(lambda x: (x.mean((1, 2, 3)) > 0)[:, None], Schema("s", (Attribute("bright"),)))
+        >>> network(torch.full((1, 3, 8, 8), 0.5)).tolist()
+        [[0.0, 20.0]]
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor], schema: Schema) -> None:
         super().__init__()
@@ -151,9 +201,8 @@ class FunctionNetwork(ImageNetwork):
         if values.shape != (len(images), len(self.schema)):
             raise LaceError(
                 f"A labelling function must return labels ({len(images)}, {len(self.schema)}) or logits "
-                f"({len(images)}, "
-                f"{self.num_features}) for {len(images)} pictures, received {tuple(values.shape)}: correct the "
-                f"function."
+                f"({len(images)}, {self.num_features}) for {len(images)} pictures, received {tuple(values.shape)}: "
+                "correct the function."
             )
         columns = []
         for value, attribute in zip(values.unbind(1), self.schema, strict=True):
@@ -166,20 +215,37 @@ class FunctionNetwork(ImageNetwork):
             if not chosen.any(1)[known].all():
                 raise LaceError(
                     f"A labelling function must return classes from 0 to {attribute.num_classes - 1} for "
-                    f"'{attribute.name}', "
-                    f"NaN where it does not know, received {float(value[known & ~chosen.any(1)][0]):g}: correct the "
-                    f"function."
+                    f"'{attribute.name}', NaN for a label that is not known, received "
+                    f"{float(value[known & ~chosen.any(1)][0]):g}: correct the function."
                 )
             columns.append((chosen * CERTAIN).masked_fill(~known[:, None], torch.nan))
         return torch.cat(columns, dim=1)
 
 
 def function_labeler(function: str | Callable[[Tensor], Tensor], schema: Mapping[str, Any], **options: Any) -> Labeler:
-    """Return a labeler from a Python function, itself or as `package.module.name`.
+    """Return a labeler from a Python function.
 
-    The function turns pictures (B, C, H, W) in [-1, 1] into labels (B, K), one column an attribute, NaN where it does
-    not know, or into logits (B, L). What is kept of its answers depends on its source: a changed function labels anew.
-    Raises LaceError for a name that is no function, and for answers of another shape or class.
+    The digest of the labeler depends on the name and the source of the function, so pairs are labelled again when the
+    function changes. Functions that it calls do not count. Pictures are given in float32 unless `precision` is given.
+
+    Args:
+        function: function of pictures (B, C, H, W) in [-1, 1], or its name as package.module.name. It returns labels
+            (B, K), a column for each attribute, NaN where a label is not known; or logits (B, L).
+        schema: attributes of the labels, in plain containers as `Schema.from_config` reads.
+        options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
+
+    Returns:
+        A labeler of pictures (B, C, H, W) in [-1, 1].
+
+    Raises:
+        LaceError: when there is no function of that name; when pictures are labelled and the function returns another
+            shape or a class that does not exist.
+
+    Example:
+        >>> schema = {"name": "s", "attributes": [{"name": "brightness", "kind": "continuous"}]}
+        >>> labeler = function_labeler(lambda images: images.mean((1, 2, 3))[:, None] / 2 + 0.5, schema)
+        >>> labeler.labels(torch.full((1, 3, 8, 8), 0.5)).values.tolist()
+        [[0.75]]
     """
     parsed, called = Schema.from_config(schema), _imported(function) if isinstance(function, str) else function
     try:
@@ -203,12 +269,12 @@ def _imported(name: str) -> Callable[[Tensor], Tensor]:
     except (ImportError, AttributeError, ValueError) as error:
         raise LaceError(
             f"labeler.function must be the name of a Python function such as my_package.labels.hats, and '{name}' "
-            f"could not be "
-            f"imported ({error}): check it and the PYTHONPATH."
+            f"could not be imported ({error}): check the name and PYTHONPATH."
         ) from None
     if not callable(found):
         raise LaceError(
-            f"labeler.function must be the name of a Python function, and '{name}' is {type(found).__name__}."
+            f"labeler.function must be the name of a Python function, and '{name}' is a value of type "
+            f"{type(found).__name__}: name a function."
         )
     return found
 

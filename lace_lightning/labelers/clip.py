@@ -1,4 +1,4 @@
-"""Attributes in words: a CLIP model compares a picture with sentences, and no labels are needed."""
+"""Zero-shot labelers: a CLIP model compares pictures with sentences, so that no labelled pictures are needed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,25 @@ Sentences = dict[str, list[list[str]]]
 def parse_prompts(prompts: Mapping[str, Any], templates: Sequence[str] = ()) -> tuple[Schema, Sentences]:
     """Return the schema of prompts and the sentences of its classes.
 
-    `prompts` gives for every attribute a list, a class each, the class without it first (`hat: [a photo of a cat, a
-    photo of a cat wearing a hat]`), or a table of named classes; a class has one sentence or several, which are
-    averaged. With `templates` every entry is a word that is put into each of them in place of {}. Raises LaceError for
-    an attribute with fewer than two classes, for an empty sentence, and for one that two classes have.
+    Args:
+        prompts: for each name of an attribute a list with an entry for each class, the class without the attribute
+            first, or a table of entries by the name of the class. There are at least two classes. An entry is one
+            sentence or a list of several, whose embeddings are averaged.
+        templates: sentences with {} in place of the word of a class; the entries of `prompts` are then words. Empty
+            where the entries are sentences.
+
+    Returns:
+        A schema of discrete attributes, and the sentences of each class of each attribute. Two classes without names
+        are called no and yes; with templates a class without a name is called by its word.
+
+    Raises:
+        LaceError: when there are no prompts, an attribute has fewer than two classes, a sentence is empty or belongs
+            to two classes, or a template lacks {}.
+
+    Example:
+        >>> schema, sentences = parse_prompts({"breed": ["tabby", "siamese"]}, ["a {} cat"])
+        >>> schema["breed"].class_names, sentences["breed"]
+        (('tabby', 'siamese'), [['a tabby cat'], ['a siamese cat']])
     """
     if not isinstance(prompts, Mapping) or not prompts:
         raise LaceError(
@@ -51,8 +66,7 @@ def parse_prompts(prompts: Mapping[str, Any], templates: Sequence[str] = ()) -> 
             raise LaceError(
                 f"Attribute '{name}' needs sentences for pictures without it as well as with it, received "
                 f"{len(entries)} ({', '.join(map(str, entries))}): write {name}: [a photo of a cat, a photo of a cat "
-                f"wearing a "
-                "hat]."
+                "wearing a hat]."
             )
         texts = [
             [str(entry)] if not isinstance(entry, (list, tuple)) else [str(text) for text in entry] for entry in entries
@@ -61,7 +75,9 @@ def parse_prompts(prompts: Mapping[str, Any], templates: Sequence[str] = ()) -> 
             names = tuple(t[0] for t in texts) if templates else ("no", "yes") if len(texts) == 2 else ()
         bad = next((template for template in templates if "{}" not in template), None)
         if bad is not None:
-            raise LaceError(f"A template must have {{}} where the word of a class goes, received '{bad}'.")
+            raise LaceError(
+                f"A template must have {{}} where the word of a class goes, received '{bad}': write a photo of a {{}}."
+            )
         texts = [
             [template.replace("{}", text) for text in group for template in templates or ("{}",)] for group in texts
         ]
@@ -77,7 +93,7 @@ def parse_prompts(prompts: Mapping[str, Any], templates: Sequence[str] = ()) -> 
 
 
 class _ImageTower(nn.Module):
-    """Pictures as the model wants them -> embeddings (B, D) of unit length."""
+    """Pictures (B, 3, R, R), normalised for the model -> embeddings (B, D) of unit length."""
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -89,7 +105,20 @@ class _ImageTower(nn.Module):
 
 @torch.no_grad()
 def text_head(model: nn.Module, tokenizer: Any, sentences: Sentences, scale: float) -> Tensor:
-    """Return scale · t_c (L, D), t_c the mean embedding of the sentences of class c, of unit length."""
+    """Return the rows scale · t_c (L, D), t_c the mean embedding of the sentences of class c, of unit length.
+
+    Args:
+        model: CLIP model with a method `encode_text`, tokens (S, T) -> embeddings (S, D).
+        tokenizer: function of a list of S sentences that returns tokens (S, T).
+        sentences: the sentences of each class of each attribute.
+        scale: factor of the unit vectors, above 0.
+
+    Returns:
+        Rows (L, D), one for each class of each attribute in order.
+
+    References:
+        Section 3.1.4 of Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+    """
     rows = []
     for classes in sentences.values():
         for texts in classes:
@@ -106,12 +135,29 @@ def clip_labeler(
     scale: float | None = None,
     **options: Any,
 ) -> Labeler:
-    """Return a labeler from sentences (see `parse_prompts`) by a CLIP model of open_clip (the extra `clip`).
+    """Return a labeler that compares pictures with sentences by a CLIP model of open_clip (the extra `clip`).
 
-    Logits are scale · ⟨image, text⟩ of unit embeddings, `scale` the model's own unless given; their softmax over the
-    classes of an attribute is its probability. `model` is open_clip's name or a JSON file of its kind, `weights` its
-    tag (downloaded by open_clip) or a file of weights, read as data. `options` go to `Labeler`: with `confidence` it
-    abstains. Raises LaceError where open_clip is not installed, and for unknown models, weights and prompts.
+    Logits are scale · ⟨image, text⟩ of unit embeddings. Their softmax over the classes of an attribute is the
+    probability of a class.
+
+    Args:
+        prompts: sentences of each class of each attribute, as `parse_prompts` reads them.
+        model: open_clip's name of a model, or a JSON file of a model's configuration.
+        weights: open_clip's tag of weights, which it downloads, or a file of weights (.safetensors, .pt), of which no
+            code is run.
+        templates: sentences with {} in place of the word of a class; empty where `prompts` has sentences.
+        scale: factor of the cosine, above 0; None for the model's own (100 for OpenAI's).
+        options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
+
+    Returns:
+        A labeler of pictures (B, 3, R, R) in [-1, 1], which are resized to the model's size.
+
+    Raises:
+        LaceError: when open_clip is not installed, the model or the weights are unknown or damaged, or the prompts are
+            not as `parse_prompts` reads them.
+
+    References:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
     """
     schema, sentences = parse_prompts(prompts, templates)
     network, tokenizer = _open_clip(model, weights)
@@ -141,7 +187,7 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
             'Prompts need the package open_clip_torch, which is not installed: pip install "lace_lightning[clip]".'
         ) from None
     path, name = Path(weights), model
-    # Of weights that come from a file it says on the root logger that there are none.
+    # Where weights come from a file, open_clip warns on the root logger that there are none.
     logging.disable(logging.WARNING)
     try:
         if model.endswith(".json"):
@@ -156,8 +202,8 @@ def _open_clip(model: str, weights: str | os.PathLike[str]) -> tuple[Any, Any]:
     except Exception as error:
         raise LaceError(
             f"open_clip could not give the model '{model}' with weights '{weights}' "
-            f"({' '.join(str(error).split())[:160]}): "
-            "see open_clip.list_pretrained() for both names, or give a file of weights."
+            f"({' '.join(str(error).split())[:160]}): see open_clip.list_pretrained() for both names, or give a file "
+            "of weights."
         ) from None
     finally:
         logging.disable(logging.NOTSET)

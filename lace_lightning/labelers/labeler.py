@@ -1,4 +1,4 @@
-"""Labels from an image network; the same noun judges, with other weights."""
+"""Labels of pictures from an image network; a judge is a labeler with other weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,33 @@ from ..weights import weight_path
 class Labeler(nn.Module):
     """Pictures (B, C, H, W) in [-1, 1] -> logits (B, schema.num_logits), labels, and penultimate features (B, F).
 
-    `classifier` is an image classifier (space x) or the name or file of its weights. Logits are averaged over `views`:
-    1 is the picture, 2 adds its mirror image, 4 adds it moved by a pixel, and moved back and mirrored. `precision` is
-    that of the convolutions, "auto" the fastest that the device has natively. It looks at `max_batch` pictures at a
-    time, at fewer where they are larger than 64x64 (`at_a_time`). Below `confidence`, the largest probability of a
-    discrete attribute, its label is unknown. Raises LaceError for weights that are no image classifier, for another
-    number of views, and for a confidence outside [0, 1].
+    The weights are frozen, and no gradient is kept. The answer for a picture does not depend on the other pictures of
+    its batch.
+
+    Args:
+        classifier: image classifier (space x), or the name or file of its weights; it is put into evaluation mode and
+            frozen.
+        views: views of a picture whose logits are averaged: 1 (the picture), 2 (also its mirror image) or 4 (also the
+            picture moved by one pixel down and right, and its mirror image moved by one pixel the other way).
+        precision: number format of the convolutions: float32, bfloat16, float16, or auto for bfloat16 where the device
+            has it natively and float32 elsewhere. Features and logits are float32.
+        max_batch: pictures that the network is given together, at least 1; of pictures larger than 64x64 it is given
+            as many pixels.
+        name: name in records and messages; None for the name of the weights.
+        confidence: smallest probability, in [0, 1], of the likeliest class of a discrete attribute at which its label
+            is known; 0 decides every label.
+
+    Raises:
+        LaceError: when the weights are missing, damaged or no image classifier, the number of views is not 1, 2 or 4,
+            the number format is unknown, or the confidence is outside [0, 1].
+
+    Example:
+        >>> from lace_lightning import Attribute
+        >>> schema = Schema("cats", (Attribute("hat"), Attribute("warmth", "continuous")))
+        >>> labeler = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> images = torch.zeros(4, 3, 16, 16)
+        >>> tuple(labeler(images).shape), labeler.labels(images)
+        ((4, 3), Labels(cats: hat, warmth; 4 rows, 8 known))
     """
 
     def __init__(
@@ -46,11 +67,11 @@ class Labeler(nn.Module):
             classifier = AttributeClassifier.load(weight_path(classifier))
         if classifier.space != "x":
             raise LaceError(
-                f"A labeler looks at pictures (space x), and the weights '{self.name}' classify space "
+                f"A labeler needs a classifier of pictures (space x), and '{self.name}' classifies space "
                 f"{classifier.space}: give an image classifier."
             )
         if views not in (1, 2, 4):
-            raise LaceError(f"A labeler looks at 1, 2 or 4 views of a picture, received {views}.")
+            raise LaceError(f"A labeler needs 1, 2 or 4 views of a picture, received {views}: set views=1.")
         if not 0 <= confidence <= 1:
             raise LaceError(
                 f"The confidence of a labeler must lie in [0, 1], received {confidence}: 0 decides every label."
@@ -61,15 +82,17 @@ class Labeler(nn.Module):
 
     @property
     def schema(self) -> Schema:
+        """The attributes of the labels."""
         return self.classifier.schema
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of what decides its answers (weights, views and confidence; not the number format)."""
+        """Digest of weights, views and confidence, which decide the answers; the number format does not count."""
         return f"{self.classifier.digest}-{self.views}" + (f"-{self.confidence:g}" if self.confidence else "")
 
     @property
     def num_features(self) -> int:
+        """The number F of penultimate features."""
         return cast(ImageNetwork, self.classifier.network).num_features
 
     @torch.no_grad()
@@ -83,7 +106,14 @@ class Labeler(nn.Module):
         return features, network.head(features)
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, F) of the pictures as they are, and logits (B, L)."""
+        """Return features and logits, the logits averaged over the views.
+
+        Args:
+            images: pictures (B, C, H, W) in [-1, 1].
+
+        Returns:
+            Features (B, F) of the pictures themselves, and logits (B, L), both float32.
+        """
         results = []
         for part in images.split(at_a_time(images, self.max_batch)):
             features, logits = self._run(part)
@@ -100,28 +130,48 @@ class Labeler(nn.Module):
             yield wide[:, :, 2:, 2:].flip(-1)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return features (B, F) of the pictures as they are."""
+        """Return the penultimate features of pictures.
+
+        Args:
+            images: pictures (B, C, H, W) in [-1, 1].
+
+        Returns:
+            Features (B, F) float32 of the pictures themselves, without their other views.
+        """
         return torch.cat([self._run(part)[0] for part in images.split(at_a_time(images, self.max_batch))])
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, L) float32 of pictures (B, C, H, W) in [-1, 1]."""
         return self.features_and_logits(images)[1]
 
     def decide(self, logits: Tensor) -> Labels:
-        """Return the labels that logits (B, L) stand for,
-        unknown where it is not confident and where a logit is NaN.
+        """Return the labels of logits, unknown below `confidence` and where a logit is NaN.
+
+        Args:
+            logits: logits (B, L) in the columns of the schema.
+
+        Returns:
+            Labels (B, K): class numbers, and values clamped to [0, 1].
         """
         labels = self.schema.decode(logits)
         known = [~logits[:, columns].isnan().any(1) for columns in self.schema.slices.values()]
         if self.confidence:
             known = [
-                sure
+                finite
                 if attribute.kind == "continuous"
-                else sure
+                else finite
                 & (logits[:, self.schema.slices[attribute.name]].float().softmax(1).amax(1) >= self.confidence)
-                for sure, attribute in zip(known, self.schema, strict=True)
+                for finite, attribute in zip(known, self.schema, strict=True)
             ]
         return Labels(self.schema, labels.values.nan_to_num(0.0), torch.stack(known, dim=1))
 
     def labels(self, images: Tensor) -> Labels:
-        """Return the decided labels of pictures, with the mask of those that it is confident about."""
+        """Return the labels of pictures, as `decide` makes them of their logits.
+
+        Args:
+            images: pictures (B, C, H, W) in [-1, 1].
+
+        Returns:
+            Labels (B, K).
+        """
         return self.decide(self(images))

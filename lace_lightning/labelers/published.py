@@ -1,4 +1,4 @@
-"""A labeler out of somebody's published weights."""
+"""Labelers from published weights of image networks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,20 @@ def published_labeler(
     arguments: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Labeler:
-    """Return a labeler from a published state dict of an image network by name (`densenet_bc`, `wide_resnet_cifar`).
+    """Return a labeler from a published state dict of an image network; no code in the file is run.
 
-    `schema` gives the network's outputs in plain containers, in their order; `options` go to `Labeler`. Raises
-    LaceError for weights of another network; nothing in their file is run.
+    Args:
+        network: name of the network, a key of `IMAGE_NETWORKS` such as densenet_bc or wide_resnet_cifar.
+        weights: file of its state dict (.safetensors, .pt, .pth).
+        schema: attributes of the network's outputs in their order, in plain containers as `Schema.from_config` reads.
+        arguments: arguments of the network besides the number of its outputs; None for its defaults.
+        options: further arguments of `Labeler`: views, precision, max_batch, confidence.
+
+    Returns:
+        A labeler of pictures (B, 3, R, R) in [-1, 1].
+
+    Raises:
+        LaceError: when the network is unknown, or the file is missing, damaged or of another network.
     """
     classifier = AttributeClassifier(Schema.from_config(schema), "x", network, arguments)
     load_published(classifier.network, weights)

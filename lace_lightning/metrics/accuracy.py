@@ -11,7 +11,7 @@ from ..schema import Labels, Schema
 
 
 def judged_labels(schema: Schema, logits: Tensor) -> Labels:
-    """Return the labels that logits decide for, not known where logits are not a number.
+    """Return the decided labels of logits; those with a NaN among their logits are not known.
 
     Args:
         schema: Schema of the judge.
@@ -31,7 +31,7 @@ def judged_labels(schema: Schema, logits: Tensor) -> Labels:
     return Labels(schema, labels.values, known)
 
 
-def _told(labels: Labels) -> Tensor:
+def _is_known(labels: Labels) -> Tensor:
     """Return which labels (B, K) are known and a number."""
     return labels.known & ~labels.values.isnan()
 
@@ -101,11 +101,11 @@ class ConditionalAccuracy(Metric):
             holds: Whether the query is true for the judged labels, bool (B,); None where it is not counted.
         """
         wanted = wanted.to(judged.values.device)
-        told = _told(judged)
+        judge_knows = _is_known(judged)
         error = (judged.values - wanted.values).abs()
-        self.unknown += (wanted.known & ~told).sum(0)
+        self.unknown += (wanted.known & ~judge_knows).sum(0)
         for index, attribute in enumerate(self.schema):
-            known = wanted.known[:, index] & told[:, index]
+            known = wanted.known[:, index] & judge_knows[:, index]
             discrete = attribute.kind == "discrete"
             score = ((error[:, index] < 0.5).double() if discrete else 1 - error[:, index].double())[known]
             self.score[index] += score.sum()
@@ -116,9 +116,9 @@ class ConditionalAccuracy(Metric):
                 self.class_score[columns] += torch.bincount(classes, score, attribute.num_classes).to(self.class_score)
                 self.class_count[columns] += torch.bincount(classes, minlength=attribute.num_classes)
         if holds is not None:
-            # Wanted labels do not say which attributes a query with `not` or `or` is about: there, a sample counts
-            # unless the judge knows nothing about it.
-            judgeable = ~(wanted.known & ~told).any(1) & told.any(1)
+            # Wanted labels do not name the attributes of a query with `not` or `or`: there, a sample counts unless the
+            # judge knows none of its labels.
+            judgeable = ~(wanted.known & ~judge_knows).any(1) & judge_knows.any(1)
             self.held += holds.to(judgeable.device)[judgeable].sum()
             self.total += judgeable.sum()
             self.silent += (~judgeable).sum()

@@ -1,4 +1,4 @@
-"""Interface of metrics of pictures, for metrics of one's own: a class with `update` and `compute`."""
+"""Interface of metrics of pictures: a class with `update` and `compute`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..schema import Labels
 
 @dataclass(frozen=True)
 class MeasuredBatch:
-    """One batch of pictures with everything that is known about them.
+    """One batch of pictures with the labels, features and latents that a metric may use.
 
     Args:
         images: Pictures (B, C, H, W), uint8 from 0 to 255.
@@ -67,7 +67,7 @@ class MeasuredBatch:
 class PictureMetric(Metric):
     """Base class of metrics that a run calls with every batch of pictures.
 
-    A metric of one's own is a subclass with three parts. The constructor registers sums with `add_state`, so that they
+    A further metric is a subclass with three parts. The constructor registers sums with `add_state`, so that they
     go to the right device and add up over processes. `update` adds a batch to them. `compute` returns figures by name.
     The figures appear at the end of the run's table, in metrics.json and in the results.csv of a sweep; a title or a
     place of their own in the tables is an entry of `metrics.names.FIGURES`.
@@ -116,7 +116,7 @@ class PictureMetric(Metric):
         """Add a batch of pictures.
 
         Args:
-            batch: The pictures and what is known about them.
+            batch: The pictures with their labels, features and latents.
         """
         raise NotImplementedError(f"{type(self).__name__} must define update(batch).")
 
@@ -155,7 +155,7 @@ def collect_figures(metrics: Iterable[PictureMetric], taken: Iterable[str] = ())
             if not math.isfinite(number):
                 raise LaceError(
                     f"The figure '{name}' of the metric '{metric.name}' must be a finite number, received {value}: "
-                    "leave it out where it cannot be told."
+                    "leave it out where it is not defined."
                 )
             if name in names:
                 raise LaceError(

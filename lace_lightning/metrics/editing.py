@@ -14,9 +14,10 @@ class EditStrength(Metric):
 
     Per sample, the score a of an edited attribute is 1 or 0 for a right or wrong class, 1 - |ĉ - c| for a continuous
     value; the change of another attribute is 1 or 0 for a class that changed or not, |ĉ' - ĉ| for a continuous value.
-    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j): 1 when all there was to gain is gained and nothing else changes.
-    The article does not give its normalisation; this one is ours. Labels that the judge does not know before or after
-    the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of processes add up exactly.
+    DES = Σ(a' - a)/Σ(1 - a) - mean(max_j change_j), which is 1 when every edited label becomes right and no other
+    label changes. The article does not give its normalisation; this one was chosen here. Labels that the judge does
+    not know before or after the edit (NaN, or `known` is False) are left out. Only sums are kept, so that results of
+    processes add up exactly.
 
     Args:
         schema: Schema of the judged and the wanted labels.
@@ -66,14 +67,14 @@ class EditStrength(Metric):
             return torch.where(discrete, (distance > 0.5).double(), distance)
 
         # Zeros stand for labels that are not known: a NaN would spoil the sums in spite of its factor of 0.
-        told = before.known & after.known & ~(before.values + after.values).isnan()
-        seen = [labels.values.masked_fill(~told, 0.0) for labels in (before, after)]
-        old, new = (1 - difference(values, wanted.values) for values in seen)
-        edited, others = (wanted.known & told).double(), (~wanted.known & told).double()
+        known = before.known & after.known & ~(before.values + after.values).isnan()
+        filled = [labels.values.masked_fill(~known, 0.0) for labels in (before, after)]
+        old, new = (1 - difference(values, wanted.values) for values in filled)
+        edited, others = (wanted.known & known).double(), (~wanted.known & known).double()
         self.gained += ((new - old) * edited).sum()
         self.room += ((1 - old) * edited).sum()
-        self.changed += (difference(*seen) * others).amax(1).sum()
-        self.count += told.any(1).sum()
+        self.changed += (difference(*filled) * others).amax(1).sum()
+        self.count += known.any(1).sum()
 
     def compute(self) -> dict[str, float]:
         """Return the figures of all samples so far, by name."""

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import load_tensors, save_tensors
+from ..cache import Cache, Entry, is_whole, remove_sealed, sealed_path
 from ..errors import LaceError, suggest
 from ..labelers import Labeler
 from ..pictures.convert import float_batches
+from ..source import identity_of
 from ..weights import weight_names, weight_path
 from .fid import (
     INCEPTION_FEATURES,
@@ -38,11 +40,22 @@ SAVE_SECONDS = 60.0
 
 
 class RealPictures(Protocol):
-    """Data module with real pictures to compare with."""
+    """Interface of data sets whose train pictures are the reference of a Fréchet distance.
+
+    Example:
+        >>> class Grey:
+        ...     source = {"shape": [3, 8, 8]}
+        ...
+        ...     def train_pictures(self):
+        ...         return torch.full((4, 3, 8, 8), 127, dtype=torch.uint8)
+        >>> pictures: RealPictures = Grey()
+        >>> len(pictures.train_pictures())
+        4
+    """
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """Plain values that say all that the pictures depend on, with their `shape`, [C, H, W]."""
+        """Plain values that the pictures depend on, with their `shape`, [C, H, W]."""
         ...
 
     def train_pictures(self) -> Pictures:
@@ -61,6 +74,7 @@ class Extractor:
         features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
         resize: How pictures are resized before.
         device: Device that pictures are moved to.
+        identity: Digest of all that the features depend on, where the name does not say it.
 
     Example:
         >>> extractor = Extractor("mean colour", "fd_colour", 3, lambda images: images.double().mean((2, 3)), "none")
@@ -74,6 +88,7 @@ class Extractor:
     features: Callable[[Tensor], Tensor]
     resize: str
     device: str = "cpu"
+    identity: str = ""
 
     def statistics(self, pictures: Pictures, batch_size: int = 500, partial: Path | None = None) -> dict[str, Tensor]:
         """Return the statistics of real pictures.
@@ -97,7 +112,7 @@ class FeatureSpace:
         features: Function of pictures (B, C, H, W), uint8, that returns features (B, F).
         num_features: Number F of features.
         reference: Statistics of real pictures: mean (F,), covariance (F, F) and, where it is known, count ().
-        protocol: Plain values that say what the statistics were measured on and with.
+        protocol: Plain values that describe the pictures and the network of the statistics.
 
     Example:
         >>> space = FeatureSpace("fid", lambda images: images.double().mean((2, 3)), 3, {})
@@ -131,7 +146,7 @@ def inception_extractor(device: str = "cpu") -> Extractor:
         device: Device of the network.
 
     Raises:
-        LaceError: When the weights cannot be had.
+        LaceError: When the weights are neither on this machine nor can be downloaded.
     """
     features, size = inception_features(inception_weights(), device)
     return Extractor(INCEPTION_NETWORK, "fid", size, features, TENSORFLOW_RESIZE, device)
@@ -153,6 +168,7 @@ def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extrac
         lambda images: torch.cat([judge.features(part) for part in float_batches(images)]),
         "none",
         device,
+        identity_of(judge),
     )
 
 
@@ -180,16 +196,17 @@ def measure_reference(
         pictures: Pictures of every split; one of them is `train`.
         dataset: Name of the data set.
         path: File of the statistics.
-        source: Plain values that say all that the pictures depend on.
-        cache: Cache of sums so far: a measurement that was stopped goes on there.
+        source: Plain values that the pictures depend on.
+        cache: Cache of sums so far, from which a measurement that was stopped continues.
 
     Returns:
         `fd/<split>` for every other split.
     """
-    folder = _folder(extractor, dataset, source, cache)
-    measured = {
-        split: extractor.statistics(images, partial=folder / f"{split}.partial") for split, images in pictures.items()
-    }
+    entry = _entry(extractor, dataset, source, cache)
+    measured = {}
+    with entry.making("reference statistics"):
+        for split, images in pictures.items():
+            measured[split] = extractor.statistics(images, partial=entry.folder / f"{split}.partial")
     _save_reference(path, measured["train"], extractor, dataset, source)
     return {
         f"fd/{split}": frechet_distance(value, measured["train"])
@@ -198,10 +215,18 @@ def measure_reference(
     }
 
 
-def _folder(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache: Cache) -> Path:
-    """Return the folder of the statistics of these pictures under these features."""
-    return cache.folder(
-        "reference", digest({"network": extractor.network, "resize": extractor.resize, "dataset": dataset, **source})
+def _entry(extractor: Extractor, dataset: str, source: Mapping[str, Any], cache: Cache) -> Entry:
+    """Return the entry of the statistics of these pictures under these features."""
+    return cache.entry(
+        "reference",
+        {
+            "network": extractor.network,
+            "identity": extractor.identity,
+            "resize": extractor.resize,
+            "dataset": dataset,
+            "source": dict(source),
+            "recipe": 2,
+        },
     )
 
 
@@ -235,7 +260,8 @@ def reference_statistics(
         num_features: Number F of features.
         pictures: Pictures (N, C, H, W), uint8, or batches of them.
         batch_size: Pictures at a time, of a tensor.
-        partial: File that the sums so far are written to every minute. A measurement that was stopped goes on there.
+        partial: File that the sums so far are written to every minute, and from which a measurement that was stopped
+            continues.
 
     Returns:
         Mean (F,), covariance (F, F) and count ().
@@ -243,7 +269,7 @@ def reference_statistics(
     batches: Sequence[Tensor] = pictures if not isinstance(pictures, Tensor) else torch.split(pictures, batch_size)
     statistics, first = FeatureStatistics(num_features), 0
     whole = {"batches": len(batches), "batch_size": getattr(batches, "batch_size", batch_size)}
-    if partial is not None and partial.is_file():
+    if partial is not None and is_whole(partial):
         sums, where = load_tensors(partial)
         if where == whole:
             first = int(sums.pop("next"))
@@ -255,19 +281,12 @@ def reference_statistics(
         ):
             statistics.update(features(batches[index].clone()).cpu())
             if partial is not None and perf_counter() - saved > SAVE_SECONDS:
-                save_tensors(
-                    partial,
-                    {
-                        "count": statistics.count,
-                        "first": statistics.first,
-                        "second": statistics.second,
-                        "next": torch.tensor(index + 1),
-                    },
-                    whole,
-                )
+                sums = {"count": statistics.count, "first": statistics.first, "second": statistics.second}
+                with sealed_path(partial) as temporary:
+                    save_tensors(temporary, {**sums, "next": torch.tensor(index + 1)}, whole)
                 saved = perf_counter()
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        remove_sealed(partial)
     return statistics.compute()
 
 
@@ -287,8 +306,9 @@ def build_feature_space(
     pictures, which are kept in the cache.
 
     Args:
-        choice: `auto` (Inception where its weights are on this machine, else the judge; of given statistics, whatever
-            they are of), `judge`, `inception` (downloads the weights if needed), or `none`.
+        choice: `auto` (the features of the given statistics; without them Inception where its weights are on this
+            machine and there are pictures, else the judge), `judge`, `inception` (downloads the weights if needed), or
+            `none`.
         judge: The judge.
         pictures: Real pictures, None where there are none.
         dataset: Name of the data set.
@@ -339,7 +359,7 @@ def build_feature_space(
 
 
 def _are_of_inception(given: GivenStatistics, judge: Labeler) -> bool:
-    """Tell what statistics are of by the network that they name, else by their size."""
+    """Return whether statistics are of Inception features, by the network that they name, else by their size."""
     if given.network is not None:
         return given.network == INCEPTION_NETWORK
     return given.num_features == INCEPTION_FEATURES
@@ -351,9 +371,8 @@ def _check_given(given: GivenStatistics, network: str, size: int) -> None:
     if given.network not in (None, network) or given.num_features != size:
         raise LaceError(
             f"The reference statistics '{name}' must be of the features '{network}', and are of {given.num_features} "
-            f"features{f' of {given.network}' if given.network else ''}: set metrics.fid to what they were measured "
-            f"with, or "
-            "metrics.reference=null."
+            f"features{f' of {given.network}' if given.network else ''}: set metrics.fid to the features of their "
+            "measurement, or metrics.reference=null."
         )
 
 
@@ -369,8 +388,7 @@ def _reference(
     if pictures is None:
         raise LaceError(
             f"The Fréchet distance needs reference statistics of '{dataset}' for these features, and they are neither "
-            f"shipped "
-            "nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or "
+            "shipped nor measured: set dataset.module.root to the pictures, metrics.reference to statistics, or "
             "metrics.fid=none."
         )
     source = dict(pictures.source)
@@ -378,13 +396,16 @@ def _reference(
     if extractor.key != "fid" and image_shape is not None and list(image_shape) != source["shape"]:
         raise LaceError(
             f"The judge compares pictures of one shape, and the generator's are {'x'.join(map(str, image_shape))}, "
-            f"those of "
-            f"'{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes both."
+            f"those of '{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes "
+            "both."
         )
-    path = _folder(extractor, dataset, source, cache) / "statistics.safetensors"
-    if not path.is_file():
-        measured = extractor.statistics(pictures.train_pictures(), partial=path.with_name("train.partial"))
+    entry = _entry(extractor, dataset, source, cache)
+
+    def make(path: Path) -> None:
+        measured = extractor.statistics(pictures.train_pictures(), partial=entry.folder / "train.partial")
         _save_reference(path, measured, extractor, dataset, source)
+
+    path = entry.file("statistics.safetensors", make, f"reference statistics of {dataset}")
     statistics, protocol = load_statistics(path, extractor.network)
     return statistics, {
         "reference": str(protocol["reference"]),

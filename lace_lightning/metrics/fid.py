@@ -1,4 +1,4 @@
-"""Fréchet distances through torch-fidelity: FID on Inception features, or the same formula on a network of ours."""
+"""Fréchet distances by torch-fidelity: FID on Inception features, or the same formula on other features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_FEATURES = 2048
 TENSORFLOW_RESIZE = "299x299 bilinear as in TensorFlow 1"
-# What FID stands for without a number beside it.
+# Number of samples of FID where its name has no number.
 FID_SAMPLES = 50_000
 # uint8 pictures (B, 3, H, W) -> features (B, F)
 Features = Callable[[Tensor], Tensor]
@@ -131,11 +131,11 @@ def fid_name(count: int) -> str:
 def save_statistics(
     path: str | os.PathLike[str], statistics: Mapping[str, Tensor], protocol: Mapping[str, Any]
 ) -> None:
-    """Write statistics with the protocol that they were measured by, as safetensors.
+    """Write statistics and the protocol of their measurement as safetensors.
 
     Args:
         path: File to write.
-        statistics: What `FeatureStatistics.compute` returns.
+        statistics: Mean (F,), covariance (F, F) and, where it is known, count (), as of `FeatureStatistics.compute`.
         protocol: Plain values, such as `network`, `resize` and `reference`.
     """
     save_tensors(
@@ -185,7 +185,7 @@ def inception_features(weights: str | os.PathLike[str] | None = None, device: st
         A function of uint8 pictures (B, 3, H, W) that returns features (B, 2048), and their number.
 
     Raises:
-        LaceError: When the weights cannot be had.
+        LaceError: When the weights are neither on this machine nor can be downloaded.
     """
     from torch_fidelity.utils import create_feature_extractor
 
@@ -199,8 +199,8 @@ def inception_features(weights: str | os.PathLike[str] | None = None, device: st
         )
     except Exception as error:
         raise LaceError(
-            f"The Inception weights of torch-fidelity could not be had ({error}): put {INCEPTION_FILE} into "
+            f"The Inception weights of torch-fidelity could not be loaded ({error}): put {INCEPTION_FILE} into "
             f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set metrics.fid=judge."
         ) from error
-    # It enlarges pictures to 299x299: in parts, so that memory does not grow with the batch.
+    # The extractor enlarges pictures to 299x299; parts of 64 keep the memory independent of the batch.
     return (lambda images: torch.cat([extractor(part)[0] for part in images.split(64)])), INCEPTION_FEATURES

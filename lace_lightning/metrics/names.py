@@ -1,6 +1,6 @@
 """Names of all figures, each with its titles, the tables that show it and the figure of the paper beside it.
 
-A metric of one's own needs no entry here: an unknown name is its own title, stands at the end of a run's table and is a
+A metric of a user needs no entry here: an unknown name is its own title, stands at the end of a run's table and is a
 column of results.csv.
 """
 
@@ -31,14 +31,14 @@ class Figure:
 
     Args:
         name: Name in metrics.json; `{part}` in it stands for a part that varies, as in `acc/{attribute}`.
-        title: Title of the row in the table of one run. A row below another (`under`) may leave out what that one says.
+        title: Title of the row in the table of one run. A row below another (`under`) need not repeat its title.
         column: Title of the column in the record of an experiment.
         place: Key of `PLACES`: which tables show it.
         under: Name of the figure below which the row of this one stands, indented.
         paper: Keys of the paper's figure that this one stands beside, the best first; its own name where none is given.
         unless: Name of a figure that is shown in place of this one where a run has both.
-        unless_equal: Name of a figure that says the same as this one where both have one value.
-        hide_zero: Whether 0 says nothing.
+        unless_equal: Name of a figure that replaces this one where both have the same value.
+        hide_zero: Whether the row is left out where the value is 0.
         format: Format specification of its value in the table of a run and of a sweep.
         known: Whether the name has an entry in `FIGURES`.
 
@@ -233,7 +233,7 @@ def _find(name: str) -> tuple[int, Figure]:
 
 
 def figure_of(name: str) -> Figure:
-    """Return the figure of a name; an unknown name is its own title and stands in a run's table.
+    """Return the figure of a name; an unknown name is its own title and is a row of a run's table.
 
     Args:
         name: Name in metrics.json, for example `acc/smile`.
@@ -267,7 +267,7 @@ def in_order(names: Iterable[str]) -> list[Figure]:
 
     def key(name: str) -> tuple[tuple[int, int], ...]:
         number, figure = _find(name)
-        # The one that says how many sides hold comes after the sides, as it is measured.
+        # The share of samples for which several sides hold comes after the shares of the sides.
         number += figure.name == "branch/several"
         above = key(figure.under) if figure.under else ()
         return (*above, (number, position.get(name, -1)))
@@ -287,7 +287,18 @@ def _is_accuracy(name: str, slashes: int) -> bool:
 
 
 def depth(figure: Figure) -> int:
-    """Return how many figures stand above this one, each indented less: 0 for a figure of its own."""
+    """Return the level of a figure in tables: the number of figures that it is indented below.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        0 for a figure that is not indented.
+
+    Example:
+        >>> depth(figure_of("acc")), depth(figure_of("acc/smile"))
+        (0, 1)
+    """
     return 1 + depth(figure_of(figure.under)) if figure.under else 0
 
 
@@ -295,7 +306,7 @@ def main_figures(names: Iterable[str]) -> list[str]:
     """Return the names of the figures that a table of many runs shows, in its order.
 
     Args:
-        names: Names of all figures that there are.
+        names: Names of all figures of the table.
 
     Returns:
         Those whose `place` is `main`.
@@ -308,7 +319,15 @@ def main_figures(names: Iterable[str]) -> list[str]:
 
 
 def distances(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names of Fréchet distances of samples: `fid`, `fid_<count>`, `fd_<network>`."""
+    """Yield the names of Fréchet distances of samples: `fid`, `fid_<count>`, `fd_<network>`.
+
+    Args:
+        names: Names of figures.
+
+    Example:
+        >>> list(distances(["acc", "fid_10k", "fd_judge/unconditional"]))
+        ['fid_10k']
+    """
     return (name for name in names if name == "fid" or (name.startswith(("fid_", "fd_")) and "/" not in name))
 
 

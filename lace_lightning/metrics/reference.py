@@ -1,5 +1,6 @@
-"""Reference statistics of Fréchet distances from files: this program's, pytorch-fid's, clean-fid's, torch-fidelity's,
-LACE's, NVIDIA's.
+"""Reference statistics of Fréchet distances from files of this and of other programs.
+
+The other programs are pytorch-fid, clean-fid, torch-fidelity, LACE's code and NVIDIA's metrics.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class GivenStatistics:
-    """Reference statistics of a file, and where they come from.
+    """Reference statistics of a file, and their origin.
 
     Args:
         statistics: Mean (F,), covariance (F, F) and, where the file has it, count ().
@@ -125,8 +126,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise LaceError(
             f"The reference statistics '{path}' must be arrays of numbers and could not be read ({error}): get the "
-            f"file "
-            "again."
+            "file again."
         ) from error
 
 
@@ -142,15 +142,13 @@ def _moments(path: Path, content: Any) -> tuple[Tensor, Tensor, float | None, tu
         found = ", ".join(map(str, list(table)[:6])) or type(content).__name__
         raise LaceError(
             f"The reference statistics '{path}' must hold mu and sigma, mean and cov, or raw_mean, raw_cov and "
-            f"num_items, and "
-            f"hold {found}: give statistics of Inception features."
+            f"num_items, and hold {found}: give statistics of Inception features."
         )
     first, second = (torch.as_tensor(np.array(table[name])) for name in names)
     if not all(part.dtype in (torch.float16, torch.float32, torch.float64) for part in (first, second)):
         raise LaceError(
             f"Mean and covariance in '{path}' must be floating numbers, received {first.dtype} and {second.dtype}: get "
-            f"the "
-            "file again."
+            "the file again."
         )
     first, second = first.double(), second.double()
     if first.ndim != 1 or second.shape != (len(first), len(first)):
@@ -161,7 +159,7 @@ def _moments(path: Path, content: Any) -> tuple[Tensor, Tensor, float | None, tu
     if names == SUMS:
         assert count is not None
         mean = first / count
-        # Unbiased, like ours and NumPy's; the program that wrote the sums divides by their number.
+        # Unbiased, as here and in NumPy; NVIDIA's program divides by the number of items.
         first, second = mean, (second - count * torch.outer(mean, mean)) / (count - 1)
     return first, second, count, names
 
@@ -174,7 +172,7 @@ def _number(value: Any) -> float | None:
 
 
 def _checked(path: Path, mean: Tensor, covariance: Tensor) -> Tensor:
-    """Return the covariance, symmetric to the last bit; refuse what is none."""
+    """Return the covariance, symmetric to the last bit; refuse a matrix that is no covariance (LaceError)."""
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise LaceError(f"Mean and covariance in '{path}' must be finite and are not: measure them again.")
     largest = covariance.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
@@ -182,8 +180,7 @@ def _checked(path: Path, mean: Tensor, covariance: Tensor) -> Tensor:
     if asymmetry > TOLERANCE:
         raise LaceError(
             f"The covariance in '{path}' must be symmetric, and differs from its transpose by {asymmetry:.1e} of its "
-            f"largest "
-            "number: measure it again."
+            "largest number: measure it again."
         )
     covariance = (covariance + covariance.T) / 2
     eigenvalues = torch.linalg.eigvalsh(covariance)
@@ -196,7 +193,7 @@ def _checked(path: Path, mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 def _origin(path: Path, names: tuple[str, str]) -> tuple[str, str]:
-    """Return what wrote a file, and how pictures came to 299x299 there, as far as names tell."""
+    """Return the program that wrote a file and its way of resizing to 299x299, as far as names show them."""
     if names == SUMS:
         return "sums of NVIDIA's metrics", TENSORFLOW_RESIZE
     if names == ("mean", "cov"):

@@ -1,14 +1,18 @@
-"""The paper's figures: entries of conf/paper.yaml, each with the system and the sampler of its figures."""
+"""Figures of the paper from conf/paper.yaml, selected by the configuration of a run or by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import yaml
 
 from ..configuration import config_folder
+from ..errors import LaceError, suggest
+
+# Keys of an entry that are not figures.
+_KEYS = ("name", "of", "when")
 
 
 @cache
@@ -39,8 +43,43 @@ def paper_row(config: Mapping[str, Any]) -> dict[str, float]:
     """
     for entry in [*(config.get("paper") or []), *paper_entries()]:
         if _agrees(entry, config):
-            return {key: value for key, value in entry.items() if key not in ("of", "when")}
+            return _figures(entry)
     return {}
+
+
+def paper_figures(name: Any, figures: Sequence[str] | None = None) -> dict[str, float]:
+    """Return the paper's figures of an entry of conf/paper.yaml.
+
+    Args:
+        name: `name` of the entry.
+        figures: keys of the figures to return, in this order; those that the entry does not have are left out. None
+            returns all.
+
+    Returns:
+        Figures by key.
+
+    Raises:
+        LaceError: when there is no such entry, or when no entry has one of `figures`.
+
+    Example:
+        >>> paper_figures("cifar10 LACE-ODE", ["acc", "acc/smile", "fid"])
+        {'acc': 0.972, 'fid': 6.63}
+    """
+    entries = {entry["name"]: _figures(entry) for entry in paper_entries()}
+    known = list(dict.fromkeys(key for entry in entries.values() for key in entry))
+    for wrong in [key for key in figures or () if key not in known][:1]:
+        raise LaceError(f"No entry of conf/paper.yaml has a figure '{wrong}'.{_nearest(wrong, known)}")
+    if not isinstance(name, str) or name not in entries:
+        raise LaceError(f"There is no entry '{name}' in conf/paper.yaml.{_nearest(name, entries)}")
+    return {key: entries[name][key] for key in (entries[name] if figures is None else figures) if key in entries[name]}
+
+
+def _nearest(name: Any, options: Collection[str]) -> str:
+    return suggest(name, options) or f" Choose one of {', '.join(options)}."
+
+
+def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in entry.items() if key not in _KEYS}
 
 
 def _agrees(entry: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

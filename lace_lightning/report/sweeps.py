@@ -13,6 +13,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from ..folders import new_folder
 from ..metrics.names import figure_of, frechet_name, main_figures
 from .text import Table
 
@@ -54,8 +55,9 @@ def _short(text: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Register the resolver `${lace.job:<overrides>}`, the name of a job's folder, with OmegaConf."""
+    """Register `${lace.job:<overrides>}`, the name of a job's folder, and `${lace.new:<path>}`, a new folder."""
     OmegaConf.register_new_resolver("lace.job", lambda overrides: job_folder(list(overrides)), replace=True)
+    OmegaConf.register_new_resolver("lace.new", new_folder, replace=True)
 
 
 def mark(folder: Path) -> None:

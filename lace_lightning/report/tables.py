@@ -1,8 +1,8 @@
 """Run and record the tables of several systems: `python experiments/tables.py [--reuse] [name ...]`, without names all.
 
-A table is a folder with a table.yaml: rows with the command that makes them and the paper's figures. Runs that are done
-are not repeated, so one command makes whatever is missing; a row that fails does not stop the others. The results are
-written between the marks of the folder's README (see record.py).
+A table is a folder with a table.yaml: rows with the command of their runs and the name of their entry in
+conf/paper.yaml. Runs that are done are not repeated. A row that fails does not stop the others. The results are written
+between the marks of the folder's README (see record.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..artifacts import read_json, write_json
+from ..errors import LaceError
+from .paper import paper_figures
 from .record import HERE, KEPT, insert, jobs, machine, setting_table
 
 
@@ -47,16 +49,19 @@ def main() -> None:
 
 
 def definition(name: str) -> dict[str, Any]:
-    """Return the content of a table.yaml: `rows`, and the `common` overrides and the `seeds` of all rows.
+    """Return the content of a table.yaml: `rows`, and the `common` overrides, the `seeds` and `paper` of all rows.
+
+    `paper` of the table lists keys of the paper's figures; `paper` of a row names an entry of conf/paper.yaml.
 
     Args:
         name: Name of the table's folder.
 
     Returns:
-        Plain containers; a row has `row` and `run`, and may have `seeds`, `part`, `paper` and `trained`.
+        Plain containers; a row has `row`, `run` and `paper`, the paper's figures by key, and may have `seeds`, `part`
+        and `trained`.
 
     Raises:
-        SystemExit: When there is no such table.
+        SystemExit: When there is no such table, or when conf/paper.yaml lacks a name in it.
     """
     path = HERE / name / "table.yaml"
     if not path.is_file():
@@ -64,6 +69,11 @@ def definition(name: str) -> dict[str, Any]:
             f"There is no {path}: the tables are {', '.join(sorted(p.parent.name for p in HERE.glob('*/table.yaml')))}."
         )
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for row in content["rows"]:
+        try:
+            row["paper"] = paper_figures(row["paper"], content.get("paper")) if "paper" in row else {}
+        except LaceError as error:
+            raise SystemExit(f"{path}, row '{row['row']}': {error}") from None
     return dict(content)
 
 
@@ -123,7 +133,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
         of_part = [row for row in rows if row.get("part", "") == part]
         folders = {row["row"]: jobs(f"{name}/{folder_of(row)}", outputs, since) for row in of_part}
         results = [
-            {**read_json(folder / "metrics.json"), "row": row["row"], "part": part, "paper": row.get("paper", {})}
+            {**read_json(folder / "metrics.json"), "row": row["row"], "part": part, "paper": row["paper"]}
             for row in of_part
             for folder in folders[row["row"]]
         ]

@@ -79,5 +79,7 @@ def measure_system(settings: Settings) -> dict[str, float]:
         metrics = test_system(study, system, data, evaluation, loggers)
     metrics |= training_minutes(seconds)
     result = evaluation.evaluation
+    if study.partial:
+        result.protocol["partial"] = "; ".join(study.partial)
     write_results(settings, metrics, result.protocol, result.grid, result.frames)
     return metrics

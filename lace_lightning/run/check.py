@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pytorch_lightning.utilities import rank_zero_only
 
 from ..artifacts import digest
 from ..errors import LaceError, suggest
@@ -19,11 +20,10 @@ from ..renamed import rename_settings
 from ..systems.base import System
 from ..systems.editing import EditOptions
 from ..systems.lace import EnergyOptions
+from .identity import result_identity
 from .nodes import MISSING, Node, check_arguments, check_type
 from .settings import TASKS, Dataset, Settings, SystemTask
 
-# Groups that do not decide a result.
-UNDECISIVE = ("paths", "logger", "paper", "name", "sweep")
 # Tasks that train an image network, with the LightningModule that takes the settings of `training`.
 TRAININGS = {
     "fit_classifier": "lace_lightning.training.image_classifier.ImageClassifierTraining",
@@ -74,11 +74,11 @@ def check(cfg: DictConfig) -> Settings:
     for group in ("training", "editing", "trainer", "logger", "callbacks"):
         typed[group] = dict(content.get(group) or {})
     typed["plain"] = content
-    typed["digest"] = digest({key: value for key, value in content.items() if key not in UNDECISIVE})
     settings = Settings(**_values(Settings, "", typed))
     _check_nodes(settings)
     _check_trainer(settings)
-    return settings
+    # Files that are named are read only now, when the settings are known to be right.
+    return settings.model_copy(update={"digest": digest(result_identity(content))})
 
 
 def _values(kind: type[BaseModel], key: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def _check_trainer(settings: Settings) -> None:
                 f"{settings.trainer[name]}."
             )
     try:
-        pl.Trainer(
+        trainer = pl.Trainer(
             **{
                 **settings.trainer,
                 "logger": False,
@@ -340,3 +340,5 @@ def _check_trainer(settings: Settings) -> None:
         raise LaceError(
             f"Lightning's Trainer refuses these settings of trainer: {' '.join(str(error).split())}"
         ) from None
+    # A variable RANK that another program left behind counts for nothing: the rank is that of Lightning's strategy.
+    setattr(rank_zero_only, "rank", trainer.global_rank)  # noqa: B010

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..artifacts import Cache, atomic_path, check_writable
+from ..artifacts import atomic_path, check_writable
+from ..cache import Cache
 from ..errors import LaceError
 from ..labelers import Labeler
 from ..metrics import LayerShares, layers_of

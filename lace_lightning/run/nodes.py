@@ -148,9 +148,9 @@ def check_arguments(
 
     Example:
         >>> from lace_lightning.numerics.precision import check_precision
-        >>> check_arguments("judge", check_precision, {})
+        >>> check_arguments("net", check_precision, {})
         Traceback (most recent call last):
-        lace_lightning.errors.LaceError: The setting 'judge.precision' is required and not given: add judge.precision=...
+        lace_lightning.errors.LaceError: The setting 'net.precision' is required and not given: add net.precision=...
     """
     parameters, is_open = parameters_of(target)
     names = [name for name in parameters if name not in given_later]

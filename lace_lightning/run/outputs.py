@@ -118,6 +118,8 @@ def write_results(
     )
     if "acc" in metrics or "holds" in metrics:
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
+        if protocol.get("partial"):
+            print(f"partial: {protocol['partial']}")
         if protocol.get("reason"):
             print(f"chosen: {protocol['reason']}")
         print(results_table(metrics, paper))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from ..data import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_key
+from ..data import LatentPairsDataModule, Latents, PairSet, is_filled, keep_pictures, make_pairs, pairs_identity
 from ..errors import LaceError
 from ..schema import Schema
 from ..seeds import RunSeeds
 from ..systems.steered_latents import ControlledLatents
 from ..training.latent_classifier import LatentClassifier
 from .nodes import cached
-from .study import Study, is_rank_zero
+from .study import Study
 from .train import Stage, classifier_arguments, train
 
 
@@ -103,57 +102,41 @@ def classifier_identity(study: Study, node: Mapping[str, Any], data: LatentPairs
     Returns:
         Plain containers.
     """
-    trainer = study.settings.trainer
-    changes = {
-        name: trainer[name] for name in sorted(set(trainer) & set(CHANGES_TRAINING)) if trainer[name] is not None
-    }
     return {
         "pairs": data.key,
+        "known": data.schema.to_config(),
         "classifier": dict(node),
         "seed": data.seed,
         "epochs": epochs_of(study, node),
         "steps": study.settings.limits[1],
         "holdout": list(study.settings.pairs.holdout),
-        **({"trainer": changes} if changes else {}),
     }
 
 
-# Settings of the trainer that change a training, beside its length.
-CHANGES_TRAINING = (
-    "accumulate_grad_batches",
-    "fast_dev_run",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "limit_train_batches",
-    "max_time",
-    "min_epochs",
-    "min_steps",
-    "overfit_batches",
-)
-
-
 def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = None) -> PairSet:
-    """Generate pairs or the missing rest of them; with several processes the first one does, and the others wait."""
+    """Generate pairs or the missing rest of them, or load them; of several processes one does, and the others wait."""
     labeler, generator, settings = study.labeler, study.pairs_generator, study.settings
     if labeler is None:
         raise LaceError("Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source.")
     pictures = keep_pictures(settings.pairs.pictures, generator, count, settings.classifier.space)
-    folder = study.cache.folder("pairs", pairs_key(generator, labeler, count, seed, latents, pictures))
-    if is_rank_zero():
-        return make_pairs(
-            folder,
-            generator.to(study.device),
-            labeler.to(study.device),
-            count,
-            seed,
-            settings.pairs.batch_size,
-            settings.metrics.progress,
-            latents,
-            pictures,
-        )
-    while not ((folder / "meta.json").is_file() and PairSet(folder).complete):
-        time.sleep(0.5)
-    return PairSet(folder)
+    entry = study.cache.entry("pairs", pairs_identity(generator, labeler, count, seed, latents, pictures))
+    title = "pairs" if latents is None else "more pairs"
+    if is_filled(entry.folder):
+        study.say(f"found {count} {title} {entry.key}")
+    else:
+        study.say(f"making {count} {title} {entry.key}", entry.why())
+        entry.describe()
+    return make_pairs(
+        entry.folder,
+        generator.to(study.device),
+        labeler.to(study.device),
+        count,
+        seed,
+        settings.pairs.batch_size,
+        settings.metrics.progress,
+        latents,
+        pictures,
+    )
 
 
 def data_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from ..artifacts import Cache, file_sha256
+from ..artifacts import file_sha256
+from ..cache import Cache
 from ..data import PairSet, given_pairs, keep_pictures
 from ..errors import LaceError
 from ..generators import Generator, check_generator
@@ -46,6 +48,8 @@ class Study:
         queries: the query, or the edits in their order.
         edit_options: options of the editor, None for other tasks.
         given: pairs of other programs or labels by hand, None where pairs are generated.
+        partial: reasons why the training of this run is shortened, so that its result is not that of the settings;
+            empty for a full training.
 
     Attributes:
         pairs_generator: the generator of the pairs, which may have another truncation.
@@ -85,6 +89,7 @@ class Study:
     queries: list[Query]
     edit_options: Any = None
     given: PairSet | None = None
+    partial: list[str] = field(default_factory=list)
     pairs_generator: Generator = field(init=False)
     feature_space: FeatureSpace | None = field(init=False)
 
@@ -130,6 +135,26 @@ class Study:
         study.pairs_generator = study._pairs_generator()
         study.feature_space = study._feature_space()
         return study
+
+    def say(self, text: str, reason: str = "") -> None:
+        """Print on stderr that an object was found in the cache or is made.
+
+        Args:
+            text: the object and its place.
+            reason: why it is made, empty where it was found.
+        """
+        if is_rank_zero():
+            print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
+
+    def note_partial(self, reason: str) -> None:
+        """Record, with a warning, that the training is shortened.
+
+        Args:
+            reason: the setting that shortens it.
+        """
+        if reason not in self.partial:
+            self.partial.append(reason)
+            rank_zero_warn(f"partial: {reason}. Runs without it do not use it.")
 
     @property
     def known(self) -> Schema:

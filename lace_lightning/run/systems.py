@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
-from ..artifacts import digest, file_sha256
 from ..data import FreshPairsDataModule, PairSet
 from ..energies import Energy
 from ..errors import LaceError
@@ -17,6 +16,7 @@ from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
 from ..training.latent_classifier import LatentClassifier
 from .check import system_kind
+from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
 from .study import Study, is_rank_zero
 from .train import Stage, classifier_arguments, train
@@ -188,18 +188,18 @@ def _fresh_stage(study: Study, system: LACE, data: Any) -> Stage:
 
 def _model_identity(study: Study, system: System, data: pl.LightningDataModule) -> dict[str, Any]:
     """Return everything that the training of a model depends on."""
-    settings, start = study.settings, study.settings.model.get("start")
+    settings = study.settings
     # How it draws may change without another training.
     trained = {name: value for name, value in settings.model.content.items() if name not in system.draws_with}
+    key = getattr(data, "key", None)
     return {
-        "model": trained,
-        "data": getattr(data, "key", None) or digest(settings.plain["dataset"]),
+        "model": node_identity(trained),
+        "data": node_identity(settings.plain["dataset"]) if key is None else key,
         "seed": settings.seed,
         "known": system.schema.to_config(),
         "epochs": settings.limits[0],
         "steps": settings.limits[1],
         "holdout": list(settings.pairs.holdout),
-        **({"start": file_sha256(start)} if start and Path(start).is_file() else {}),
     }
 
 

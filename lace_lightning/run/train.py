@@ -15,13 +15,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from ..artifacts import Cache, atomic_path, digest, write_json
+from ..artifacts import write_json
+from ..cache import Cache, Entry, sealed_path
 from ..callbacks import TrainingPictures, generator_grid
 from ..errors import LaceError
 from ..generators import Generator
+from ..source import code_of
+from ..training.checkpoints import SealedCheckpoints, newest_checkpoint, remove_checkpoints
 from ..training.generator import GANTraining
 from ..training.identity import IdentityTraining
 from ..training.image_classifier import ImageClassifierTraining
+from .identity import node_identity, part_of_data, training_identity
 from .outputs import loggers_of, trainer_of, write_results
 from .settings import Settings
 from .study import is_rank_zero
@@ -87,42 +91,97 @@ def train(
 ) -> float | None:
     """Train a module through its stages, or load its trained state from the cache.
 
+    A training of a part of the data is kept apart from those of all of it. One that ends early, by `fast_dev_run` or
+    by `max_time`, is used by this run and not kept; its last checkpoint is, from which the next run goes on.
+
     Args:
         study: the study that it is trained for.
         module: the module; afterwards it has the trained state.
         data: the data for work after the training, such as calibration.
         stages: the parts of the training.
-        identity: everything that the trained state depends on.
+        identity: everything that the trained state depends on, besides settings of trainer and callbacks.
         loggers: loggers of the training.
 
     Returns:
         Seconds of training in all, None where they are not known.
     """
-    folder = study.cache.folder("systems", digest({"class": type(module).__name__, **identity}))
-    file = folder / "system.safetensors"
-    if not file.is_file():
-        seconds = 0.0
-        for number, stage in enumerate(stages):
-            trainer, more = fit_to_end(
-                study.settings,
-                stage.module or module,
-                stage.data,
-                folder if number == 0 else folder / f"stage{number + 1}",
-                loggers,
-                stage.every,
-                enable_model_summary=False,
-                **stage.options,
-            )
-            seconds += more
-        module.after_training(data)
-        if trainer.is_global_zero:
-            module.save_trained(file, seconds=seconds)
-            for left in (*folder.rglob("last.ckpt"), *folder.rglob("steps.json")):
-                left.unlink()
-        trainer.strategy.barrier()
-    seconds_kept = module.load_trained(file).get("seconds")
+    kind = type(module)
+    own = {"class": kind.__name__, "code": code_of(kind), **identity, **training_identity(study.settings), "recipe": 2}
+    entry = study.cache.entry("systems", own)
+    part = part_of_data(study.settings)
+    if part is not None:
+        study.note_partial(f"{kind.__name__} is trained on a part of the data ({part})")
+    with entry.making(f"the training of {kind.__name__}") if is_rank_zero() else nullcontext():
+        if entry.has(TRAINED):
+            study.say(f"found {kind.__name__} {entry.key}")
+        else:
+            study.say(f"training {kind.__name__} {entry.key}", entry.why())
+            seconds = _fit_stages(study, module, data, stages, entry, loggers)
+            if seconds is not None:
+                module.to(study.device)
+                return seconds
+    seconds_kept = module.load_trained(entry.folder / TRAINED).get("seconds")
     module.to(study.device)
     return None if seconds_kept is None else float(seconds_kept)
+
+
+# File of a trained state.
+TRAINED = "system.safetensors"
+
+
+def _fit_stages(
+    study: Study,
+    module: Any,
+    data: pl.LightningDataModule,
+    stages: Sequence[Stage],
+    entry: Entry,
+    loggers: list[Logger],
+) -> float | None:
+    """Fit the stages and keep the trained state; return the seconds where the training ended early and is not kept."""
+    folder, seconds, early = entry.folder, 0.0, None
+    for number, stage in enumerate(stages):
+        trainer, more = fit_to_end(
+            study.settings,
+            stage.module or module,
+            stage.data,
+            folder if number == 0 else folder / f"stage{number + 1}",
+            loggers,
+            stage.every,
+            enable_model_summary=False,
+            **stage.options,
+        )
+        seconds += more
+        early = ended_early(trainer)
+        if early is not None:
+            break
+    module.after_training(data)
+    if early is not None:
+        study.note_partial(f"the training of {type(module).__name__} ended early ({early})")
+        return seconds
+    if trainer.is_global_zero:
+        with sealed_path(folder / TRAINED) as temporary:
+            module.save_trained(temporary, seconds=seconds)
+        remove_checkpoints(folder)
+        for left in folder.rglob("steps.json"):
+            left.unlink()
+    trainer.strategy.barrier()
+    return None
+
+
+def ended_early(trainer: pl.Trainer) -> str | None:
+    """Return why a training ended before its number of epochs or steps, None where it did not.
+
+    Args:
+        trainer: the trainer after its fit.
+    """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return f"trainer.fast_dev_run={trainer.fast_dev_run}"  # type: ignore[attr-defined]
+    clock = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    left = clock.time_remaining("train")
+    is_done = 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch or 0 <= trainer.max_steps <= trainer.global_step
+    if left is None or left > 0 or is_done:
+        return None
+    return f"trainer.max_time was reached in epoch {trainer.current_epoch} of {trainer.max_epochs}"
 
 
 def fit_to_end(
@@ -151,7 +210,7 @@ def fit_to_end(
         The trainer, and the seconds of training in all.
     """
     # With a Timer of one's own, Lightning leaves `max_time` to it.
-    last, clock = folder / "last.ckpt", Timer(settings.trainer.get("max_time"))
+    last, clock = newest_checkpoint(folder), Timer(settings.trainer.get("max_time"))
     # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates.
     checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **every)
     trainer = trainer_of(
@@ -159,15 +218,15 @@ def fit_to_end(
         loggers,
         callbacks=[clock, checkpoint, *callbacks],
         enable_progress_bar=settings.metrics.progress,
+        plugins=[SealedCheckpoints()],
         **options,
     )
-    if last.is_file() and is_rank_zero():
+    if last is not None and is_rank_zero():
         print(f"found {last}", file=sys.stderr, flush=True)
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    # Where the end was there, nothing started.
-    if clock.start_time("train") is not None:
-        with atomic_path(last) if is_rank_zero() else nullcontext(last) as place:
-            trainer.save_checkpoint(place)
+    trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+    # Where the end was there, nothing started. A smoke test leaves nothing to go on from.
+    if clock.start_time("train") is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.save_checkpoint(folder / "last.ckpt")
         if is_rank_zero():
             write_json(folder / "steps.json", {"steps": trainer.global_step, "seconds": clock.time_elapsed("train")})
     return trainer, clock.time_elapsed("train")
@@ -274,18 +333,23 @@ def _fit(
 ) -> dict[str, float]:
     """Train, and test where the module has a test; a stopped run resumes from the folder of its settings."""
     task: Any = settings.task
-    key = digest(
+    entry = Cache(settings.paths.cache).entry(
+        "training",
         {
+            "class": type(module).__name__,
             "network": settings.training,
-            "data": settings.plain["dataset"],
+            "data": node_identity(settings.plain["dataset"]),
+            "export": task.export,
             "seed": settings.seed,
             "epochs": settings.trainer["max_epochs"],
-        }
+            **training_identity(settings),
+            "recipe": 2,
+        },
     )
-    folder = Cache(settings.paths.cache).folder("training", f"{task.export}-{key}")
     with loggers_of(settings) as loggers:
         every = {"every_n_train_steps": task.checkpoint_steps}
-        trainer, _ = fit_to_end(settings, module, data, folder, loggers, every, callbacks)
+        with entry.making(f"the training of {task.export}") if is_rank_zero() else nullcontext():
+            trainer, _ = fit_to_end(settings, module, data, entry.folder, loggers, every, callbacks)
         if not is_overridden("test_step", module):
             return {}
         return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}

@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import digest, load_tensors, save_tensors
+from ..cache import Cache
 from ..energies import Energy
 from ..errors import LaceError
 from ..generators import Generator

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..artifacts import Cache, digest, load_tensors, save_tensors
+from ..artifacts import load_tensors, save_tensors
+from ..cache import Cache
 from ..classifiers import AttributeClassifier
 from ..energies import Energy
 from ..errors import LaceError
@@ -21,6 +23,7 @@ from ..query import Query
 from ..samplers import Annealed, Rejection, Sample, Sampler
 from ..schema import Labels
 from ..seeds import RunSeeds, sample_seeds
+from ..source import identity_of
 from ..targets import free_labels, wanted_labels
 
 if TYPE_CHECKING:
@@ -164,23 +167,17 @@ class PosteriorDistance:
         energy: MakeEnergy,
         free_of: Callable[[int, int], Labels | None],
         cache: Cache | None,
-        key: Any,
+        key: Mapping[str, Any],
     ) -> tuple[dict[str, float], str]:
         """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
         sampler: Sampler | None = None
         measured, how = [], ""
         for number in range(self.sets):
-            path = (
-                None
-                if cache is None
-                else cache.folder("posterior", digest({"key": key, "set": number})) / "latents.safetensors"
-            )
+            run = RunSeeds.POSTERIOR + self.sets * seed + number
             statistics = self._empty(self.dim)
-            if path is not None and path.is_file():
-                tensors, config = load_tensors(path)
-                drawn, how = tensors["z"].to(self.device), config["sampler"]
-            else:
-                run = RunSeeds.POSTERIOR + self.sets * seed + number
+
+            def draw(path: Path | None, run: int = run) -> tuple[Tensor, str]:
+                nonlocal sampler
                 drawn, sampler = draw_exactly(
                     [
                         (
@@ -192,9 +189,16 @@ class PosteriorDistance:
                     ],
                     sampler,
                 )
-                how = type(sampler).__name__
                 if path is not None:
-                    save_tensors(path, {"z": drawn.cpu()}, {"sampler": how})
+                    save_tensors(path, {"z": drawn.cpu()}, {"sampler": type(sampler).__name__})
+                return drawn, type(sampler).__name__
+
+            if cache is None:
+                drawn, how = draw(None)
+            else:
+                entry = cache.entry("posterior", {**key, "set": number})
+                tensors, config = load_tensors(entry.file("latents.safetensors", draw, "exact samples"))
+                drawn, how = tensors["z"].to(self.device), config["sampler"]
             for (first, count), z in zip(batches, drawn.split([count for _, count in batches]), strict=True):
                 self._add(statistics, z, free_of(first, count))
             measured.append([part.compute() for part in statistics])
@@ -291,13 +295,13 @@ class LaceObserver:
         plan = self.plan
         key = {
             "classifier": self.part.digest,
-            "generator": self.generator.digest,
+            "generator": identity_of(self.generator),
             "query": self.query.text,
             "options": vars(self.system.options),
             "batches": list(plan.batches),
             "seed": plan.seed,
             "sets": plan.posterior_sets,
-            "format": 1,
+            "recipe": 2,
         }
         distances, drawn_by = self.distance.compute(
             list(plan.batches),

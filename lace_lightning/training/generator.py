@@ -60,7 +60,7 @@ class GANTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= cooldown <= 1:
-            raise LaceError(f"network.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
+            raise LaceError(f"training.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
         self.save_hyperparameters(
             {
                 "generator": to_builtin(generator),

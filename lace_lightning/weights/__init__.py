@@ -14,29 +14,61 @@ FOLDER = Path(__file__).parent
 
 
 def weight_names() -> tuple[str, ...]:
-    """Return the names of the weights that are shipped."""
+    """Return the names of the weights that are shipped, in alphabetical order.
+
+    Example:
+        >>> "cifar10_generator" in weight_names()
+        True
+    """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
 def card(name: str) -> dict[str, Any]:
-    """Return the card of shipped weights: what, trained how, on what, licence, sha256, figures."""
+    """Return the card of shipped weights.
+
+    Args:
+        name: a name of `weight_names`.
+
+    Returns:
+        Description (`what`), training command, data, measured figures, licence, number of bytes and sha256.
+
+    Raises:
+        LaceError: for an unknown name.
+
+    Example:
+        >>> card("cifar10_generator")["data"][:8]
+        'CIFAR-10'
+    """
     if name not in weight_names():
         raise LaceError(
-            f"The shipped weights are {', '.join(weight_names()) or 'none'}, and '{name}' was asked for."
+            f"The shipped weights are {', '.join(weight_names()) or 'none'}, received '{name}'."
             f"{suggest(name, weight_names())}"
         )
     return read_json(FOLDER / f"{name}.json")
 
 
 def weight_path(name: str | os.PathLike[str]) -> Path:
-    """Return the file of shipped weights by name (checksum verified), or the path itself when it is one.
+    """Return the file of shipped weights, or a given path as it is.
 
-    Raises LaceError for an unknown name and for a file that differs from its card.
+    The checksum of shipped weights is compared with that of their card once in a process.
+
+    Args:
+        name: a name of `weight_names`, or a path, which ends in .safetensors or has a folder.
+
+    Returns:
+        The path of a file that exists.
+
+    Raises:
+        LaceError: for an unknown name, a missing file, and shipped weights whose checksum is not that of their card.
+
+    Example:
+        >>> weight_path("cifar10_generator").name
+        'cifar10_generator.safetensors'
     """
     path = Path(name)
     if path.suffix == ".safetensors" or len(path.parts) > 1:
         if not path.is_file():
-            raise LaceError(f"The weights '{path}' were required and do not exist: check the path.")
+            raise LaceError(f"The weights '{path}' were required and do not exist: correct the path.")
         return path
     return _verified(str(name))
 
@@ -54,6 +86,23 @@ def _verified(name: str) -> Path:
 
 
 def write_card(name: str, fields: dict[str, Any]) -> None:
-    """Write the card of `<name>.safetensors` in this folder: `fields`, its size and its checksum."""
+    """Write the card `<name>.json` of weights that lie in the folder of this package.
+
+    Args:
+        name: name of the weights, without the ending .safetensors.
+        fields: content of the card, plain values; the number of bytes and the sha256 are added.
+
+    Raises:
+        LaceError: when the card cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest import mock
+        >>> with tempfile.TemporaryDirectory() as folder, mock.patch(f"{__name__}.FOLDER", Path(folder)):
+        ...     _ = Path(folder, "tiny.safetensors").write_bytes(b"1234")
+        ...     write_card("tiny", {"licence": "MIT"})
+        ...     card("tiny")["bytes"]
+        4
+    """
     path = FOLDER / f"{name}.safetensors"
     write_json(FOLDER / f"{name}.json", {**fields, "bytes": path.stat().st_size, "sha256": file_sha256(path)})

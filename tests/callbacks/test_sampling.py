@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lace_lightning.artifacts import Cache
+from lace_lightning.cache import Cache
 from lace_lightning.callbacks import ConditionalSampling, SequentialEditing
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.errors import LaceError

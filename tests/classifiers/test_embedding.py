@@ -129,7 +129,7 @@ def test_the_crop_of_arcface_puts_a_face_where_its_template_has_it() -> None:
         ({"channels": "rbg"}, "rgb or bgr"),
         ({"range": [1, 0]}, "two numbers"),
         ({"resolution": 0}, "at least 1"),
-        ({"size": 3}, "settings that a TorchScript file does not"),
+        ({"size": 3}, "settings that a TorchScript file does not take"),
     ],
 )
 def test_settings_that_mean_nothing(settings: dict, words: str, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from lace_lightning.data import FreshPairsDataModule, LatentPairsDataModule, make_pairs
-from lace_lightning.data.pairs import pairs_key
+from lace_lightning.data import FreshPairsDataModule, LatentPairsDataModule, PairSet, make_pairs, pairs_identity
+from lace_lightning.data.resumable_arrays import fill
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import Labeler
 from lace_lightning.query import parse
@@ -42,20 +45,33 @@ def test_below_its_confidence_a_label_is_unknown(pairs, doubtful, tiny_labeler, 
     images = pairs.array("images")[:20].float() / 127.5 - 1
     assert torch.equal(doubtful.labels(images).known, labels.known[:20])
     assert tiny_labeler.labels(images).known.all()
-    assert pairs_key(tiny_generator, doubtful, 3, 0) != pairs_key(tiny_generator, tiny_labeler, 3, 0)
+    assert pairs_identity(tiny_generator, doubtful, 3, 0) != pairs_identity(tiny_generator, tiny_labeler, 3, 0)
     assert doubtful.digest.split("-")[0] == tiny_labeler.digest.split("-")[0]
     with pytest.raises(LaceError, match=r"must lie in \[0, 1\]"):
         Labeler(tiny_labeler.classifier, confidence=1.5)
 
 
-def test_pairs_of_old_code_are_known_altogether(pairs, tmp_path) -> None:
-    for name in pairs.NAMES:
-        np.save(tmp_path / f"{name}.npy", pairs.array(name).nan_to_num(1.0).numpy())
-    (tmp_path / "meta.json").write_text((pairs.folder / "meta.json").read_text())
-    old = type(pairs)(tmp_path)
-    assert old.labels().known.all()
-    assert torch.equal(old.labels().values, old.array("labels"))
-    data = LatentPairsDataModule(old)
+def copied(pairs: PairSet, folder: Path, change: Callable[[str, Tensor], Tensor]) -> PairSet:
+    """Write pairs once more, with changed arrays."""
+    arrays = {name: change(name, pairs.array(name).clone()).float() for name in pairs.NAMES if name != "images"}
+    shapes = {name: tuple(array.shape[1:]) for name, array in arrays.items()}
+    fill(
+        folder,
+        {**pairs.meta, "arrays": list(arrays)},
+        shapes,
+        lambda rows, first: {name: array[first : first + rows] for name, array in arrays.items()},
+        len(pairs),
+        "pairs",
+        progress=False,
+    )
+    return PairSet(folder)
+
+
+def test_pairs_without_missing_labels_are_known_altogether(pairs, tmp_path) -> None:
+    whole = copied(pairs, tmp_path, lambda name, array: array.nan_to_num(1.0))
+    assert whole.labels().known.all()
+    assert torch.equal(whole.labels().values, whole.array("labels"))
+    data = LatentPairsDataModule(whole)
     data.setup()
     assert data.parts["train"][2].all()
 
@@ -87,14 +103,13 @@ def test_what_is_unknown_counts_in_no_loss() -> None:
 def test_training_does_not_see_what_is_unknown(pairs, tmp_path, soft) -> None:
     """Rows that are unknown may hold anything."""
     unknown = ~pairs.labels().known[:, 0]
-    for name in pairs.NAMES:
-        array = pairs.array(name).clone()
-        if name == "logits":
-            array[unknown] = torch.nan
-        np.save(tmp_path / f"{name}.npy", array.numpy())
-    (tmp_path / "meta.json").write_text((pairs.folder / "meta.json").read_text())
+
+    def spoilt(name: str, array: Tensor) -> Tensor:
+        return array.masked_fill(unknown[:, None], torch.nan) if name == "logits" else array
+
+    other = copied(pairs, tmp_path, spoilt)
     trained = []
-    for source in (pairs, type(pairs)(tmp_path)):
+    for source in (pairs, other):
         torch.manual_seed(0)
         module = LatentClassifier(source.schema, "z", "mlp", {"input_dim": 8, "hidden": [8]}, learning_rate=0.01)
         trainer = pl.Trainer(

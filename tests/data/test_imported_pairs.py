@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lace_lightning.artifacts import Cache
+from lace_lightning.cache import Cache
 from lace_lightning.data import LatentPairsDataModule, given_pairs, read_given
 from lace_lightning.data.imported_pairs import NPY_COLUMNS, PICKLE_COLUMNS
 from lace_lightning.errors import LaceError

@@ -120,9 +120,8 @@ class JEM(EnergyModel):
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise LaceError(
                 f"The file '{start}' must hold JEM's model_state_dict and replay_buffer for this network and buffer, "
-                f"and "
-                f"does not ({' '.join(str(error).split())[:160]}): set network.published=true and the file's depth and "
-                "widen."
+                f"and does not ({' '.join(str(error).split())[:160]}): set model.network.published=true and the file's "
+                "depth and widen."
             ) from error
 
     def joint(self, codes: Labels | None = None) -> Energy:
