@@ -5,7 +5,7 @@ NUMERICAL = tests/exact tests/energies tests/samplers tests/classifiers tests/me
 	tests/callbacks tests/portraits tests/pictures tests/test_seeds.py tests/test_query.py tests/test_schema.py
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-portable lint docs experiments tables bench clean
+.PHONY: help demo test test-portable faults lint docs experiments tables bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ test: $(VENV)/tools  ## build the environment and run the tests
 
 test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processor without vector instructions
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(NUMERICAL)
+
+faults: $(VENV)/tools  ## kill, damage and race everything that is kept, and print a table (about half an hour)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.faults
 
 docs: $(VENV)/tools  ## write docs/settings.md from the code
 	$(RUN) -m lace_lightning.run.settings_reference > docs/settings.new && mv docs/settings.new docs/settings.md

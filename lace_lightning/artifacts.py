@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import LaceError
 from .progress import byte_bar
 
+# Name of this machine in temporary names: processes of others cannot be asked whether they live.
+_HOST = socket.gethostname().replace(".", "-")
 # Errors of a file system that cannot take what is written.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -124,6 +128,31 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return hasher.hexdigest()
 
 
+def _remove_ownerless(target: Path) -> None:
+    """Remove temporary names of a path that processes of this machine left when they were killed."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(_HOST)}.*.tmp"):
+        pid = left.name.split(".")[-3]
+        if not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        # Signal 0 ends a process there. What is left is removed by the owner of the folder's lock.
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name beside a path, which is renamed to it on success and removed on failure.
@@ -145,9 +174,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_ownerless(target)
         yield temporary
         if temporary.is_dir() and target.is_dir():
             shutil.rmtree(target)

@@ -167,7 +167,7 @@ def locked(folder: str | os.PathLike[str], title: str, waits: bool = True) -> It
             _say_waiting(path, title, time.monotonic() - started)
             wait = REMIND
     try:
-        for left in path.glob(".*.tmp"):
+        for left in path.rglob(".*.tmp"):
             # Only the owner of the lock writes here: these are of processes that were killed.
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S"), "title": title}

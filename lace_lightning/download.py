@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from .artifacts import check_writable, file_sha256, read_json, write_json
+from .cache import locked
 from .errors import LaceError
 
 # The most bytes of a file of unknown size, and the bytes that are read at a time.
@@ -134,7 +133,7 @@ def download(
             )
         check_writable(target.parent)
         try:
-            with _one_at_a_time(target):
+            with locked(target.parent, f"the download of {target.name}"):
                 if not target.is_file():  # otherwise another process downloaded it while this one waited
                     return _fetch(urls, target, sha256, size, largest)
         except OSError as error:
@@ -142,6 +141,8 @@ def download(
                 f"'{target}' could not be written ({error.strerror or error}): free space or choose another folder "
                 "(LACE_CACHE), then run the same command again."
             ) from error
+    # A process that was killed after the last byte leaves its notes.
+    _Part(target).remove()
     received = file_sha256(target)
     if sha256 is not None and received != sha256:
         raise LaceError(
@@ -149,25 +150,6 @@ def download(
             "command again."
         )
     return received
-
-
-@contextmanager
-def _one_at_a_time(target: Path) -> Iterator[None]:
-    """Let one process at a time fetch `target`; the system releases the lock when the process ends or is killed."""
-    with open(target.with_name(f".{target.name}.lock"), "a") as stream:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that downloads {target.name}", file=sys.stderr)
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(urls: Sequence[str], target: Path, sha256: str | None, size: int | None, largest: int) -> str:

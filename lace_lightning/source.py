@@ -80,7 +80,7 @@ def sources_of(module: ModuleType) -> str:
         content = file.read_bytes()
         seen[current.__name__] = hashlib.sha256(content).hexdigest()
         for name in _imports(content, current.__name__, bool(getattr(current, "__path__", None))):
-            found = sys.modules.get(name) or _beside(name, file)
+            found = sys.modules.get(name) or _beside(name, file, current.__name__)
             if found is not None:
                 waiting.append(found)
     return digest(seen)
@@ -188,12 +188,17 @@ def _imports(content: bytes, name: str, is_package: bool) -> list[str]:
     return [".".join(one.split(".")[:end]) for one in found if one for end in range(1, one.count(".") + 2)]
 
 
-def _beside(name: str, file: Path) -> ModuleType | None:
-    """Return a stand-in for a module that is not imported yet and lies beside a file; None where there is none."""
+def _beside(name: str, file: Path, importer: str) -> ModuleType | None:
+    """Return a stand-in for a module that is not imported yet and lies beside its importer; None where it does not."""
     relative = Path(*name.split("."))
-    for candidate in (file.parent / relative.with_suffix(".py"), file.parent / relative / "__init__.py"):
-        if candidate.is_file():
-            module = ModuleType(name)
-            module.__file__ = str(candidate)
-            return module
+    # The folder of a script, and the folder of the importer's outermost package.
+    depth = importer.count(".") + (file.name == "__init__.py")
+    for folder in (file.parent, file.parents[min(depth, len(file.parents) - 1)]):
+        for candidate in (folder / relative.with_suffix(".py"), folder / relative / "__init__.py"):
+            if candidate.is_file():
+                module = ModuleType(name)
+                module.__file__ = str(candidate)
+                if candidate.name == "__init__.py":
+                    module.__path__ = [str(candidate.parent)]
+                return module
     return None

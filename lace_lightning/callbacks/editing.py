@@ -32,18 +32,42 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class SequentialEditing(SystemEvaluation):
     """Apply edits one after the other to latents of the prior with a system, and measure after each.
 
-    `edit<k>/acc`: ACC of all edits in force after the k-th, `edit<k>/holds`: share for which all of them hold;
-    `edit<k>/des`, `edit<k>/id` (distance of `identity` to the picture before any edit), `edit<k>/<distance>`,
-    `edit<k>/evaluations`. Without `edit<k>/`: after the last one, `des` and `evaluations` the mean over the edits.
+    Figures of the k-th edit: `edit<k>/acc`, the ACC of all edits in force; `edit<k>/holds`, the share of samples for
+    which all of them hold; `edit<k>/des`; `edit<k>/id`, the distance of the identity to the picture before any edit;
+    `edit<k>/<distance>`, the Fréchet distance; `edit<k>/evaluations`. The same names without `edit<k>/` are those of
+    the last edit, but `des` and `evaluations` are means over the edits.
 
     Args:
         judge: the network that measures.
         edits: queries, in their order.
         options: options of the system's editor, of its class `edit_options`.
-        feature_space: see `SystemEvaluation`, and so for the other settings.
+        feature_space: features and reference of the Fréchet distance; None leaves it out.
+        cache: cache of the measurement of the generator alone; None for none.
         identity: distance (B,) of two batches of pictures (B, C, H, W) in [-1, 1]; None leaves ID out.
-        identity_protocol: what the distance is, for the protocol.
-        strips: people in the picture, one row each with a column an edit, and in the animation.
+        identity_protocol: plain values that describe the distance, for the record.
+        strips: number of samples in the picture and the animation, at least 1; the picture has a row for each.
+        settings: `num_samples`, `batch_size`, `seed`, `progress` and `metrics`, see `SystemEvaluation`.
+
+    References:
+        Sequential editing, DES and ID of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.classifiers import AttributeClassifier
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
+        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> from lace_lightning.systems.editing import EditOptions
+        >>> edits = [parse("hat == 1", schema)]
+        >>> editing = SequentialEditing(judge, edits, EditOptions(), num_samples=2, batch_size=2, progress=False)
+        >>> result = editing.evaluate(lace)
+        >>> {"acc", "des", "edit1/acc", "edit1/evaluations"} <= set(result.metrics)
+        True
     """
 
     frames_per_edit = 8
@@ -65,7 +89,11 @@ class SequentialEditing(SystemEvaluation):
         self.identity_protocol = dict(identity_protocol or {})
 
     def check(self, system: System) -> None:
-        """Refuse (LaceError) edits and options that the system cannot take."""
+        """Refuse edits and options that the system cannot take.
+
+        Raises:
+            LaceError: for such edits and options.
+        """
         for query in self.edits:
             query.on(system.schema)
             system.check_query(query)
@@ -144,7 +172,7 @@ class SequentialEditing(SystemEvaluation):
         return features, judged_labels(self.judge.schema, logits)
 
     def _wanted(self, state: EditState, count: int) -> Labels:
-        """Return what all edits in force want."""
+        """Return the labels that all edits in force ask for."""
         parts = [wanted_labels(query, count, None) for query in state.edits]
         values, known = parts[0].values.clone(), parts[0].known.clone()
         for part in parts[1:]:
@@ -157,12 +185,14 @@ class SequentialEditing(SystemEvaluation):
     ) -> dict[str, float]:
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         result: dict[str, float] = {}
-        for number, step in enumerate(steps, 1):
+        for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
             accuracy = step.accuracy.compute()
+            # An edit with `not` or `or` names no label: whether it holds is measured, its strength is not defined.
+            names_labels = bool(wanted_labels(query, 1, None).known.any())
             figures = {
-                "acc": accuracy["acc"],
+                **({"acc": accuracy["acc"]} if "acc" in accuracy else {}),
                 **({"holds": accuracy["holds"]} if "holds" in accuracy else {}),
-                "des": step.strength.compute()["des"],
+                **({"des": step.strength.compute()["des"]} if names_labels else {}),
                 "evaluations": step.evaluations / share,
             }
             if self.identity is not None:
@@ -172,10 +202,10 @@ class SequentialEditing(SystemEvaluation):
             result |= {f"edit{number}/{name}": value for name, value in figures.items()}
         last = f"edit{len(steps)}/"
         final = {name.removeprefix(last): value for name, value in result.items() if name.startswith(last)}
-        final |= {
-            name: sum(result[f"edit{k}/{name}"] for k in range(1, len(steps) + 1)) / len(steps)
-            for name in ("des", "evaluations")
-        }
+        for name in ("des", "evaluations"):
+            values = [result[key] for k in range(1, len(steps) + 1) if (key := f"edit{k}/{name}") in result]
+            if values:
+                final[name] = sum(values) / len(values)
         if space is not None:
             final[f"{space.name(self.num_samples)}/unconditional"] = self._unconditional(
                 system.generator, rank, world_size, device
@@ -184,7 +214,7 @@ class SequentialEditing(SystemEvaluation):
         return {**final, **steps[-1].accuracy.compute(), **result}
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
-        """Return what the figures were measured on and with."""
+        """Return the settings behind the figures, for the record."""
         protocol = {
             "query": ", ".join(map(str, self.edits)),
             "editing": vars(self.options),
@@ -194,7 +224,7 @@ class SequentialEditing(SystemEvaluation):
             **system.protocol(),
         }
         if isinstance(system, ConditionalModel) and system.labeler is not None:
-            # Such a model reads the attributes before an edit off the picture.
+            # Such a model needs the attributes before an edit, which are labels of the picture.
             role = "judge" if system.labeler is self.judge else "labeler"
             protocol["attributes_before"] = f"{role}: {system.labeler.name} {system.labeler.digest}"
         return protocol
@@ -210,7 +240,7 @@ class SequentialEditing(SystemEvaluation):
 
 
 class _Step:
-    """What is summed up for one edit."""
+    """Sums over the samples of one edit."""
 
     def __init__(self, schema: Schema, quality: FeatureStatistics | None, device: torch.device) -> None:
         self.accuracy = ConditionalAccuracy(schema).to(device)

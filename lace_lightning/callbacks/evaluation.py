@@ -1,4 +1,4 @@
-"""The common part of measurements at test time: batches over processes, the judge, distances, loggers."""
+"""Base class of measurements at test time: batches over processes, the judge, Fréchet distances, loggers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,18 @@ def agreed(choice: bool) -> bool:
 
 @dataclass
 class Evaluation:
-    """The result of a measurement: figures, their protocol, a grid of pictures, frames of an animation."""
+    """The result of a measurement.
+
+    Args:
+        metrics: figures by name.
+        protocol: plain values that say how the figures were measured.
+        grid: a grid of pictures, None for none.
+        frames: frames of an animation, none by default.
+
+    Example:
+        >>> Evaluation({"acc": 0.9}).metrics["acc"]
+        0.9
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -54,20 +65,38 @@ class Evaluation:
 
 
 class SystemEvaluation(pl.Callback):
-    """Measure a system at the end of a test epoch, into `evaluation`. Subclasses give `measure`.
+    """Base class of callbacks that measure a system at the end of a test epoch; a subclass gives `measure`.
 
-    Sample i depends on `seed` and i alone, batches are whole, and every process takes every n-th batch: the figures do
-    not depend on the number of processes. The system is the module under test, bound to its generator.
+    The result is `evaluation`. Sample i depends on `seed` and i alone, and every process takes every n-th batch, so
+    that the figures do not depend on the number of processes. The system is the module under test, bound to its
+    generator.
 
     Args:
-        judge: the network that measures; another than the labeler.
+        judge: the network that measures, with other weights than the labeler.
         feature_space: features and reference of the Fréchet distance; None leaves it out.
-        cache: where the measurement of the generator alone is kept; None for nowhere.
+        cache: cache of the measurement of the generator alone; None for none.
         num_samples: number of samples, at least 1.
         batch_size: samples a batch, at least 1.
         seed: the run's seed.
         progress: whether to show progress bars.
         metrics: further metrics of the pictures.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.classifiers import AttributeClassifier
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
+        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> class Count(SystemEvaluation):
+        ...     def measure(self, system, device, rank, world_size):
+        ...         return Evaluation({"batches": len(list(self._batches(rank, world_size, "count")))})
+        >>> Count(judge, num_samples=5, batch_size=2, progress=False).evaluate(lace).metrics
+        {'batches': 3}
     """
 
     def __init__(
@@ -87,18 +116,33 @@ class SystemEvaluation(pl.Callback):
         self.evaluation = Evaluation()
 
     def check(self, system: System) -> None:
-        """Refuse (LaceError) a system that cannot do what is measured, before it is trained."""
+        """Refuse a system that the measurement cannot be made with, before the system is trained.
+
+        Raises:
+            LaceError: for such a system.
+        """
 
     def use_labels(self, labels: Labels | None) -> None:
-        """Take the labels of the pairs, for measurements that need them."""
+        """Store the labels of the pairs, for measurements that need them."""
 
     def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        """Return the measurement; processes meet only when sums are added."""
+        """Return the measurement by one process; processes meet only when sums are added.
+
+        Args:
+            system: the system, in evaluation mode.
+            device: its device.
+            rank: number of the process, from 0.
+            world_size: number of processes.
+        """
         raise NotImplementedError
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the module under test, log the figures and give pictures and a table to the loggers."""
         if not isinstance(pl_module, System):
-            raise LaceError(f"What is measured must be a System, received {type(pl_module).__name__}.")
+            raise LaceError(
+                f"A measurement needs a System as the module under test, received {type(pl_module).__name__}: give "
+                "LACE or a model."
+            )
         self.evaluation = self.evaluate(pl_module, trainer.global_rank, trainer.world_size)
         figures = {f"sampling/{name}": value for name, value in self.evaluation.metrics.items()}
         pl_module.log_dict(
@@ -108,7 +152,13 @@ class SystemEvaluation(pl.Callback):
             self._show(trainer)
 
     def evaluate(self, system: System, rank: int = 0, world_size: int = 1) -> Evaluation:
-        """Run the whole measurement of one system."""
+        """Return the whole measurement of one system.
+
+        Args:
+            system: the system, bound to its generator.
+            rank: number of this process, from 0.
+            world_size: number of processes.
+        """
         training = system.training
         system.eval()
         device = next(system.parameters()).device
@@ -152,7 +202,7 @@ class SystemEvaluation(pl.Callback):
     def _unconditional_pictures(
         self, generator: Generator, rank: int, world_size: int, device: torch.device
     ) -> Iterator[Tensor]:
-        """Draw what the generator makes of the starting points themselves, uint8 batches."""
+        """Yield the generator's pictures of the starting points themselves, uint8 batches."""
         for first, count in self._batches(rank, world_size, "the generator alone"):
             yield generator.pictures(generator.mapping(generator.prior(count, self.seed, first, device)))
 
@@ -215,7 +265,7 @@ class SystemEvaluation(pl.Callback):
         }
 
     def _show(self, trainer: pl.Trainer) -> None:
-        """Hand the grid and the table per class to every logger that takes them."""
+        """Give the grid and the table of figures to every logger that takes them."""
         rows = [[name, value] for name, value in self.evaluation.metrics.items()]
         for logger in trainer.loggers:
             if hasattr(logger, "log_image") and self.evaluation.grid is not None:

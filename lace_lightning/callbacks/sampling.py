@@ -32,20 +32,42 @@ class ConditionalSampling(SystemEvaluation):
     """Draw pictures that satisfy a query with a system, and measure them at the end of a test epoch.
 
     The generator alone is measured on the same starting points where the system is compared with it. Free attributes
-    are balanced or uniform for ACC; the Fréchet distance is measured on the same samples, or, with
-    `distance_codes="pairs"`, on as many others whose attributes come from the labels of the pairs, which are in
-    `pairs`. `prior/holds` is the share of the starting points' pictures for which the query holds; for a disjunction
-    both have the shares of its sides.
+    are balanced or uniform for ACC. The Fréchet distance is measured on the same samples, or, with
+    `distance_codes="pairs"`, on as many others whose free attributes are those of rows of `pairs`. `prior/holds` is the
+    share of the starting points' pictures for which the query holds. For a disjunction the shares of its sides are
+    added to both.
 
     Args:
         judge: the network that measures.
         query: the condition.
-        feature_space: see `SystemEvaluation`, and so for `cache`, `num_samples`, `batch_size`, `seed` and `progress`.
+        feature_space: features and reference of the Fréchet distance; None leaves it out.
+        cache: cache of the measurement of the generator alone; None for none.
         pictures_per_class: columns of the grid, at least 1.
         timing_repeats: repeats of a timing with batches of `timing_batch`, at least 0.
         timing_batch: samples of a timing, at least 1.
-        distance_codes: same or pairs.
-        posterior_sets: sets of exact samples that latents are measured against, 0 for none, at least 2 for a floor.
+        distance_codes: free attributes of the samples of the Fréchet distance: same or pairs.
+        posterior_sets: sets of exact samples that latents are measured against, 2 or more; fewer for none.
+        settings: `num_samples`, `batch_size`, `seed`, `progress` and `metrics`, see `SystemEvaluation`.
+
+    References:
+        ACC and FID of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.classifiers import AttributeClassifier
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
+        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> query = parse("hat == *", schema)
+        >>> sampling = ConditionalSampling(judge, query, num_samples=4, batch_size=2, timing_repeats=0, progress=False)
+        >>> result = sampling.evaluate(lace)
+        >>> 0 <= result.metrics["acc"] <= 1, result.protocol["query"]
+        (True, 'hat == *')
     """
 
     pairs: Labels | None = None
@@ -73,19 +95,29 @@ class ConditionalSampling(SystemEvaluation):
         )
 
     def use_labels(self, labels: Labels | None) -> None:
-        """Take the labels of the pairs, from which `distance_codes="pairs"` takes free attributes."""
+        """Store the labels of the pairs, from which `distance_codes="pairs"` takes free attributes."""
         self.pairs = labels
 
     def check(self, system: System) -> None:
-        """Refuse (LaceError) a query that the system cannot draw."""
+        """Refuse a query that the system cannot draw.
+
+        Raises:
+            LaceError: for such a query.
+        """
         self.query.on(system.schema)
         system.check_query(self.query)
 
     def draw(
         self, system: System, first: int, count: int, device: torch.device, codes: Labels | None = None
     ) -> tuple[Drawn, Tensor, Labels | None]:
-        """Return what the system draws, the starting points and the free conditions of samples first .. first +
-        count - 1; conditions come from `codes` where they are given.
+        """Return one batch of samples: the drawn pictures, the starting points and the values of free attributes.
+
+        Args:
+            system: the system.
+            first: number of the first sample.
+            count: number of samples.
+            device: device of the samples.
+            codes: labels from which free attributes are taken; None for balanced or uniform values.
         """
         free = free_labels(self.query, count, self.seed, first, codes)
         z = system.generator.prior(count, self.seed, first, device)
@@ -155,13 +187,13 @@ class ConditionalSampling(SystemEvaluation):
         return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid)
 
     def prepare(self, system: System, device: torch.device) -> None:
-        """Give the system the first batch as a pilot."""
+        """Give the first batch to the system, which measures settings of its sampler on it."""
         count = min(self.batch_size, self.num_samples)
         free = free_labels(self.query, count, self.seed)
         system.prepare(self.query, system.generator.prior(count, self.seed, 0, device), free)
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
-        """Return what the figures were measured on and with."""
+        """Return the settings behind the figures, for the record."""
         return {
             "query": self.query.text,
             "distance_codes": self.distance_codes,
@@ -170,7 +202,7 @@ class ConditionalSampling(SystemEvaluation):
         }
 
     def _prior(self, system: System, device: torch.device) -> dict[str, float]:
-        """Return how often the query holds for the pictures of the starting points, as the judge sees them."""
+        """Return the shares of the starting points' pictures for which the judge sees the query."""
         if self.query.free or not system.compared:
             return {}
         labels, branches = self._judged_prior(system.generator, device), BranchShares(self.query)
@@ -207,7 +239,7 @@ class ConditionalSampling(SystemEvaluation):
         return Labels(self.judge.schema, load_tensors(path)[0]["values"])
 
     def _shown(self) -> int:
-        """Return how many of the first samples the picture needs."""
+        """Return the number of first samples that the picture needs."""
         classes = [
             self.query.schema[name].num_classes
             for name in self.query.free
@@ -216,7 +248,7 @@ class ConditionalSampling(SystemEvaluation):
         return self.pictures_per_class * (min(prod(classes), 200) if classes else 8)
 
     def _timing(self, system: System, device: torch.device, cost: dict[str, float], share: int) -> dict[str, float]:
-        """Return seconds per 64 samples: over the whole run, and the median of a few repeats with batches of 64."""
+        """Return seconds per 64 samples: of the whole run, and the median of repeats with `timing_batch` samples."""
         scale = 64 / max(share, 1)
         result = {
             "seconds/sampling_per_64": cost["sampling"] * scale,
@@ -231,8 +263,9 @@ class ConditionalSampling(SystemEvaluation):
         return result
 
     def _grid(self, system: System, kept: list[tuple[Tensor, Labels | None]]) -> Image.Image:
-        """Draw a row for every combination of free classes, in it pictures in the order of the first free continuous
-        value.
+        """Draw a row of pictures for every combination of free classes.
+
+        Pictures of a row are in the order of the first free continuous value.
         """
         images = torch.cat([part for part, _ in kept])
         title = f"{self.query.text}   {system.title}"

@@ -25,21 +25,43 @@ from .evaluation import Evaluation, SystemEvaluation
 
 
 class TemperatureStrips(SystemEvaluation):
-    """Sample the query from the same starting points at every temperature (the logits' divisor τ), and measure.
+    """Sample a query from the same starting points at several temperatures (the logits' divisor τ), and measure each.
 
-    `tau<τ>/probability` is the probability that the judge gives the query, on average; `tau<τ>/holds`,
-    `tau<τ>/<distance>`, `tau<τ>/evaluations`; `acc`, `evaluations` and the distance without prefix are those of the
-    last temperature.
+    Figures of a temperature: `tau<τ>/probability`, the mean probability that the judge gives the query; `tau<τ>/holds`;
+    `tau<τ>/<distance>`, the Fréchet distance; `tau<τ>/evaluations`. `acc`, `evaluations` and the distance without
+    prefix are those of the last temperature.
 
     Args:
         judge: the network that measures.
         query: the condition, with a value for every attribute.
         temperatures: values of τ, each above 0.
-        feature_space: see `SystemEvaluation`, and so for the other settings.
-        strips: people in the picture, one row each, one column a temperature.
+        feature_space: features and reference of the Fréchet distance; None leaves it out.
+        cache: cache of the measurement of the generator alone; None for none.
+        strips: number of samples in the picture, at least 1: a row for each, and a column for each temperature.
+        settings: `num_samples`, `batch_size`, `seed`, `progress` and `metrics`, see `SystemEvaluation`.
 
     Raises:
         LaceError: for a query with free attributes, and for temperatures that are not above 0.
+
+    References:
+        Temperatures of discrete attributes in LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.classifiers import AttributeClassifier
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
+        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> query = parse("hat == 1", schema)
+        >>> strips = TemperatureStrips(judge, query, [0.5, 2.0], num_samples=2, batch_size=2, progress=False)
+        >>> result = strips.evaluate(lace)
+        >>> {"tau0.5/probability", "tau2/probability"} <= set(result.metrics)
+        True
     """
 
     def __init__(
@@ -59,11 +81,18 @@ class TemperatureStrips(SystemEvaluation):
                 f"{', '.join(query.free)} free: give a value."
             )
         if not temperatures or not all(tau > 0 for tau in temperatures):
-            raise LaceError(f"task.temperatures must be at least one number above 0, received {list(temperatures)}.")
+            raise LaceError(
+                f"task.temperatures must be one or more numbers above 0, received {list(temperatures)}: for example "
+                "[0.5, 1, 2]."
+            )
         self.query, self.temperatures, self.strips = query, list(temperatures), strips
 
     def check(self, system: System) -> None:
-        """Refuse (LaceError) a system without temperatures, and a query that it cannot draw."""
+        """Refuse a system without temperatures, and a query that the system cannot draw.
+
+        Raises:
+            LaceError: for such a system or query.
+        """
         self.query.on(system.schema)
         system.with_temperature(1.0).check_query(self.query)
 

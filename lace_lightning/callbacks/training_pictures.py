@@ -15,7 +15,13 @@ from ..training.generator import GANTraining
 
 
 def generator_grid(module: GANTraining, rows: int = 8, columns: int = 10) -> Image.Image:
-    """Draw pictures of the moving average, always from the same latents."""
+    """Return a picture grid of the moving average, always of the same latents.
+
+    Args:
+        module: the training of a generator.
+        rows: rows of the grid, at least 1.
+        columns: columns of the grid, at least 1.
+    """
     images = to_bytes(module.sample(rows * columns)).cpu()
     return labelled_grid(
         list(images.split(columns)), [""] * rows, f"{float(module.images_seen) / 1000:.0f} thousand pictures seen"
@@ -23,8 +29,15 @@ def generator_grid(module: GANTraining, rows: int = 8, columns: int = 10) -> Ima
 
 
 class TrainingPictures(pl.Callback):
-    """Every `every_kimg` thousand pictures,
-    write what the moving average draws to `path` and hand it to the loggers.
+    """Write pictures of the moving average to a file, and give them to the loggers, at intervals of a training.
+
+    Args:
+        path: the PNG file, which is overwritten.
+        every_kimg: thousand training pictures between two drawings, at least 0.001.
+
+    Example:
+        >>> TrainingPictures("samples.png", every_kimg=20.0).every
+        20000
     """
 
     def __init__(self, path: str | Path, every_kimg: float = 20.0) -> None:
@@ -34,6 +47,7 @@ class TrainingPictures(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Draw the pictures when the next interval of training pictures is complete."""
         assert isinstance(pl_module, GANTraining)
         number = int(pl_module.images_seen) // self.every
         if number == self.last or not trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from ..source import code_of, identity_of
 from .batches import TensorBatches
 from .resumable_arrays import META, fill, open_rows, rows_done
 
+# Fewer labels than this may be of one class by chance.
+FEW = 50
 # Pictures of up to so many bytes are stored even where no classifier needs them.
 SMALL = 2**32
 
@@ -102,6 +105,62 @@ def keep_pictures(choice: bool | str, generator: Generator, count: int, space: s
             "set pairs.pictures=auto."
         )
     return bool(choice) if choice != "auto" else space == "x" or count * math.prod(generator.image_shape) <= SMALL
+
+
+def check_values(schema: Schema, logits: Tensor) -> None:
+    """Refuse continuous answers of a labeler that are no values from 0 to 1; a network may miss the ends by a little.
+
+    Args:
+        schema: the labeler's schema.
+        logits: its answers (B, L), NaN where it does not know.
+
+    Raises:
+        LaceError: for infinite answers, and where more than a tenth are below -0.5 or above 1.5.
+    """
+    for attribute in schema:
+        values = logits[:, schema.slices[attribute.name]]
+        if values.isinf().any():
+            raise LaceError(
+                f"Answers of a labeler must be finite, and {int(values.isinf().any(1).sum())} of {len(values)} for "
+                f"'{attribute.name}' are infinite: return NaN where the label is not known."
+            )
+        if attribute.kind == "continuous" and ((values < -0.5) | (values > 1.5)).double().mean() > 0.1:
+            known = values[~values.isnan()]
+            raise LaceError(
+                f"Values of '{attribute.name}' must lie in [0, 1], and the labeler gives {float(known.min()):g} to "
+                f"{float(known.max()):g}: scale them."
+            )
+
+
+def check_labels(labels: Labels) -> None:
+    """Refuse labels that say nothing of an attribute, and warn of classes that no pair has.
+
+    Args:
+        labels: labels (N, K) of all pairs.
+
+    Raises:
+        LaceError: where all of at least 50 known labels of an attribute are one.
+    """
+    for index, attribute in enumerate(labels.schema):
+        values = labels.values[labels.known[:, index], index]
+        if len(values) < FEW:
+            continue
+        is_discrete = attribute.kind == "discrete"
+        if bool((values == values[0]).all()):
+            label = attribute.class_name(int(values[0])) if is_discrete else f"{float(values[0]):g}"
+            raise LaceError(
+                f"Pairs need at least two different labels of '{attribute.name}', and all {len(values)} are {label}: "
+                "check the labeler and the range of the pictures that it expects, or leave the attribute out."
+            )
+        if is_discrete:
+            counts = torch.bincount(values.long(), minlength=attribute.num_classes)
+            missing = [attribute.class_name(number) for number in (counts == 0).nonzero()[:, 0].tolist()]
+            if missing:
+                warnings.warn(
+                    f"None of {len(values)} pairs has the label {', '.join(missing[:10])} of '{attribute.name}': a "
+                    "classifier cannot learn it, and figures of it mean nothing. Make more pairs.",
+                    stacklevel=2,
+                )
 
 
 class PairSet:
@@ -250,6 +309,7 @@ def make_pairs(
         for images in generator.parts(w):
             # The labeler sees the stored picture, rounding included.
             answers.append(labeler(from_bytes(images)))
+            check_values(labeler.schema, answers[-1])
             if pictures:
                 kept.append(images.cpu())
         logits = torch.cat(answers)
@@ -344,6 +404,7 @@ class LatentPairsDataModule(pl.LightningDataModule):
         """
         if self.parts:
             return
+        check_labels(self.pairs.labels().part(self.schema))
         tensors = self._tensors(self.pairs)
         chosen = split_rows(len(self.pairs), self.pairs.seed, *self.fractions)
         self.parts = {name: tuple(tensor[rows] for tensor in tensors) for name, rows in chosen.items()}

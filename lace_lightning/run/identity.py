@@ -75,6 +75,9 @@ def result_identity(content: Mapping[str, Any]) -> dict[str, Any]:
         name, and the version of this package.
     """
     counts = _without_indifferent(content)
+    if "trainer" in counts:
+        # Lightning tells 1 (a batch) from 1.0 (all batches), and a digest does not.
+        counts["trainer"] = {name: repr(value) for name, value in counts["trainer"].items()}
     return {
         "settings": counts,
         "files": dict(_files(counts)),
@@ -93,7 +96,7 @@ def training_identity(settings: Settings) -> dict[str, Any]:
         Settings of the trainer and of further callbacks, and the code of these.
     """
     trainer = {
-        name: value
+        name: repr(value)
         for name, value in settings.trainer.items()
         if value is not None and name not in NOT_TRAINING and not is_indifferent(f"trainer.{name}")
     }
@@ -123,7 +126,8 @@ def part_of_data(settings: Settings) -> str | None:
     """
     for name, whole in PARTS.items():
         value = settings.trainer.get(name)
-        if value not in whole:
+        # 1 is one batch, and 1.0 is all of them.
+        if not any(type(value) is type(one) and value == one for one in whole):
             return f"trainer.{name}={value}"
     return None
 

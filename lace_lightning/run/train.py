@@ -114,6 +114,9 @@ def train(
     with entry.making(f"the training of {kind.__name__}") if is_rank_zero() else nullcontext():
         if entry.has(TRAINED):
             study.say(f"found {kind.__name__} {entry.key}")
+            if is_rank_zero():
+                # A process that was killed at its very end leaves them.
+                remove_checkpoints(entry.folder)
         else:
             study.say(f"training {kind.__name__} {entry.key}", entry.why())
             seconds = _fit_stages(study, module, data, stages, entry, loggers)
@@ -162,8 +165,6 @@ def _fit_stages(
         with sealed_path(folder / TRAINED) as temporary:
             module.save_trained(temporary, seconds=seconds)
         remove_checkpoints(folder)
-        for left in folder.rglob("steps.json"):
-            left.unlink()
     trainer.strategy.barrier()
     return None
 

@@ -1,4 +1,4 @@
-"""The noun of everything that draws pictures by attribute: LACE and the models it is compared with."""
+"""Base classes of systems that draw pictures by attribute: LACE and the models that it is compared with."""
 
 from __future__ import annotations
 
@@ -34,8 +34,14 @@ class Drawn:
 
     Args:
         sample: latents or pictures of the system's space, with evaluations, seconds and diagnostics.
-        images: pictures as bytes, uint8 (B, C, H, W).
+        images: pictures (B, C, H, W) uint8.
         synthesis_seconds: wall time from latents to pictures, in seconds.
+
+    Example:
+        >>> import torch
+        >>> drawn = Drawn(Sample(torch.zeros(2, 4), 0.0, 0.0), torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        >>> drawn.images.shape
+        torch.Size([2, 3, 8, 8])
     """
 
     sample: Sample
@@ -48,10 +54,14 @@ class SamplingPlan:
     """The samples of one measurement, for observers that draw reference samples beside them.
 
     Args:
-        batches: (number of the first sample, count) of every batch.
+        batches: number of the first sample and number of samples of every batch.
         seed: the run's seed.
-        posterior_sets: sets of exact samples to measure against, 0 for none.
-        cache: where reference samples are kept, None for nowhere.
+        posterior_sets: sets of exact samples to measure against, 2 or more; fewer for none.
+        cache: cache of reference samples, None for none.
+
+    Example:
+        >>> SamplingPlan(batches=[(0, 500), (500, 500)], seed=1).posterior_sets
+        0
     """
 
     batches: Sequence[tuple[int, int]]
@@ -61,31 +71,59 @@ class SamplingPlan:
 
 
 class Observer(Protocol):
-    """Diagnostics that a system collects over the batches of one query."""
+    """Protocol of diagnostics that a system collects over the batches of one query.
+
+    Example:
+        >>> import torch
+        >>> class Count:
+        ...     total = 0
+        ...
+        ...     def update(self, start, sample, free):
+        ...         self.total += len(start)
+        ...
+        ...     def compute(self):
+        ...         return {"count": float(self.total)}, {}
+        >>> observer: Observer = Count()
+        >>> observer.update(torch.zeros(3, 2), Sample(torch.zeros(3, 2), 0.0, 0.0), None)
+        >>> observer.compute()
+        ({'count': 3.0}, {})
+    """
 
     def update(self, start: Tensor, sample: Sample, free: Labels | None) -> None:
-        """Add a batch: starting points z (B, Dz), what became of them, values of free attributes."""
+        """Add a batch: starting points z (B, Dz), the samples drawn from them, and values of free attributes."""
 
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return figures by name, and entries of the protocol."""
 
 
 class System(pl.LightningModule):
-    """A system that draws pictures with attributes, and may edit latents: LACE or a model of its own kind.
+    """Base class of systems that draw pictures with attributes, and may edit latents: LACE or a model of another kind.
 
-    A system is trained by Lightning on batches of a data module, bound to a frozen generator and a labeler
-    (`bind`), and then asked: `draw` samples a query, `step_editor` edits. Subclasses give `draw_points`, the training
+    A system is trained by Lightning on batches of a data module and bound to a frozen generator and a labeler (`bind`).
+    After that `draw` samples a query, and `step_editor` edits latents. A subclass gives `draw_points`, the training
     step and the optimizer.
 
-    Args:
-        schema: the attributes that the system knows.
-
     Attributes:
-        space: where points lie: z, w, or x for pictures.
+        schema: the attributes that the system knows.
+        space: the space of its points: z, w, or x for pictures.
         kind: the kind that its files carry.
         draws_with: names of constructor arguments that decide how it draws and not how it is trained.
         edit_options: class of the options of its editor, None for systems that do not edit.
         compared: whether the generator alone is measured beside it.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> class Unchanged(System):
+        ...     space, schema = "w", Schema("s", (Attribute("hat"),))
+        ...
+        ...     def draw_points(self, query, z, seeds, free):
+        ...         return Sample(self.generator.mapping(z), 0.0, 0.0)
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 48), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 4, 4)))
+        >>> system = Unchanged().bind(ModuleGenerator(decoder, 4, (3, 4, 4)))
+        >>> system.draw(system.parsed("hat == 1"), torch.zeros(2, 4), torch.arange(2)).images.shape
+        torch.Size([2, 3, 4, 4])
     """
 
     space: str
@@ -101,18 +139,22 @@ class System(pl.LightningModule):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of settings and weights."""
+        """16 hexadecimal digits of settings and weights, which name the system in caches and records."""
         return digest({"class": type(self).__name__, "settings": dict(self.hparams), "state": dict(self.state_dict())})
 
     def bind(self, generator: Generator, labeler: Labeler | None = None) -> Self:
-        """Give the generator whose latents the system draws and the labeler of its pictures; return self."""
+        """Give the generator whose latents the system draws, and the labeler of its pictures; return self."""
         # In a tuple: neither is a part of the system's own state.
         self._bound = (generator, labeler)
         return self
 
     @property
     def generator(self) -> Generator:
-        """The generator of `bind`. Raises LaceError before that."""
+        """The generator of `bind`.
+
+        Raises:
+            LaceError: when `bind` was not called yet.
+        """
         if self._bound is None:
             raise LaceError(f"{type(self).__name__} has no generator yet: call bind(generator, labeler) first.")
         return self._bound[0]
@@ -128,17 +170,25 @@ class System(pl.LightningModule):
         return self.space != "x"
 
     def parsed(self, query: str | Query) -> Query:
-        """Return a query on the system's schema. Raises LaceError for attributes that it does not know."""
+        """Return a query, given as text or query, on the system's schema.
+
+        Raises:
+            LaceError: for attributes that the system does not know.
+        """
         return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
 
     def check_query(self, query: Query) -> None:
-        """Refuse (LaceError) a query that the system cannot draw, before it is trained."""
+        """Refuse a query that the system cannot draw, before it is trained.
+
+        Raises:
+            LaceError: for such a query.
+        """
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
-        """Measure on a pilot what the sampler needs; called once, with the first batch, before `draw`."""
+        """Measure on a pilot the settings that the sampler needs; called once with the first batch, before `draw`."""
 
     def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
-        """Return pictures that a query asks for.
+        """Return pictures that satisfy a query.
 
         Args:
             query: the condition, of any schema that has the system's attributes.
@@ -154,7 +204,7 @@ class System(pl.LightningModule):
         return Drawn(sample, images, seconds)
 
     def draw_points(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None) -> Sample:
-        """Return points of the system's space that a query asks for; see `draw`."""
+        """Return points of the system's space that satisfy a query; see `draw` for the arguments."""
         raise NotImplementedError
 
     def pictures_of(self, sample: Sample) -> Tensor:
@@ -162,7 +212,7 @@ class System(pl.LightningModule):
         return to_bytes(sample.z) if self.space == "x" else self.generator.pictures(sample.z)
 
     def timed_pictures(self, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        """Return the pictures that `make` makes, and the seconds that it took."""
+        """Return the pictures that a function makes, and its wall time in seconds."""
         start = time.perf_counter()
         with torch.no_grad():
             images = make()
@@ -175,14 +225,28 @@ class System(pl.LightningModule):
         return None
 
     def step_editor(self, options: Any) -> StepEditor:
-        """Return the editor of latents of the generator. Raises LaceError for systems that do not edit."""
+        """Return the editor of latents of the generator.
+
+        Args:
+            options: options of the class `edit_options`.
+
+        Raises:
+            LaceError: for systems that do not edit.
+        """
         raise LaceError(
             f"Editing needs a system that edits, and {type(self).__name__} only draws: set model=styleflow, or "
             "model=none for LACE."
         )
 
     def with_temperature(self, temperature: float) -> System:
-        """Return the system with logits divided by a temperature. Raises LaceError for systems without logits."""
+        """Return the system with logits divided by a temperature.
+
+        Args:
+            temperature: the divisor, above 0.
+
+        Raises:
+            LaceError: for systems without logits.
+        """
         raise LaceError(
             f"A temperature divides the logits of a latent classifier, and {type(self).__name__} draws without: set "
             "model=none."
@@ -195,49 +259,62 @@ class System(pl.LightningModule):
 
     @property
     def title(self) -> str:
-        """What progress bars and pictures call the system."""
+        """The name of the system in progress bars and pictures."""
         return type(self).__name__
 
     def protocol(self, query: Query | None = None) -> dict[str, Any]:
-        """Return what the figures of the system were made with, beside its settings."""
+        """Return further settings behind the figures of the system, for the record."""
         return {}
 
     def training_data(self) -> str:
-        """Return what the system is trained on: `pairs`, or `pictures` of the data set."""
+        """Return the data that the system is trained on: `pairs`, or `pictures` of the data set."""
         return "pictures" if self.space == "x" else "pairs"
 
     def after_training(self, data: pl.LightningDataModule) -> None:
-        """Do what follows the last training step and belongs to the training."""
+        """Finish the training after its last step, for example by a calibration."""
 
     def save_trained(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write the whole trained state as safetensors, atomically."""
+        """Write the whole trained state and metadata as safetensors, atomically."""
         save_tensors(path, self.state_dict(), {"kind": f"trained {self.kind}", "metadata": metadata})
 
     def load_trained(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Read what `save_trained` wrote; return its metadata."""
+        """Read a file of `save_trained`, and return its metadata."""
         tensors, config = load_tensors(path)
         self.load_state_dict(tensors)
         return dict(config["metadata"])
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write what drawing needs as safetensors, atomically."""
+        """Write the tensors that drawing needs as safetensors, atomically."""
         raise NotImplementedError
 
 
 class ConditionalModel(System):
-    """A generative model of points of `space` with conditions: w (B, Dw) of a generator, or pictures (B, C, H, W).
+    """Base class of generative models with conditions: of w (B, Dw) of a generator, or of pictures (B, C, H, W).
 
-    It is trained on batches (points, labels (B, K), known (B, K) bool): latents as they are, pictures uint8 or in
-    [-1, 1]. Subclasses give the training step, the optimizer and `sample`; `saved_state` is what drawing needs of the
-    state; with `needs_condition` every code must know an attribute.
+    A model is trained on batches (points, labels (B, K), known (B, K) bool), where pictures are uint8 or in [-1, 1]. A
+    subclass gives the training step, the optimizer and `sample`. `saved_state` is the part of the state that drawing
+    needs. With `needs_condition` every code must know an attribute. A model that `composes` has an energy for every
+    query.
 
     Args:
         schema: the attributes that the model knows.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> class Repeat(ConditionalModel):
+        ...     space = "w"
+        ...
+        ...     def sample(self, codes, seeds, starts=None):
+        ...         return Sample(self.checked(codes, seeds).values, 0.0, 0.0)
+        >>> model = Repeat(Schema("s", (Attribute("hat"), Attribute("smile"))))
+        >>> model.sample_query("hat == 1", torch.arange(2)).z.tolist()
+        [[1.0, 0.0], [1.0, 0.0]]
     """
 
-    # Which columns of a batch's labels are its attributes, in its order; None for all.
+    # Columns of a batch's labels that are the model's attributes, in its order; None for all.
     columns: list[int] | None = None
-    # Whether it has an energy for every query.
+    # Whether the model has an energy for every query.
     composes = False
     needs_condition = False
     edit_advice = "editing=styleflow_v1, editing=styleflow_v2, or model=none for LACE"
@@ -247,42 +324,48 @@ class ConditionalModel(System):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
-        # The metadata of its file, of models that were loaded.
+        # The metadata of the file that the model was loaded from.
         self.metadata: dict[str, Any] = {}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Return the batch with the labels of the model's attributes alone."""
         if self.columns is None:
             return batch
         points, *labels = batch
         return (points, *(part[:, self.columns] for part in labels))
 
     def test_step(self, batch: Any, batch_index: int) -> None:
-        """Do nothing: what it draws is measured by a callback."""
+        """Do nothing, because a callback measures the samples of the model."""
 
     def saved_state(self) -> dict[str, Tensor]:
         """Return the tensors that a file holds."""
         return dict(self.state_dict())
 
     def load_saved_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `saved_state` gave."""
+        """Load the tensors of `saved_state`."""
         self.load_state_dict(tensors)
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None, **metadata: Any) -> None:
-        """Write what drawing needs, the arguments and metadata as safetensors, atomically."""
+        """Write the tensors that drawing needs, the arguments and metadata as safetensors, atomically."""
         save_tensors(
             path, self.saved_state(), {"kind": self.kind, "arguments": dict(self.hparams), "metadata": metadata}, dtype
         )
 
     @classmethod
     def load(cls: type[M], path: str | os.PathLike[str], **settings: Any) -> M:
-        """Read what `save` wrote, ready for drawing (frozen), with other `settings` of `draws_with` where given.
+        """Return the model of a file that `save` wrote, frozen and in evaluation mode.
 
-        Raises LaceError for missing, damaged or other weights.
+        Args:
+            path: the file.
+            settings: other values of arguments that `draws_with` names.
+
+        Raises:
+            LaceError: for missing or damaged weights, and those of another kind or network.
         """
         tensors, config = load_tensors(path)
         if config.get("kind") != cls.kind:
             raise LaceError(f"The weights '{path}' must be a {cls.kind} and are of kind '{config.get('kind')}'.")
-        # What it began from is in its weights.
+        # The weights replace the initial weights, which need not exist any more.
         begun = {"start": None} if "start" in config["arguments"] else {}
         model = cls(**{**config["arguments"], **begun, **settings})
         if {name: value.shape for name, value in tensors.items()} != {
@@ -290,31 +373,34 @@ class ConditionalModel(System):
         }:
             raise LaceError(
                 f"The weights '{path}' do not have the tensors of the network that their configuration describes: get "
-                f"the file "
-                "again."
+                "the file again."
             )
         model.load_saved_state(tensors)
         model.metadata = dict(config["metadata"])
         return model.eval().requires_grad_(False)
 
     def checked(self, codes: Labels, seeds: Tensor | None = None, starts: Tensor | None = None) -> Labels:
-        """Return codes as labels (B, K) of the model's schema on its device, by name; what they do not have is not
-        known.
+        """Return codes as labels (B, K) of the model's schema on its device; other attributes are not known.
 
-        Raises LaceError for codes that know attributes which the model does not have or has otherwise, or values which
-        there are not; for one that knows nothing where the model `needs_condition`; and, with seeds, for no codes and
-        for other numbers of seeds or starts.
+        Args:
+            codes: labels (B rows) of any schema; attributes are matched by name.
+            seeds: seeds, of which there must be B; None leaves this check out.
+            starts: starting points, of which there must be B; None for none.
+
+        Raises:
+            LaceError: for known attributes that the model does not have or has otherwise, for values out of range, for
+                a code that knows nothing where the model `needs_condition`, and, with seeds, for no codes and other
+                numbers of seeds or starts.
         """
         if seeds is not None and (
             len(codes) != len(seeds) or not len(codes) or (starts is not None and len(starts) != len(codes))
         ):
             raise LaceError(
                 f"Every sample needs a code, a seed and, where given, a start; received {len(codes)} codes, "
-                f"{len(seeds)} seeds "
-                f"and {'no' if starts is None else len(starts)} starts."
+                f"{len(seeds)} seeds and {'no' if starts is None else len(starts)} starts: give as many of each."
             )
         with torch.inference_mode(False):
-            # New tensors: those of inference mode take part in no gradient.
+            # New tensors, because those of inference mode cannot take part in a gradient.
             result = Labels.constant(self.schema, len(codes)).to(self.device)
             for index, attribute in enumerate(codes.schema):
                 known = codes.known[:, index].to(self.device)
@@ -326,37 +412,43 @@ class ConditionalModel(System):
             if self.needs_condition and bool(nothing.any()):
                 raise LaceError(
                     f"{type(self).__name__} needs a condition, and code {int(nothing.nonzero()[0])} knows no "
-                    f"attribute: give "
-                    "one."
+                    "attribute: give one."
                 )
             return result
 
     def _place(self, attribute: Attribute, values: Tensor) -> int:
-        """Return the column of an attribute of which codes know these values (N,), N > 0."""
+        """Return the column of an attribute whose known values in the codes are these (N,), N > 0."""
         own = self.schema[attribute.name]
         if not own.agrees_with(attribute):
             raise LaceError(
                 f"Codes must be of the attributes {', '.join(self.schema.names)} that the model was trained on, and "
-                f"their "
-                f"'{attribute.name}' is another: give codes of the schema '{self.schema.name}'."
+                f"their '{attribute.name}' is another: give codes of the schema '{self.schema.name}'."
             )
-        what, high = ("classes", own.num_classes - 1) if own.kind == "discrete" else ("values", 1)
+        numbers, high = ("classes", own.num_classes - 1) if own.kind == "discrete" else ("values", 1)
         fits = (values >= 0) & (values <= high) & ((values == values.round()) | (own.kind != "discrete"))
         if not bool(fits.all()):
             raise LaceError(
-                f"Codes of '{own.name}' must be {what} from 0 to {high}, received {float(values[~fits][0]):g}: correct "
-                f"them, "
-                "and say in `known` what is free."
+                f"Codes of '{own.name}' must be {numbers} from 0 to {high}, received {float(values[~fits][0]):g}: "
+                "correct them, or set `known` to False for free attributes."
             )
         return self.schema.index(own.name)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return points `Sample.z` with the attributes `codes` (B, K), free where they are not known; each has a seed
-        (B,) int64.
+        """Return points of `space` with the attributes that the codes ask for.
 
-        `starts` are points of `space` to begin at, for models whose chains begin at the generator's own latents. Sample
-        i depends on its seed, code and start alone, unless the method couples a batch, which its docstring then says.
-        `evaluations` counts network evaluations per sample. Raises LaceError for codes that the model cannot take.
+        Sample i depends on its seed, code and start alone. The docstring of a method that couples a batch states it.
+
+        Args:
+            codes: labels (B, K); attributes that are not known are free.
+            seeds: one seed a sample (B,) int64.
+            starts: points of `space` (B, ...) at which chains begin, for models that begin at the generator's latents;
+                None for the model's own starts.
+
+        Returns:
+            Points `z`, with network evaluations per sample.
+
+        Raises:
+            LaceError: for codes that the model cannot take.
         """
         raise NotImplementedError
 
@@ -368,11 +460,17 @@ class ConditionalModel(System):
         logic: str = "exact",
         starts: Tensor | None = None,
     ) -> Sample:
-        """Return points that a query asks for, one a seed (B,), as `sample` does; `free` (B rows) gives the values of
-        free attributes.
+        """Return points that satisfy a query, one for each seed.
 
-        Models with an energy for every query take any, and `logic` is how it is composed; others take what labels can
-        say, and raise LaceError for more than a conjunction of ==.
+        Args:
+            query: the condition; more than a conjunction of == for models that `composes` alone.
+            seeds: one seed a sample (B,) int64.
+            free: values of the query's free attributes, B rows; None where nothing is free.
+            logic: how the energy of a query with OR or NOT is composed: exact or paper.
+            starts: points at which chains begin, see `sample`.
+
+        Raises:
+            LaceError: for queries and codes that the model cannot take.
         """
         query = self.parsed(query)
         self.check_query(query)
@@ -383,34 +481,51 @@ class ConditionalModel(System):
         return self.draw_energy(energy, seeds, starts, torch.tensor(len(query.attributes)))
 
     def energy(self, query: str | Query, free: Labels | None = None, *, logic: str = "exact") -> Energy:
-        """Return the energy of a query on points of `space`, of models that have one; `free` (B rows) has values of
-        free attributes.
+        """Return the energy of a query on points of `space`, for models that `composes`.
+
+        Args:
+            query: the condition.
+            free: values of the query's free attributes, one row a sample; None where nothing is free.
+            logic: how OR and NOT are composed: exact or paper.
         """
         raise NotImplementedError
 
     def draw_energy(
         self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None
     ) -> Sample:
-        """Return points of an energy of points, of models that have energies; `terms`, one or (B,), says of how many it
-        is the sum.
+        """Return points of an energy of points of `space`, for models that `composes`.
+
+        Args:
+            energy: the energy of points (B, ...).
+            seeds: one seed a sample (B,) int64.
+            starts: points at which chains begin, see `sample`.
+            terms: number of attributes that the energy is a sum over, a scalar or (B,); None where it is not known.
         """
         raise NotImplementedError
 
     def editor(self, generator: Generator, labeler: Labeler, options: Any) -> StepEditor:
-        """Return what edits latents of a generator, whose pictures `labeler` labels before any edit; `options` are
-        `edit_options`.
+        """Return the editor of a generator's latents.
+
+        Args:
+            generator: the generator.
+            labeler: the network that labels the pictures before any edit.
+            options: options of the class `edit_options`.
         """
         raise NotImplementedError
 
     def check_query(self, query: Query) -> None:
-        """Refuse (LaceError) anything but a conjunction of ==, of models without an energy for it."""
+        """Refuse a query that is no conjunction of ==, unless the model has an energy for it.
+
+        Raises:
+            LaceError: for such a query.
+        """
         if not self.composes and not query.is_conjunction:
             raise LaceError(
                 f"{type(self).__name__} takes a conjunction of ==, received '{query.text}': write for example "
                 '"glasses == 1 and smile == 0".'
             )
         if self.composes and not query.is_conjunction:
-            # Built once before the training: a missing energy is found now.
+            # Built once before the training, so that a missing energy is found early.
             free = free_labels(query, 1)
             self.energy(query.on(self.schema), None if free is None else free.part(self.schema), logic=self.logic)
 

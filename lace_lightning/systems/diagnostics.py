@@ -29,19 +29,38 @@ from ..targets import free_labels, wanted_labels
 if TYPE_CHECKING:
     from .base import SamplingPlan
 
-# More groups than this are one.
+# With more combinations of free classes than this, all samples are one group.
 MOST_GROUPS = 20
-# Rejection needs so many attempts at most; rarer targets are annealed slowly.
+# The most attempts per sample of rejection; exact samples of rarer targets are annealed slowly.
 ATTEMPTS = 400
 
-# What samplers tell as one number a batch.
+# Diagnostics of samplers that are one number a batch; they are averaged over the samples.
 AVERAGED = ("acceptance", "acceptance_end", "corrector_acceptance", "attempts", "checks")
 
 MakeEnergy = Callable[[Labels | None], Energy]
 
 
 def groups_of(query: Query, free: Labels | None, count: int, device: torch.device) -> tuple[Tensor, int]:
-    """Return which combination of free classes each sample has (count,), and how many there are."""
+    """Return the combination of free classes of each sample, and the number of combinations.
+
+    Args:
+        query: the condition.
+        free: values of its free attributes, `count` rows; None where nothing is free.
+        count: number of samples.
+        device: device of the result.
+
+    Returns:
+        Numbers (count,) int64 of the combinations, from 0, and how many there are; 0 and 1 where nothing discrete is
+        free, or there are more than `MOST_GROUPS`.
+
+    Example:
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Labels, Schema
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> free = Labels.constant(schema, 3, hat=torch.tensor([0.0, 1.0, 1.0]))
+        >>> groups_of(parse("hat == *", schema), free, 3, torch.device("cpu"))
+        (tensor([0, 1, 1]), 2)
+    """
     names = [name for name in query.free if query.schema[name].kind == "discrete"]
     combinations = list(product(*(range(query.schema[name].num_classes) for name in names)))
     group = torch.zeros(count, dtype=torch.long, device=device)
@@ -53,8 +72,31 @@ def groups_of(query: Query, free: Labels | None, count: int, device: torch.devic
 
 
 class PictureCheck:
-    """(latents, rows) -> whether a labeler sees the query in their pictures; keeps the pictures of the last look at
-    each row.
+    """Check of a sampler: whether a labeler sees the query in the pictures of latents; the pictures are kept.
+
+    `check(z, rows)` returns bool (A,) for latents z (A, Dz) of the samples `rows` (A,). `images` holds the last picture
+    that was made for each sample.
+
+    Args:
+        generator: the generator.
+        labeler: the network that labels the pictures.
+        query: the condition.
+        free: values of its free attributes, `count` rows; None where nothing is free.
+        count: number B of samples.
+        tolerance: the largest difference, 0 or more, at which a continuous attribute equals its value.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
+        >>> labeler = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> check = PictureCheck(generator, labeler, parse("hat == 1", schema), None, count=5, tolerance=0.1)
+        >>> check(torch.zeros(2, 4), torch.tensor([0, 3])).shape, check.images.shape
+        (torch.Size([2]), torch.Size([5, 3, 16, 16]))
     """
 
     def __init__(
@@ -71,7 +113,29 @@ class PictureCheck:
 
 
 class Diagnosis:
-    """Collects what `Diagnosis.update` is told of every batch; `compute` gives the figures."""
+    """Diagnostics of a sampler on latents: `update` adds a batch, `compute` returns the figures.
+
+    Args:
+        query: the condition.
+        classifier: the latent classifier of its attributes.
+        generator: the generator whose latents are sampled.
+        device: device of the sums.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
+        >>> classifier = AttributeClassifier(schema, "z", "mlp", {"input_dim": 4, "hidden": []})
+        >>> diagnosis = Diagnosis(parse("hat == 1", schema), classifier, generator, torch.device("cpu"))
+        >>> z, energy = generator.prior(8), classifier.energy("hat == 1")
+        >>> diagnosis.update(z, Sample(z, 0.0, 0.0), None, event=energy, target=energy)
+        >>> {"own/holds", "confidence", "spread"} <= set(diagnosis.compute())
+        True
+    """
 
     def __init__(
         self, query: Query, classifier: AttributeClassifier, generator: Generator, device: torch.device
@@ -87,7 +151,15 @@ class Diagnosis:
 
     @torch.no_grad()
     def update(self, start: Tensor, sample: Sample, free: Labels | None, event: Energy, target: Energy) -> None:
-        """Add a batch: its starting points, what became of them, energies of the event and of the target on z."""
+        """Add a batch.
+
+        Args:
+            start: starting points z (B, Dz).
+            sample: the samples drawn from them.
+            free: values of free attributes, B rows; None where nothing is free.
+            event: the energy of the event on z, -log p(c|w).
+            target: the energy of the target on z.
+        """
         count = len(start)
         group, _ = groups_of(self.query, free, count, start.device)
         u = self.map(sample.z)
@@ -127,12 +199,26 @@ def _num_groups(query: Query) -> int:
 
 
 class PosteriorDistance:
-    """Fréchet distance of latents to exact samples of the same target, beside that of exact samples to each other (the
-    floor).
+    """Fréchet distance of latents to exact samples of the same target, and between sets of exact samples (the floor).
 
-    Statistics are those of the classifier's space (z for a classifier of pictures), per combination of free classes, of
-    equally many samples; `sets` independent exact sets are drawn by rejection, or by slow annealing where the target is
+    Statistics are those of the classifier's space (z for a classifier of pictures), for each combination of free
+    classes, of equally many samples. The exact sets are drawn by rejection, or by slow annealing where the target is
     rarer than 1 in `ATTEMPTS`.
+
+    Args:
+        query: the condition.
+        map: the map from z (B, Dz) to the latents (B, D) that are compared.
+        dim: size D of these latents.
+        sets: number of independent exact sets, at least 1, at least 2 for a floor.
+        device: device of the statistics.
+
+    Example:
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> query = parse("hat == *", Schema("s", (Attribute("hat"),)))
+        >>> distance = PosteriorDistance(query, lambda z: z, dim=2, sets=2, device=torch.device("cpu"))
+        >>> distance.groups
+        2
     """
 
     def __init__(
@@ -155,7 +241,7 @@ class PosteriorDistance:
                 part.update(u[rows])
 
     def update(self, z: Tensor, free: Labels | None) -> None:
-        """Add the latents of a batch."""
+        """Add the latents z (B, Dz) of a batch, with the values of its free attributes."""
         with torch.no_grad():
             self._add(self.own, z, free)
 
@@ -169,7 +255,21 @@ class PosteriorDistance:
         cache: Cache | None,
         key: Mapping[str, Any],
     ) -> tuple[dict[str, float], str]:
-        """Return the figures, and how the exact sets were drawn; sets are kept in the cache."""
+        """Return the distances, and the name of the sampler of the exact sets.
+
+        Args:
+            batches: number of the first sample and number of samples of every batch.
+            seed: the run's seed.
+            generator: the generator whose prior the exact samples begin at.
+            energy: function of the values of free attributes that returns the energy of the target on z.
+            free_of: function of a batch's first sample and number of samples that returns the values of its free
+                attributes.
+            cache: cache of the exact sets, None for none.
+            key: plain values that name target and samples in the cache.
+
+        Returns:
+            `posterior_distance` and, for at least two sets, `posterior_distance/floor`; and the name of the sampler.
+        """
         sampler: Sampler | None = None
         measured, how = [], ""
         for number in range(self.sets):
@@ -218,10 +318,21 @@ class PosteriorDistance:
 def draw_exactly(
     batches: list[tuple[Energy, Tensor, Tensor]], sampler: Sampler | None = None
 ) -> tuple[Tensor, Sampler]:
-    """Return exact samples of (target, starting points, seeds), and what drew them, ready for more (the next call's
-    `sampler`).
+    """Return exact samples of every batch, by rejection, or by slow annealing where a target is too rare.
 
-    That is rejection, or slow annealing with many slice moves behind it where a target is too rare.
+    Args:
+        batches: energy of the target, starting points z (B, Dz) and seeds (B,) int64 of every batch.
+        sampler: the sampler that an earlier call returned; None for rejection.
+
+    Returns:
+        Latents of all batches (N, Dz), and the sampler that drew them.
+
+    Example:
+        >>> from lace_lightning.energies import HalfLine
+        >>> target = HalfLine(slice(0, 1), 0.0, sigma=0.01)
+        >>> z, sampler = draw_exactly([(target, torch.randn(4, 2), torch.arange(4))])
+        >>> z.shape, type(sampler).__name__
+        (torch.Size([4, 2]), 'Rejection')
     """
 
     def by(sampler: Sampler) -> tuple[Tensor, Sampler]:
@@ -235,7 +346,15 @@ def draw_exactly(
 
 
 class EnergySystem(Protocol):
-    """A system that samples energies of z by a latent classifier, as LACE does."""
+    """Protocol of a system that samples energies of z by a latent classifier, such as `LACE`.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> from lace_lightning.systems.lace import LACE
+        >>> system: EnergySystem = LACE(Schema("s", (Attribute("hat"),)), space="z", arguments={"input_dim": 4})
+        >>> system.options.gamma
+        1.0
+    """
 
     options: Any
 
@@ -245,13 +364,13 @@ class EnergySystem(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the weights."""
 
     def part(self, query: Query) -> AttributeClassifier:
         """Return the classifier of the query's attributes."""
 
     def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
-        """Return the energy of the target on z, or of the event itself."""
+        """Return the energy of the target on z (B, Dz), or that of the event, -log p(c|w)."""
 
 
 class LaceObserver:
@@ -260,8 +379,25 @@ class LaceObserver:
     Args:
         system: LACE, bound to a generator.
         query: the condition.
-        plan: the samples of the measurement; with more than one of `posterior_sets`, latents are measured against so
-            many sets of exact samples.
+        plan: the samples of the measurement; with 2 or more `posterior_sets` latents are measured against that many
+            sets of exact samples.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
+        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
+        >>> from lace_lightning.systems.base import SamplingPlan
+        >>> from lace_lightning.systems.lace import LACE
+        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(generator)
+        >>> observer = LaceObserver(lace, parse("hat == 1", schema), SamplingPlan([(0, 8)], seed=0))
+        >>> z = generator.prior(8)
+        >>> observer.update(z, Sample(z, 0.0, 0.0), None)
+        >>> observer.diagnosis.count
+        8
     """
 
     def __init__(self, system: EnergySystem, query: Query, plan: SamplingPlan) -> None:
@@ -280,7 +416,7 @@ class LaceObserver:
             )
 
     def update(self, start: Tensor, sample: Sample, free: Labels | None) -> None:
-        """Add a batch: starting points z (B, Dz), what became of them, values of free attributes."""
+        """Add a batch: starting points z (B, Dz), the samples drawn from them, and values of free attributes."""
         codes = None if free is None else free.to(self.device)
         event, target = self.system.energy(self.query, codes, event=True), self.system.energy(self.query, codes)
         self.diagnosis.update(start, sample, codes, event, target)
@@ -288,7 +424,7 @@ class LaceObserver:
             self.distance.update(sample.z, codes)
 
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return figures by name, and how the exact samples were drawn."""
+        """Return the figures by name, and the name of the sampler of the exact sets for the record."""
         figures = self.diagnosis.compute()
         if self.distance is None:
             return figures, {}

@@ -1,4 +1,4 @@
-"""Editing pictures step by step: "a bit older", then "and glasses", then take one back."""
+"""Editing of latents step by step: each edit is a query, replaces earlier ones of its attributes, and can be undone."""
 
 from __future__ import annotations
 
@@ -22,16 +22,35 @@ METHODS = ("sequential", "from_start", "posterior")
 
 @dataclass(frozen=True)
 class EditOptions:
-    """How an edit is made.
+    """Options of an edit by a latent classifier.
 
-    `sequential` is the paper's: from z_{k-1}, E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z - z_{k-1}‖² + ‖w -
-    w_{k-1}‖²) + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖², with μ = `proximity`, γ = `keep`, and weights of 1 unless
-    `reweight`: then λ_prev = `previous_weight` and λ_k = `continuous_weight` or `discrete_weight`. `from_start` solves
-    for all edits at once from the original z₀, held near that one (k-1 is 0 in the terms of μ and γ): their order does
-    not matter, and nothing drifts. `posterior` looks for p(c|w) under the prior N(ρz₀, (1-ρ²)I) with ρ = `closeness`,
-    starting at z₀ again. `weight` is the γ of p(c|w)^γ in all three: 1 is calibrated, 4 to 8 hold a doubtful classifier
-    to its word. `layers` names the style layers that an edit of an attribute may change (subset selection); others keep
-    their style.
+    Method `sequential` is the paper's. From z_{k-1} it descends E = λ_prev Σ_{j<k} E(c_j|·) + λ_k E(c_k|·) + μ(‖z -
+    z_{k-1}‖² + ‖w - w_{k-1}‖²) + γ Σ_{j unedited} ‖f_j - f_j(z_{k-1})‖². Method `from_start` solves for all edits at
+    once from the original z₀, with z₀ in place of z_{k-1}: the order of edits does not matter, and errors do not add
+    up. Method `posterior` samples p(c|w) under the prior N(ρz₀, (1-ρ²)I), from z₀ on.
+
+    Args:
+        method: sequential, from_start or posterior.
+        proximity: μ, the weight of the squared distances of z and w to those before the edit, 0 or more.
+        keep: γ, the weight of the squared change of the logits of unedited attributes, 0 or more.
+        reweight: whether earlier edits have the weight λ_prev and the new one λ_k; else both are 1.
+        previous_weight: λ_prev, the weight of earlier edits with `reweight`, 0 or more.
+        continuous_weight: λ_k, the weight of a new edit of continuous attributes with `reweight`, 0 or more.
+        discrete_weight: λ_k, the weight of a new edit of discrete attributes with `reweight`, 0 or more.
+        closeness: ρ of the method posterior, at least 0 (ignores the original latent) and below 1 (stays near it).
+        weight: exponent of p(c|w) in all methods, 0 or more; 1 is calibrated, 4 to 8 make the edit more certain.
+        sigma: error of continuous attributes, above 0.
+        layers: style layers that an edit may change, by attribute (subset selection); None for all.
+
+    Raises:
+        LaceError: for an unknown method, and for values out of range.
+
+    References:
+        Sequential editing, reweighting and subset selection of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> EditOptions(reweight=True).continuous_weight
+        10.0
     """
 
     method: str = "sequential"
@@ -49,37 +68,59 @@ class EditOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise LaceError(
-                f"Editing knows the methods {', '.join(METHODS)}, received "
+                f"The method of an edit must be one of {', '.join(METHODS)}, received "
                 f"'{self.method}'.{suggest(self.method, METHODS)}"
             )
         if not 0 <= self.closeness < 1:
             raise LaceError(
-                f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing may change."
+                f"closeness must be at least 0 and below 1, received {self.closeness}: at 1 nothing can change."
             )
         for name in ("proximity", "keep", "previous_weight", "continuous_weight", "discrete_weight", "weight"):
             if not getattr(self, name) >= 0:
-                raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}.")
+                raise LaceError(f"{name} must be at least 0, received {getattr(self, name)}: 0 switches it off.")
 
 
 class EditState(Protocol):
-    """Styles ws (B, L, Dw) after some edits, the edits in force, evaluations per sample and seconds of the last one."""
+    """Protocol of the state after some edits, such as `Edited`.
+
+    Example:
+        >>> import torch
+        >>> state: EditState = Edited(torch.zeros(2, 4), torch.zeros(2, 3, 4))
+        >>> state.edits
+        ()
+    """
 
     @property
-    def ws(self) -> Tensor: ...
+    def ws(self) -> Tensor:
+        """The styles (B, L, Dw)."""
 
     @property
-    def edits(self) -> tuple[Query, ...]: ...
+    def edits(self) -> tuple[Query, ...]:
+        """The edits in force."""
 
     @property
-    def evaluations(self) -> float: ...
+    def evaluations(self) -> float:
+        """Evaluations per sample in the last edit."""
 
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """Wall time of the last edit, in seconds."""
 
 
 class StepEditor(Protocol):
-    """What edits latents z (B, Dz) of a generator step by step: an `Editor` by a latent classifier, or what a model
-    edits by.
+    """Protocol of editors of latents z (B, Dz) of a generator: `Editor`, or the editor of a model.
+
+    Example:
+        >>> import torch
+        >>> class Nothing:
+        ...     def begin(self, z):
+        ...         return Edited(z, z[:, None])
+        ...
+        ...     def apply(self, state, edit, seeds=None):
+        ...         return state
+        >>> editor: StepEditor = Nothing()
+        >>> editor.begin(torch.zeros(2, 4)).ws.shape
+        torch.Size([2, 1, 4])
     """
 
     def begin(self, z: Tensor) -> Any:
@@ -91,8 +132,21 @@ class StepEditor(Protocol):
 
 @dataclass(frozen=True)
 class Edited:
-    """Latents after some edits: z (B, Dz), styles ws (B, L, Dw), the edits in force, what the last one cost, and what
-    was before.
+    """Latents after some edits, with the cost of the last edit and the state before it.
+
+    Args:
+        z: latents (B, Dz).
+        ws: styles (B, L, Dw).
+        edits: edits in force.
+        evaluations: gradient evaluations per sample in the last edit.
+        seconds: wall time of the last edit.
+        previous: the state before the last edit, None before any edit.
+
+    Example:
+        >>> import torch
+        >>> before = Edited(torch.zeros(2, 4), torch.zeros(2, 3, 4))
+        >>> Edited(torch.ones(2, 4), torch.ones(2, 3, 4), previous=before).undo() is before
+        True
     """
 
     z: Tensor
@@ -103,9 +157,13 @@ class Edited:
     previous: Edited | None = None
 
     def undo(self) -> Edited:
-        """Return what was before the last edit, exactly. Raises LaceError where nothing was edited."""
+        """Return the state before the last edit.
+
+        Raises:
+            LaceError: when there was no edit.
+        """
         if self.previous is None:
-            raise LaceError("There is no edit to undo.")
+            raise LaceError("There is no edit to undo: apply one first.")
         return self.previous
 
 
@@ -113,8 +171,34 @@ class Editor:
     """Apply edits (`"age == 0.8"`, `"glasses == 1"`) to latents of a generator, one after the other.
 
     `editor.begin(z)` -> Edited; `editor.apply(state, "smile == 1")` -> Edited. An edit replaces earlier ones of the
-    same attributes. Sample i depends on its own z and seed alone. Raises LaceError for a classifier of another
-    generator or space x, and for style layers that the generator does not have.
+    same attributes. Sample i depends on its own z and seed alone.
+
+    Args:
+        generator: the generator.
+        classifier: the latent classifier, of space z or w.
+        sampler: the sampler of every edit's energy.
+        options: options of the edits, None for the defaults.
+
+    Raises:
+        LaceError: for a classifier of another generator or of space x, and for style layers that the generator does not
+            have.
+
+    References:
+        Sequential editing of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.samplers import Heun
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 48), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 4, 4)))
+        >>> generator = ModuleGenerator(decoder, 4, (3, 4, 4))
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("smile")))
+        >>> classifier = AttributeClassifier(schema, "z", "mlp", {"input_dim": 4, "hidden": [8]})
+        >>> editor = Editor(generator, classifier, Heun())
+        >>> state = editor.apply(editor.apply(editor.begin(torch.zeros(2, 4)), "hat == 1"), "smile == 0")
+        >>> [str(edit) for edit in state.edits], [str(edit) for edit in state.undo().edits]
+        (['hat == 1', 'smile == 0'], ['hat == 1'])
     """
 
     def __init__(
@@ -137,7 +221,16 @@ class Editor:
             return Edited(z, self.generator.broadcast(self.generator.mapping(z)).clone())
 
     def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
-        """Return the state after one more edit; `seeds` (B,) is for samplers that draw noise."""
+        """Return the state after one more edit.
+
+        Args:
+            state: the state before the edit.
+            edit: the edit, as text or query.
+            seeds: one seed a sample (B,) int64, for samplers that draw noise.
+
+        Raises:
+            LaceError: for unknown attributes, free values, and edits that can never be true.
+        """
         query = parse_edit(edit, self.classifier.schema)
         edits = in_force(state.edits, query)
         sample_from, energy = self._energy(state, edits)
@@ -148,13 +241,21 @@ class Editor:
         return Edited(z, ws, edits, sample.evaluations, sample.seconds, state)
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
-        """Return the state with an earlier edit taken out, whichever it was: the others are applied again from the
-        start.
+        """Return the state without one of the edits in force; the others are applied again from the start.
+
+        Args:
+            state: the state.
+            edit: the edit that is taken out, as text or query.
+            seeds: one seed a sample (B,) int64, for samplers that draw noise.
+
+        Raises:
+            LaceError: for an edit that is not in force.
         """
         query = parse_edit(edit, self.classifier.schema)
         if query not in state.edits:
             raise LaceError(
-                f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'})."
+                f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'}): name one "
+                "of them."
             )
         result = self.begin(_first(state).z)
         for other in state.edits:
@@ -169,7 +270,7 @@ class Editor:
         return energy.pullback(self.generator.map_to(self.classifier.space))
 
     def _energy(self, state: Edited, edits: Sequence[Query]) -> tuple[Tensor, Energy]:
-        """Return where to begin and what to descend, for edits of which the last is new."""
+        """Return the starting point and the energy of edits, of which the last is new."""
         o = self.options
         if o.method == "posterior":
             z0 = _first(state).z
@@ -191,8 +292,9 @@ class Editor:
         ]
 
     def _held(self, origin: Tensor, wanted: Sequence[Energy], touched: set[str]) -> Energy:
-        """Return the energy of z: what is wanted, held near `origin` and near what it has of the attributes that are
-        not touched.
+        """Return the energy of z: the wanted energies, with terms that hold the sample near `origin`.
+
+        Attributes that are not `touched` are held near their logits at `origin`.
         """
         o, schema, terms = self.options, self.classifier.schema, list(wanted)
         with torch.no_grad():
@@ -216,9 +318,9 @@ class Editor:
         return energy
 
     def _styles(self, state: Edited, after: Tensor, edits: Sequence[Query]) -> Tensor:
-        """Take the new style in the layers of the edited attributes, the old one elsewhere.
+        """Return the styles: the new ones in the layers of the edited attributes, the old ones elsewhere.
 
-        What is solved from the original latent changes the layers of all edits, on top of the original styles.
+        Methods that solve from the original latent change the layers of all edits, on top of the original styles.
         """
         if self.options.method == "sequential":
             before, names = state.ws, _attributes(edits[-1])
@@ -234,34 +336,68 @@ class Editor:
 
 
 def parse_edit(edit: str | Query, schema: Schema) -> Query:
-    """Return the edit as a query. Raises LaceError for unknown attributes, values left free, and what can never be
-    true.
+    """Return an edit as a query.
+
+    Args:
+        edit: the edit, as text or query.
+        schema: the attributes that can be edited.
+
+    Raises:
+        LaceError: for unknown attributes, values that are left free, and edits that can never be true.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> str(parse_edit("hat==1", Schema("s", (Attribute("hat"),))))
+        'hat == 1'
     """
     query = parse(edit, schema) if isinstance(edit, str) else edit
     if query.free:
-        raise LaceError(f"An edit says what it wants, and '{query}' leaves {', '.join(query.free)} free: give a value.")
+        raise LaceError(
+            f"An edit needs a value for every attribute, and '{query}' leaves {', '.join(query.free)} free: give one."
+        )
     build(query)
     return query
 
 
 def in_force(edits: Sequence[Query], query: Query) -> tuple[Query, ...]:
-    """Return the edits in force after `query`, which replaces earlier ones of the same attributes."""
+    """Return the edits in force after one more edit, which replaces earlier ones of the same attributes.
+
+    Args:
+        edits: the edits in force before it.
+        query: the new edit.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("smile")))
+        >>> one, two, three = (parse(text, schema) for text in ("hat == 1", "smile == 1", "hat == 0"))
+        >>> [str(edit) for edit in in_force((one, two), three)]
+        ['smile == 1', 'hat == 0']
+    """
     return (*(earlier for earlier in edits if not _attributes(earlier) & _attributes(query)), query)
 
 
 def check_layers(chosen: Mapping[str, Sequence[int]] | None, generator: Generator, schema: Schema) -> None:
-    """Refuse (LaceError) style layers that the generator does not have, and layers of unknown attributes."""
+    """Refuse style layers that a generator does not have.
+
+    Args:
+        chosen: style layers by attribute, None for none.
+        generator: the generator.
+        schema: the attributes that can be edited.
+
+    Raises:
+        LaceError: for such layers, and for unknown attributes.
+    """
     for name, layers in (chosen or {}).items():
         _ = schema[name]
         if not generator.has_layers:
             raise LaceError(
                 f"Choosing style layers needs a generator that has them, and {type(generator).__name__} has one latent "
-                f"for "
-                "the whole picture: leave layers empty."
+                "for the whole picture: leave layers empty."
             )
         if not layers or not all(0 <= layer < generator.num_ws for layer in layers):
             raise LaceError(
-                f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}."
+                f"The style layers of '{name}' must lie in 0 to {generator.num_ws - 1}, received {list(layers)}: "
+                "correct them."
             )
 
 

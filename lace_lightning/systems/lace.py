@@ -1,4 +1,4 @@
-"""LACE: a latent classifier, a sampler, and the way from a query to an energy."""
+"""LACE: a latent classifier, a sampler, and the energy of a query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .diagnostics import LaceObserver, PictureCheck
 from .editing import EditOptions, Editor, StepEditor
 
 TARGETS = ("calibrated", "controlled", "hard")
-# γ of the controlled target, and of the way into a hard region, where no weight is given.
+# γ of the controlled target, and of the guide into a hard region, where no weight is given.
 CONTROLLED_WEIGHT = 6.0
 
 
@@ -38,13 +38,20 @@ class EnergyOptions:
         logic: exact (algebra of probabilities) or paper (the paper's OR and NOT).
         sigma: error of continuous attributes, above 0.
         temperature: divisor of the logits of discrete attributes, above 0.
-        paper_temperature: divide the chosen logit alone, as the paper's code does.
+        paper_temperature: whether to divide the chosen logit alone, as the paper's code does.
         target: calibrated, N(z)·p(c|w); controlled, N(z)·p(c|w)^γ; hard, N(z)·1[all decisions right]; None for
             controlled where a weight is given and calibrated elsewhere.
-        weight: γ, at least 0; None for 6 in the controlled and the hard target.
+        weight: γ, at least 0; None for 6 in the controlled and the hard target, and 1 elsewhere.
 
     Raises:
         LaceError: for another target, for a weight beside calibrated, for a hard target with the paper's logic.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873), and its section on logical operators.
+
+    Example:
+        >>> EnergyOptions(target="controlled").gamma, EnergyOptions(weight=4.0).gamma
+        (6.0, 4.0)
     """
 
     logic: str = "exact"
@@ -79,11 +86,15 @@ class EnergyOptions:
 
     @property
     def hard(self) -> bool:
-        """Whether the target has walls."""
+        """Whether the target is the region in which every decision is right."""
         return self.target == "hard"
 
     def check(self, query: Query) -> None:
-        """Refuse (LaceError) a query that these options cannot turn into an energy; evaluates it once on zeros."""
+        """Refuse a query that these options cannot turn into an energy, which is evaluated once on zeros.
+
+        Raises:
+            LaceError: for such a query.
+        """
         free = Labels.constant(query.schema, 1, **dict.fromkeys(query.free, 0.0)) if query.free else None
         energy = build(
             query, free, self.logic, self.sigma, self.temperature, self.paper_temperature, self.gamma, self.hard
@@ -92,9 +103,9 @@ class EnergyOptions:
 
 
 class LACE(LatentClassifier, System):
-    """LACE samples N(z)·p(c|g(z))^γ, or follows its flow, by a classifier of latents and a sampler.
+    """LACE: samples of N(z)·p(c|g(z))^γ, or its flow, by a classifier of latents and a sampler.
 
-    The training is that of `LatentClassifier`, whose arguments are `training`.
+    The classifier is trained as a `LatentClassifier`, which takes the arguments `training`.
 
     Args:
         schema: the attributes that the classifier learns.
@@ -135,9 +146,9 @@ class LACE(LatentClassifier, System):
     ) -> None:
         super().__init__(schema, **training)
         self.sampler, self.options = sampler or Heun(), options or EnergyOptions()
-        # In a tuple: it is no part of the state that is trained and saved.
+        # In a tuple, so that it is no part of the state that is trained and saved.
         self._extra = () if extra is None else (extra,)
-        # The sampler with what a pilot measured, and the classifier of the query's attributes alone.
+        # The sampler with the settings that a pilot measured, and the classifier of the query's attributes alone.
         self.frozen: Sampler | None = None
         self._part: tuple[Query, AttributeClassifier] | None = None
 
@@ -149,7 +160,14 @@ class LACE(LatentClassifier, System):
         options: EnergyOptions | None = None,
         extra: Energy | None = None,
     ) -> LACE:
-        """Return LACE with a trained classifier."""
+        """Return LACE with a trained classifier.
+
+        Args:
+            classifier: the classifier, of space z, w or x.
+            sampler: the sampler on z; None for Heun.
+            options: how a query becomes an energy; None for the defaults.
+            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+        """
         result = cls(
             classifier.schema,
             sampler,
@@ -172,7 +190,17 @@ class LACE(LatentClassifier, System):
         options: EnergyOptions | None = None,
         extra: Energy | None = None,
     ) -> LACE:
-        """Return LACE with a classifier's file or shipped weights. Raises LaceError for other weights."""
+        """Return LACE with a trained classifier from a file.
+
+        Args:
+            path: the classifier's file, or the name of shipped weights.
+            sampler: the sampler on z; None for Heun.
+            options: how a query becomes an energy; None for the defaults.
+            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+
+        Raises:
+            LaceError: for missing, damaged or other weights.
+        """
         return cls.of(AttributeClassifier.load(weight_path(path)), sampler, options, extra)
 
     @property
@@ -187,21 +215,30 @@ class LACE(LatentClassifier, System):
 
     @property
     def compared(self) -> bool:
-        """LACE always samples the generator."""
+        """True, because LACE always samples the generator."""
         return True
 
     def bind(self, generator: Generator, labeler: Labeler | None = None) -> Self:
-        """Give generator and labeler. Raises LaceError where a sampler checks pictures and there is no labeler."""
+        """Give generator and labeler; return self.
+
+        Raises:
+            LaceError: for a generator other than the classifier's, and for a sampler that checks pictures without a
+                labeler.
+        """
         self.classifier.check_generator(generator.digest_for(self.space))
         if isinstance(self.sampler, Filtered) and labeler is None:
             raise LaceError(
-                "A sampler that checks its pictures needs a labeler, and there is none: choose a labeler, or another "
+                "A sampler that checks its pictures needs a labeler, received none: choose a labeler, or another "
                 "sampler."
             )
         return super().bind(generator, labeler)
 
     def check_query(self, query: Query) -> None:
-        """Refuse (LaceError) a query that has no energy under the options."""
+        """Refuse a query that has no energy under the options.
+
+        Raises:
+            LaceError: for such a query.
+        """
         self.options.check(query.on(self.schema))
 
     def part(self, query: Query) -> AttributeClassifier:
@@ -211,7 +248,13 @@ class LACE(LatentClassifier, System):
         return self._part[1]
 
     def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
-        """Return the energy of the target on z (B, Dz), or that of the event itself, -log p(c|w)."""
+        """Return the energy of a query on z (B, Dz).
+
+        Args:
+            query: the condition.
+            free: values of its free attributes, B rows; None where nothing is free.
+            event: whether to return the energy of the event itself, -log p(c|w), in place of the target's.
+        """
         o = self.options
         gamma, hard = (1.0, False) if event else (o.gamma, o.hard)
         energy = self.part(query).energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature, gamma, hard)
@@ -219,11 +262,11 @@ class LACE(LatentClassifier, System):
         return on_z if event or not self._extra else on_z & self._extra[0].to(self.device)
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
-        """Let a pilot measure what the sampler needs, once for all batches and the same in every process."""
+        """Let a pilot measure the settings of the sampler, once for all batches and the same in every process."""
         self.frozen = self.sampler.calibrated(self.energy(query, _on(free, z)), z)
 
     def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
-        """Return latents and pictures of samples; see `System.draw`."""
+        """Return latents and pictures that satisfy a query; see `System.draw`."""
         sampler, check = self.frozen or self.sampler, None
         if isinstance(sampler, Filtered):
             assert self.labeler is not None
@@ -244,7 +287,11 @@ class LACE(LatentClassifier, System):
         return LaceObserver(self, query, plan)
 
     def step_editor(self, options: Any) -> StepEditor:
-        """Return the editor by the classifier and the sampler. Raises LaceError for a classifier of pictures."""
+        """Return the editor by the classifier and the sampler.
+
+        Raises:
+            LaceError: for a classifier of pictures, and for style layers that the generator does not have.
+        """
         return Editor(self.generator, self.classifier, self.sampler, options)
 
     def with_temperature(self, temperature: float) -> LACE:
@@ -262,7 +309,7 @@ class LACE(LatentClassifier, System):
         return type(self.sampler).__name__
 
     def protocol(self, query: Query | None = None) -> dict[str, Any]:
-        """Return the options of the energy and what the pilot measured."""
+        """Return the options of the energy and the measurements of the pilot."""
         if query is None:
             return {}
         protocol: dict[str, Any] = {"energy": {**vars(self.options), "gamma": self.options.gamma}}
@@ -275,11 +322,11 @@ class LACE(LatentClassifier, System):
         return protocol
 
     def training_data(self) -> str:
-        """LACE learns from pairs in every space."""
+        """Return `pairs`, because LACE learns from pairs in every space."""
         return "pairs"
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write the classifier in half precision."""
+        """Write the classifier in half precision, with metadata."""
         self.classifier.save(path, torch.float16, **metadata)
 
 

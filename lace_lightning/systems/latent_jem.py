@@ -1,4 +1,4 @@
-"""Latent-JEM: a classifier of w whose logits are a density of w as well."""
+"""Latent-JEM: a classifier of w whose logits also define a density of w."""
 
 from __future__ import annotations
 
@@ -23,18 +23,52 @@ from .base import ConditionalModel
 
 
 class LatentJEM(ConditionalModel):
-    """p(w, c) ∝ exp(-E(w, c)), E(w, c) = -Σ_discrete f_i(w)[c_i] + Σ_continuous (c_i - f_i(w))²/(2σ²); marginal E(w) of
-    discrete ones.
+    """Joint energy-based model p(w, c) ∝ exp(-E(w, c)) of latents w (B, Dw) of a generator and attributes.
 
-    Loss: cross-entropy, and squared error times `continuous_weight`, of p(c|w), plus `likelihood_weight` times mean E(w
-    of the batch) - mean E(negatives), which is maximum likelihood of w. What is not known counts nowhere. Negatives are
-    chains w ← w - `step_size`·∇E(w) + `noise_std`·n of `chain_steps` steps that go on from a buffer of `buffer_size`
-    states; a chain begins at g(z), z ~ N(0, I), and begins anew with probability `restart`. The w of pairs are such
-    g(z), so that chains begin at those of the batch: the buffer needs no generator. Noise in training follows from
-    `seed` and step; processes share one buffer. Without discrete attributes E(w) is constant and there are no chains.
-    Adam with warm-up and staircase as for `LatentClassifier`. Batches are (w (B, Dw), labels (B, K) or logits (B, L) of
-    the labeler, known (B, K) bool or nothing). Raises LaceError, with the step, where loss or energies are not finite
-    or beyond 1e8.
+    E(w, c) = -Σ_discrete f_i(w)[c_i] + Σ_continuous (c_i - f_i(w))²/(2σ²), and the marginal is E(w) = -Σ_discrete
+    logsumexp f_i(w). The loss is cross-entropy for discrete attributes, plus `continuous_weight` times the squared
+    error of continuous ones, plus `likelihood_weight` times mean E(w) of the batch - mean E(w⁻). Negatives w⁻ are ends
+    of Langevin chains w ← w - η·∇E(w) + s·n that go on from a buffer and begin at the w of the batch. Processes share
+    one buffer. Without discrete attributes E(w) is constant, and there are no chains.
+
+    Batches are (w (B, Dw); labels (B, K), or logits of the labeler (B, L); and optionally known (B, K) bool). Unknown
+    labels enter neither losses nor scores.
+
+    Args:
+        schema: the attributes, or their plain containers.
+        w_dim: Dw, at least 1.
+        arguments: arguments of the MLP, except the input dimension.
+        num_steps: Langevin steps of a sample, at least 1.
+        step_size: η of all chains, above 0.
+        noise_std: s of all chains, 0 or more.
+        chain_steps: steps of a negative in a training step, at least 1.
+        buffer_size: chains in the buffer, at least 1, and at least the rows of a batch over all processes.
+        restart: probability that a chain begins again at a w of the batch, from 0 to 1.
+        likelihood_weight: weight of the maximum likelihood of w; 0 leaves the chains out.
+        continuous_weight: weight of the squared error, 0 or more.
+        sigma: σ in units of the attribute, above 0.
+        learning_rate: learning rate of Adam after the warm-up, above 0.
+        warmup_steps: steps of linear warm-up, 0 or more.
+        decay: factor of the learning rate at each decay, above 0, at most 1.
+        decay_epochs: epochs between two decays, at least 1.
+        weight_decay: weight decay of Adam, 0 or more.
+        seed: seed of the randomness of training steps.
+        generator_digest: digest of the generator whose w are modelled, None if it is not known.
+
+    Raises:
+        LaceError: for `restart` or `buffer_size` out of range, and settings that `FlatLangevin` refuses; in training,
+            when loss or mean energies are not finite or not within ±1e8.
+
+    References:
+        Eq. 24 to 27 of LACE (arXiv 2110.10873); JEM (arXiv 1912.03263).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = LatentJEM(schema, w_dim=4, arguments={"hidden": [8]}, num_steps=2, buffer_size=10)
+        >>> sample = model.sample(Labels.constant(schema, 2, hat=1), torch.arange(2), starts=torch.zeros(2, 4))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 4]), 2.0)
     """
 
     space = "w"
@@ -42,7 +76,7 @@ class LatentJEM(ConditionalModel):
     kind = "latent_jem"
     draws_with = ("num_steps",)
     buffer: Tensor
-    # How often a chain of the buffer has been taken up since it began; 0 where none has begun.
+    # Number of training steps that each chain of the buffer has had since it began; 0 for a place without a chain.
     visits: Tensor
     weights: Tensor
 
@@ -72,9 +106,8 @@ class LatentJEM(ConditionalModel):
         super().__init__(schema)
         if not 0 <= restart <= 1 or buffer_size < 1:
             raise LaceError(
-                f"restart must be a probability and buffer_size at least 1, received {restart} and {buffer_size}: 0.05 "
-                f"and "
-                "10000 are the published ones."
+                "restart must be a probability and buffer_size at least 1, received "
+                f"restart={restart} and buffer_size={buffer_size}: the published values are 0.05 and 10000."
             )
         self.save_hyperparameters(
             {
@@ -117,18 +150,18 @@ class LatentJEM(ConditionalModel):
         return self.classifier(w)
 
     def energy(self, query: str | Query, free: Labels | None = None, **options: Any) -> Energy:
-        """Return E(w) - log p(query|w) on w (B, Dw): E(w, c) where the query says c, and the same for and, or, not.
+        """Return the energy E(w) - log p(query|w) on w (B, Dw), which is E(w, c) for a query that names a code c.
 
-        `free` and `options` are those of `AttributeClassifier.energy`. It is the whole density of w: sample it with
-        `FlatLangevin`, or follow it with a flow; samplers that add the prior of z would add a prior that w does not
-        have.
+        `free` and `options` are those of `AttributeClassifier.energy`. The energy is the whole density of w: sample it
+        with `FlatLangevin` or follow it with a flow. Samplers that add the prior of z would count a prior that w does
+        not have.
         """
         return self.marginal.pullback(self.classifier) & self.classifier.energy(
             query, free, **{"sigma": self.hparams["sigma"], **options}
         )
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return w (B, Dw) after `num_steps` Langevin steps on E(w, c) from `starts`, g(z) of the generator.
+        """Return w (B, Dw) after `num_steps` Langevin steps on E(w, c) from `starts`, which are g(z) of the generator.
 
         Without starts, chains begin at states of the training's buffer, which their seeds choose. Sample i depends on
         its seed, code and start alone. Raises LaceError for codes that do not fit (see `checked`), and for an empty
@@ -140,20 +173,20 @@ class LatentJEM(ConditionalModel):
     def draw_energy(
         self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None
     ) -> Sample:
-        """Return w (B, Dw) after the steps of `sample` on an energy of w, whatever the number of `terms`."""
+        """Return w (B, Dw) after the steps of `sample` on an energy of w; the number of `terms` is not used."""
         return self.sampler(energy, self._from_buffer(seeds) if starts is None else starts, seeds)
 
     def _from_buffer(self, seeds: Tensor) -> Tensor:
         begun = self.visits.nonzero()[:, 0]
         if not len(begun):
             raise LaceError(
-                "Chains begin at `starts` or in the buffer of the training, and the buffer is empty: give starts, g(z) "
-                "of "
-                "the generator."
+                "Chains must begin at `starts` or in the buffer of the training, and the buffer is empty: give starts, "
+                "g(z) of the generator."
             )
         return self.buffer[begun[integers(seeds, len(begun), stream=Streams.BUFFER, device=begun.device)]]
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Return the loss of a batch and advance its chains."""
         w, target, known = batch_parts(batch)
         points = torch.cat([w, self.negatives(w)]) if self.has_chains else w
         logits = self(points)
@@ -183,17 +216,15 @@ class LatentJEM(ConditionalModel):
 
     @torch.no_grad()
     def negatives(self, w: Tensor) -> Tensor:
-        """Advance as many chains of the buffer as there are rows in w (B, Dw), write them back and return them (B,
-        Dw).
-        """
+        """Advance as many chains of the buffer as w (B, Dw) has rows, and return their ends (B, Dw)."""
         world, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         size, count = len(self.buffer), len(w)
         if count * world > size:
             raise LaceError(
-                f"The buffer must hold a chain for every row of a batch, and holds {size} for {count * world}: raise "
-                "buffer_size or make batches smaller."
+                f"The buffer must hold a chain for every row of a batch, received buffer_size={size} and "
+                f"{count * world} rows over all processes: raise buffer_size or make batches smaller."
             )
-        # Without replacement: two chains with one place in the buffer would write in no certain order.
+        # Without replacement: two chains with one place in the buffer would write in no defined order.
         places = torch.randperm(size, generator=self._random(0), device=self.device)[rank * count : (rank + 1) * count]
         random = self._random(1 + rank)
         begin = torch.rand(count, generator=random, device=self.device) < self.hparams["restart"]
@@ -207,7 +238,7 @@ class LatentJEM(ConditionalModel):
         return states
 
     def _advance(self, states: Tensor, random: torch.Generator) -> Tensor:
-        # Capturing a graph, which would have to be done at every step, would cost more than the chain.
+        # A CUDA graph would be captured anew at every step, which takes longer than the chain.
         field = Field(self.marginal.pullback(self.classifier), self.chain, len(states), capture=False)
         return self.chain.run(
             field,
@@ -217,7 +248,7 @@ class LatentJEM(ConditionalModel):
         )[0]
 
     def _random(self, purpose: int) -> torch.Generator:
-        """Return the random numbers of this step: 0 those that processes share, 1 + rank those of each."""
+        """Return the generator of this step: purpose 0 is shared by processes, 1 + rank is that of one process."""
         terms = ((1_000_003, self.global_step), (1009, purpose))
         return step_generator(self.device, int(self.hparams["seed"]), *terms)
 
@@ -225,7 +256,7 @@ class LatentJEM(ConditionalModel):
         w, target, known = batch_parts(batch)
         logits = self(w)
         rows = [len(w)] * len(self.schema) if known is None else known.sum(0).tolist()
-        # Weighted by what is known, the means over batches are the means over pairs.
+        # Weighted by the number of known labels, the means over batches are the means over pairs.
         for (name, score), count in zip(
             attribute_scores(self.schema, logits, target, known).items(), rows, strict=True
         ):
@@ -239,12 +270,15 @@ class LatentJEM(ConditionalModel):
         )
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        """Log accuracy, conditional loss and mean energy of a batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        """Log accuracy, conditional loss and mean energy of a batch."""
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> Any:
+        """Return Adam with warm-up and staircase."""
         h = self.hparams
         optimizer = torch.optim.Adam(
             self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True

@@ -1,4 +1,4 @@
-"""Latents where a classifier will be asked to go: pairs from there teach it what the prior hardly shows."""
+"""Latents that a classifier was steered to: pairs with attributes that are rare under the prior."""
 
 from __future__ import annotations
 
@@ -16,13 +16,39 @@ from ..seeds import Streams, sample_seeds, uniform
 
 
 class ControlledLatents:
-    """(count, first) -> latents z (count, Dz) that a classifier was steered to, each by wishes of its own.
+    """Latents z (count, Dz) that follow the flow of a classifier's energy to random targets of their own.
 
-    Each sample wants each attribute with probability `share`, at least one, with values drawn uniformly and
-    independently, and follows the flow of `weight`·E from the prior. A classifier that never saw such latents is wrong
-    about many of them; labelled and added to the pairs (`make_pairs(..., latents=this)`) they correct it where it is
-    used. Sample i depends on seed i alone. Raises LaceError for a classifier of pictures and for one of another
-    generator.
+    Each sample has a target for each attribute with probability `share`, and at least one. Target values are uniform
+    and independent. The sample follows the flow of `weight`·E from the prior. A classifier that was trained without
+    such latents labels many of them incorrectly; added to the pairs of its training (`make_pairs(..., latents=this)`),
+    they correct it. Sample i depends on the seed and i alone.
+
+    Args:
+        generator: the generator of the latents.
+        classifier: a classifier of z or w of this generator.
+        seed: seed of latents and targets.
+        sampler: sampler that follows the energy; `Heun(0.1, 0.1)` by default.
+        weight: factor of the energy, above 0.
+        share: probability of a target for an attribute, from 0 to 1.
+
+    Raises:
+        LaceError: for a classifier of pictures, and for a classifier of another generator.
+
+    References:
+        Eq. 7 of LACE (arXiv 2110.10873), the flow that is followed.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> class Toy(Generator):
+        ...     def __init__(self):
+        ...         super().__init__(4, 4, (1, 1, 4))
+        ...         self.mapping = torch.nn.Identity()
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> classifier = AttributeClassifier(schema, "w", arguments={"input_dim": 4, "hidden": [8]})
+        >>> latents = ControlledLatents(Toy(), classifier.eval().requires_grad_(False))
+        >>> latents(3, first=0).shape, bool(latents.wishes(3, 0).known.any(1).all())
+        (torch.Size([3, 4]), True)
     """
 
     def __init__(
@@ -36,7 +62,8 @@ class ControlledLatents:
     ) -> None:
         if classifier.space == "x":
             raise LaceError(
-                "Steering latents needs a classifier of latents (space w or z), received one of pictures (space x)."
+                "Steering latents requires a classifier of latents, received one of pictures (space x): use a "
+                "classifier of space w or z."
             )
         classifier.check_generator(generator.digest_for(classifier.space))
         self.generator, self.classifier, self.seed = generator, classifier, seed
@@ -44,7 +71,7 @@ class ControlledLatents:
 
     @property
     def digest(self) -> str:
-        """Return the digest of what the latents depend on beside generator and seed."""
+        """The digest of everything that the latents depend on besides generator and seed."""
         return digest(
             {
                 "classifier": self.classifier.digest,
@@ -56,7 +83,7 @@ class ControlledLatents:
         )
 
     def wishes(self, count: int, first: int) -> Labels:
-        """Return what samples first .. first + count - 1 want; what they do not care about is not known."""
+        """Return the targets of samples first .. first + count - 1; attributes without a target are not known."""
         schema = self.classifier.schema
         u = uniform(sample_seeds(count, self.seed, first), (2, len(schema)), Streams.WISH)
         values = u[:, 1].clone()
@@ -66,7 +93,7 @@ class ControlledLatents:
         return Labels(schema, values, (u[:, 0] < self.share) | (u[:, 0] == u[:, 0].amin(1, keepdim=True)))
 
     def energy(self, wishes: Labels) -> Energy:
-        """Return the energy of z: the sum of what each sample wants."""
+        """Return the energy of z: the sum of the weighted energies of each sample's targets."""
         schema, values = wishes.schema, Labels(wishes.schema, wishes.values)
         terms = [
             self.weight * wishes.known[:, index].float() * build(parse(f"{attribute.name} == *", schema), values)
@@ -75,6 +102,7 @@ class ControlledLatents:
         return And(*terms).pullback(self.classifier).pullback(self.generator.map_to(self.classifier.space))
 
     def __call__(self, count: int, first: int) -> Tensor:
+        """Return the latents z (count, Dz) of samples first .. first + count - 1."""
         device = self.generator.device
         self.classifier.to(device)
         z = self.generator.prior(count, self.seed, first, device)

@@ -1,1 +1,1 @@
-"""LightningModules that train classifiers, embeddings and generators, and what their steps share."""
+"""LightningModules that train classifiers, embeddings and generators, and their shared losses and schedules."""

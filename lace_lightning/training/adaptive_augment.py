@@ -8,7 +8,27 @@ from torch import Tensor, nn
 
 
 def augment(images: Tensor, probability: Tensor | float) -> Tensor:
-    """Change each picture of (B, C, H, W) by colour, shift and cut-out, each with `probability`, differentiably."""
+    """Change each picture by colour, shift and cut-out, each with a probability, differentiably.
+
+    The order is brightness, saturation, contrast, shift and cut-out. A shift is at most an eighth of the height, and at
+    least 1 pixel is allowed. Cut-out sets a rectangle to 0. Random numbers come from the global generator of the
+    device.
+
+    Args:
+        images: pictures (B, C, H, W), in [-1, 1] during training.
+        probability: the probability of each change, from 0 to 1, as a number or a scalar tensor.
+
+    Returns:
+        The changed pictures (B, C, H, W), whose values may lie outside [-1, 1].
+
+    References:
+        Differentiable augmentation for data-efficient GAN training (arXiv 2006.10738).
+
+    Example:
+        >>> images = torch.zeros(2, 3, 8, 8)
+        >>> torch.equal(augment(images, 0.0), images), augment(images, 1.0).shape
+        (True, torch.Size([2, 3, 8, 8]))
+    """
     batch, _, height, width = images.shape
     device = images.device
 
@@ -37,10 +57,26 @@ def augment(images: Tensor, probability: Tensor | float) -> Tensor:
 
 
 class AdaptiveAugment(nn.Module):
-    """Raise the augmentation probability while the discriminator is too sure of the real pictures.
+    """Augmentation with a probability that rises while the discriminator overfits the real pictures.
 
-    The signal is r = mean sign(D(real)) (StyleGAN2-ADA, section 3): p moves by ±batch/(1000·`kimg`) towards r =
-    `target`. A target of 1 leaves augmentation out: where no picture comes twice there is nothing to learn by heart.
+    The signal is r = mean sign(D(real)), a moving average over batches, in [-1, 1]. After each batch of B pictures the
+    probability p changes by B/(1000·`kimg`): it rises where r is above `target` and falls where r is below.
+
+    Args:
+        target: the value of r that is aimed at. From 1 on, pictures are not changed: a data set that never repeats a
+            picture needs no augmentation.
+        kimg: thousands of pictures over which p may go from 0 to 1, above 0.
+        maximum: the largest p, from 0 to 1.
+
+    References:
+        Section 3 of StyleGAN2-ADA (arXiv 2006.06676).
+
+    Example:
+        >>> augmentation = AdaptiveAugment(target=0.6, kimg=0.5)
+        >>> for _ in range(40):
+        ...     augmentation.adapt(torch.ones(50))
+        >>> round(float(augmentation.probability), 4)
+        0.8
     """
 
     probability: Tensor
@@ -53,6 +89,7 @@ class AdaptiveAugment(nn.Module):
         self.register_buffer("signal", torch.zeros([]))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return pictures (B, C, H, W) augmented with the present probability."""
         return images if self.target >= 1 else augment(images, self.probability)
 
     @torch.no_grad()

@@ -14,6 +14,12 @@ M = TypeVar("M", bound=nn.Module)
 def averaged_copy(network: M) -> M:
     """Return a frozen copy of a network, in evaluation mode, which becomes its moving average.
 
+    Args:
+        network: the network that is trained.
+
+    Returns:
+        A deep copy whose parameters have no gradients.
+
     Example:
         >>> average = averaged_copy(torch.nn.Linear(2, 1))
         >>> average.weight.requires_grad
@@ -23,14 +29,16 @@ def averaged_copy(network: M) -> M:
 
 
 def early_decay(decay: float, updates: int) -> float:
-    """Return the decay of an average after so many updates: at most (1 + n)/(10 + n), so that it follows at first.
+    """Return the decay of a moving average after a number of updates: at most (1 + n)/(10 + n).
+
+    The bound lets the average follow the network closely during the first updates.
 
     Args:
         decay: the decay after many updates, in [0, 1).
-        updates: number of updates so far, at least 0.
+        updates: number n of updates so far, at least 0.
 
     Returns:
-        The decay of this update.
+        The decay of this update, in [0, 1).
 
     Example:
         >>> early_decay(0.999, 0), early_decay(0.999, 10**6)
@@ -44,17 +52,18 @@ def move_average(average: nn.Module, network: nn.Module, weight: float, buffers:
     """Move an average towards a network: a ← a + weight·(n - a).
 
     Args:
-        average: the average, of the same architecture.
+        average: the average, of the same architecture; it is changed in place.
         network: the network.
         weight: 1 - decay, in [0, 1].
-        buffers: copy takes the network's buffers, average moves those of floating point too, None leaves them.
+        buffers: "copy" copies all buffers of the network, "average" averages those of floating point and copies the
+            others, None leaves them.
 
     Example:
         >>> network = torch.nn.Linear(1, 1, bias=False)
         >>> average = averaged_copy(network)
         >>> _ = network.weight.data.add_(1.0)
         >>> move_average(average, network, 0.25)
-        >>> round(float(network.weight - average.weight), 4)
+        >>> round((network.weight - average.weight).item(), 4)
         0.75
     """
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)

@@ -14,6 +14,8 @@ from ..cache import is_whole, remove_sealed, sealed_path, sum_file
 
 # The two files that take turns, so that the newest whole checkpoint is never written over.
 SLOTS = ("last.ckpt", "last-2.ckpt")
+# File of the steps and seconds of a training that goes on.
+STEPS = "steps.json"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -38,7 +40,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a training that has ended, those that were set aside too.
+    """Remove what a training that has ended needs no more: checkpoints, also those set aside, and its steps.
 
     Args:
         folder: folder of a training; its subfolders are of later parts of it.
@@ -48,6 +50,8 @@ def remove_checkpoints(folder: Path) -> None:
             remove_sealed(path)
         for path in folder.rglob(f"{name}.damaged"):
             path.unlink()
+    for path in folder.rglob(STEPS):
+        path.unlink()
 
 
 class SealedCheckpoints(TorchCheckpointIO):

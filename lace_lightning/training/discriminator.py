@@ -14,7 +14,23 @@ from ..generators.stylegan2_layers import SQRT_2, FullyConnected
 
 
 class EqualConv(nn.Module):
-    """Convolution with equalised learning rate and optional sqrt(2)·leaky-ReLU(0.2), in the dtype of its input."""
+    """Convolution with equalised learning rate and optional √2·leaky-ReLU(0.2), in the dtype of its input.
+
+    With the activation there is a bias, and the size of a picture stays. Without it there is neither bias nor padding.
+
+    Args:
+        in_channels: channels of the input, at least 1.
+        out_channels: channels of the output, at least 1.
+        kernel: side of the filters in pixels, odd.
+        activate: add a bias and apply the activation.
+
+    References:
+        Section 4.1 of progressive growing of GANs (arXiv 1710.10196).
+
+    Example:
+        >>> EqualConv(3, 4, 3)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, activate: bool = True) -> None:
         super().__init__()
@@ -24,6 +40,7 @@ class EqualConv(nn.Module):
         self.gain = (SQRT_2 if activate else 1) / math.sqrt(in_channels * kernel**2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution (B, O, H, W) of x (B, I, H, W)."""
         weight = (self.weight * self.gain).to(x.dtype, memory_format=torch.channels_last)
         if self.bias is None:
             return F.conv2d(x, weight)
@@ -32,7 +49,19 @@ class EqualConv(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """Two 3x3 convolutions and a 2x2 mean, beside a pooled 1x1 shortcut: (B, I, H, W) -> (B, O, H/2, W/2)."""
+    """Two 3x3 convolutions and a 2x2 mean, beside a pooled 1x1 shortcut: (B, I, H, W) -> (B, O, H/2, W/2).
+
+    Args:
+        in_channels: channels I of the input, at least 1.
+        out_channels: channels O of the output, at least 1.
+
+    References:
+        The residual discriminator of StyleGAN2 (arXiv 1912.04958), figure 7.
+
+    Example:
+        >>> ResidualDown(3, 4)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 4, 4, 4])
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -41,12 +70,27 @@ class ResidualDown(nn.Module):
         self.skip = EqualConv(in_channels, out_channels, 1, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, O, H/2, W/2) of x (B, I, H, W)."""
         main = F.avg_pool2d(self.conv1(self.conv0(x)), 2)
         return (main + self.skip(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
 
 
 class Discriminator(nn.Module):
-    """Pictures (B, 3, R, R) in [-1, 1] -> realness logits (B,); `channels` are the widths from R down to 4x4."""
+    """Residual network from pictures (B, C, R, R) in [-1, 1] to realness logits (B,).
+
+    Args:
+        channels: widths at the resolutions R, R/2, ... 4, one each; their number n decides R = 4·2^(n - 1) pixels.
+        img_channels: channels C of the pictures, at least 1.
+        group_size: the largest number of samples in a group of the minibatch deviation, at least 1. Groups have the
+            greatest common divisor of this number and of B.
+
+    References:
+        StyleGAN2 (arXiv 1912.04958); minibatch standard deviation of section 3 of arXiv 1710.10196.
+
+    Example:
+        >>> Discriminator(channels=[4, 8])(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2])
+    """
 
     def __init__(
         self, channels: Sequence[int] = (64, 128, 128, 128), img_channels: int = 3, group_size: int = 8
@@ -60,6 +104,7 @@ class Discriminator(nn.Module):
         self.out = FullyConnected(channels[-1], 1)
 
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return logits (B,) float32; the residual blocks compute in `dtype`."""
         x = images.to(dtype, memory_format=torch.channels_last)
         x = self.blocks(self.from_rgb(x)).float()
         x = self.conv(torch.cat([x, self.minibatch_deviation(x)], dim=1))

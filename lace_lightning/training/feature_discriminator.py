@@ -14,13 +14,32 @@ from ..weights import weight_path
 
 
 class FeatureDiscriminator(nn.Module):
-    """Pictures (B, C, R, R) in [-1, 1] -> realness logits, one map (B, P_i) for each feature map of a frozen
-    classifier.
+    """Discriminator on the feature maps of a frozen image classifier, with a map of logits (B, P_i) for each of them.
 
-    A network that already tells objects apart shows a generator sooner what is missing ("Ensembling off-the-shelf
-    models for GAN training", arXiv 2112.09130; "Projected GANs converge faster", arXiv 2111.01007). Each head is a
-    fixed random mixing of the channels, two convolutions with spectral normalisation, and a 1x1 convolution. `weights`
-    names an image classifier (shipped, or a file of this program's); it must not be the one that judges.
+    Each head mixes the channels with a fixed random matrix and applies two convolutions with spectral normalisation and
+    a 1x1 convolution. Pretrained features make generators converge faster. The classifier must differ from the judge
+    that measures the generator.
+
+    Args:
+        weights: an image classifier of 3 channels: the name of shipped weights, or the path of a .safetensors file.
+        width: channels of each head, at least 1.
+
+    Raises:
+        LaceError: for weights that do not exist or are damaged.
+
+    References:
+        Ensembling off-the-shelf models for GAN training (arXiv 2112.09130); Projected GANs converge faster (arXiv
+        2111.01007).
+
+    Example:
+        >>> import tempfile
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> classifier = AttributeClassifier(Schema("s", (Attribute("hat"),)), "x", "resnet9", {"width": 4})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     classifier.save(f"{folder}/classifier.safetensors")
+        ...     discriminator = FeatureDiscriminator(f"{folder}/classifier.safetensors", width=2)
+        >>> [logits.shape for logits in discriminator(torch.zeros(1, 3, 32, 32))][-1]
+        torch.Size([1, 16])
     """
 
     def __init__(self, weights: str, width: int = 64) -> None:
@@ -32,12 +51,13 @@ class FeatureDiscriminator(nn.Module):
         self.heads = nn.ModuleList(_Head(count, width) for count in channels)
 
     def train(self, mode: bool = True) -> FeatureDiscriminator:
-        """Switch the heads alone: the classifier stays as it was trained."""
+        """Switch the heads to training or evaluation; the classifier stays in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self
 
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Return logits (B, P_i) float32 of pictures (B, 3, R, R) in [-1, 1]; features are computed in `dtype`."""
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             return [

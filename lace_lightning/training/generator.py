@@ -23,18 +23,45 @@ from .feature_discriminator import FeatureDiscriminator
 
 
 class GANTraining(pl.LightningModule):
-    """Train a StyleGAN2 generator on pictures; `average` is the moving average that is exported.
+    """Training of a StyleGAN2 generator on pictures; the attribute `average` is the moving average that is exported.
 
-    Losses: D: softplus(D(G(z))) + softplus(-D(x)) + γ/2·‖∇D(x)‖² every `r1_interval` steps (times the interval); G:
-    softplus(-D(G(z))). The two networks compute their features in bfloat16 when `bf16` is set; parameters, images,
-    losses and R1 stay in float32. Batches are uint8 or [-1, 1] pictures (B, 3, R, R), alone or with labels. Both
-    networks of a step see the same generated pictures, which are made once.
+    The discriminator minimises softplus(D(G(z))) + softplus(-D(x)), and every `r1_interval` steps γ/2·‖∇D(x)‖² times
+    the interval. The generator minimises softplus(-D(G(z))). Both networks of a step see the same generated pictures.
+    Batches are pictures (B, 3, R, R), uint8 or in [-1, 1], alone or as the first entry of a tuple.
 
-    With `features`, weights of an image classifier, a second discriminator on its features is added to both losses: the
-    mean of the logistic losses of its heads, times `features_weight`. `learning_rate` is the discriminator's, and the
-    generator's too unless `generator_learning_rate` is given. Over the last share `cooldown` of the training both fall
-    linearly to a tenth. `start` names weights (shipped, or a file of this program's) that the generator begins from;
-    the discriminator, which is not kept with them, then trains alone for the first `settle_kimg` thousand pictures.
+    Args:
+        generator: arguments of `StyleGAN2Network`.
+        discriminator: arguments of `Discriminator`.
+        learning_rate: Adam's learning rate of the discriminator, above 0.
+        generator_learning_rate: learning rate of the generator, above 0; None is `learning_rate`.
+        r1_gamma: γ of the gradient penalty R1, 0 or more.
+        r1_interval: steps between two penalties, at least 1.
+        r1_fraction: share of the batch that the penalty is computed on, above 0, at most 1.
+        ema_kimg: half-life of the moving average in thousands of pictures, above 0.
+        augment_target: target of `AdaptiveAugment`; from 1 on there is no augmentation.
+        augment_kimg: speed of `AdaptiveAugment` in thousands of pictures, above 0.
+        bf16: compute features of both networks in bfloat16. Parameters, pictures, losses and R1 stay in float32.
+        start: weights that the generator begins from (shipped name or file), None for random ones.
+        settle_kimg: thousands of pictures, 0 or more, during which the discriminator trains alone. It applies with
+            `start` only, whose files hold no discriminator.
+        features: weights of an image classifier for an additional `FeatureDiscriminator`, None for no such
+            discriminator. Both losses then have the mean of the logistic losses of its heads as well.
+        features_weight: factor of that loss, 0 or more.
+        cooldown: share of the training, from 0 to 1, at the end of which both learning rates have fallen linearly to a
+            tenth.
+
+    Raises:
+        LaceError: for a cooldown outside [0, 1], and for weights that do not fit the generator.
+
+    References:
+        StyleGAN2 (arXiv 1912.04958); lazy regularisation, its section 3.1.
+
+    Example:
+        >>> synthesis = {"channels": {4: 8, 8: 8}}
+        >>> config = {"z_dim": 8, "w_dim": 8, "img_resolution": 8, "synthesis_kwargs": synthesis}
+        >>> training = GANTraining(config, {"channels": [8, 8]}, bf16=False, cooldown=0.5)
+        >>> training.sample(2).shape, round(training.rate_factor(75, 100), 2)
+        (torch.Size([2, 3, 8, 8]), 0.55)
     """
 
     images_seen: Tensor
@@ -60,7 +87,10 @@ class GANTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= cooldown <= 1:
-            raise LaceError(f"training.cooldown is a share of the training, from 0 to 1, received {cooldown}.")
+            raise LaceError(
+                f"training.cooldown must be a share of the training from 0 to 1, received {cooldown}: set 0 to keep "
+                "the learning rates constant."
+            )
         self.save_hyperparameters(
             {
                 "generator": to_builtin(generator),
@@ -103,7 +133,8 @@ class GANTraining(pl.LightningModule):
             ) from error
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        # Lazy regularisation needs the first-moment-free Adam of StyleGAN2.
+        """Return the optimizers of generator and discriminator."""
+        # Lazy regularisation needs Adam without first moments (β₁ = 0), as in StyleGAN2.
         trained = list(self.generator.parameters()), self._critics()
         return [
             torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
@@ -116,7 +147,7 @@ class GANTraining(pl.LightningModule):
         return self.hparams["generator_learning_rate"] or rate, rate
 
     def rate_factor(self, step: int, steps: int) -> float:
-        """Return what the learning rates are multiplied by at `step` of `steps`."""
+        """Return the factor of the learning rates at `step` of `steps`: 1, falling to about 0.1 during the cooldown."""
         left = (steps - step) / max(1.0, self.hparams["cooldown"] * steps)
         return min(1.0, 0.1 + 0.9 * left)
 
@@ -127,12 +158,12 @@ class GANTraining(pl.LightningModule):
             optimizer.param_groups[0]["lr"] = lr * self.rate_factor(step, int(steps))
 
     def _critics(self) -> list[torch.nn.Parameter]:
-        """Return what is trained against the generator."""
+        """Return the parameters that are trained against the generator."""
         heads = [] if self.feature_discriminator is None else self.feature_discriminator.heads.parameters()
         return [*self.discriminator.parameters(), *heads]
 
     def _feature_loss(self, images: Tensor, real: bool) -> Tensor:
-        """Mean logistic loss of the heads for pictures that should count as real, or as generated."""
+        """Return the mean logistic loss of the heads on pictures of which `real` says whether they count as real."""
         if self.feature_discriminator is None:
             return images.new_zeros([])
         sign = -1.0 if real else 1.0
@@ -142,9 +173,10 @@ class GANTraining(pl.LightningModule):
         return self.hparams["features_weight"] * torch.stack(losses).mean()
 
     def training_step(self, batch: Any, batch_index: int) -> None:
+        """Make one step of the discriminator and one of the generator."""
         real = from_bytes(batch[0] if isinstance(batch, (list, tuple)) else batch)
         optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]
-        # Both optimisers step once a batch, and Lightning counts both.
+        # Both optimizers step once a batch, and Lightning counts both.
         self._set_rates((optimizer_g, optimizer_d), self.global_step // 2)
         settling = self.hparams["start"] is not None and self.images_seen < 1000 * self.hparams["settle_kimg"]
         with torch.set_grad_enabled(not settling):
@@ -174,7 +206,7 @@ class GANTraining(pl.LightningModule):
         return self.generator.synthesis(self.generator.broadcast(w), "random", self.features_dtype)
 
     def _discriminator_step(self, optimizer: Any, real: Tensor, fake: Tensor, step: int) -> Tensor:
-        # Real and generated pictures go apart: minibatch statistics must not mix them.
+        # Real and generated pictures pass separately: minibatch statistics must not mix them.
         shown_real, shown_fake = self.augment(real), self.augment(fake)
         real_logits = self.discriminator(shown_real, self.features_dtype)
         fake_logits = self.discriminator(shown_fake, self.features_dtype)
@@ -212,15 +244,19 @@ class GANTraining(pl.LightningModule):
 
     @staticmethod
     def _rest(optimizer: Any) -> Tensor:
-        """Count a step that changes nothing: Lightning saves checkpoints by the number of steps of all optimisers."""
+        """Make a step that changes nothing.
+
+        Lightning numbers checkpoints by the steps of all optimizers, so that each of them must step.
+        """
         optimizer.zero_grad()
         optimizer.step()
         return torch.zeros([])
 
     @torch.no_grad()
     def _update_average(self, count: int) -> None:
-        """Move the average towards the generator with a half-life of `ema_kimg`, shorter at the beginning from random
-        weights.
+        """Move the average towards the generator with a half-life of `ema_kimg`.
+
+        Without `start` the half-life is at most a twentieth of the pictures seen so far.
         """
         half_life = self.hparams["ema_kimg"] * 1000
         if self.hparams["start"] is None:
@@ -229,11 +265,11 @@ class GANTraining(pl.LightningModule):
         move_average(self.average, self.generator, weight)
 
     def export(self, path: str | os.PathLike[str], precision: str = "auto") -> None:
-        """Write the moving average as a generator (half precision), readable by `load_generator`."""
+        """Write the moving average in half precision as a generator that `load_generator` reads."""
         save_network(self.average, self.hparams["generator"], path, {"precision": precision}, torch.float16)
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """Return `count` pictures (count, 3, R, R) of the moving average in [-1, 1]."""
+        """Return pictures (count, 3, R, R) of the moving average in [-1, 1], which depend on the seed alone."""
         z = torch.randn(count, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         return self.average(z, dtype=self.features_dtype).clamp(-1, 1)

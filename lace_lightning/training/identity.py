@@ -17,11 +17,34 @@ from .learning_rates import with_one_cycle
 
 
 class IdentityTraining(pl.LightningModule):
-    """Train an embedding on (uint8 pictures (B, 3, R, R), numbers of people (B,)).
+    """Training of an identity embedding by softmax over people with an additive angular margin (ArcFace).
 
-    Margin softmax (ArcFace, arXiv 1801.07698): logits s·cos(θ_j), and s·cos(θ_y + m) for the right person y, with scale
-    s and margin m in radians. Nesterov SGD with one cycle. Test batches hold every person twice, one after the other:
-    `test_auc` is the area under the curve of "the same person?" by distance, over all pairs of a batch.
+    Logits are s·cos(θ_j), and s·cos(θ_y + m) for the person y of the picture, with scale s and margin m. The optimizer
+    is SGD with Nesterov momentum 0.9 and one cycle of the learning rate. Batches are (pictures (B, 3, R, R), uint8 or
+    in [-1, 1]; numbers of people (B,), from 0 to `num_people` - 1). `val_auc` and `test_auc` are the area under the ROC
+    curve of the question whether two pictures show the same person, by the cosine of their embeddings, over all pairs
+    of a batch; batches of these stages must hold pairs of both kinds.
+
+    Args:
+        network: name of an image network.
+        arguments: arguments of the network.
+        size: length of the embedding, at least 1.
+        num_people: number of people of the training set, at least 1.
+        scale: s, above 0.
+        margin: m in radians, from 0 to π.
+        learning_rate: peak of the cycle, above 0.
+        weight_decay: of all parameters, 0 or more.
+        warmup_fraction: share of the training, from 0 to 1, over which the learning rate rises.
+        bf16: compute the network in bfloat16.
+
+    References:
+        ArcFace (arXiv 1801.07698), Eq. 3.
+
+    Example:
+        >>> training = IdentityTraining("resnet9", {"width": 4}, size=8, num_people=3, margin=0.0, scale=2.0)
+        >>> vectors = F.normalize(training.people.detach(), dim=1)
+        >>> training.margin_logits(vectors, torch.arange(3)).diagonal().detach().round(decimals=3)
+        tensor([2., 2., 2.])
     """
 
     def __init__(
@@ -56,6 +79,7 @@ class IdentityTraining(pl.LightningModule):
         self.people = nn.Parameter(F.normalize(torch.randn(num_people, size), dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, size) of pictures (B, 3, R, R), uint8 or in [-1, 1]."""
         images = from_bytes(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.hparams["bf16"]):
             return self.embedding(images)
@@ -69,6 +93,7 @@ class IdentityTraining(pl.LightningModule):
         return self.hparams["scale"] * torch.where(right, angle.cos(), cosine)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the cross-entropy of a batch's margin logits."""
         logits = self.margin_logits(self(batch[0]), batch[1])
         loss = F.cross_entropy(logits, batch[1])
         if batch_index % 20 == 0:
@@ -91,12 +116,15 @@ class IdentityTraining(pl.LightningModule):
         self.log_dict({f"{stage}_{name}": value for name, value in figures.items()}, batch_size=len(vectors))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Log the area under the curve and the mean distances of a batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Log the area under the curve and the mean distances of a batch."""
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> Any:
+        """Return SGD with one cycle of the learning rate."""
         rate = self.hparams["learning_rate"]
         optimizer = torch.optim.SGD(
             self.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=self.hparams["weight_decay"]

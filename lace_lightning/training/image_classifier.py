@@ -21,16 +21,42 @@ from .losses import attribute_losses, attribute_scores, labelled_batch
 
 
 class ImageClassifierTraining(pl.LightningModule):
-    """Train an image network on (uint8 or [-1, 1] pictures (B, 3, R, R), labels (B, K) of `schema`, and known (B, K)
-    bool or nothing).
+    """Training of an image network on labelled pictures; its attribute `average`, a moving average, is exported.
 
-    Nesterov SGD, one-cycle learning rate over the whole run, label smoothing for discrete attributes, squared error
-    times `continuous_weight` for continuous ones (50 is the likelihood of Eq. 4, σ² = 0.01); what is not known enters
-    neither losses nor scores. `average` is an exponential moving average that is evaluated and exported. With `bf16`
-    convolutions run in bfloat16, channels last. Biases and scales of normalisations learn `bias_rate` times as fast as
-    the rest and do not decay. With `mirror`, what is seen in a picture and its mirror image together is reported as
-    well. `start` names weights of the same network (shipped, or a file of this program's) to begin from; outputs for
-    attributes that they do not have begin anew.
+    The loss is cross-entropy for discrete attributes and `continuous_weight` times the squared error for continuous
+    ones. The optimizer is SGD with Nesterov momentum and one cycle of the learning rate. Batches are (pictures (B, 3,
+    R, R), uint8 or in [-1, 1]; labels (B, K); and optionally known (B, K) bool). Unknown labels enter neither losses
+    nor scores.
+
+    Args:
+        schema: the attributes, or their plain containers.
+        network: name of an image network.
+        arguments: arguments of the network.
+        learning_rate: peak of the cycle, above 0.
+        weight_decay: of weights with two or more dimensions, 0 or more; biases and scales of normalisations have none.
+        momentum: momentum of SGD, in (0, 1).
+        warmup_fraction: share of the training, from 0 to 1, over which the learning rate rises.
+        label_smoothing: label smoothing of discrete attributes, from 0 to 1.
+        ema_decay: decay of the moving average a step, in [0, 1).
+        bf16: compute the network in bfloat16.
+        bias_rate: factor of the learning rate of biases and scales of normalisations, above 0.
+        continuous_weight: weight of the squared error, 0 or more; 50 is -log p of Eq. 4 with σ² = 0.01.
+        mirror: also report the accuracy of the summed logits of a picture and its mirror image.
+        start: weights of the same network to begin from (shipped name or file), None for random ones. Output columns of
+            attributes that these weights lack are random.
+
+    Raises:
+        LaceError: for weights of another network, and for weights that do not exist or are damaged.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> training = ImageClassifierTraining(schema, "resnet9", {"width": 4}, bf16=False)
+        >>> training.loss_weights.tolist(), training.classifier()(torch.zeros(2, 3, 32, 32)).shape
+        ([1.0, 50.0], torch.Size([2, 3]))
     """
 
     loss_weights: Tensor
@@ -90,8 +116,8 @@ class ImageClassifierTraining(pl.LightningModule):
         shapes = [{name: value.shape for name, value in state.items() if name not in head} for state in (ours, theirs)]
         if begin.network_name != self.hparams["network"] or shapes[0] != shapes[1]:
             raise LaceError(
-                f"The weights '{start}' are of the network {begin.network_name} {begin.arguments}, and this one is "
-                f"{self.hparams['network']} {self.hparams['arguments']}: give the same network, or start=null."
+                f"The weights '{start}' must be of the network {self.hparams['network']} {self.hparams['arguments']}, "
+                f"received {begin.network_name} {begin.arguments}: give the same network, or start=null."
             )
         self.network.load_state_dict({name: value for name, value in theirs.items() if name not in head}, strict=False)
         for attribute in self.schema:
@@ -100,6 +126,7 @@ class ImageClassifierTraining(pl.LightningModule):
                     ours[name][self.schema.slices[attribute.name]] = theirs[name][begin.schema.slices[attribute.name]]
 
     def on_fit_start(self) -> None:
+        """Prepare network and average from 5000 pictures of the data module."""
         pictures = from_bytes(self.trainer.datamodule.some_pictures(5000).to(self.device))  # type: ignore[attr-defined]
         self.network.prepare(pictures)
         self.average.prepare(pictures)
@@ -110,6 +137,7 @@ class ImageClassifierTraining(pl.LightningModule):
             return network(images).float()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Return the weighted loss of a batch."""
         images, labels, known = labelled_batch(batch)
         logits = self._logits(self.network, images)
         losses = attribute_losses(self.schema, logits, labels, self.hparams["label_smoothing"], known)
@@ -120,8 +148,9 @@ class ImageClassifierTraining(pl.LightningModule):
         return loss
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Make the optimizer's step and move the average."""
         super().optimizer_step(*arguments, **options)
-        # Here, so that a checkpoint of this step has its average; the step is counted afterwards.
+        # Moved here, so that a checkpoint of this step has its average; Lightning counts the step afterwards.
         updates = self.global_step + 1
         move_average(self.average, self.network, 1 - early_decay(self.hparams["ema_decay"], updates), "average")
 
@@ -131,7 +160,7 @@ class ImageClassifierTraining(pl.LightningModule):
         scores = attribute_scores(self.schema, logits, labels, known)
         figures = {f"{stage}_accuracy": _mean(scores, known)}
         if len(scores) > 1:
-            # Weighted by what is known, the means over batches are the means over pictures.
+            # Weighted by the number of known labels, the means over batches are the means over pictures.
             for (name, score), rows in zip(scores.items(), known.sum(0).tolist(), strict=True):
                 if rows:
                     self.log(f"{stage}_accuracy/{name}", score, batch_size=rows)
@@ -141,18 +170,21 @@ class ImageClassifierTraining(pl.LightningModule):
         self.log_dict(figures, prog_bar=len(scores) == 1, batch_size=len(labels))
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        """Log the accuracy of the average on a batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        """Log the accuracy of the average on a batch."""
         self._evaluate(batch, "test")
 
     def classifier(self) -> AttributeClassifier:
-        """Return the moving average as a classifier of pictures, ready for use."""
+        """Return the moving average as a frozen classifier of pictures."""
         result = AttributeClassifier(self.schema, "x", self.hparams["network"], self.hparams["arguments"])
         result.network.load_state_dict(self.average.state_dict())
         return result.eval().requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
+        """Return SGD with one cycle of the learning rate and two groups of parameters."""
         rate, trained = self.hparams["learning_rate"], [p for p in self.network.parameters() if p.requires_grad]
         rates = [rate, rate * self.hparams["bias_rate"]]
         optimizer = torch.optim.SGD(
@@ -171,6 +203,6 @@ class ImageClassifierTraining(pl.LightningModule):
 
 
 def _mean(scores: Mapping[str, Tensor], known: Tensor) -> Tensor:
-    """Return the mean over the attributes that somebody knows."""
+    """Return the mean score over the attributes that at least one row of `known` knows."""
     some = known.any(0)
     return (torch.stack(list(scores.values())) * some).sum() / some.sum().clamp(min=1)

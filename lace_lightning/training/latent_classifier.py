@@ -24,14 +24,41 @@ Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 
 class LatentClassifier(pl.LightningModule):
-    """Train p(c|u), u in z, w or x: cross-entropy for discrete attributes, squared error for continuous ones.
+    """Training of an attribute classifier p(c|u) of latents z or w, or of pictures x.
 
-    The squared error counts `continuous_weight` times; 1/(2σ²), 50 for σ = 0.1, makes the loss -log p(c|u) of Eq. 4 for
-    both kinds. Adam with `warmup_steps` of linear warm-up, then the learning rate times `decay` every `decay_epochs`
-    epochs (staircase). Batches are (u, decided labels (B, K)) or (u, logits of the labeler (B, L)), which are soft
-    labels; a third entry (B, K) bool says which attributes are known, and the others count nowhere. The test also
-    measures against the decided labels: -log p and the expected calibration error (15 bins of equal width) of discrete
-    attributes, the root mean square error of continuous ones.
+    The loss is cross-entropy for discrete attributes and `continuous_weight` times the squared error for continuous
+    ones. The optimizer is Adam with linear warm-up and a staircase decay. Batches are (u; decided labels (B, K), or
+    logits of the labeler (B, L), which are soft labels; and optionally known (B, K) bool). Unknown labels enter neither
+    losses nor scores. The test compares with the decided labels: -log p and the expected calibration error (15 bins of
+    equal width) of discrete attributes, and the root mean square error of continuous ones.
+
+    Args:
+        schema: the attributes, or their plain containers.
+        space: space of u: "z", "w", or "x" for pictures.
+        network: "mlp" for latents, or the name of an image network for "x".
+        arguments: arguments of the network.
+        learning_rate: learning rate after the warm-up, above 0.
+        warmup_steps: steps of the warm-up, 0 or more.
+        decay: factor of the learning rate at each decay, above 0, at most 1.
+        decay_epochs: epochs between two decays, at least 1.
+        weight_decay: weight decay of Adam, 0 or more.
+        continuous_weight: weight of the squared error, 0 or more. 1/(2σ²), which is 50 for σ = 0.1, makes the loss -log
+            p(c|u) of Eq. 4 for both kinds of attributes.
+        generator_digest: digest of the generator whose latents are classified, None for pictures that no generator
+            drew.
+
+    Raises:
+        LaceError: for an unknown space or network.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> training = LatentClassifier(schema, "w", arguments={"input_dim": 4, "hidden": [8]}, continuous_weight=50.0)
+        >>> training(torch.zeros(2, 4)).shape, training.weights.tolist()
+        (torch.Size([2, 3]), [1.0, 50.0])
     """
 
     weights: Tensor
@@ -80,9 +107,11 @@ class LatentClassifier(pl.LightningModule):
         )
 
     def forward(self, u: Tensor) -> Tensor:
+        """Return the logits (B, L) of u."""
         return self.classifier(from_bytes(u))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the weighted loss of a batch."""
         u, target, known = batch_parts(batch)
         loss = (self.weights * attribute_losses(self.schema, self(u), target, known=known)).sum()
         if batch_index % 50 == 0:
@@ -94,11 +123,15 @@ class LatentClassifier(pl.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
-        """Give every discrete attribute the temperature that makes the labels of `batches` likeliest, within the
-        classifier's weights.
+        """Fit the temperature of every discrete attribute on batches and divide the classifier's logits by it.
 
-        Temperatures, and the errors of continuous attributes, go into the metadata of the classifier. Raises LaceError
-        for a network whose last layer is not linear, and for no pairs.
+        The temperatures, and the errors of continuous attributes, are written into the metadata of the classifier.
+
+        Args:
+            batches: pairs, in the form of training batches.
+
+        Raises:
+            LaceError: for a network whose last layer is not linear, and without batches.
         """
         self.eval()
         parts = []
@@ -116,7 +149,7 @@ class LatentClassifier(pl.LightningModule):
         self.classifier.metadata["calibration"] = fitted
 
     def after_training(self, data: pl.LightningDataModule) -> None:
-        """Calibrate on the validation pairs, where `calibrates` says so."""
+        """Calibrate on the validation pairs if `calibrates` is true."""
         if self.calibrates:
             self.calibrate(data.val_dataloader())
 
@@ -130,7 +163,7 @@ class LatentClassifier(pl.LightningModule):
         return self.classifier.metadata
 
     def _log_mean(self, name: str, value: Tensor, count: int) -> None:
-        # Where nothing is known there is no mean, and where little is, it weighs little.
+        # The mean of a batch counts by its number of known labels; without any there is no mean.
         if count:
             self.log(name, value, batch_size=count, sync_dist=True)
 
@@ -148,9 +181,11 @@ class LatentClassifier(pl.LightningModule):
         return logits
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Log loss and accuracy of a batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Log loss, accuracy and calibration of a batch."""
         logits, labels, known = self._evaluate(batch, "classifier"), self._decided(batch[1]), batch_parts(batch)[2]
         losses = attribute_losses(self.schema, logits, labels, known=known)
         for index, attribute in enumerate(self.schema):
@@ -168,11 +203,13 @@ class LatentClassifier(pl.LightningModule):
             self.log(f"classifier/{'ece' if attribute.kind == 'discrete' else 'sigma'}/{attribute.name}", measure)
 
     def on_test_epoch_end(self) -> None:
-        for what, values in self.classifier.metadata.get("calibration", {}).items():
+        """Log the fitted temperatures and errors."""
+        for figure, values in self.classifier.metadata.get("calibration", {}).items():
             for name, value in values.items():
-                self.log(f"calibration/{what}/{name}", value)
+                self.log(f"calibration/{figure}/{name}", value)
 
     def configure_optimizers(self) -> Any:
+        """Return Adam with warm-up and staircase."""
         h = self.hparams
         optimizer = torch.optim.Adam(
             self.parameters(), lr=h["learning_rate"], weight_decay=h["weight_decay"], fused=True

@@ -12,15 +12,28 @@ import torch
 
 
 def steps_per_epoch(trainer: pl.Trainer) -> int:
-    """Return the optimizer's steps of an epoch, however early the training ends."""
+    """Return the number of optimizer steps of an epoch, also when the training ends before the epoch does.
+
+    Args:
+        trainer: the trainer during `fit`.
+
+    Returns:
+        At least 1; `sys.maxsize` for data without a length, which have no second epoch.
+    """
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
-    # Data that do not know their length have no second epoch.
     return sys.maxsize if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
 def warmed_up(step: int, warmup_steps: int) -> float:
     """Return the factor of a linear warm-up: (step + 1)/warmup_steps, at most 1.
+
+    Args:
+        step: number of the step, from 0.
+        warmup_steps: length of the warm-up in steps; 0 for none.
+
+    Returns:
+        The factor, in (0, 1].
 
     Example:
         >>> warmed_up(0, 4), warmed_up(9, 4), warmed_up(0, 0)
@@ -30,7 +43,20 @@ def warmed_up(step: int, warmup_steps: int) -> float:
 
 
 def by_steps(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> dict[str, Any]:
-    """Return what `configure_optimizers` returns for learning rates times `factor(step)`."""
+    """Return the result of `configure_optimizers` for learning rates that are multiplied by `factor(step)`.
+
+    Args:
+        optimizer: the optimizer with its base learning rates.
+        factor: function of the number of the step, from 0.
+
+    Returns:
+        The optimizer and a scheduler that steps after every optimizer step.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+        >>> by_steps(optimizer, lambda step: 0.5)["optimizer"].param_groups[0]["lr"]
+        0.1
+    """
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -38,8 +64,17 @@ def by_steps(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -
 def with_staircase(
     optimizer: torch.optim.Optimizer, trainer: pl.Trainer, warmup_steps: int, decay: float, decay_epochs: int
 ) -> dict[str, Any]:
-    """Return what `configure_optimizers` does: linear over `warmup_steps`, and times `decay` every `decay_epochs`
-    epochs.
+    """Return the result of `configure_optimizers` for a linear warm-up, and a factor `decay` every `decay_epochs`.
+
+    Args:
+        optimizer: the optimizer with its base learning rates.
+        trainer: the trainer during `fit`, which gives the steps of an epoch.
+        warmup_steps: length of the warm-up in steps; 0 for none.
+        decay: factor of the learning rate at each decay, above 0, at most 1.
+        decay_epochs: epochs between two decays, at least 1.
+
+    Returns:
+        The optimizer and its scheduler.
     """
     per_epoch = steps_per_epoch(trainer)
 
@@ -52,9 +87,19 @@ def with_staircase(
 def with_one_cycle(
     optimizer: torch.optim.Optimizer, rates: Sequence[float], warmup_fraction: float, trainer: pl.Trainer
 ) -> dict[str, Any]:
-    """Return what `configure_optimizers` does.
+    """Return the result of `configure_optimizers` for one cycle: a linear rise to `rates`, then a linear fall.
 
-    Linear up to `rates`, one a parameter group, and down again, by steps.
+    Args:
+        optimizer: the optimizer.
+        rates: peak learning rates, one for each parameter group, above 0.
+        warmup_fraction: share of the steps, from 0 to 1, over which the learning rates rise.
+        trainer: the trainer during `fit`, which gives the number of steps.
+
+    Returns:
+        The optimizer and its scheduler.
+
+    References:
+        Smith and Topin, Super-convergence (arXiv 1708.07120).
     """
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,

@@ -1,4 +1,4 @@
-"""Losses and scores of attribute predictions, one an attribute."""
+"""Losses and scores of attribute predictions, one for each attribute."""
 
 from __future__ import annotations
 
@@ -12,14 +12,34 @@ from ..schema import Schema
 
 
 def batch_parts(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return points, target (B, K) or (B, L), and which attributes are known (B, K) bool: None for all, where the batch
-    does not say.
+    """Return points, labels, and the mask of known labels of a batch; the mask is None in a batch of two entries.
+
+    Args:
+        batch: points (B, ...); labels (B, K) or logits of a labeler (B, L); optionally known (B, K) bool.
+
+    Returns:
+        The three parts, without a copy.
+
+    Example:
+        >>> batch_parts((torch.zeros(2, 4), torch.zeros(2, 1)))[2] is None
+        True
     """
     return batch[0], batch[1], batch[2] if len(batch) > 2 else None
 
 
 def labelled_batch(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return points, labels (B, K), and which of them are known (B, K) bool: all, where the batch does not say."""
+    """Return points, labels, and the mask of known labels of a batch; in a batch of two entries all labels are known.
+
+    Args:
+        batch: points (B, ...); labels (B, K); optionally known (B, K) bool.
+
+    Returns:
+        Points, labels (B, K) and known (B, K) bool.
+
+    Example:
+        >>> labelled_batch((torch.zeros(2, 4), torch.zeros(2, 1)))[2].tolist()
+        [[True], [True]]
+    """
     points, labels, known = batch_parts(batch)
     return points, labels, torch.ones_like(labels, dtype=torch.bool) if known is None else known
 
@@ -29,8 +49,24 @@ def attribute_losses(
 ) -> Tensor:
     """Return the loss of every attribute (K,): cross-entropy for discrete ones, squared error for continuous ones.
 
-    `logits` is (B, L); `target` is labels (B, K), or logits of a labeler (B, L), which are soft labels. Means are over
-    the rows where an attribute is `known` (B, K) bool, all without it; the loss of one that no row knows is 0.
+    Args:
+        schema: the attributes.
+        logits: logits (B, L).
+        target: labels (B, K), or logits of a labeler (B, L), which are soft labels.
+        label_smoothing: label smoothing of discrete attributes, from 0 to 1.
+        known: which labels are known (B, K) bool; all by default.
+
+    Returns:
+        Means (K,) over the rows that know an attribute; 0 for an attribute that no row knows.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873), with squared errors without the factor 1/(2σ²).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> attribute_losses(schema, torch.tensor([[0.0, 0.0, 0.5]]), torch.tensor([[1.0, 0.0]]))
+        tensor([0.6931, 0.2500])
     """
     soft = target.shape[1] != len(schema)
     result = []
@@ -51,7 +87,7 @@ def attribute_losses(
 
 
 def _mean(values: Tensor, known: Tensor | None, index: int) -> Tensor:
-    """Return the mean of `values` (B,) over the rows that know attribute `index`; 0 where none does."""
+    """Return the mean of `values` (B,) over the rows that know attribute `index`; 0 if no row knows it."""
     if known is None:
         return values.mean()
     rows = known[:, index]
@@ -59,9 +95,25 @@ def _mean(values: Tensor, known: Tensor | None, index: int) -> Tensor:
 
 
 def attribute_scores(schema: Schema, logits: Tensor, target: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
-    """Return for every attribute the share of right decisions, or the mean of 1 - |ĉ - c| where it is continuous.
+    """Return the score of every attribute: the accuracy of a discrete one, the mean of 1 - |ĉ - c| of a continuous one.
 
-    Only rows where an attribute is `known` (B, K) bool count.
+    Args:
+        schema: the attributes.
+        logits: logits (B, L), from which ĉ is decoded.
+        target: labels c (B, K), or logits of a labeler (B, L), which are decoded.
+        known: which labels are known (B, K) bool; all by default.
+
+    Returns:
+        A score in [0, 1] for each name, the mean over the rows that know the attribute; 0 if no row knows it.
+
+    References:
+        The accuracy ACC of LACE's experiments (arXiv 2110.10873).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> attribute_scores(schema, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.ones(2, 1))
+        {'hat': tensor(0.5000)}
     """
     truth = schema.decode(target).values if target.shape[1] != len(schema) else target
     error = (schema.decode(logits).values - truth).abs()

@@ -1,4 +1,4 @@
-"""What training steps share: their random numbers, and the guard against divergence."""
+"""Random numbers of training steps, and the check for divergence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import LaceError
 
-# Mean energies and losses beyond it are divergence (Grathwohl et al., ICLR 2020, stop there).
+# Larger mean energies and losses count as divergence, as in JEM (Grathwohl et al., ICLR 2020).
 LIMIT = 1e8
 
 
@@ -18,10 +18,10 @@ def step_seed(seed: int, *terms: tuple[int, int]) -> int:
 
     Args:
         seed: the seed of the training.
-        terms: (multiplier, number) of what tells this use from others: the step, the process, the purpose.
+        terms: pairs (multiplier, number); the numbers distinguish uses of one seed: step, process, purpose.
 
     Returns:
-        A seed of torch's generators.
+        A seed of torch's generators, from 0 to 2⁶³ - 1.
 
     Example:
         >>> step_seed(2, (10, 3), (100, 4))
@@ -33,7 +33,15 @@ def step_seed(seed: int, *terms: tuple[int, int]) -> int:
 
 
 def step_generator(device: torch.device | str, seed: int, *terms: tuple[int, int]) -> torch.Generator:
-    """Return the generator of a step, which a resumed training has again; see `step_seed`.
+    """Return the random generator of a step, which is the same again in a resumed training.
+
+    Args:
+        device: the device of the generator.
+        seed: the seed of the training.
+        terms: pairs (multiplier, number) as in `step_seed`.
+
+    Returns:
+        A new generator with the seed of `step_seed`.
 
     Example:
         >>> step_generator("cpu", 1, (10, 2)).initial_seed()
@@ -43,13 +51,13 @@ def step_generator(device: torch.device | str, seed: int, *terms: tuple[int, int
 
 
 def require_bounded(step: int, advice: str, bound: float = LIMIT, **values: Tensor) -> None:
-    """Refuse a training whose figures are not finite or not within ± `bound`.
+    """Raise an error if a figure of the training is not finite or not within ± `bound`.
 
     Args:
         step: the number of the training step.
-        advice: what to change, the end of the message.
-        bound: the largest size, infinite for any finite number.
-        values: figures by name; underscores of a name are written as spaces.
+        advice: the end of the message: what to change.
+        bound: the largest absolute value; infinity accepts every finite number.
+        values: figures by name, tensors of one number; underscores of a name are written as spaces.
 
     Raises:
         LaceError: with the step, the figure and the advice.

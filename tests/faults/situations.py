@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 import torch
 
 from lace_lightning.artifacts import digest, load_tensors, save_tensors
-from lace_lightning.cache import Cache
+from lace_lightning.cache import Cache, sealed_path
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import PairSet, make_pairs, pairs_identity
 from lace_lightning.data.resumable_arrays import fill
 from lace_lightning.generators import StyleGAN2Generator, StyleGAN2Network, convert
 from lace_lightning.labelers import Labeler
 from lace_lightning.schema import Attribute, Schema
-from lace_lightning.training.checkpoints import SealedCheckpoints, newest_checkpoint
+from lace_lightning.training.checkpoints import SealedCheckpoints, newest_checkpoint, remove_checkpoints
 
 torch.manual_seed(0)
 GENERATOR = StyleGAN2Generator(
@@ -53,7 +53,8 @@ def statistics(folder: Path) -> dict[str, torch.Tensor]:
     values = torch.linspace(0, 1, 300, dtype=torch.float64)
     path = entry.file("statistics.safetensors", lambda file: save_tensors(file, {"mean": values}, {"of": "n"}))
     tensors, config = load_tensors(path)
-    return {**tensors, "config": config}
+    # Tensors of a file are mapped from it; the file is about to change.
+    return {name: tensor.clone() for name, tensor in tensors.items()} | {"config": config}
 
 
 class Steps(pl.LightningModule):
@@ -72,29 +73,32 @@ class Steps(pl.LightningModule):
 
 def training(folder: Path) -> None:
     """Train with a checkpoint every two steps, from the newest checkpoint on, and keep the weights."""
-    module = Steps()
-    newest = newest_checkpoint(folder)
-    trainer = pl.Trainer(
-        max_steps=12,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        plugins=[SealedCheckpoints()],
-        callbacks=[
-            pl.callbacks.ModelCheckpoint(
-                folder, filename="last", save_top_k=1, enable_version_counter=False, every_n_train_steps=2
-            )
-        ],
-        default_root_dir=folder,
-    )
-    data = torch.utils.data.DataLoader(torch.zeros(24, 1), batch_size=2)
-    trainer.fit(module, data, ckpt_path=None if newest is None else str(newest), weights_only=True)
-    assert trainer.global_step == 12
     entry = Cache(folder).entry("systems", {"steps": 12})
-    entry.file("system.safetensors", lambda file: save_tensors(file, {"weight": module.weight.data}, {}))
-    for path in folder.glob("last*.ckpt*"):
-        path.unlink()
+    with entry.making():
+        if entry.has("system.safetensors"):
+            remove_checkpoints(entry.folder)
+            return
+        module = Steps()
+        newest = newest_checkpoint(entry.folder)
+        every = pl.callbacks.ModelCheckpoint(
+            entry.folder, filename="last", save_top_k=1, enable_version_counter=False, every_n_train_steps=2
+        )
+        trainer = pl.Trainer(
+            max_steps=12,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[SealedCheckpoints()],
+            callbacks=[every],
+            default_root_dir=folder,
+        )
+        data = torch.utils.data.DataLoader(torch.zeros(24, 1), batch_size=2)
+        trainer.fit(module, data, ckpt_path=None if newest is None else str(newest), weights_only=True)
+        assert trainer.global_step == 12
+        with sealed_path(entry.folder / "system.safetensors") as temporary:
+            save_tensors(temporary, {"weight": module.weight.data}, {})
+        remove_checkpoints(entry.folder)
 
 
 def read_checkpoint(folder: Path) -> Callable[[], Any]:
@@ -132,9 +136,9 @@ def pictures(folder: Path) -> torch.Tensor:
 
 def conversion(folder: Path) -> None:
     """Convert a generator's file."""
-    source = folder.parent / "source.safetensors"
+    source = folder.parent / "source.pt"
     if not source.is_file():
-        GENERATOR.save(source)
+        torch.save(GENERATOR.network.state_dict(), source)
     convert(source, folder / "converted.safetensors")
 
 

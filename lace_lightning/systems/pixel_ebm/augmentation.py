@@ -1,6 +1,4 @@
-"""Random changes of pictures between rounds of chains, as functions of uniform numbers: crop, mirror, colours, grey,
-blur.
-"""
+"""Random changes of pictures between rounds of chains: crop, mirror, colours, grey, blur."""
 
 from __future__ import annotations
 
@@ -13,17 +11,38 @@ from torch import Tensor
 
 from ...errors import LaceError
 
-# Relative to a picture's luminance, as television has it.
+# Weights of red, green and blue in the luminance (ITU-R BT.601).
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Changes:
-    """Change each picture of (B, 3, H, W) in [0, 1] by `numbers` uniform values of its own (B, `numbers`).
+    """Random changes of pictures (B, 3, H, W) in [0, 1] as a function of uniform numbers (B, 17).
 
-    In this order: a crop of a share of at least `crop` of the area, 3:4 to 4:3, resized to the whole; a mirror image
-    with probability `mirror`; with `jitter_probability`, brightness, contrast, saturation and hue by up to `jitter`, in
-    random order; grey with `grey`; a 5x5 Gaussian blur of 0.1 to 2 pixels with `blur`. Raises LaceError for shares that
-    are not from 0 to 1 and a crop of nothing.
+    The order is: crop and mirror image; brightness, contrast, saturation and hue in random order; grey; blur. A crop
+    has an aspect ratio between 3:4 and 4:3 and is resized to the whole picture. The blur is Gaussian, 5x5 pixels, with
+    a standard deviation from 0.1 to 2 pixels. The class attribute `numbers` is 17.
+
+    Args:
+        crop: smallest share of the area that a crop keeps, above 0, at most 1; 1 for no crops.
+        mirror: probability of a mirror image, from 0 to 1.
+        jitter: strengths of brightness, contrast and saturation (factors from max(0, 1 - s) to 1 + s) and of hue (turns
+            of up to s of the circle), each 0 or more.
+        jitter_probability: probability that all four colour changes are applied, from 0 to 1.
+        grey: probability of a grey picture, from 0 to 1.
+        blur: probability of a blur, from 0 to 1.
+
+    Raises:
+        LaceError: for shares outside [0, 1], a crop of 0, and other than four strengths from 0.
+
+    References:
+        The augmentations of improved contrastive divergence (arXiv 2012.01316).
+
+    Example:
+        >>> changes = Changes(grey=1.0)
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> y = changes(x, torch.rand(2, changes.numbers))
+        >>> y.shape, torch.equal(y[:, 0], y[:, 2]), torch.equal(Changes()(x, torch.rand(2, 17)), x)
+        (torch.Size([2, 3, 8, 8]), True, True)
     """
 
     numbers = 17
@@ -40,9 +59,8 @@ class Changes:
         shares = {"crop": crop, "mirror": mirror, "jitter_probability": jitter_probability, "grey": grey, "blur": blur}
         if not crop > 0 or not all(0 <= share <= 1 for share in shares.values()) or len(jitter) != 4 or min(jitter) < 0:
             raise LaceError(
-                f"Changes of pictures need shares from 0 to 1, a crop above 0 and four strengths of jitter, received "
-                f"{shares} "
-                f"and {list(jitter)}."
+                "Changes of pictures require shares from 0 to 1, a crop above 0 and four strengths of jitter from 0, "
+                f"received {shares} and {list(jitter)}: set a share of 0, or a crop of 1, to leave a change out."
             )
         self.crop, self.mirror, self.jitter, self.jitter_probability = crop, mirror, tuple(jitter), jitter_probability
         self.grey, self.blur = grey, blur
@@ -52,17 +70,17 @@ class Changes:
         if self.crop < 1 or self.mirror:
             x = self._placed(x, u[:, :5])
         rows = u[:, 5] < self.jitter_probability
-        # Four rounds, in each of which every picture has the change that is its turn.
+        # Each of the four rounds applies one change to every picture, in the picture's own order.
         order = u[:, 6:10].argsort(1)
         for turn in range(4) if self.jitter_probability else ():
             for index, change in enumerate((_brightness, _contrast, _saturation, _hue)):
                 x = _where(rows & (order[:, turn] == index), x, change, self._strength(u[:, 10 + index], index))
         x = _where(u[:, 14] < self.grey, x, lambda part, _: _luminance(part).expand_as(part), u[:, 14])
-        # Resampling and blurring are means of pixels but for rounding.
+        # Resampled and blurred values are means of pixels and leave [0, 1] by rounding only.
         return _where(u[:, 15] < self.blur, x, _blurred, 0.1 + 1.9 * u[:, 16]).clamp(0, 1)
 
     def drawn(self, x: Tensor, random: torch.Generator) -> Tensor:
-        """Return changed pictures with values from a generator on their device."""
+        """Return changed pictures for numbers from a generator on the device of the pictures."""
         return self(x, torch.rand(len(x), self.numbers, generator=random, device=x.device))
 
     def _strength(self, u: Tensor, index: int) -> Tensor:
@@ -73,7 +91,7 @@ class Changes:
         return low + (1 + reach - low) * u
 
     def _placed(self, x: Tensor, u: Tensor) -> Tensor:
-        """Crop, resize and mirror, in one resampling."""
+        """Return pictures that are cropped, resized and mirrored in one resampling."""
         area, ratio = self.crop + (1 - self.crop) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         if self.crop == 1:
@@ -87,7 +105,7 @@ class Changes:
 
 
 def _where(rows: Tensor, x: Tensor, change: Callable[[Tensor, Tensor], Tensor], strength: Tensor) -> Tensor:
-    """Change these rows (B,) bool of x by their strength (B,)."""
+    """Return x with the rows (B,) bool changed by their strength (B,)."""
     if not bool(rows.any()):
         return x
     x = x.clone()
@@ -114,7 +132,7 @@ def _saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue by a share of the circle; lightness and chroma of the hexagonal cone stay."""
+    """Turn the hue by a share of the circle; lightness and chroma of the hexagonal cone are kept."""
     red, green, blue = x.unbind(1)
     high, low = x.amax(1), x.amin(1)
     chroma = high - low

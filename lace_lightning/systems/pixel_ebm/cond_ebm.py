@@ -29,22 +29,64 @@ BOX = (0.0, 1.0)
 
 
 class CondEBM(EnergyModel):
-    """p(x|c) ∝ exp(-Σ_i E_i(x|c_i)), an energy for each attribute, after improved contrastive divergence (arXiv
-    2012.01316).
+    """Conditional energy-based model p(x|c) ∝ exp(-Σ_i E_i(x|c_i)) of pictures, by improved contrastive divergence.
 
-    Inside, pictures are in [0, 1], bytes drawn uniformly within their level. Chains have the labels of the batch and
-    begin in a buffer of bytes, whose points are changed by `changes` (arguments of `Changes`, null for none). With
-    `objective` cd:        L = mean E(x, c) - mean E(x⁻, c) logsumexp: the latter mean is weighted by softmax(-E(x⁻, c))
-    over the batch softplus:  L = mean softplus(E(x, c) - E(x⁻, c)) plus `l2`·(mean E_i(x)² + mean E_i(x⁻)²) for each
-    attribute, plus `kl`·mean E(x⁻, c), the energy held constant and the last step of the chain not, minus `repel`·mean
-    log of the distance of x⁻ from the nearest of `repel_points` of the buffer once it has more than `repel_from`; both
-    on the first `kl_rows` chains. Networks of several scales have a mean over them in losses and a sum in chains.
+    Energies are computed on pictures in [0, 1]; bytes are drawn uniformly within their level. Chains x⁻ have the labels
+    of the batch and begin at points of a replay buffer. The loss has four terms. The first is the objective: mean E(x,
+    c) - mean E(x⁻, c) for "cd", the same with weights softmax(-E(x⁻, c)) over the batch in the second mean for
+    "logsumexp", and mean softplus(E(x, c) - E(x⁻, c)) for "softplus". The second is `l2`·(mean E_i(x)² + mean
+    E_i(x⁻)²), summed over attributes. The third is `kl`·mean E(x⁻, c) with the parameters of E held constant,
+    differentiated through the last step of the chain. The fourth is -`repel`·mean log of the distance from x⁻ to the
+    nearest of `repel_points` points of the buffer.
 
-    `network` is the arguments of `build_energy`, `chain` and `buffer` those of `LangevinChain` and `ReplayBuffer`.
-    Adam, gradients of a norm of at most `gradient_norm`; pictures are drawn from the moving average, `ema_decay`, and,
-    with `sampling.models` 2, from its state at the last multiple of `snapshot_steps` together with it. `sampling`:
-    noise, then `rounds` of `steps` steps and changes, then `refine` steps of `step_size` over the number of energies.
-    Training stops with a LaceError where the mean energy of data leaves ±`bound`.
+    Losses have the mean over the scales of a network, and chains the sum. The optimizer is Adam. Pictures are drawn
+    from a moving average of the networks.
+
+    Args:
+        schema: the attributes, or their plain containers.
+        network: arguments of `build_energy`, except the number of conditions.
+        chain: arguments of `LangevinChain` for the training; `num_steps` is at least 1. Defaults: 40 steps of size 100
+            with noise 0.001, noise first, clamped to [0, 1].
+        buffer: arguments of `ReplayBuffer`. Defaults: a reservoir of 10,000 points as bytes with restart 0.001.
+        changes: arguments of `Changes`, which change points of the buffer before chains go on from them; None for none.
+        sampling: how pictures are drawn, from noise: `rounds` (0 or more) of `steps` steps (1 or more) that are
+            followed by `changes`, then `refine` steps (0 or more). `step_size` is divided by the number of energies,
+            and `noise_std` is the noise of a step. With `models` 2 the energies of the moving average and of its last
+            snapshot are added; with 1 only the average is used.
+        shape: shape (3, H, W) of a picture.
+        objective: "cd", "logsumexp" or "softplus".
+        l2: weight of squared energies, 0 or more.
+        kl: weight of the energy at the ends of chains, 0 or more.
+        repel: weight of the entropy term, 0 or more.
+        repel_points: number of points of the buffer that ends of chains are compared with, at least 1.
+        repel_from: the entropy term is used when the buffer has more points than this, 0 or more.
+        kl_rows: number of chains of a batch that the terms of `kl` and `repel` are computed on, at least 1.
+        learning_rate: learning rate of Adam, above 0.
+        betas: β₁ and β₂ of Adam, each in [0, 1).
+        gradient_norm: largest norm of the gradient, above 0; None for none.
+        ema_decay: decay of the moving average a step, in [0, 1).
+        snapshot_steps: steps between two snapshots of the moving average, at least 1.
+        bound: the training stops when the mean energy of data is not within ±bound, above 0.
+        seed: seed of the randomness of training steps.
+
+    Raises:
+        LaceError: for an unknown objective, a chain without steps, settings that `LangevinChain`, `ReplayBuffer`,
+            `Changes` or `build_energy` refuse, and sampling outside its ranges; in training, when energy or loss
+            diverge.
+
+    References:
+        Improved contrastive divergence training of energy-based models (arXiv 2012.01316); compositional visual
+        generation with energy-based models (arXiv 2004.06030).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> network = {"filter_dim": 4, "stages": 1, "multiscale": False}
+        >>> sampling = {"models": 1, "rounds": 0, "refine": 2}
+        >>> model = CondEBM(schema, network, buffer={"size": 10}, sampling=sampling, shape=(3, 8, 8))
+        >>> sample = model.sample(Labels.constant(schema, 2, hat=1), torch.arange(2))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 3, 8, 8]), 2.0)
     """
 
     kind = "cond_ebm"
@@ -123,7 +165,7 @@ class CondEBM(EnergyModel):
         )
         if self.chain.num_steps < 1:
             raise LaceError(
-                "The chain of the training needs num_steps from 1, received 0: the published ones are 40 and 60."
+                "Chains of the training require at least 1 step, received num_steps=0: published numbers are 40 and 60."
             )
         self.buffer = ReplayBuffer(
             **{
@@ -141,13 +183,13 @@ class CondEBM(EnergyModel):
         self.drawing = _Drawing(**(sampling or {}))
 
     def numbers(self, images: Tensor, random: torch.Generator) -> Tensor:
-        """Return pictures in [0, 1]: bytes anywhere within their level."""
+        """Return pictures in [0, 1] of pictures in [-1, 1], or of bytes, drawn uniformly within their level."""
         if images.dtype != torch.uint8:
             return (images + 1) / 2
         return (images.float() + torch.rand(images.shape, generator=random, device=images.device)) / 256
 
     def negatives(self, labels: Labels, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return where chains (B, 3, H, W) begin in the buffer, one step short of their end, and their indices (B,)."""
+        """Return chains (B, 3, H, W) from the buffer one step before their end, and indices (B,) of their starts."""
         x, indices = self.buffer.draw(len(labels), random)
         with frozen(self.energies):
             return self.chain(
@@ -158,9 +200,7 @@ class CondEBM(EnergyModel):
         return lambda x: self.energies(x, labels).sum((1, 2))
 
     def contrast(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return the objective from energies (B, K, S) of data and of ends of chains, with the penalty on their
-        squares.
-        """
+        """Return the objective and the penalty on squares from energies (B, K, S) of data and of ends of chains."""
         data, ends = positive.sum(1), negative.sum(1)
         if self.hparams["objective"] == "softplus":
             loss = F.softplus(data - ends).mean()
@@ -171,8 +211,10 @@ class CondEBM(EnergyModel):
         return loss + self.hparams["l2"] * (positive.square() + negative.square()).mean((0, 2)).sum()
 
     def sampler_loss(self, x: Tensor, labels: Labels, others: Tensor | None) -> Tensor:
-        """Return what makes chains end at low energy, `kl`, and apart from `others` (N, 3, H, W), `repel`; x (B, 3, H,
-        W) has a graph.
+        """Return the loss of ends x (B, 3, H, W) of chains: their energy and their distance from other points.
+
+        Gradients pass through x, which has a graph, and not through the energy's parameters. The weights are `kl` and
+        `repel`. `others` are points (N, 3, H, W) of the buffer, None to leave out the distance.
         """
         with frozen(self.energies):
             loss = self.hparams["kl"] * self.energies(x, labels).sum(1).mean()
@@ -182,6 +224,7 @@ class CondEBM(EnergyModel):
         return loss
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
+        """Return the loss of a batch and put the ends of its chains into the buffer."""
         h, random = self.hparams, self.random()
         images, labels = self.parts(batch)
         data = self.numbers(images, random)
@@ -222,32 +265,34 @@ class CondEBM(EnergyModel):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
+        """Clip gradients to the norm `gradient_norm`."""
         if self.hparams["gradient_norm"] is not None:
             self.clip_gradients(optimizer, self.hparams["gradient_norm"], "norm")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Before the step, so that a training that ends at a multiple still has two different states.
+        """Take a snapshot of the average every `snapshot_steps` steps."""
+        # Before the step, so that snapshot and average differ when a training ends at a multiple.
         if int(self.batches) and int(self.batches) % self.hparams["snapshot_steps"] == 0:
             self.past.load_state_dict(self.average.state_dict())
             self.snapshots += 1
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Make the optimizer's step and move the average."""
         super().optimizer_step(*arguments, **options)
-        # Here, so that a checkpoint of this step has its average.
+        # Moved here, so that a checkpoint of this step has its average.
         move_average(self.average, self.energies, 1 - self.hparams["ema_decay"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam for the energies."""
         return torch.optim.Adam(self.energies.parameters(), self.hparams["learning_rate"], tuple(self.hparams["betas"]))
 
     @property
     def models(self) -> tuple[AttributeEnergies, ...]:
-        """Return the states that pictures are drawn from, as far as the training has got."""
+        """The models that pictures are drawn from: the average, and with `models` 2 its last snapshot, if any."""
         return (self.average, self.past)[: min(self.drawing.models, 1 + int(self.snapshots))]
 
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
-        """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1]; see
-        `lace_lightning.systems.pixel_ebm.energies.compose`.
-        """
+        """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1]; see `compose` of the module `energies`."""
         return compose(self.models, self.parsed(query), free, logic)
 
     def run_chain(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
@@ -258,10 +303,9 @@ class CondEBM(EnergyModel):
         return _signed(d.chain(inner, x, noise, d.rounds * d.steps, d.refine, done))
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return pictures `Sample.z` (B, 3, H, W) in [-1, 1] by chains on the sum of the energies of what each code
-        knows.
+        """Return pictures `Sample.z` (B, 3, H, W) in [-1, 1] by chains on the sum of the energies of known attributes.
 
-        Raises LaceError for a code that knows nothing.
+        Raises LaceError for a code that knows no attribute.
         """
         codes = self.checked(codes, seeds, starts)
         return self.draw_energy(CodeEnergy(self.models, codes), seeds, starts, codes.known.sum(1))
@@ -269,8 +313,13 @@ class CondEBM(EnergyModel):
     def draw_energy(
         self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None
     ) -> Sample:
-        """Return pictures of an energy of pictures; `terms`, one or (B,), is of how many energies it consists, which
-        the steps share.
+        """Return pictures of an energy of pictures by chains.
+
+        Args:
+            energy: energy of pictures (B, 3, H, W) in [-1, 1].
+            seeds: one seed a sample (B,) int64.
+            starts: pictures (B, 3, H, W) in [-1, 1] at which chains begin; uniform noise by default.
+            terms: number of energies that `energy` adds, one or (B,), by which the step size is divided; 1 by default.
         """
         count = len(self.models) * (torch.ones([]) if terms is None else terms)
         share = (1 / count).to(self.device).expand(len(seeds))
@@ -290,7 +339,7 @@ def _signed(x: Tensor) -> Tensor:
 
 
 class _Drawing:
-    """The settings of `sampling`."""
+    """Settings of `sampling`."""
 
     def __init__(
         self,
@@ -304,8 +353,8 @@ class _Drawing:
     ) -> None:
         if models not in (1, 2) or rounds < 0 or steps < 1 or refine < 0:
             raise LaceError(
-                "Drawing pictures takes 1 or 2 models, rounds and refine from 0 and steps from 1, received "
-                f"{models}, {rounds}, {refine} and {steps}."
+                "sampling requires models of 1 or 2, rounds and refine of 0 or more and steps of at least 1, received "
+                f"models={models}, rounds={rounds}, refine={refine} and steps={steps}: change model.sampling."
             )
         self.models, self.rounds, self.steps, self.refine = models, rounds, steps, refine
         self.chain = LangevinChain(0, step_size, noise_std, noise_first=True, clamp=BOX)

@@ -1,4 +1,4 @@
-"""Networks of conditional energies of pictures: residual blocks whose scales and biases the condition gives."""
+"""Networks of conditional energies of pictures: residual blocks modulated by the condition."""
 
 from __future__ import annotations
 
@@ -12,19 +12,43 @@ from ...errors import LaceError, suggest
 
 
 class StandardConv(nn.Conv2d):
-    """3x3 convolution whose filters have mean 0 and standard deviation 1 (weight standardisation)."""
+    """3x3 convolution whose filters have mean 0 and standard deviation 1 (weight standardisation).
+
+    Args:
+        channels: channels of input and output, at least 1.
+
+    References:
+        Weight standardisation (arXiv 1903.10520).
+
+    Example:
+        >>> StandardConv(4)(torch.zeros(2, 4, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution (B, C, H, W) of x (B, C, H, W)."""
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         weight = weight / (weight.flatten(1).std(1)[:, None, None, None] + 1e-5)
         return F.conv2d(x, weight, self.bias, padding=1)
 
 
 class Modulated(nn.Module):
-    """swish(gain · norm(conv(x)) + bias), gain and bias linear in the condition (B, N); without a condition 1 and 0."""
+    """The layer swish(gain · norm(conv(x)) + bias), whose gain and bias are linear in the condition.
+
+    Without a condition the gain is 1 and the bias 0. The norm is an instance norm for up to 128 channels, and a group
+    norm for more.
+
+    Args:
+        channels: channels C of input and output, at least 1.
+        num_conditions: length N of the condition, at least 1.
+
+    Example:
+        >>> Modulated(4, 2)(torch.rand(3, 4, 8, 8), torch.eye(2)[[0, 1, 1]]).shape
+        torch.Size([3, 4, 8, 8])
+    """
 
     def __init__(self, channels: int, num_conditions: int) -> None:
         super().__init__()
@@ -37,6 +61,7 @@ class Modulated(nn.Module):
         self.map = nn.Linear(num_conditions, 2 * channels)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return features (B, C, H, W) of x (B, C, H, W) under conditions (B, N), or under none."""
         x = self.norm(self.conv(x))
         if condition is not None:
             gain, bias = self.map(condition)[:, :, None, None].chunk(2, 1)
@@ -45,9 +70,16 @@ class Modulated(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two modulated convolutions beside the identity.
+    """Two modulated convolutions beside the identity, and optionally a convolution to half the size after them.
 
-    With `out_channels` a convolution to half the size behind them.
+    Args:
+        channels: channels of the input, at least 1.
+        num_conditions: length N of the condition, at least 1.
+        out_channels: channels of the output at half the size; None keeps channels and size.
+
+    Example:
+        >>> ResidualBlock(4, 2, out_channels=8)(torch.rand(1, 4, 8, 8), None).shape
+        torch.Size([1, 8, 4, 4])
     """
 
     def __init__(self, channels: int, num_conditions: int, out_channels: int | None = None) -> None:
@@ -56,12 +88,27 @@ class ResidualBlock(nn.Module):
         self.down = None if out_channels is None else nn.Conv2d(channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return features of x (B, C, H, W) under conditions (B, N), or under none."""
         x = x + self.second(self.first(x, condition), condition)
         return x if self.down is None else F.silu(_halved(self.down(x)))
 
 
 class Attention(nn.Module):
-    """Self-attention over places with an eighth of the channels in keys; its share, `gamma`, begins at 0."""
+    """Self-attention over the places of a picture, with an eighth of the channels in queries and keys.
+
+    The factor `gamma` of the attention is learnt and is 0 at first.
+
+    Args:
+        channels: channels of input and output, at least 1.
+
+    References:
+        Self-attention GAN (arXiv 1805.08318).
+
+    Example:
+        >>> x = torch.rand(1, 8, 4, 4)
+        >>> torch.equal(Attention(8)(x), x)
+        True
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -70,13 +117,25 @@ class Attention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) plus `gamma` times its attention."""
         weights = (self.query(x).flatten(2).transpose(1, 2) @ self.key(x).flatten(2)).softmax(-1)
         return x + self.gamma * (self.value(x).flatten(2) @ weights.transpose(1, 2)).view_as(x)
 
 
 class ScaleNetwork(nn.Module):
-    """One energy (B, 1) from pictures of one size: `stages` pairs of blocks, each to half the size, doubled channels
-    from the second.
+    """Network of one energy (B, 1) from pictures of one size.
+
+    It has `stages` pairs of residual blocks. Each pair halves the size, and from the second on doubles the channels.
+
+    Args:
+        num_conditions: length N of the condition, at least 1.
+        filter_dim: channels of the first pair, at least 1.
+        stages: number of pairs, at least 1.
+        attention: add self-attention after the second pair.
+
+    Example:
+        >>> ScaleNetwork(2, filter_dim=4, stages=1, attention=False)(torch.rand(3, 3, 8, 8), None).shape
+        torch.Size([3, 1])
     """
 
     def __init__(self, num_conditions: int, filter_dim: int, stages: int, attention: bool) -> None:
@@ -92,6 +151,7 @@ class ScaleNetwork(nn.Module):
         self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return energies (B, 1) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
         x = F.silu(self.stem(x))
         for block in self.blocks:
             x = block(x) if isinstance(block, Attention) else block(x, condition)
@@ -99,12 +159,29 @@ class ScaleNetwork(nn.Module):
 
 
 class ResidualEnergy(nn.Module):
-    """Energies (B, S) of pictures (B, 3, H, W) in [0, 1] at S scales under conditions (B, num_conditions), or under
-    none.
+    """Energies (B, S) of pictures (B, 3, H, W) in [0, 1] at S scales, under conditions or under none.
 
-    After "Improved Contrastive Divergence Training of Energy-Based Models" (arXiv 2012.01316): `stages` 4 pairs of
-    residual blocks on the picture, with `multiscale` 3 on half of it and 2 on a quarter, attention in the first.
-    6,643,044 parameters for `filter_dim` 64 and 10 conditions. Raises LaceError for a depth that has no pairs left.
+    The first scale is the picture itself. With `multiscale` the pictures of the second and third scale have half and a
+    quarter of its size, and S is 3. The default has 6,643,044 parameters for 10 conditions.
+
+    Args:
+        num_conditions: length N of the condition, at least 1.
+        filter_dim: channels of the first blocks, at least 1.
+        stages: pairs of residual blocks of the first scale, at least 1, and at least 3 with `multiscale`. The second
+            scale has one pair less, the third two.
+        multiscale: add the second and third scale.
+        attention: add self-attention to the first scale, after its second pair.
+
+    Raises:
+        LaceError: for `filter_dim` or `stages` below these bounds.
+
+    References:
+        Improved contrastive divergence training of energy-based models (arXiv 2012.01316).
+
+    Example:
+        >>> network = ResidualEnergy(2, filter_dim=4, stages=1, multiscale=False)
+        >>> network(torch.rand(3, 3, 8, 8), torch.eye(2)[[0, 1, 1]]).shape
+        torch.Size([3, 1])
     """
 
     def __init__(
@@ -118,8 +195,8 @@ class ResidualEnergy(nn.Module):
         super().__init__()
         if filter_dim < 1 or stages < (3 if multiscale else 1):
             raise LaceError(
-                "The energy network needs filter_dim from 1 and stages from 1, 3 with multiscale; received "
-                f"{filter_dim} and {stages}."
+                "The energy network requires filter_dim of at least 1 and stages of at least 1, or 3 with multiscale, "
+                f"received filter_dim={filter_dim} and stages={stages}: raise them."
             )
         depths = range(stages, stages - (3 if multiscale else 1), -1)
         self.scales = nn.ModuleList(
@@ -128,6 +205,7 @@ class ResidualEnergy(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return energies (B, S) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
         energies = []
         for scale in self.scales:
             energies.append(scale(x, condition))
@@ -140,9 +218,24 @@ def _halved(x: Tensor) -> Tensor:
 
 
 class SpectralConv(nn.Module):
-    """Convolution with its filters divided by their largest singular value σ; with `small` by 1 where σ is below 1.
+    """Convolution without bias whose filters are divided by their largest singular value σ.
 
-    σ is estimated by one step of power iteration in every training step, from a vector that is kept.
+    Each call estimates σ by one step of power iteration from a stored vector. Training steps store the new vector.
+
+    Args:
+        in_channels: channels of the input, at least 1.
+        out_channels: channels of the output, at least 1.
+        size: side of the filters in pixels, odd.
+        small: begin with weights of standard deviation 1e-10, and divide them by σ only where σ is above 1.
+
+    References:
+        Spectral normalisation (arXiv 1802.05957).
+
+    Example:
+        >>> convolution = SpectralConv(3, 4, small=True)
+        >>> y = convolution(torch.ones(2, 3, 8, 8))
+        >>> y.shape, bool(y.abs().max() < 1e-6)
+        (torch.Size([2, 4, 8, 8]), True)
     """
 
     vector: Tensor
@@ -158,6 +251,7 @@ class SpectralConv(nn.Module):
         self.register_buffer("vector", F.normalize(torch.randn(out_channels), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution (B, O, H, W) of x (B, I, H, W)."""
         matrix = self.weight.flatten(1)
         with torch.no_grad():
             right = F.normalize(matrix.T @ self.vector, dim=0)
@@ -165,12 +259,26 @@ class SpectralConv(nn.Module):
         if self.training and torch.is_grad_enabled() and self.weight.requires_grad:
             self.vector.copy_(left)
         sigma = left @ (matrix @ right)
-        # W/σ·min(σ, 1): a filter that begins at nothing stays there until it has grown.
+        # W/σ·min(σ, 1): small filters are not enlarged.
         return F.conv2d(x, self.weight / (sigma.clamp(min=1) if self.small else sigma), padding=self.padding)
 
 
 class SpectralBlock(nn.Module):
-    """Residual block with biases and gains for each condition and spectral normalisation."""
+    """Residual block with spectral normalisation, whose biases and gain are linear in the condition.
+
+    Args:
+        in_channels: channels of the input, at least 1.
+        out_channels: channels of the output, at least 1.
+        num_conditions: length N of the condition, at least 1.
+        down: halve the size by a mean of 2x2 pixels.
+
+    References:
+        Implicit generation and modeling with energy-based models (arXiv 1903.08689).
+
+    Example:
+        >>> SpectralBlock(4, 8, num_conditions=2, down=True)(torch.rand(1, 4, 8, 8), None).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, in_channels: int, out_channels: int, num_conditions: int, down: bool) -> None:
         super().__init__()
@@ -188,6 +296,7 @@ class SpectralBlock(nn.Module):
         self.down = down
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return features of x (B, C, H, W) under conditions (B, N), or under none."""
         before, between, gain = (
             (0.0, 0.0, 1.0)
             if condition is None
@@ -199,10 +308,20 @@ class SpectralBlock(nn.Module):
 
 
 class SpectralEnergy(nn.Module):
-    """Energy (B, 1) of pictures (B, 3, H, W) in [0, 1] under conditions (B, num_conditions), or under none.
+    """Energy (B, 1) of pictures (B, 3, H, W) in [0, 1] by six residual blocks with spectral normalisation.
 
-    After "Implicit Generation and Modeling with Energy-Based Models" (arXiv 1903.08689): six residual blocks of
-    `filter_dim` to twice as many channels, spectral normalisation of all but the last layer, a sum over places.
+    The last layer is a sum over places and a linear map without spectral normalisation.
+
+    Args:
+        num_conditions: length N of the condition, at least 1.
+        filter_dim: channels of the first two blocks, at least 1; the other four have twice as many.
+
+    References:
+        Implicit generation and modeling with energy-based models (arXiv 1903.08689).
+
+    Example:
+        >>> SpectralEnergy(2, filter_dim=4)(torch.rand(3, 3, 8, 8), torch.eye(2)[[0, 1, 1]]).shape
+        torch.Size([3, 1])
     """
 
     def __init__(self, num_conditions: int, filter_dim: int = 128) -> None:
@@ -221,6 +340,7 @@ class SpectralEnergy(nn.Module):
         self.head = nn.Linear(2 * n, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return energies (B, 1) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
         x = F.leaky_relu(self.stem(x), 0.2)
         for block in self.blocks:
             x = block(x, condition)
@@ -231,7 +351,20 @@ ENERGY_NETWORKS: dict[str, type[nn.Module]] = {"residual": ResidualEnergy, "spec
 
 
 def build_energy(num_conditions: int, name: str = "residual", **arguments: object) -> nn.Module:
-    """Return a new network of conditional energies by name. Raises LaceError for an unknown name."""
+    """Return a new network of conditional energies by name.
+
+    Args:
+        num_conditions: length of the condition, at least 1.
+        name: "residual" or "spectral".
+        arguments: arguments of the network by name; None leaves one at its default.
+
+    Raises:
+        LaceError: for an unknown name, and for arguments that the network refuses.
+
+    Example:
+        >>> type(build_energy(2, "spectral", filter_dim=4)).__name__
+        'SpectralEnergy'
+    """
     if name not in ENERGY_NETWORKS:
         raise LaceError(
             f"The energy networks are {', '.join(ENERGY_NETWORKS)}, and '{name}' was asked for."

@@ -1,4 +1,4 @@
-"""Conditional energies of pictures put together: codes, queries, exactly or as published."""
+"""Composition of conditional energies of pictures for codes and queries: exact, or as published."""
 
 from __future__ import annotations
 
@@ -18,14 +18,30 @@ from ...query import Not as NotNode
 from ...schema import Labels, Schema
 from .cond_ebm_network import build_energy
 
-# Of the composition in improved contrastive divergence: how sharp a disjunction is, and how much a negation counts.
+# Sharpness of a disjunction and weight of a negation in the composition of improved contrastive divergence.
 SHARPNESS, NEGATION = 100.0, 0.001
-# So many combinations of classes are looked through one by one.
+# The largest number of combinations of classes that exact logic sums over.
 MAX_CELLS = 4096
 
 
 class AttributeEnergies(nn.Module):
-    """A network of conditional energies for each attribute, of pictures (B, 3, H, W) in [0, 1]."""
+    """Conditional energies of pictures (B, 3, H, W) in [0, 1], with one network for each attribute.
+
+    Args:
+        schema: the attributes.
+        network: arguments of `build_energy`, except the number of conditions.
+
+    Raises:
+        LaceError: for arguments that `build_energy` refuses.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> energies = model(torch.rand(2, 3, 8, 8), Labels.constant(schema, 2, hat=1))
+        >>> energies.shape, bool(energies[:, 0].any()), bool(energies[:, 1].any())
+        (torch.Size([2, 2, 1]), True, False)
+    """
 
     def __init__(self, schema: Schema, network: Mapping[str, Any]) -> None:
         super().__init__()
@@ -35,7 +51,7 @@ class AttributeEnergies(nn.Module):
         self.evaluated = 0
 
     def one(self, x: Tensor, index: int, value: Tensor) -> Tensor:
-        """Return the energies (B, S) of pictures given a class or number (B,) for one attribute."""
+        """Return the energies (B, S) of pictures for one attribute, given its classes or values (B,)."""
         self.evaluated += len(x)
         attribute = self.schema.attributes[index]
         discrete = attribute.kind == "discrete"
@@ -43,8 +59,8 @@ class AttributeEnergies(nn.Module):
         return self.networks[index](x, condition)
 
     def forward(self, x: Tensor, codes: Labels) -> Tensor:
-        """Return energies (B, K, S), those of what is not known 0."""
-        # What nobody knows is left out; where nobody knows anything, something says how many scales there are.
+        """Return energies (B, K, S) of pictures given codes (B rows); 0 for values that are not known."""
+        # Attributes that no code knows are left out. Without known ones the first gives the number of scales.
         asked = codes.known.any(0).nonzero()[:, 0].tolist() or [0]
         values = torch.where(codes.known, codes.values, 0.0)
         energies = {index: self.one(x, index, values[:, index]) for index in asked}
@@ -59,22 +75,49 @@ class AttributeEnergies(nn.Module):
 
 
 class PictureEnergy(Energy):
-    """An energy of pictures (B, 3, H, W) in [-1, 1] by several models, whose energies are added."""
+    """Base class of energies of pictures (B, 3, H, W) in [-1, 1] by several models, whose energies are added.
+
+    Args:
+        models: at least one model of the same schema. Their parameters are no part of this module.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> energy = PictureEnergy([model, model])
+        >>> energy.attribute_energy(torch.rand(2, 3, 8, 8), 0, torch.tensor([0, 1])).shape
+        torch.Size([2])
+    """
 
     is_probability = False
 
     def __init__(self, models: Sequence[AttributeEnergies]) -> None:
         super().__init__()
-        # Held in a tuple: the networks are shared, and no part of the energy's own state.
+        # In a tuple: the networks are shared, and no part of the energy's own state.
         self.models = tuple(models)
 
     def attribute_energy(self, u: Tensor, index: int, value: Tensor) -> Tensor:
-        """Return Σ E(x|c) (B,) over models and scales."""
+        """Return Σ E_i(x|c) (B,) over models and scales for attribute number `index` and its values (B,)."""
         return torch.stack([model.one((u + 1) / 2, index, value).sum(1) for model in self.models]).sum(0)
 
 
 class CodeEnergy(PictureEnergy):
-    """Σ over the attributes that the codes (B rows) know of E_i(x|c_i)."""
+    """The energy Σ E_i(x|c_i) over the attributes that a code knows.
+
+    Args:
+        models: at least one model of the same schema.
+        codes: codes c (B rows).
+
+    References:
+        Conjunction of compositional energy-based models (arXiv 2004.06030).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> CodeEnergy([model], Labels.constant(schema, 2, hat=1))(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2])
+    """
 
     def __init__(self, models: Sequence[AttributeEnergies], codes: Labels) -> None:
         super().__init__(models)
@@ -88,7 +131,20 @@ class CodeEnergy(PictureEnergy):
 
 
 class Given(PictureEnergy):
-    """E_i(x|c) of one attribute, for one value or one a sample (B,)."""
+    """The energy E_i(x|c) of one attribute.
+
+    Args:
+        models: at least one model of the same schema.
+        index: number of the attribute in the schema.
+        value: class or value c, one for all samples or a tensor (B,).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> Given([model], 0, torch.tensor(1.0))(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2])
+    """
 
     def __init__(self, models: Sequence[AttributeEnergies], index: int, value: Tensor) -> None:
         super().__init__(models)
@@ -102,11 +158,28 @@ class Given(PictureEnergy):
 
 
 class Cells(PictureEnergy):
-    """-log Σ exp(-Σ_i E_i(x|c_i)) over the combinations c of classes for which a query is true: all are as likely, a
-    priori.
+    """The energy -log Σ exp(-Σ_i E_i(x|c_i)) over the combinations c of classes for which a query is true.
 
-    Exact as far as the constants of the energies E_i(·|c) are equal. `holds` (M,) or (B, M) says for which of `cells`
-    (M, n), classes of the attributes with these `indices`, it is.
+    All combinations have the same prior probability. The energy is exact if the normalising constants of the energies
+    E_i(·|c) do not depend on c.
+
+    Args:
+        models: at least one model of the same schema.
+        indices: numbers of n attributes in the schema.
+        cells: combinations (M, n) of classes of these attributes.
+        holds: for which combinations the query is true, a mask (M,) for all samples or (B, M) bool.
+
+    References:
+        Disjunction of compositional energy-based models (arXiv 2004.06030).
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> one = Cells([model], [0], torch.tensor([[0], [1]]), torch.tensor([False, True]))
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> torch.allclose(one(x), Given([model], 0, torch.tensor(1))(x))
+        True
     """
 
     def __init__(
@@ -133,8 +206,21 @@ class Cells(PictureEnergy):
 
 
 class SoftMinimum(Energy):
-    """E = -log(exp(-s·E_1) + exp(-s·E_2))/s: the published disjunction, with s = `SHARPNESS` nearly the lower of the
-    two.
+    """The energy -log(exp(-s·E_1) + exp(-s·E_2))/s: the published disjunction, close to min(E_1, E_2) for large s.
+
+    Args:
+        left: E_1.
+        right: E_2.
+        sharpness: s, above 0.
+
+    References:
+        Disjunction of compositional energy-based models (arXiv 2004.06030), with the sharpness of improved contrastive
+        divergence (arXiv 2012.01316).
+
+    Example:
+        >>> from lace_lightning.energies import Prior
+        >>> SoftMinimum(Prior(), 2 * Prior())(torch.ones(1, 4))
+        tensor([2.])
     """
 
     is_probability = False
@@ -155,11 +241,29 @@ def compose(
 ) -> Energy:
     """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1].
 
-    `exact` adds up the energies of attributes that must have one value each, and sums exp(-E) over all combinations of
-    classes that make the rest true. `paper` is what was published: a sum for `and`, `SoftMinimum` for `or`, -0.001·E
-    for `not`. `free` (B rows) gives the values of free attributes. Raises LaceError for a query that can never or must
-    always hold, and for what there is no energy of: half-lines, and in exact logic any condition on a continuous
-    attribute but one value.
+    With exact logic, attributes that must have one value each contribute the sum of their energies, and the rest of the
+    query the energy of `Cells`. With paper logic, `and` is a sum, `or` is `SoftMinimum`, and `not` is -0.001·E.
+
+    Args:
+        models: at least one model of the query's schema.
+        query: the condition.
+        free: values of the query's free attributes, B rows.
+        logic: "exact" or "paper".
+
+    Raises:
+        LaceError: for a query that `check_query` refuses and for half-lines; in exact logic also for conditions on a
+            continuous attribute other than one value, and for more than `MAX_CELLS` combinations of classes.
+
+    References:
+        Compositional energy-based models (arXiv 2004.06030).
+
+    Example:
+        >>> from lace_lightning.query import parse
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("smile")))
+        >>> model = AttributeEnergies(schema, {"filter_dim": 4, "stages": 1, "multiscale": False})
+        >>> compose([model], parse("hat == 1 or smile == 1", schema))(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2])
     """
     check_query(query, free, logic)
     if logic == "paper":
@@ -185,7 +289,10 @@ def _sides(node: Node) -> list[Node]:
 
 def _given(models: Sequence[AttributeEnergies], query: Query, atom: Atom, free: Labels | None) -> Energy:
     if atom.op in "<>":
-        raise LaceError(f"An energy of pictures is conditional on a value, and '{atom}' is a half-line: name a value.")
+        raise LaceError(
+            f"An energy of pictures requires a value of '{atom.attribute.name}', received the half-line '{atom}': use "
+            "== and a value."
+        )
     if atom.value is None:
         assert free is not None
         value = free.column(atom.attribute.name)
@@ -209,18 +316,16 @@ def _cells(models: Sequence[AttributeEnergies], query: Query, free: Labels | Non
     for attribute in attributes:
         if attribute.kind == "continuous":
             raise LaceError(
-                f"Exact logic sums over classes, and '{query}' needs more of the continuous '{attribute.name}' than "
-                f"one value: "
-                f"join '{attribute.name} == ...' to the rest with `and`, or use logic=paper."
+                f"Exact logic requires one value of the continuous attribute '{attribute.name}', received the query "
+                f"'{query}': join '{attribute.name} == ...' to the rest with `and`, or use logic=paper."
             )
     cells = torch.cartesian_prod(*(torch.arange(attribute.num_classes) for attribute in attributes)).reshape(
         -1, len(attributes)
     )
     if len(cells) > MAX_CELLS:
         raise LaceError(
-            f"The query '{query}' has {len(cells)} combinations of classes, and {MAX_CELLS} are looked through at "
-            f"most: use "
-            "fewer attributes, or logic=paper."
+            f"Exact logic sums over at most {MAX_CELLS} combinations of classes, and the query '{query}' has "
+            f"{len(cells)}: use fewer attributes, or logic=paper."
         )
     labels = Labels.constant(
         query.schema, len(cells), **{a.name: cells[:, column].float() for column, a in enumerate(attributes)}

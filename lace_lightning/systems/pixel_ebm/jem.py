@@ -1,4 +1,4 @@
-"""JEM: a classifier of pictures whose logits are energies as well, trained as both."""
+"""JEM: a classifier of pictures whose logits also define a density of pictures."""
 
 from __future__ import annotations
 
@@ -29,20 +29,53 @@ CONDITIONALS = ("chain", "sort")
 
 
 class JEM(EnergyModel):
-    """Joint energy-based model (arXiv 1912.03263) of pictures and attributes, at least one of them discrete.
+    """Joint energy-based model p(x, c) ∝ exp(-E(x, c)) of pictures (B, C, H, W) in [-1, 1] and attributes.
 
-    Loss: w₁·(mean E(x) - mean E(x⁻)) + w₂·(-log p(c|x)) + w₃·(mean E(x, c) - mean E(x⁻, c)), `weights` (w₁, w₂, w₃),
-    for pictures with Gaussian noise `input_noise`. x⁻ are ends of chains on E(x), with `class_conditional` on E(x, c)
-    of random classes; those of w₃ are of the batch's labels. With either the buffer has a block for every combination
-    of classes. With `separate` the halves of a batch serve the generative and the labelled terms, as two independent
-    batches would. `chain` and `buffer` are the arguments of `LangevinChain` and `ReplayBuffer`, `network` those of
-    `JEMNetwork`. Adam, `warmup_steps` linear steps, then `decay` at each of `decay_epochs`.
+    The loss is w₁·(mean E(x) - mean E(x⁻)) + w₂·(-log p(c|x)) + w₃·(mean E(x, c) - mean E(x⁻, c)) of pictures with
+    Gaussian noise. In the first term x⁻ are ends of chains on E(x), in the third of chains on E(x, c) with the labels
+    of the batch. The optimizer is Adam with `warmup_steps` of linear warm-up and a factor `decay` at each of
+    `decay_epochs`.
 
-    `sampling` says how pictures are drawn: `conditional` chain runs a chain on E(x, c); `sort` picks from the buffer,
-    where the chains of the training have ended, what the classifier takes for c, with no chain at all. `start` of a
-    chain is a point of the `buffer` or `noise`; `num_steps`, `step_size` and `noise_std` are those of its steps.
-    `start` names a file with published weights and buffer. Training stops with a LaceError where the loss is not finite
-    or beyond ±`bound`.
+    Args:
+        schema: the attributes, or their plain containers; at least one is discrete.
+        network: arguments of `JEMNetwork`, except the number of logits.
+        chain: arguments of `LangevinChain` for the training.
+        buffer: arguments of `ReplayBuffer`; it has 10,000 points by default.
+        sampling: how pictures are drawn. `conditional` is "chain", Langevin steps on E(x, c), or "sort", points of the
+            buffer that the classifier assigns to the code. Chains begin at points of the buffer (`start` "buffer") or
+            at uniform noise ("noise") and have `num_steps`, `step_size` and `noise_std`.
+        shape: shape (C, H, W) of a picture; C is 3 for `JEMNetwork`.
+        weights: (w₁, w₂, w₃), each 0 or more, not all 0.
+        class_conditional: run the chains of the first term on E(x, c) of random classes. With it, or with w₃ above 0,
+            the buffer has one block for each combination of classes.
+        separate: use the first half of a batch for the first term and the second half for the others.
+        input_noise: standard deviation of the noise on pictures, 0 or more, in units of [-1, 1].
+        sigma: the classifier's error σ on continuous attributes, in units of the attribute, above 0.
+        learning_rate: learning rate of Adam after the warm-up, above 0.
+        betas: β₁ and β₂ of Adam, each in [0, 1).
+        warmup_steps: steps of the warm-up, 0 or more.
+        decay: factor of the learning rate at each decay, above 0.
+        decay_epochs: epochs at which the learning rate decays, counted from 0.
+        bound: the training stops when the loss is not within ±bound, above 0.
+        start: file of published weights and replay buffer to begin from, None for random weights.
+        seed: seed of the buffer and of the randomness of training steps.
+
+    Raises:
+        LaceError: for a schema without discrete attributes, weights outside their ranges, an unknown way of sampling,
+            other settings that `JEMNetwork`, `LangevinChain` or `ReplayBuffer` refuse, and a file that does not fit; in
+            training, when the loss diverges.
+
+    References:
+        JEM (arXiv 1912.03263), sections 3 and 4 and algorithm 1.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> sampling, buffer = {"num_steps": 2}, {"size": 10}
+        >>> model = JEM(schema, {"depth": 10, "widen": 1}, buffer=buffer, sampling=sampling, shape=(3, 8, 8))
+        >>> sample = model.sample(Labels.constant(schema, 2, hat=1), torch.arange(2))
+        >>> sample.z.shape, sample.evaluations
+        (torch.Size([2, 3, 8, 8]), 2)
     """
 
     kind = "jem"
@@ -97,8 +130,9 @@ class JEM(EnergyModel):
         self.classes = [attribute.num_classes for attribute in self.schema if attribute.kind == "discrete"]
         if not self.classes or len(weights) != 3 or min(weights) < 0 or not any(weights):
             raise LaceError(
-                f"JEM needs a discrete attribute, without which E(x) is constant, and three weights from 0, not all 0; "
-                f"received {', '.join(f'{a.name} ({a.kind})' for a in self.schema)} and {list(weights)}."
+                "JEM requires a discrete attribute, without which E(x) is constant, and three weights of 0 or more, "
+                f"not all 0, received {', '.join(f'{a.name} ({a.kind})' for a in self.schema)} and {list(weights)}: "
+                "change task.attributes or model.weights."
             )
         self.network = JEMNetwork(self.schema.num_logits, **(network or {}))
         self.chain = LangevinChain(**(chain or {}))
@@ -125,7 +159,7 @@ class JEM(EnergyModel):
             ) from error
 
     def joint(self, codes: Labels | None = None) -> Energy:
-        """Return E(x, c) of the network's outputs, E(x) without codes."""
+        """Return E(x, c) on outputs of the network, or E(x) without codes."""
         known = Labels.constant(self.schema, 1).to(self.device) if codes is None else codes
         return Joint(known, self.hparams["sigma"], self.network.energy_head)
 
@@ -134,9 +168,9 @@ class JEM(EnergyModel):
         return (self.joint() & build(self.parsed(query), free, logic, self.hparams["sigma"])).pullback(self.network)
 
     def cells(self, codes: Labels, drawn: Tensor) -> Tensor:
-        """Return which combination of classes (B,) int64 codes are.
+        """Return the numbers (B,) int64 of the combinations of classes of codes.
 
-        `drawn` (B, K) in [0, 1) decides what is not known.
+        `drawn` (B, K) in [0, 1) decides the classes that are not known.
         """
         cell = torch.zeros(len(codes), dtype=torch.long, device=codes.values.device)
         for index, attribute in enumerate(self.schema):
@@ -149,14 +183,14 @@ class JEM(EnergyModel):
         return cell
 
     def random_codes(self, count: int, random: torch.Generator) -> Labels:
-        """Return random classes; continuous attributes are not known."""
+        """Return codes (count rows) of uniformly random classes; continuous attributes are not known."""
         discrete = torch.tensor([attribute.kind == "discrete" for attribute in self.schema], device=self.device)
         classes = torch.tensor([attribute.num_classes for attribute in self.schema], device=self.device)
         drawn = torch.rand(count, len(self.schema), generator=random, device=self.device)
         return Labels(self.schema, (drawn * classes).floor() * discrete, discrete.expand(count, -1))
 
     def negatives(self, count: int, random: torch.Generator, codes: Labels | None = None) -> Tensor:
-        """Return ends of chains (count, C, H, W), on E(x, c) where codes are given, and keep them in the buffer."""
+        """Return ends of chains (count, C, H, W) on E(x), or on E(x, c) of codes, and put them into the buffer."""
         labels = None
         if codes is not None:
             labels = self.cells(codes, torch.rand(codes.values.shape, generator=random, device=self.device))
@@ -167,6 +201,7 @@ class JEM(EnergyModel):
         return x
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
+        """Return the loss of a batch and put the ends of its chains into the buffer."""
         images, labels = self.parts(batch)
         random, (w_x, w_c, w_joint) = self.random(), self.hparams["weights"]
         x = from_bytes(images)
@@ -208,6 +243,7 @@ class JEM(EnergyModel):
         ).sum()
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        """Log accuracy and mean energy of a batch."""
         images, labels = self.parts(batch)
         x, random = from_bytes(images), torch.Generator(self.device).manual_seed(batch_index)
         u = self.network(x + self.hparams["input_noise"] * torch.randn(x.shape, generator=random, device=x.device))
@@ -218,6 +254,7 @@ class JEM(EnergyModel):
         self.log("val_energy", self.joint()(u).mean(), batch_size=len(x), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
+        """Return Adam with warm-up and decays."""
         h = self.hparams
         optimizer = torch.optim.Adam(
             [p for p in self.parameters() if p.requires_grad], h["learning_rate"], tuple(h["betas"])
@@ -231,8 +268,13 @@ class JEM(EnergyModel):
         return by_steps(optimizer, factor)
 
     def renew_buffer(self, visits: int = 1000, num_steps: int = 40, count: int = 100, seed: int = 0) -> None:
-        """Fill the buffer with uniform points and run chains from `count` of them `visits` times: what drawing begins
-        at, made anew.
+        """Fill the buffer with uniform points and run chains on them.
+
+        Args:
+            visits: number of times that chains are run, 0 or more.
+            num_steps: steps of a chain at each visit, 0 or more.
+            count: number of chains at each visit, at least 1.
+            seed: seed of the randomness.
         """
         random = torch.Generator(self.device).manual_seed(seed)
         points = self.buffer.fresh(len(self.buffer.points), random)
@@ -245,9 +287,9 @@ class JEM(EnergyModel):
             self.chain.num_steps = steps
 
     def starts(self, codes: Labels, seeds: Tensor) -> Tensor:
-        """Return where the chains of samples begin (B, C, H, W).
+        """Return the starting points (B, C, H, W) of chains.
 
-        Points of the buffer, of the code's block, or noise.
+        They are points of the buffer, within the block of the code if it has several, or uniform noise.
         """
         if self.drawing.start == "noise":
             return 2 * uniform(seeds, self.buffer.points.shape[1:], Streams.START, self.device) - 1
@@ -260,11 +302,10 @@ class JEM(EnergyModel):
             return self.drawing.chain(energy, x, Noise(seeds), done=done)
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] with the codes; `sampling` of the constructor says by
-        which way.
+        """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] with the codes, by the method of the argument `sampling`.
 
-        Where sorting finds nothing in the buffer that is taken for a code, it gives what is most likely to be. Sorting
-        has no starts.
+        If sorting finds no point of the buffer that is assigned to a code, it returns the point of the largest p(c|x).
+        Sorting does not use starts.
         """
         codes = self.checked(codes, seeds, starts)
         if self.drawing.conditional == "sort":
@@ -279,14 +320,14 @@ class JEM(EnergyModel):
     def draw_energy(
         self, energy: Energy, seeds: Tensor, starts: Tensor | None = None, terms: Tensor | None = None
     ) -> Sample:
-        """Return pictures of an energy of pictures: chains as in `sample`, from any point of the buffer, whatever the
-        number of `terms`.
+        """Return pictures of an energy of pictures by chains as in `sample`, from any point of the buffer.
 
-        Raises LaceError where the constructor says that pictures are sorted: that is for codes.
+        The number of `terms` is not used. Raises LaceError if the argument `sampling` names sorting, which requires
+        codes.
         """
         if self.drawing.conditional == "sort":
             raise LaceError(
-                "Sorting picks what labels say, a conjunction of ==, and the query is none: set "
+                "Sorting requires a code, that is a conjunction of ==, received another query: set "
                 "model.sampling.conditional=chain."
             )
         return self._chained(energy, seeds, Labels.constant(self.schema, len(seeds)).to(self.device), starts)
@@ -303,7 +344,7 @@ class JEM(EnergyModel):
 
     @torch.no_grad()
     def _sorted(self, codes: Labels, seeds: Tensor) -> Tensor:
-        """Return points of the buffer that the classifier takes for the codes, which of them by seed."""
+        """Return points of the buffer that the classifier assigns to the codes; seeds choose among them."""
         with torch.inference_mode(False):
             parts = torch.arange(len(self.buffer), device=self.device).split(500)
             u = torch.cat(
@@ -324,15 +365,15 @@ class JEM(EnergyModel):
             code = Labels(self.schema, *row[None].chunk(2, 1))
             found = (((decided - code.values).abs() <= near) | ~code.known).all(1).nonzero()[:, 0]
             if not len(found):
-                everyone = Labels(self.schema, code.values.expand(len(u), -1), code.known.expand(len(u), -1))
-                found = (self.joint(everyone)(u) - self.joint()(u)).argmin()[None]
+                repeated = Labels(self.schema, code.values.expand(len(u), -1), code.known.expand(len(u), -1))
+                found = (self.joint(repeated)(u) - self.joint()(u)).argmin()[None]
             chosen = (which == kind).nonzero()[:, 0]
             result[chosen] = found[integers(seeds[chosen.to(seeds.device)], len(found), (), Streams.START, self.device)]
         return self.buffer.at(result)
 
 
 class _Drawing:
-    """The settings of `sampling`."""
+    """Settings of `sampling`."""
 
     def __init__(
         self,
@@ -342,9 +383,9 @@ class _Drawing:
         step_size: float = 1.0,
         noise_std: float = 0.01,
     ) -> None:
-        for what, value, options in (("conditional", conditional, CONDITIONALS), ("start", start, ("buffer", "noise"))):
+        for name, value, options in (("conditional", conditional, CONDITIONALS), ("start", start, ("buffer", "noise"))):
             if value not in options:
                 raise LaceError(
-                    f"sampling.{what} must be one of {', '.join(options)}, received '{value}'.{suggest(value, options)}"
+                    f"sampling.{name} must be one of {', '.join(options)}, received '{value}'.{suggest(value, options)}"
                 )
         self.conditional, self.start, self.chain = conditional, start, LangevinChain(num_steps, step_size, noise_std)

@@ -1,4 +1,4 @@
-"""The network of JEM: a wide residual network without normalisation, which chains could not live with."""
+"""The network of JEM: a wide residual network without normalisation, whose outputs do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """Pre-activation block, strided in its second convolution.
+    """Pre-activation residual block, strided in its second convolution.
 
-    The shortcut takes what came in before the activation.
+    The shortcut uses the input before the activation.
+
+    Args:
+        in_channels: channels of the input, at least 1.
+        out_channels: channels of the output, at least 1.
+        stride: stride of the second convolution in pixels, 1 or 2.
+
+    References:
+        Wide residual networks (arXiv 1605.07146).
+
+    Example:
+        >>> Block(4, 8, stride=2)(torch.zeros(2, 4, 8, 8)).shape
+        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -25,12 +37,24 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential() if same else nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features of x (B, C, H, W)."""
         y = self.conv1(F.leaky_relu(x, SLOPE))
         return self.conv2(F.leaky_relu(y, SLOPE)) + self.shortcut(x)
 
 
 class Body(nn.Module):
-    """Pictures (B, 3, H, W) -> features (B, F)."""
+    """Convolutional part of the network: pictures (B, 3, H, W) -> features (B, 64·widen).
+
+    Args:
+        depth: 6n + 4 layers, n at least 1; (depth - 4)/6 blocks in each of three stages.
+        widen: factor of the widths 16, 32 and 64, at least 1.
+        num_logits: number of logits of the unused layer of published files.
+        published: add that layer.
+
+    Example:
+        >>> Body(10, 1, num_logits=2, published=False)(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 64])
+    """
 
     def __init__(self, depth: int, widen: int, num_logits: int, published: bool) -> None:
         super().__init__()
@@ -46,21 +70,38 @@ class Body(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.num_features = channels
         if published:
-            # Published files hold this layer, and nothing uses it.
+            # Published files hold this layer, which is not used.
             self.linear = nn.Linear(channels, num_logits).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, 64·widen) of pictures (B, 3, H, W)."""
         y = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return F.leaky_relu(y, SLOPE).to(x.dtype).mean((2, 3))
 
 
 class JEMNetwork(nn.Module):
-    """Pictures (B, 3, H, W) -> logits (B, num_logits), with `energy_head` and a last column -E(x) (B, num_logits + 1).
+    """Wide residual network from pictures (B, 3, H, W) in [-1, 1] to logits (B, num_logits), without normalisation.
 
-    WideResNet of `depth` 6n + 4, 16·`widen` channels at full size; no normalisation, leaky ReLU, biases everywhere.
-    With `bf16` convolutions run in bfloat16, channels last, and what follows them in the format of x. With `published`
-    the parameters are those, by name and number, of the file that belongs to JEM's paper (depth 28, widen 10:
-    36,478,389), with two layers that may go unused. Raises LaceError for a depth that has no blocks.
+    Activations are leaky ReLUs with slope 0.2, and all convolutions have biases.
+
+    Args:
+        num_logits: number of logits, at least 1.
+        depth: number of layers, 6n + 4 with n at least 1: 10, 16, 22, 28, ...
+        widen: factor of the widths 16, 32 and 64, at least 1.
+        energy_head: add a last column -E(x), so that outputs are (B, num_logits + 1).
+        published: have the parameters of the published file, by name and number (36,478,389 for depth 28 and widen 10
+            with 10 logits). It contains two layers that may be unused.
+        bf16: compute convolutions in bfloat16, and the linear layers in the type of the input.
+
+    Raises:
+        LaceError: for another depth, and for `widen` below 1.
+
+    References:
+        JEM (arXiv 1912.03263); wide residual networks (arXiv 1605.07146).
+
+    Example:
+        >>> JEMNetwork(num_logits=2, depth=10, widen=1, energy_head=True)(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 3])
     """
 
     def __init__(
@@ -75,9 +116,8 @@ class JEMNetwork(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise LaceError(
-                f"The depth of JEM's network must be 6n + 4 and its width a factor from 1, received {depth} and "
-                f"{widen}: "
-                "take 10, 16 or 28."
+                "JEM's network requires a depth of 6n + 4, n at least 1, and widen of at least 1, received "
+                f"depth={depth} and widen={widen}: use a depth of 10, 16 or 28."
             )
         self.f = Body(depth, widen, num_logits, published)
         self.energy_head, self.bf16 = energy_head, bf16
@@ -88,6 +128,7 @@ class JEMNetwork(nn.Module):
         self.class_output = nn.Linear(self.f.num_features, num_logits)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, num_logits), or (B, num_logits + 1) with `energy_head`."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.f(x.contiguous(memory_format=torch.channels_last) if self.bf16 else x)
         logits = self.class_output(features)

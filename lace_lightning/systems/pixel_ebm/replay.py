@@ -1,4 +1,4 @@
-"""Where the chains of energy-based training go on from: points that earlier chains reached."""
+"""Replay buffer of energy-based training: points that earlier chains reached and later chains begin at."""
 
 from __future__ import annotations
 
@@ -15,15 +15,39 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class ReplayBuffer(nn.Module):
-    """`size` points (*shape) within `low` to `high` that chains begin at and end in; registered buffers, so that
-    checkpoints hold them.
+    """Points (size, *shape) in [low, high] at which the chains of a training begin and end.
 
-    `replacement` says whom new points replace: `uniform` those that their chains began at, in a buffer that is full of
-    uniform points from the start; `ring` the oldest; `reservoir` anyone, so that after n points each is there with
-    probability size/n. Each drawn point is, with probability `restart`, a uniform one instead. `blocks` divides a
-    uniform buffer by label. With `as_bytes` points are kept in 256 levels and drawn uniformly within theirs. `change`
-    is what happens to drawn points before restarts. All randomness comes from the generators of the calls, which must
-    be on the buffer's device. Raises LaceError for a buffer that cannot be.
+    The points are registered buffers and so part of checkpoints. All randomness comes from the generators that the
+    calls receive, which must be on the buffer's device.
+
+    Args:
+        size: number of points, at least `blocks`.
+        shape: shape of a point, for example (3, 32, 32).
+        replacement: which points new ones replace. "uniform": those that their chains began at, in a buffer that is
+            filled with uniform points at first. "ring": the oldest. "reservoir": a random one, so that after n points
+            each is in the buffer with probability size/n.
+        restart: probability, from 0 to 1, that a drawn point is replaced by a uniform one.
+        blocks: number of equal parts of the buffer, one for each combination of labels, at least 1; more than 1
+            requires "uniform".
+        as_bytes: keep points in 256 levels and draw them uniformly within their level.
+        low: lower bound of points.
+        high: upper bound of points, above `low`.
+        change: function that changes drawn points before restarts, None for none.
+        seed: seed of the first points of a "uniform" buffer.
+
+    Raises:
+        LaceError: for settings outside these ranges.
+
+    References:
+        Algorithm 1 of JEM (arXiv 1912.03263); reservoir sampling of improved contrastive divergence (arXiv 2012.01316).
+
+    Example:
+        >>> buffer, random = ReplayBuffer(4, (2,), "ring"), torch.Generator().manual_seed(0)
+        >>> len(buffer), buffer.draw(3, random)[0].shape
+        (0, torch.Size([3, 2]))
+        >>> buffer.put(torch.ones(3, 2), torch.arange(3), random)
+        >>> len(buffer), buffer.some(1, random).tolist()
+        (3, [[1.0, 1.0]])
     """
 
     points: Tensor
@@ -50,11 +74,9 @@ class ReplayBuffer(nn.Module):
             )
         if not (0 <= restart <= 1 and low < high and 1 <= blocks <= size) or (blocks > 1 and replacement != "uniform"):
             raise LaceError(
-                "A buffer needs restart from 0 to 1, low below high, and at least one point for each block, of which "
-                "only "
-                f"uniform replacement has several; received {restart}, {low} to {high}, {size} points and {blocks} "
-                f"blocks "
-                f"({replacement})."
+                "A buffer requires restart from 0 to 1, low below high, at least one point for each block, and "
+                f"replacement=uniform for several blocks, received restart={restart}, low={low}, high={high}, "
+                f"size={size}, blocks={blocks} and replacement={replacement}: change these settings."
             )
         self.replacement, self.restart, self.blocks, self.as_bytes = replacement, restart, blocks, as_bytes
         self.low, self.high, self.change = low, high, change
@@ -65,22 +87,23 @@ class ReplayBuffer(nn.Module):
             self.count.fill_(size)
 
     def __len__(self) -> int:
-        """Return how many points there are."""
+        """Return the number of points in the buffer."""
         return min(int(self.count), len(self.points))
 
     def fresh(self, count: int, random: torch.Generator) -> Tensor:
-        """Return uniform points (count, *shape)."""
+        """Return uniform points (count, *shape) in [low, high]."""
         points = torch.rand(count, *self.points.shape[1:], generator=random, device=random.device)
         return self.low + (self.high - self.low) * points
 
     def block(self, labels: Tensor) -> tuple[Tensor, int]:
-        """Return where the blocks of labels (B,) int64 begin, and how long they are."""
+        """Return the first indices (B,) of the blocks of labels (B,) int64, and the length of a block."""
         length = len(self.points) // self.blocks
         return labels * length, length
 
     def at(self, indices: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """Return points (B, *shape) by index (B,): of bytes the middle of the level, or with a generator anywhere in
-        it.
+        """Return points (B, *shape) by index (B,).
+
+        Points that are kept as bytes are the middle of their level, and with a generator uniform within it.
         """
         points = self.points[indices]
         if not self.as_bytes:
@@ -89,18 +112,21 @@ class ReplayBuffer(nn.Module):
         return self.low + (self.high - self.low) * (points.float() + inside) / 256
 
     def some(self, count: int, random: torch.Generator) -> Tensor:
-        """Return points (count, *shape), any of those that are there, as they are. Raises LaceError where there are
-        none.
+        """Return points (count, *shape) that are drawn uniformly from the buffer, without change or restart.
+
+        Raises LaceError for an empty buffer.
         """
         if not len(self):
-            raise LaceError("A buffer without points can give none: put some first.")
+            raise LaceError(
+                "The buffer must hold at least one point to draw from and is empty: put some points into it first."
+            )
         return self.at(torch.randint(len(self), (count,), generator=random, device=random.device), random)
 
     def draw(self, count: int, random: torch.Generator, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return points (count, *shape) to begin chains at and their indices (count,), within the blocks of labels
-        (count,) where given.
+        """Return starting points (count, *shape) of chains and their indices (count,).
 
-        While a ring or reservoir holds fewer than `count` points, all are uniform.
+        With labels (count,) int64 the points come from the blocks of these labels. While a ring or reservoir holds
+        fewer than `count` points, all are uniform.
         """
         if len(self) < (1 if self.replacement == "uniform" else count):
             return self.fresh(count, random), torch.zeros(count, dtype=torch.long, device=random.device)
@@ -114,7 +140,7 @@ class ReplayBuffer(nn.Module):
 
     @torch.no_grad()
     def put(self, points: Tensor, indices: Tensor, random: torch.Generator) -> None:
-        """Keep points (B, *shape) that chains from `indices` (B,) have reached."""
+        """Keep the ends (B, *shape) of chains that began at the points `indices` (B,)."""
         size, before = len(self.points), int(self.count)
         if self.replacement == "uniform":
             places = indices
@@ -123,13 +149,13 @@ class ReplayBuffer(nn.Module):
             if self.replacement == "ring":
                 places = places % size
             else:
-                # The n-th point of all takes one of n places, of which only the first `size` exist.
+                # The n-th point draws one of n places and is kept if the place is one of the first `size`.
                 chosen = (
                     torch.rand(len(points), generator=random, device=random.device, dtype=torch.float64) * (places + 1)
                 ).long()
                 places = torch.where(places < size, places, chosen)
             self.count += len(points)
-        # Where several points go to one place, the last stays.
+        # Of several points with one place, the last is kept.
         last = {place: index for index, place in enumerate(places.tolist()) if place < size}
         if last:
             rows, kept = (torch.tensor(list(part), device=points.device) for part in (last, last.values()))

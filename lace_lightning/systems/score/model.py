@@ -1,4 +1,4 @@
-"""Score-based models of pictures (VP-SDE, VE-SDE), with a noisy classifier that says which."""
+"""Score-based models of pictures (VP-SDE, VE-SDE), guided by a classifier of noisy pictures."""
 
 from __future__ import annotations
 
@@ -32,17 +32,55 @@ PARTS = ("score", "classifier")
 
 
 class ScoreModel(ConditionalModel):
-    """A diffusion of pictures, its score network, and a classifier of noisy pictures that are trained on the same noisy
-    batches.
+    """A diffusion of pictures: a score network and a classifier of noisy pictures, trained on the same noisy batches.
 
-    Score: denoising score matching with ‖s·std + z‖², mean (VP) or half the sum (VE) over a picture. Classifier: the
-    likelihood of the known labels, discrete by softmax, continuous N(c; f, `sigma`² + v) with a variance v of its own
-    that grows with the noise. Adam, linear warm-up, gradients of each network clipped to norm `clip`; `average` has the
-    weights' moving average, which draws. `sampler` is {"kind": reverse_diffusion or probability_flow, ...}, see
-    `score_samplers`. A sample depends on its own seed and code, but for reverse_diffusion with `coupled`. The guidance
-    is γ = `guidance` times ∇ log p_t(c|x); 1 is the exact posterior's. `parts` are what is trained, in `precision`
-    (auto, float32, bfloat16). `start` is a file of `save`, or a checkpoint of score_sde_pytorch for networks of its
-    architecture.
+    The score network learns by denoising score matching: ‖s·std + z‖², its mean (VP-SDE) or half its sum (VE-SDE) over
+    a picture. The classifier learns the likelihood of the known labels: a softmax for discrete attributes, and
+    N(c; f, `sigma`² + v) for continuous ones, with a variance v of its own that grows with the noise. Adam has a linear
+    warm-up. Samples are drawn with a moving average of the weights. A sample depends on its own seed and code alone,
+    except for the sampler reverse_diffusion with `coupled`.
+
+    Args:
+        schema: the attributes that the model knows.
+        sde: `kind`, vp (default) or ve, and the arguments of `VariancePreserving` or `VarianceExploding`.
+        resolution: side R of a picture in pixels.
+        channels: channels C of a picture.
+        network: further arguments of `ScoreNetwork`.
+        classifier: further arguments of `NoisyClassifier`.
+        sampler: settings of `build_score_sampler`: `kind` and its arguments.
+        guidance: γ, the factor of ∇ log p_t(c|x), 0 or more; 1 is the exact posterior's.
+        sigma: error of continuous attributes without noise, above 0.
+        learning_rate: learning rate of the score network after the warm-up, above 0.
+        classifier_rate: learning rate of the classifier after the warm-up, above 0.
+        warmup: steps of linear warm-up, 0 or more.
+        clip: largest norm of the gradients of each network, above 0.
+        ema_decay: decay of the moving average at each step, in [0, 1).
+        parts: the networks that are trained: score, classifier, or both.
+        start: file of initial weights: one that `save` wrote, or a checkpoint of score_sde_pytorch for networks of its
+            architecture; None for random weights.
+        precision: number format of the training: auto, float32 or bfloat16.
+        seed: the seed of the noise of the training.
+
+    Raises:
+        LaceError: for settings out of range, a sampler that does not fit the diffusion, and weights that do not fit the
+            networks.
+
+    References:
+        Eq. 20 to 23 of LACE (arXiv 2110.10873); Song et al., ICLR 2021.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.schema import Attribute, Labels, Schema
+        >>> schema = Schema("s", (Attribute("hat"),))
+        >>> model = ScoreModel(
+        ...     schema,
+        ...     resolution=8,
+        ...     network={"nf": 8, "multipliers": [1, 2]},
+        ...     classifier={"widen": 1},
+        ...     sampler={"kind": "probability_flow", "method": "heun", "num_steps": 2},
+        ... )
+        >>> model.sample(Labels.constant(schema, 2, hat=1.0), torch.arange(2)).z.shape
+        torch.Size([2, 3, 8, 8])
     """
 
     space = "x"
@@ -73,17 +111,18 @@ class ScoreModel(ConditionalModel):
         super().__init__(Schema.of(schema))
         if not parts or not set(parts) <= set(PARTS):
             raise LaceError(
-                f"The parts to train are some of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}."
+                f"The parts to train must be one or both of {', '.join(PARTS)}, received {', '.join(parts) or 'none'}."
             )
         if check_precision(precision) == "float16":
             raise LaceError(
-                "A score model is trained in auto, float32 or bfloat16, received float16: its range is too small."
+                "A score model is trained in auto, float32 or bfloat16, received float16: its range is too small; set "
+                "precision=auto."
             )
         if not (sigma > 0 and clip > 0 and guidance >= 0 and 0 <= ema_decay < 1 and warmup >= 0):
             raise LaceError(
                 f"A score model needs sigma and clip above 0, guidance and warmup from 0 and ema_decay in [0, 1), "
-                f"received "
-                f"{sigma}, {clip}, {guidance}, {warmup} and {ema_decay}."
+                f"received sigma={sigma}, clip={clip}, guidance={guidance}, warmup={warmup} and "
+                f"ema_decay={ema_decay}: correct them."
             )
         self.save_hyperparameters(
             {
@@ -124,16 +163,17 @@ class ScoreModel(ConditionalModel):
             self.networks[name].requires_grad_(False)
         if start is not None:
             self._begin_from(start)
-        # The step under way, and how many batches were gathered for it before this one.
+        # The current step, and how many batches were accumulated for it before this one.
         self._step, self._gathered = -1, 0
 
     def train(self, mode: bool = True) -> ScoreModel:
+        """Set the training mode of the trained networks; the moving average stays in evaluation mode."""
         super().train(mode)
-        # The average draws, whatever is trained: it drops nothing.
+        # Samples are drawn with the average, which has no dropout, also during the training.
         self.average.eval()
         return self
 
-    # What is known of the noisy points x (B, *) at times t (B,), in the diffusion's own range.
+    # Densities of noisy points x (B, *) at times t (B,), in the diffusion's own range.
 
     def _times(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a(t) and s(t) of the shape (B, 1, ...)."""
@@ -141,36 +181,37 @@ class ScoreModel(ConditionalModel):
         return self.sde.mean(t).reshape(shape), self.sde.std(t).reshape(shape)
 
     def _autocast(self, networks: nn.ModuleDict) -> torch.autocast:
-        """Return the context of a forward pass: what is drawn, which must not depend on its batch, is computed in
-        float32.
+        """Return the context of a forward pass: bfloat16 for networks that are trained, where `precision` allows it.
+
+        The moving average is computed in float32, so that a sample does not depend on its batch.
         """
         lowered = compute_dtype(self.hparams["precision"], self.device) == torch.bfloat16 and networks is self.networks
         return torch.autocast(self.device.type, torch.bfloat16, enabled=lowered)
 
     def _output(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
-        """Return the score network's output, score·s(t) but for its sign."""
+        """Return the output of the score network, which is score·s(t) up to its sign."""
         with self._autocast(networks):
             return networks["score"](x if self.sde.centered else 2 * x - 1, self.sde.level(t)).float()
 
     def _logits(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
-        """Return the classifier's output: what it sees is the picture in [0, 1] plus noise, whatever the diffusion."""
+        """Return the output of the classifier; its input is the picture in [0, 1] plus noise for every diffusion."""
         a, s = self._times(t, x)
         images, sigma = ((x / a + 1) / 2, s / (2 * a)) if self.sde.centered else (x, s)
         with self._autocast(networks):
             return networks["classifier"](images, sigma.flatten()).float()
 
     def score(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return ∇ log p_t(x) by the average, for x (B, C, R, R) in the diffusion's range and times t (B,)."""
+        """Return ∇ log p_t(x) by the moving average, for x (B, C, R, R) in the diffusion's range and times t (B,)."""
         return self.sde.sign * self._output(self.average, x, t) / self._times(t, x)[1]
 
     def log_likelihood(self, x: Tensor, t: Tensor, values: Tensor, known: Tensor) -> Tensor:
-        """Return log p_t(c|x) (B,) by the average, of the known (B, K) attributes `values` (B, K)."""
+        """Return log p_t(c|x) (B,) of the known attributes of `values` (B, K), by the average's classifier."""
         return label_log_p(self.schema, self._logits(self.average, x, t), values, known, self.hparams["sigma"]).sum(1)
 
     # Training.
 
     def _noisy(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_t, its normals z and times t."""
+        """Return noisy pictures x_t, their standard normals z and their times t."""
         x = from_bytes(batch[0]).float()
         x = x if self.sde.centered else (x + 1) / 2
         t = self.sde.begin + (1 - self.sde.begin) * torch.rand(len(x), device=x.device)
@@ -196,8 +237,9 @@ class ScoreModel(ConditionalModel):
 
     @contextmanager
     def _randomness(self, *numbers: int) -> Iterator[None]:
-        """Draw inside, noise and dropout alike, what the seed and these numbers say, and leave the random numbers
-        outside alone.
+        """Seed torch's random numbers from the seed and these numbers inside this context, and restore them after it.
+
+        Noise and dropout of a step are the same in a training that was resumed.
         """
         state = step_seed(self.hparams["seed"], *((1_000_003, number) for number in (*numbers, self.global_rank)))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -205,7 +247,8 @@ class ScoreModel(ConditionalModel):
             yield
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
-        # Not the batch's number: Lightning may count on where a resumed epoch begins.
+        """Return the sum of the losses of the trained networks."""
+        # The batch's number is not used: Lightning may continue its count where a resumed epoch begins.
         self._gathered = self._gathered + 1 if self._step == self.global_step else 0
         self._step = self.global_step
         with self._randomness(self._step, self._gathered):
@@ -220,17 +263,23 @@ class ScoreModel(ConditionalModel):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
+        """Clip the gradients of each trained network to the norm `clip`."""
         for name in self.hparams["parts"]:
             torch.nn.utils.clip_grad_norm_(self.networks[name].parameters(), self.hparams["clip"])
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Make a step of the optimizer, then one of the moving average."""
         super().optimizer_step(*arguments, **options)
-        # Here, so that a checkpoint of this step has its average; the step is counted afterwards.
+        # A checkpoint of this step then has its average; Lightning counts the step afterwards.
         self.follow(self.global_step + 1)
 
     @torch.no_grad()
     def follow(self, updates: int) -> None:
-        """Move the average towards the networks after so many updates: by 1 - min(`ema_decay`, (1 + n)/(10 + n))."""
+        """Move the average towards the networks by the share 1 - min(`ema_decay`, (1 + n)/(10 + n)).
+
+        Args:
+            updates: the number n of updates so far, at least 1.
+        """
         weight = 1 - early_decay(self.hparams["ema_decay"], updates)
         move_average(self.average, self.networks, weight, buffers=None)
 
@@ -242,12 +291,15 @@ class ScoreModel(ConditionalModel):
         )
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        """Log the losses of the moving average on a validation batch."""
         self._evaluate(batch, batch_index, "val")
 
     def test_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        """Log the losses of the moving average on a test batch."""
         self._evaluate(batch, batch_index, "test")
 
     def configure_optimizers(self) -> Any:
+        """Return Adam with a learning rate for each trained network and a linear warm-up."""
         rates, warmup = (
             {"score": self.hparams["learning_rate"], "classifier": self.hparams["classifier_rate"]},
             self.hparams["warmup"],
@@ -261,18 +313,25 @@ class ScoreModel(ConditionalModel):
     # Drawing.
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return pictures `Sample.z` (B, C, R, R) in [-1, 1] with the attributes `codes` (B, K), free where they are
-        not known.
+        """Return pictures in [-1, 1] with the attributes that the codes ask for.
 
-        Diffusions begin at their prior, drawn from the seeds (B,) int64: `starts` are not looked at. `evaluations`
-        counts those of the score network; guided samples take as many gradients of the classifier. Raises LaceError for
-        codes that do not fit (see `checked`).
+        Args:
+            codes: labels (B, K); attributes that are not known are free.
+            seeds: one seed a sample (B,) int64, from which the diffusion's prior is drawn.
+            starts: not used; a diffusion begins at its prior.
+
+        Returns:
+            Pictures `z` (B, C, R, R) with evaluations of the score network per sample. Diagnostics:
+            `classifier_evaluations`, gradients of the classifier per sample.
+
+        Raises:
+            LaceError: for codes that do not fit, see `checked`, and for pictures that are not finite.
         """
         begin = time.perf_counter()
         codes = self.checked(codes, seeds)
         values, known = codes.values, codes.known
         with torch.inference_mode(False), torch.no_grad():
-            # A copy: tensors of inference mode take part in no gradient.
+            # A copy, because tensors of inference mode cannot take part in a gradient.
             seeds = seeds.clone()
             score: Score = self.score
             is_guided = bool(known.any()) and self.hparams["guidance"] > 0
@@ -288,8 +347,7 @@ class ScoreModel(ConditionalModel):
             if not bool(torch.isfinite(x).all()):
                 raise LaceError(
                     f"The pictures must stay finite and did not with {self.hparams['sampler']}: take more steps, a "
-                    f"smaller snr "
-                    f"or a smaller guidance than {self.hparams['guidance']:g}."
+                    f"smaller snr or a smaller guidance than {self.hparams['guidance']:g}."
                 )
             x = (x if self.sde.centered else 2 * x - 1).clamp(-1, 1)
             if x.is_cuda:
@@ -301,10 +359,17 @@ class ScoreModel(ConditionalModel):
     def log_density(
         self, images: Tensor, seeds: Tensor | None = None, atol: float = 1e-5, rtol: float = 1e-5
     ) -> Tensor:
-        """Return log p(x) (B,) of pictures in [-1, 1] (B, C, R, R), free of attributes, along the probability flow.
+        """Return log p(x) (B,) of pictures without conditions, along the probability flow.
 
-        The divergence is estimated with probes of ±1 from the seeds (B,) int64, or without seeds computed exactly,
-        which takes as many gradients as a picture has numbers.
+        Args:
+            images: pictures (B, C, R, R) in [-1, 1].
+            seeds: seeds (B,) int64 of probes of ±1, with which the divergence is estimated; None for the exact
+                divergence, which takes as many gradients as a picture has numbers.
+            atol: absolute tolerance of the flow, above 0.
+            rtol: relative tolerance of the flow, above 0.
+
+        Raises:
+            LaceError: when the flow does not arrive.
         """
         with torch.inference_mode(False), torch.no_grad():
             x = images.to(self.device).clone()
@@ -337,7 +402,22 @@ class ScoreModel(ConditionalModel):
 
 
 def guided(score: Score, log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor], guidance: float = 1.0) -> Score:
-    """Return the score ∇ log p_t(x) + γ·∇ log p_t(c|x); `log_likelihood(x, t, rows)` is log p_t(c|x) (A,)."""
+    """Return the guided score ∇ log p_t(x) + γ·∇ log p_t(c|x).
+
+    Args:
+        score: ∇ log p_t(x) (A, *), a function of points x (A, *), times (A,) and their numbers in the batch (A,).
+        log_likelihood: log p_t(c|x) (A,), a function of the same arguments.
+        guidance: γ, 0 or more; 1 is the exact posterior's.
+
+    References:
+        Song et al., ICLR 2021, section 5 (Eq. 14).
+
+    Example:
+        >>> import torch
+        >>> score = guided(lambda x, t, rows: -x, lambda x, t, rows: 3 * x.sum(1), guidance=2.0)
+        >>> score(torch.ones(1, 2), torch.ones(1), torch.arange(1)).tolist()
+        [[5.0, 5.0]]
+    """
 
     def total(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Score networks: U-Nets that know the noise level, DDPM++ and NCSN++ of any size."""
+"""Score networks: U-Nets that are conditioned on the noise level, DDPM++ and NCSN++ of any size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ from ...unpickle import safe_unpickle
 
 ROOT_HALF = math.sqrt(0.5)
 EMBEDDINGS = ("positional", "fourier")
-# What ends in a sum begins this close to nothing.
+# Scale of the initial weights of layers whose output is added to a skip connection.
 NOTHING = 1e-10
 
 
 class Fourier(nn.Module):
-    """A number (B,) as sines and cosines (B, 2·size) of random frequencies, which stay as they are."""
+    """Random Fourier features: a number (B,) as sines and cosines (B, 2·size) of frequencies that are not trained.
+
+    Args:
+        size: number of frequencies, at least 1.
+        scale: standard deviation of the frequencies, 0 or more.
+
+    Example:
+        >>> import torch
+        >>> Fourier(4)(torch.zeros(3)).shape
+        torch.Size([3, 8])
+    """
 
     frequencies: Tensor
 
@@ -34,7 +44,16 @@ class Fourier(nn.Module):
 
 
 class Positional(nn.Module):
-    """A number (B,) as sines and cosines (B, size) of frequencies from 1 down to 1e-4."""
+    """Sinusoidal embedding: a number (B,) as sines and cosines (B, size) of frequencies from 1 down to 1e-4.
+
+    Args:
+        size: number of outputs, even and at least 4.
+
+    Example:
+        >>> import torch
+        >>> Positional(4)(torch.zeros(1)).tolist()
+        [[0.0, 0.0, 1.0, 1.0]]
+    """
 
     frequencies: Tensor
 
@@ -51,8 +70,16 @@ class Positional(nn.Module):
 
 
 class Resample(nn.Module):
-    """Twice or half the size: copies and means of pixels, or the filter [1, 3, 3, 1] with zeros around the picture
-    (`fir`).
+    """Resize pictures (B, C, H, W) to twice or half their height and width.
+
+    Args:
+        up: whether to double the size; else it is halved.
+        fir: whether to filter with [1, 3, 3, 1] and zeros around the picture; else pixels are copied or averaged.
+
+    Example:
+        >>> import torch
+        >>> Resample(up=False, fir=False)(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])).item()
+        4.0
     """
 
     def __init__(self, up: bool, fir: bool) -> None:
@@ -68,7 +95,17 @@ class Resample(nn.Module):
 
 
 class Pixelwise(nn.Module):
-    """Linear map of channels at every pixel, weight (in, out)."""
+    """Linear map of the channels at every pixel of (B, C, H, W), with a weight (in, out).
+
+    Args:
+        channels: number C of channels.
+        scale: scale of the variance of the initial weights, above 0.
+
+    Example:
+        >>> import torch
+        >>> Pixelwise(8)(torch.zeros(1, 8, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, channels: int, scale: float = 0.1) -> None:
         super().__init__()
@@ -80,7 +117,16 @@ class Pixelwise(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of pixels with one head; (x + attended)/√2."""
+    """Self-attention of the pixels of (B, C, H, W) with one head; returns (x + attended)/√2.
+
+    Args:
+        channels: number C of channels, a multiple of 4.
+
+    Example:
+        >>> import torch
+        >>> Attention(8)(torch.zeros(1, 8, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,8 +142,20 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the noise level in between; resampled behind the first activation and on the way around;
-    over √2.
+    """Residual block of BigGAN: two convolutions with the noise level added in between; returns the sum over √2.
+
+    Args:
+        in_channels: channels of the input, a multiple of 4.
+        out_channels: channels of the output, a multiple of 4.
+        embedding: size of the embedding of the noise level.
+        dropout: probability of dropout before the second convolution, in [0, 1).
+        resample: resizing of both branches, after the first activation; None for none.
+
+    Example:
+        >>> import torch
+        >>> block = ResidualBlock(8, 16, embedding=12, dropout=0.0, resample=Resample(up=False, fir=False))
+        >>> block(torch.zeros(1, 8, 4, 4), torch.zeros(1, 12)).shape
+        torch.Size([1, 16, 2, 2])
     """
 
     def __init__(
@@ -125,7 +183,18 @@ class ResidualBlock(nn.Module):
 
 
 class Step(nn.Module):
-    """A residual block, and attention where there is some."""
+    """A residual block, followed by attention where it is given.
+
+    Args:
+        block: the residual block.
+        attention: attention on the output of the block, None for none.
+
+    Example:
+        >>> import torch
+        >>> step = Step(ResidualBlock(8, 8, embedding=12, dropout=0.0), Attention(8))
+        >>> step(torch.zeros(1, 8, 4, 4), torch.zeros(1, 12)).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, block: ResidualBlock, attention: Attention | None = None) -> None:
         super().__init__()
@@ -137,7 +206,17 @@ class Step(nn.Module):
 
 
 class FilteredConv(nn.Module):
-    """Convolution to half the size behind the filter [1, 3, 3, 1]."""
+    """Convolution to half the size after the filter [1, 3, 3, 1].
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+
+    Example:
+        >>> import torch
+        >>> FilteredConv(3, 8)(torch.zeros(1, 3, 4, 4)).shape
+        torch.Size([1, 8, 2, 2])
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -149,8 +228,19 @@ class FilteredConv(nn.Module):
 
 
 class Down(nn.Module):
-    """The steps of one size on the way down, then half the size,
-    joined by the picture itself where there is a pyramid.
+    """The encoder's steps at one size, then a block to half the size, to which the picture is added in a pyramid.
+
+    Args:
+        steps: the steps at this size.
+        shrink: the block to half the size, None at the smallest size.
+        pyramid: convolution that takes the picture to the next size, None without a pyramid.
+
+    Example:
+        >>> import torch
+        >>> down, held = Down([Step(ResidualBlock(8, 8, embedding=12, dropout=0.0))], None, None), []
+        >>> h, picture = down(torch.zeros(1, 8, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1, 12), held)
+        >>> h.shape, len(held)
+        (torch.Size([1, 8, 4, 4]), 1)
     """
 
     def __init__(self, steps: Sequence[Step], shrink: ResidualBlock | None, pyramid: FilteredConv | None) -> None:
@@ -158,7 +248,7 @@ class Down(nn.Module):
         self.steps, self.shrink, self.pyramid = nn.ModuleList(steps), shrink, pyramid
 
     def forward(self, h: Tensor, picture: Tensor, embedding: Tensor, held: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return what goes on and the picture at its size; everything on the way is `held` for the way up."""
+        """Return features and picture at the next size, and append all features to `held` for the decoder."""
         for step in self.steps:
             h = step(h, embedding)
             held.append(h)
@@ -171,26 +261,60 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """The steps of one size on the way up, then twice the size."""
+    """The decoder's steps at one size, each on its input and the encoder's features, then a block to twice the size.
+
+    Args:
+        steps: the steps at this size.
+        grow: the block to twice the size, None at the largest size.
+
+    Example:
+        >>> import torch
+        >>> up = Up([Step(ResidualBlock(16, 8, embedding=12, dropout=0.0))], None)
+        >>> up(torch.zeros(1, 8, 4, 4), torch.zeros(1, 12), held=[torch.zeros(1, 8, 4, 4)]).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def __init__(self, steps: Sequence[Step], grow: ResidualBlock | None) -> None:
         super().__init__()
         self.steps, self.grow = nn.ModuleList(steps), grow
 
     def forward(self, h: Tensor, embedding: Tensor, held: list[Tensor]) -> Tensor:
+        """Return features at the next size; the encoder's features are taken from the end of `held`."""
         for step in self.steps:
             h = step(torch.cat([h, held.pop()], dim=1), embedding)
         return h if self.grow is None else self.grow(h, embedding)
 
 
 class ScoreNetwork(nn.Module):
-    """Pictures x (B, C, R, R) about [-1, 1] and a number for their noise level (B,) -> (B, C, R, R).
+    """U-Net of BigGAN blocks: pictures (B, C, R, R) about [-1, 1] and their noise level (B,) -> (B, C, R, R).
 
-    U-Net of BigGAN blocks (Song et al., Score-Based Generative Modeling through SDEs, ICLR 2021): `multipliers` times
-    `nf` channels at each size, `blocks` blocks down and one more up, attention where the size is in `attention`. DDPM++
-    has a `positional` embedding; NCSN++ a `fourier` embedding, filtered resampling (`fir`) and a residual `pyramid` of
-    the input. Parameters are in the order of the published code, and with nf 128, multipliers (1, 2, 2, 2), 4 blocks
+    DDPM++ has a positional embedding. NCSN++ has a Fourier embedding, filtered resampling and a residual pyramid of the
+    input. Parameters are in the order of the published code. With `nf=128`, `multipliers=(1, 2, 2, 2)` and `blocks=4`
     the networks are the published ones.
+
+    Args:
+        resolution: side R of a picture in pixels, divisible by 2 once for each multiplier after the first.
+        channels: channels C of a picture.
+        nf: channels at full size, a multiple of 4 from 8.
+        multipliers: factor of `nf` at each size, from the largest size to the smallest.
+        blocks: residual blocks at each size of the encoder, at least 1; the decoder has one more.
+        attention: sizes in pixels at which there is attention.
+        dropout: probability of dropout, in [0, 1).
+        embedding: how the noise level is embedded, positional or fourier.
+        fir: whether to resample with the filter [1, 3, 3, 1].
+        pyramid: whether the encoder sees the input at every size.
+
+    Raises:
+        LaceError: for an unknown embedding, and for sizes out of range.
+
+    References:
+        Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, appendix H.
+
+    Example:
+        >>> import torch
+        >>> network = ScoreNetwork(resolution=8, nf=8, multipliers=(1, 2), attention=(4,))
+        >>> network(torch.zeros(2, 3, 8, 8), torch.ones(2)).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -209,13 +333,14 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         if embedding not in EMBEDDINGS:
             raise LaceError(
-                f"The embeddings of a noise level are {', '.join(EMBEDDINGS)}, received '{embedding}'."
+                f"The embedding of a noise level must be one of {', '.join(EMBEDDINGS)}, received '{embedding}'."
                 f"{suggest(embedding, EMBEDDINGS)}"
             )
         if nf < 8 or nf % 4 or resolution % 2 ** (len(multipliers) - 1) or blocks < 1:
             raise LaceError(
                 f"A score network needs nf in fours from 8, at least one block and a resolution that can be halved "
-                f"{len(multipliers) - 1} times, received nf={nf}, blocks={blocks} and resolution={resolution}."
+                f"{len(multipliers) - 1} times, received nf={nf}, blocks={blocks} and resolution={resolution}: correct "
+                "them."
             )
         self.features = Fourier(nf) if embedding == "fourier" else Positional(nf)
         width = 4 * nf
@@ -267,10 +392,14 @@ class ScoreNetwork(nn.Module):
 
 
 def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:
-    """Load the moving average in a checkpoint of score_sde_pytorch, a list in the order of the parameters; nothing in
-    it is run.
+    """Load the moving average of a checkpoint of score_sde_pytorch, which is read as data and never executed.
 
-    Raises LaceError for a file that is none, or of another architecture than `network`'s.
+    Args:
+        network: the network, whose weights are replaced.
+        path: file of the checkpoint, with `model` and `ema.shadow_params`.
+
+    Raises:
+        LaceError: for a file that is no such checkpoint, or one of another architecture.
     """
     data = safe_unpickle(path)
     average = data.get("ema") if isinstance(data, Mapping) else None
@@ -283,8 +412,7 @@ def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:
     ):
         raise LaceError(
             f"The file '{path}' must be a checkpoint of score_sde_pytorch, with model and ema.shadow_params, and is "
-            f"not: get "
-            "it again, or give a file that ScoreModel.save wrote."
+            "not: get it again, or give a file that ScoreModel.save wrote."
         )
     # The frequencies are not trained, so that the average leaves them out.
     theirs = [*shadow, *(value for name, value in model.items() if str(name).endswith("all_modules.0.W"))]
@@ -297,8 +425,7 @@ def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:
         raise LaceError(
             f"The checkpoint '{path}' must be of this configuration's network and is not ({len(theirs)} tensors, here "
             f"{len(ours)}; number {first} is the first that differs): take vp_sde_full for cifar10_ddpmpp_continuous "
-            f"and "
-            "ve_sde_full for cifar10_ncsnpp_continuous."
+            "and ve_sde_full for cifar10_ncsnpp_continuous."
         )
     with torch.no_grad():
         for source, target in zip(theirs, ours, strict=True):

@@ -1,4 +1,4 @@
-"""A classifier of pictures at any noise level."""
+"""Classifier of pictures at any noise level, for guidance of score models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,19 @@ EMBEDDING = 128
 
 
 class NoisyBlock(nn.Module):
-    """Pre-activation block that adds the noise level between its convolutions; the way around is pooled and filled with
-    zeros.
+    """Pre-activation residual block that adds the noise level between its two convolutions.
+
+    The skip connection is average-pooled and padded with zero channels.
+
+    Args:
+        in_channels: channels of the input, a multiple of 4.
+        out_channels: channels of the output, a multiple of 4, at least `in_channels`.
+        stride: factor by which height and width shrink, at least 1.
+
+    Example:
+        >>> import torch
+        >>> NoisyBlock(8, 16, stride=2)(torch.zeros(1, 8, 4, 4), torch.zeros(1, 4 * EMBEDDING)).shape
+        torch.Size([1, 16, 2, 2])
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -38,11 +49,30 @@ class NoisyBlock(nn.Module):
 
 
 class NoisyClassifier(nn.Module):
-    """Pictures in [0, 1] (B, C, R, R) plus normals times σ (B,) -> logits (B, num_logits).
+    """Wide residual network for pictures in [0, 1] (B, C, R, R) plus noise of σ (B,), with logits (B, num_logits).
 
-    Wide residual network (depth 6n + 4, `widen` times 16, 32, 64 channels) with group normalisation and Fourier
-    features of log σ, as the classifier of the published conditional sampling, WRN-28-10. Channels are normalised by
-    `mean` and `std`, then every picture by its own mean and deviation, so that the noise never overflows.
+    It has 16, 32 and 64 channels times `widen`, group normalisation and Fourier features of log σ, as the published
+    classifier (WRN-28-10) does. Channels are normalised by `mean` and `std`. Then every picture is normalised by its
+    own mean and standard deviation, so that strong noise does not overflow. R is a multiple of 4; σ is above 0.
+
+    Args:
+        num_logits: number of outputs, at least 1.
+        channels: channels C of a picture.
+        depth: number of layers, 6n + 4 for n from 1.
+        widen: factor of the channels, at least 1.
+        mean: mean of each of the C channels in [0, 1].
+        std: standard deviation of each of the C channels, above 0.
+
+    Raises:
+        LaceError: for another depth or width, or a mean and a deviation that are not one for each channel.
+
+    References:
+        Song et al., ICLR 2021, appendix I.
+
+    Example:
+        >>> import torch
+        >>> NoisyClassifier(num_logits=2, widen=1)(torch.rand(3, 3, 8, 8), torch.ones(3)).shape
+        torch.Size([3, 2])
     """
 
     mean: Tensor
@@ -61,9 +91,8 @@ class NoisyClassifier(nn.Module):
         if depth < 10 or (depth - 4) % 6 or widen < 1 or not len(mean) == len(std) == channels:
             raise LaceError(
                 f"A noisy classifier needs a depth of 6n + 4 from 10, widen from 1 and a mean and a deviation for each "
-                f"of "
-                f"{channels} channels, received depth={depth}, widen={widen}, {len(mean)} means and {len(std)} "
-                f"deviations."
+                f"of {channels} channels, received depth={depth}, widen={widen}, {len(mean)} means and {len(std)} "
+                "deviations: correct them; 28 and 10 are published."
             )
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
@@ -92,13 +121,23 @@ class NoisyClassifier(nn.Module):
 
 
 def label_log_p(schema: Schema, output: Tensor, values: Tensor, known: Tensor, sigma: float) -> Tensor:
-    """Return log p(c_k|x) (B, K), 0 where an attribute is not known (B, K).
+    """Return log p(c_k|x) (B, K) of each attribute up to a constant, 0 where an attribute is not known.
 
-    `output` (B, L + V) has the schema's L logits and, for its V continuous attributes, log v: those are N(f, σ² + v),
-    up to a constant.
+    A discrete attribute has a softmax, a continuous one the density N(f, σ² + v) with a variance v of its own.
+
+    Args:
+        schema: the K attributes.
+        output: output (B, L + V) of the network: the schema's L logits, then log v for each of its V continuous
+            attributes.
+        values: labels (B, K), classes from 0 or values in [0, 1]; any number where they are not known.
+        known: which labels are known, bool (B, K).
+        sigma: σ, above 0.
+
+    References:
+        Eq. 4 of LACE (arXiv 2110.10873) for the terms without v.
     """
     columns, spread = [], schema.num_logits
-    # Whatever stands where nothing is known.
+    # Labels that are not known may hold any number, NaN included.
     values = torch.where(known, values, 0.0)
     for index, attribute in enumerate(schema):
         logits = output[:, schema.slices[attribute.name]]

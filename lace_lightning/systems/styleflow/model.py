@@ -1,6 +1,4 @@
-"""StyleFlow (Abdal et al., 2021): a continuous normalising flow between w and z, given attributes, that samples and
-edits.
-"""
+"""StyleFlow (Abdal et al., 2021): a conditional normalising flow between w and z, for sampling and editing."""
 
 from __future__ import annotations
 
@@ -27,9 +25,9 @@ from ..label_encoding import LabelEncoding
 from .editing import PUBLISHED_OVERSHOOT, FlowEdited, FlowEditor, FlowOptions, FlowStyleEditor
 from .network import FlowChain, Solver, finite, solving
 
-# What the published weights are conditioned on, in their order: nine coefficients of the light, then attributes, of
-# which yaw and pitch are in degrees and age in years; [0, 1] here is the extent of the published thousand people (of
-# all coefficients together).
+# Conditions of the published weights, in their order: nine coefficients of the light, then attributes. Yaw and pitch
+# are in degrees there, age is in years. The ranges below, their numbers for 0 and 1 here, are the extremes over the
+# published thousand people (for the light: over all coefficients together).
 PUBLISHED_SCHEMA = Schema(
     "styleflow",
     (
@@ -47,7 +45,7 @@ PUBLISHED_RANGES = {
     "beard": (0.0, 0.9),
     "age": (0.0, 68.0),
 }
-# How names of the published state dict are ours.
+# Names in the published state dict, and the names here.
 RENAMED = (
     ("odefunc.diffeq.", "velocity."),
     ("._layer.", ".linear."),
@@ -58,16 +56,44 @@ COUNTERS = (".step", "._num_evals")
 
 
 class StyleFlow(ConditionalModel):
-    """w = T_c⁻¹(z), z ~ N(0, I): normalisation, dx/dt = F(t, c, x), normalisation; trained by maximum likelihood of w
-    given c.
+    """StyleFlow: w = T_c⁻¹(z) with z ~ N(0, I), trained by maximum likelihood of w given conditions c.
 
-    Conditions are the attributes as numbers: a value as it is or scaled to `ranges` {name: (number for 0, number for
-    1)}, the class of two, one number per class of more (a class index is no quantity). Labels that are not known, in
-    training or sampling, are those of a training row that the sample's seed picks among the last `num_rows`. `solver`
-    is what training integrates with: as published dopri5 with 1e-5, one error norm over the batch, and the adjoint.
-    `sampling` is for likelihoods, samples and edits: equal steps, so that a sample does not depend on its batch (the
-    published dopri5 there couples it within the tolerance). The trace is estimated with one normal probe per solve, or
-    with `exact_trace` it is exact. Raises LaceError for settings that make no sense.
+    T_c is a normalisation, a flow dx/dt = F(t, c, x), and a normalisation. Conditions are the attributes as numbers: a
+    continuous value as it is or scaled to its range, the class of two, and one number per class of more, because a
+    class index is no quantity. Labels that are not known are taken from a training row, which is random in training and
+    picked by the sample's seed in sampling. With fixed steps in `sampling` sample i depends on its own seed and code
+    alone.
+
+    Args:
+        schema: the attributes that the model knows.
+        w_dim: size of w.
+        hidden: sizes between the layers of F, any number of them.
+        blocks: number of flows, at least 1.
+        learning_rate: learning rate of Adam, above 0.
+        solver: settings of the `Solver` of the training; by default as published dopri5 with tolerances of 1e-5, one
+            error norm over the batch, and the adjoint equation.
+        sampling: settings of the `Solver` of likelihoods, samples and edits; rk4 with 16 steps by default. The
+            published dopri5 makes a sample depend on its batch within the tolerance.
+        exact_trace: whether the trace is exact; else it is estimated with one normal probe for each solve.
+        num_rows: number of the last training rows whose labels are kept, at least 1.
+        ranges: for continuous attributes, by name: the two different numbers that stand for 0 and 1; others stay in [0,
+            1].
+        seed: the seed of the training's random numbers.
+
+    Raises:
+        LaceError: for settings out of range, and for ranges of unknown or discrete attributes.
+
+    References:
+        Abdal, Zhu, Mitra and Wonka, StyleFlow, ACM Transactions on Graphics 2021.
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.schema import Attribute, Labels, Schema
+        >>> schema = Schema("s", (Attribute("hat"), Attribute("age", "continuous")))
+        >>> flow = StyleFlow(schema, w_dim=4, hidden=[8])
+        >>> codes = Labels.constant(schema, 3, hat=1.0, age=0.5)
+        >>> flow.sample(codes, torch.arange(3)).z.shape
+        torch.Size([3, 4])
     """
 
     space = "w"
@@ -110,8 +136,9 @@ class StyleFlow(ConditionalModel):
         self.flow = FlowChain(w_dim, self.conditions.size, hidden, blocks)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
+        """Return the negative log-likelihood of a batch, averaged over its latents."""
         w, values, known = labelled_batch(batch)
-        # A resumed run draws what it would have drawn.
+        # The numbers depend on the step alone, so that a resumed training draws the same ones.
         terms = ((100_003, self.global_rank), (1_000_003, self.global_step))
         random = step_generator("cpu", self.hparams["seed"], *terms)
         self.conditions.remember(values, known)
@@ -126,6 +153,7 @@ class StyleFlow(ConditionalModel):
         return loss
 
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """Compute the gradients, with one sentence for a solver that fails."""
         with solving(f"the gradient of step {self.global_step}"):
             super().backward(loss, *arguments, **options)
 
@@ -136,23 +164,31 @@ class StyleFlow(ConditionalModel):
         self.log(f"{stage}/nll", nll.mean(), batch_size=len(codes), sync_dist=True)
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
-        # Before the training there is no row for what is not known.
+        """Log the negative log-likelihood of a validation batch."""
+        # Before the training no row is kept that could fill labels that are not known.
         if not self.trainer.sanity_checking:
             self._evaluate(batch, "val")
 
     def test_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        """Log the negative log-likelihood of a test batch."""
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.hparams["learning_rate"])
 
     @torch.no_grad()
     def log_prob(self, w: Tensor, codes: Labels, seeds: Tensor, exact: bool | None = None) -> Tensor:
-        """Return log p(w|c) (B,) of w (B, Dw); with an `exact` trace, or one probe from each sample's seed (None: as in
-        training).
+        """Return log p(w|c) (B,) of latents.
 
-        Where codes are not known they are those of a training row. Raises LaceError for codes that do not fit (see
-        `checked`).
+        Args:
+            w: latents (B, Dw).
+            codes: labels (B, K); those that are not known are taken from a training row.
+            seeds: one seed a sample (B,) int64, for its probe and its training row.
+            exact: whether the trace is exact; None for the setting of the training.
+
+        Raises:
+            LaceError: for codes that do not fit, see `checked`.
         """
         exact = self.hparams["exact_trace"] if exact is None else exact
         probes = None if exact else normal(seeds, w.shape[1:], Streams.TRACE_PROBE, w.device, w.dtype)[None]
@@ -160,12 +196,19 @@ class StyleFlow(ConditionalModel):
 
     @torch.no_grad()
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return w (B, Dw) = T_c⁻¹(z), z and what the codes leave free from the seeds; `starts` are not looked at: a
-        flow begins at z.
+        """Return latents w = T_c⁻¹(z) with the attributes that the codes ask for.
 
-        Sample i depends on its seed and code alone with fixed steps (see the class). `evaluations` counts those of F.
-        Raises LaceError for codes that do not fit (see `checked`), and where something is free and no training row is
-        there.
+        Args:
+            codes: labels (B, K); attributes that are not known are taken from a training row.
+            seeds: one seed a sample (B,) int64, for z and the training row.
+            starts: not used; a flow begins at z.
+
+        Returns:
+            Latents `z` (B, Dw), with evaluations of F.
+
+        Raises:
+            LaceError: for codes that do not fit, see `checked`, for free attributes that no training row knows, and for
+                latents that are not finite.
         """
         start = time.perf_counter()
         code = self._numbers(codes, seeds)
@@ -174,7 +217,7 @@ class StyleFlow(ConditionalModel):
         return Sample(finite(flowed.x), flowed.evaluations, time.perf_counter() - start)
 
     def _numbers(self, codes: Labels, seeds: Tensor) -> Tensor:
-        """Return the conditions (B, C) of codes, filled where they are not known."""
+        """Return the conditions (B, C) of codes, filled from training rows where they are not known."""
         codes = self.checked(codes, seeds)
         return self.conditions.numbers(
             self.conditions.filled_by_seed(codes, seeds.to(self.device), Streams.CONDITION_ROW)
@@ -188,17 +231,25 @@ class StyleFlow(ConditionalModel):
         layers: Mapping[str, Sequence[int]] | None = None,
         overshoot: Mapping[str, float] | None = None,
     ) -> FlowEdited:
-        """Return `ws` (B, L, Dw), whose attributes are `before`, with those changed that `after` knows, and
-        `evaluations`.
+        """Return the result of one edit of styles; a `FlowStyleEditor` makes several, one after the other.
 
-        One edit of a `FlowStyleEditor`, which says the rest; it also makes several, one after the other.
+        Args:
+            ws: styles (B, L, Dw).
+            before: the attributes that the styles have, all of them known, B rows.
+            after: the attributes that they should have, B rows; those that are not known stay.
+            layers: style layers that an edit may change, by attribute; None for all.
+            overshoot: factors of the wanted changes, by attribute; None for 1.
+
+        Raises:
+            LaceError: for labels, layers and names that do not fit.
         """
         editor = FlowStyleEditor(self, layers, overshoot)
         return editor.apply(editor.begin(ws, before), after)
 
     def editor(self, generator: Generator, labeler: Labeler, options: FlowOptions) -> FlowEditor:
-        # Tables of all attributes say nothing of those that this flow was not trained on; names that nobody has are
-        # refused before.
+        """Return the editor of a generator's latents; `labeler` labels the pictures before any edit."""
+        # Layers and factors of attributes that this flow was not trained on are left out. Names that are in no schema
+        # are refused earlier.
         layers = {name: chosen for name, chosen in (options.layers or {}).items() if name in self.schema.names}
         overshoot = dict(options.overshoot or {})
         if options.overshoot is PUBLISHED_OVERSHOOT:
@@ -212,11 +263,18 @@ class StyleFlow(ConditionalModel):
         schema: Schema = PUBLISHED_SCHEMA,
         ranges: Mapping[str, Sequence[float]] = PUBLISHED_RANGES,
     ) -> StyleFlow:
-        """Read published weights (modellarge10k.pt, or others of that program), frozen; nothing in the file is run.
+        """Return StyleFlow with published weights (modellarge10k.pt, or another file of that program), frozen.
 
-        Sizes come from the file; the conditions of `schema` must be as many as its, in its order. Labels of training
-        rows are not in it: without `conditions.remember` all codes must be known. Raises LaceError for a file that is
-        none, and for other conditions.
+        The file is read as data and never executed. Sizes come from the file. It does not hold labels of training rows:
+        without `conditions.remember` all codes must be known.
+
+        Args:
+            path: file of the weights.
+            schema: the attributes of the weights' conditions, in their order.
+            ranges: numbers for 0 and 1 of continuous attributes, by name.
+
+        Raises:
+            LaceError: for a file that is no StyleFlow, and for another number of conditions.
         """
         state = {_renamed(name): value for name, value in read_state(path).items() if not name.endswith(COUNTERS)}
         widths = [
@@ -228,8 +286,8 @@ class StyleFlow(ConditionalModel):
         if not widths or gate is None:
             raise LaceError(
                 f"The file '{path}' must hold the state dict of a StyleFlow "
-                f"(chain.1.odefunc.diffeq.layers.0._layer.weight, "
-                f"...), and holds {', '.join(list(state)[:3])}: give flow_weight/modellarge10k.pt."
+                f"(chain.1.odefunc.diffeq.layers.0._layer.weight, ...), "
+                f"and holds {', '.join(list(state)[:3])}: give flow_weight/modellarge10k.pt."
             )
         blocks = sum(name.endswith("sqrt_end_time") for name in state)
         result = cls(schema, widths[-1], widths[:-1], blocks, ranges=ranges)
@@ -245,8 +303,7 @@ class StyleFlow(ConditionalModel):
         except RuntimeError as error:
             raise LaceError(
                 f"The weights '{path}' must be those of a StyleFlow and are not "
-                f"({' '.join(str(error).split())[:150]}): "
-                "get the file again."
+                f"({' '.join(str(error).split())[:150]}): get the file again."
             ) from None
         return result.eval().requires_grad_(False)
 

@@ -1,6 +1,4 @@
-"""A conditional continuous normalising flow: gated layers, an ordinary differential equation, normalisation by moving
-moments.
-"""
+"""Network of a conditional continuous normalising flow: gated layers, an ODE, and normalisation by moving moments."""
 
 from __future__ import annotations
 
@@ -22,26 +20,51 @@ from ...samplers.ode import ADAPTIVE, ORDERS
 
 
 @contextmanager
-def solving(what: str) -> Iterator[None]:
-    """Turn what torchdiffeq asserts of its step ("underflow in dt") into one sentence (LaceError) about `what`."""
+def solving(problem: str) -> Iterator[None]:
+    """Turn torchdiffeq's assertion on its step ("underflow in dt") into a `LaceError` inside this context.
+
+    Args:
+        problem: what is solved, for the message.
+
+    Raises:
+        LaceError: when the step of the solver became too short.
+    """
     try:
         yield
     except AssertionError as error:
         raise LaceError(
-            f"The solver's step must stay above the resolution of time and shrank below it ({what}; {error}): loosen "
-            f"atol and "
-            "rtol, use a smaller learning rate, or method=rk4."
+            f"The solver's step must stay above the resolution of time and shrank below it ({problem}; {error}): "
+            "loosen atol and rtol, use a smaller learning rate, or method=rk4."
         ) from error
 
 
 @dataclass(frozen=True)
 class Solver:
-    """How the flow is integrated: a method of torchdiffeq, with tolerances where it is adaptive, with `steps` equal
-    steps elsewhere.
+    """Settings of the integration of a flow: a method of torchdiffeq, its tolerances or its number of steps.
 
-    Adaptive methods have one error norm over the whole batch, so that a sample depends slightly on its batch; with
-    fixed steps it does not. Gradients come from the adjoint equation, in constant memory, or with `adjoint` false from
-    the solver's own operations.
+    Adaptive methods have one error norm over the whole batch, so that a sample depends slightly on its batch. Methods
+    with fixed steps do not have that dependence.
+
+    Args:
+        method: a method of torchdiffeq, see `lace_lightning.samplers.ode.ORDERS`.
+        atol: absolute tolerance of adaptive methods, above 0.
+        rtol: relative tolerance of adaptive methods, above 0.
+        steps: number of equal steps of the other methods, at least 1.
+        adjoint: whether gradients come from the adjoint equation, in constant memory; else from the solver's
+            operations.
+
+    Raises:
+        LaceError: for an unknown method, and for values that are not above 0.
+
+    References:
+        Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018.
+
+    Example:
+        >>> import torch
+        >>> flow, x, code = ContinuousFlow(2, 1, [4]), torch.zeros(3, 2), torch.zeros(3, 1)
+        >>> with torch.no_grad():
+        ...     flow(x, code, Solver("rk4", steps=4)).evaluations
+        16
     """
 
     method: str = "dopri5"
@@ -53,12 +76,13 @@ class Solver:
     def __post_init__(self) -> None:
         if self.method not in ORDERS:
             raise LaceError(
-                f"A flow's methods are {', '.join(ORDERS)}, received '{self.method}'.{suggest(self.method, ORDERS)}"
+                f"The method of a flow must be one of {', '.join(ORDERS)}, received '{self.method}'."
+                f"{suggest(self.method, ORDERS)}"
             )
         require_positive(atol=self.atol, rtol=self.rtol, steps=self.steps)
 
     def __call__(self, right_side: RightSide, state: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, ...]:
-        """Return the state at s = 1 where `state` is that at s = 0; with `reverse` the other way round."""
+        """Return the state at s = 1 from `state` at s = 0, or with `reverse` the state at s = 0 from that at s = 1."""
         times = torch.tensor([1.0, 0.0] if reverse else [0.0, 1.0], dtype=state[0].dtype, device=state[0].device)
         options: dict[str, Any] | None = None if self.method in ADAPTIVE else {"grid_constructor": self._grid}
         integrate = odeint_adjoint if self.adjoint and torch.is_grad_enabled() else odeint
@@ -73,8 +97,23 @@ class Solver:
 
 
 class GatedLayer(nn.Module):
-    """y = (Wx + b)·sigmoid(G[t, c] + g) + H[t, c]; tangents, directions in which x moves, go along as W v·sigmoid(G[t,
-    c] + g).
+    """Gated linear layer y = (Wx + b)·sigmoid(G[t, c] + g) + H[t, c], which also maps tangents of x.
+
+    A tangent v, a direction in which x moves, is mapped to Wv·sigmoid(G[t, c] + g).
+
+    Args:
+        inputs: size of x.
+        outputs: size of y.
+        num_conditions: number C of conditions; the layer sees them after the time t.
+
+    References:
+        Abdal et al., StyleFlow, ACM Transactions on Graphics 2021.
+
+    Example:
+        >>> import torch
+        >>> y, tangents = GatedLayer(2, 4, num_conditions=1)(torch.zeros(3, 2), None, torch.zeros(3, 2))
+        >>> y.shape, tangents
+        (torch.Size([3, 4]), None)
     """
 
     def __init__(self, inputs: int, outputs: int, num_conditions: int) -> None:
@@ -90,7 +129,19 @@ class GatedLayer(nn.Module):
 
 
 class Velocity(nn.Module):
-    """F(t, c, x): gated layers with tanh between them."""
+    """The field F(t, c, x) of a flow: gated layers with tanh between them.
+
+    Args:
+        dim: size D of x and F.
+        num_conditions: number C of conditions.
+        hidden: sizes between the layers; without any there is one layer.
+
+    Example:
+        >>> import torch
+        >>> slope, _ = Velocity(2, 1, [4])(torch.tensor(0.5), torch.zeros(3, 1), torch.zeros(3, 2))
+        >>> slope.shape
+        torch.Size([3, 2])
+    """
 
     def __init__(self, dim: int, num_conditions: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -100,8 +151,13 @@ class Velocity(nn.Module):
     def forward(
         self, t: Tensor, code: Tensor, x: Tensor, tangents: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return F (..., D) at x (..., D), conditions (..., C) and time t, and Jv for tangents v (P, ..., D) with the
-        Jacobian J of F.
+        """Return F (..., D), and the product Jv of its Jacobian in x with tangents.
+
+        Args:
+            t: the time, a scalar.
+            code: conditions (..., C).
+            x: points (..., D).
+            tangents: directions v (P, ..., D), None for none.
         """
         code = torch.cat([t.to(code).expand(*code.shape[:-1], 1), code], dim=-1)
         for number, layer in enumerate(self.layers):
@@ -113,11 +169,22 @@ class Velocity(nn.Module):
 
 
 class RightSide(nn.Module):
-    """The right side of one solve, for s in [0, 1]: dx/ds = T·F(Ts, c, x) and d log|det| / ds = T·tr J, t = Ts.
+    """Right side of one solve, for s in [0, 1] and t = Ts: dx/ds = T·F(Ts, c, x) and d log|det|/ds = T·tr J.
 
-    Time is scaled so that the end time T has a gradient like any weight. The trace is Σ_p vᵖ·Jvᵖ over `probes` v (P,
-    ..., D): one standard normal is an unbiased estimate (Hutchinson), the D unit vectors are exact. Conditions and
-    probes are no states.
+    Time is scaled so that the end time T has a gradient as a weight has. The trace is Σ_p vᵖ·Jvᵖ over probes v: one
+    standard normal gives an unbiased estimate (Hutchinson), the D unit vectors give the exact trace. `evaluations`
+    counts calls.
+
+    Args:
+        flow: the flow with F and T.
+        code: conditions (..., C).
+        probes: probes v (P, ..., D); None leaves log|det| out.
+
+    Example:
+        >>> import torch
+        >>> right_side = RightSide(ContinuousFlow(2, 1, [4]), torch.zeros(3, 1), probes=None)
+        >>> right_side(torch.tensor(0.0), (torch.zeros(3, 2),))[0].shape, right_side.evaluations
+        (torch.Size([3, 2]), 1)
     """
 
     def __init__(self, flow: ContinuousFlow, code: Tensor, probes: Tensor | None) -> None:
@@ -134,7 +201,20 @@ class RightSide(nn.Module):
 
 
 class ContinuousFlow(nn.Module):
-    """dx/dt = F(t, c, x) for t from 0 to the learnable T = `sqrt_end_time`²."""
+    """Continuous flow dx/dt = F(t, c, x) for t from 0 to the learnable end time T = `sqrt_end_time`².
+
+    Args:
+        dim: size D of x.
+        num_conditions: number C of conditions.
+        hidden: sizes between the layers of F.
+
+    Example:
+        >>> import torch
+        >>> flow, code, solver = ContinuousFlow(2, 1, [4]), torch.zeros(3, 1), Solver("rk4", adjoint=False)
+        >>> x = flow(torch.ones(3, 2), code, solver).x
+        >>> torch.allclose(flow(x, code, solver, reverse=True).x, torch.ones(3, 2), atol=1e-4)
+        True
+    """
 
     def __init__(self, dim: int, num_conditions: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -143,11 +223,13 @@ class ContinuousFlow(nn.Module):
 
     @property
     def end_time(self) -> Tensor:
+        """The end time T, a scalar."""
         return self.sqrt_end_time**2
 
     def forward(
         self, x: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, reverse: bool = False
     ) -> Flowed:
+        """Return the points x (..., D) after the flow, or before it with `reverse`; with `probes` also log|det|."""
         right_side = RightSide(self, code, probes)
         state = (x,) if probes is None else (x, torch.zeros_like(x[..., 0]))
         x, *rest = solver(right_side, state, reverse)
@@ -155,8 +237,19 @@ class ContinuousFlow(nn.Module):
 
 
 class MovingNorm(nn.Module):
-    """y = (x - m)/√(v + ε)·exp(weight) + bias with the moments m, v of what came before: the map does not depend on the
-    batch.
+    """Normalisation y = (x - m)/√(v + ε)·exp(weight) + bias with moving moments m and v.
+
+    The moments are those of earlier batches, so that the map does not depend on the batch.
+
+    Args:
+        dim: size D of x.
+
+    Example:
+        >>> import torch
+        >>> norm, x = MovingNorm(2), torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+        >>> norm.learn(x)
+        >>> norm.running_mean.tolist(), torch.allclose(norm(norm(x).x, reverse=True).x, x)
+        ([0.20000000298023224, 0.4000000059604645], True)
     """
 
     eps, decay = 1e-4, 0.1
@@ -170,7 +263,7 @@ class MovingNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(dim))
 
     def forward(self, x: Tensor, reverse: bool = False) -> Flowed:
-        """Return y for x (..., D), and log|det|; x for y with `reverse`."""
+        """Return y and log|det| for x (..., D), or x for y with `reverse`."""
         log_scale = self.weight - 0.5 * (self.running_var + self.eps).log()
         if reverse:
             return Flowed((x - self.bias) * (-log_scale).exp() + self.running_mean, -log_scale.sum())
@@ -178,8 +271,13 @@ class MovingNorm(nn.Module):
 
     @torch.no_grad()
     def learn(self, x: Tensor) -> None:
-        """Move the moments a tenth of the way to those of x (..., D). Raises LaceError for a single row, which has no
-        variance.
+        """Move the moments a tenth of the way to those of a batch.
+
+        Args:
+            x: points (..., D), at least 2.
+
+        Raises:
+            LaceError: for a single point, which has no variance.
         """
         rows = x.detach().flatten(0, -2)
         if len(rows) < 2:
@@ -190,7 +288,18 @@ class MovingNorm(nn.Module):
 
 @dataclass
 class Flowed:
-    """Where points (..., D) went, log|det| of the map there (...,) or one for all, and evaluations of F."""
+    """Points after a map, with the logarithm of its determinant and its cost.
+
+    Args:
+        x: points (..., D).
+        log_det: log|det| (...,), or a scalar for all points; None where it was not computed.
+        evaluations: evaluations of F.
+
+    Example:
+        >>> import torch
+        >>> Flowed(torch.zeros(3, 2)).evaluations
+        0
+    """
 
     x: Tensor
     log_det: Tensor | None = None
@@ -198,7 +307,21 @@ class Flowed:
 
 
 class FlowChain(nn.Module):
-    """z = T_c(w): normalisation, then `blocks` times a continuous flow and a normalisation."""
+    """The map z = T_c(w): a normalisation, then `blocks` times a continuous flow and a normalisation.
+
+    Args:
+        dim: size D of w and z.
+        num_conditions: number C of conditions.
+        hidden: sizes between the layers of each flow.
+        blocks: number of flows, at least 1.
+
+    Example:
+        >>> import torch
+        >>> chain, code, solver = FlowChain(2, 1, [4]), torch.zeros(3, 1), Solver("rk4", adjoint=False)
+        >>> z = chain.encode(torch.ones(3, 2), code, solver).x
+        >>> torch.allclose(chain.decode(z, code, solver).x, torch.ones(3, 2), atol=1e-4)
+        True
+    """
 
     def __init__(self, dim: int, num_conditions: int, hidden: Sequence[int], blocks: int = 1) -> None:
         super().__init__()
@@ -210,27 +333,54 @@ class FlowChain(nn.Module):
     def encode(
         self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False
     ) -> Flowed:
-        """Return z (..., D) of w (..., D) with conditions (..., C), and log|det ∂z/∂w| where there are `probes` (see
-        `RightSide`).
+        """Return z = T_c(w) (..., D), and log|det ∂z/∂w| where there are probes.
 
-        With `learn` the moments of the normalisations move, after they were used.
+        Args:
+            w: latents (..., D).
+            code: conditions (..., C).
+            solver: settings of the integration.
+            probes: probes (P, ..., D) of the trace, see `RightSide`; None leaves log|det| out.
+            learn: whether the moments of the normalisations move after they were used.
+
+        Raises:
+            LaceError: when the solver fails, and when moments learn from a single latent.
         """
         return self._through(self.chain, w, code, solver, probes, learn, reverse=False)
 
     def decode(self, z: Tensor, code: Tensor, solver: Solver) -> Flowed:
-        """Return w (..., D) of z (..., D): the inverse of `encode` with the same conditions."""
+        """Return w = T_c⁻¹(z) (..., D), the inverse of `encode` with the same conditions.
+
+        Args:
+            z: points (..., D).
+            code: conditions (..., C).
+            solver: settings of the integration.
+
+        Raises:
+            LaceError: when the solver fails.
+        """
         return self._through(reversed(self.chain), z, code, solver, None, False, reverse=True)
 
     def log_prob(
         self, w: Tensor, code: Tensor, solver: Solver, probes: Tensor | None = None, learn: bool = False
     ) -> Tensor:
-        """Return log p(w|c) = log N(z; 0, I) + log|det ∂z/∂w| (...,); without `probes` the trace is exact."""
+        """Return log p(w|c) = log N(z; 0, I) + log|det ∂z/∂w| (...,).
+
+        Args:
+            w: latents (..., D).
+            code: conditions (..., C).
+            solver: settings of the integration.
+            probes: probes (P, ..., D) of the trace; None for the exact trace.
+            learn: whether the moments of the normalisations move after they were used.
+
+        Raises:
+            LaceError: when the solver fails, and when moments learn from a single latent.
+        """
         flowed = self.encode(w, code, solver, self.units(w) if probes is None else probes, learn)
         normal = -0.5 * (flowed.x.square().sum(-1) + self.dim * math.log(2 * math.pi))
         return normal + cast(Tensor, flowed.log_det)
 
     def units(self, w: Tensor) -> Tensor:
-        """Return probes (D, ..., D) of the exact trace at w (..., D)."""
+        """Return the D unit vectors (D, ..., D) as probes of the exact trace at w (..., D)."""
         return torch.eye(self.dim, dtype=w.dtype, device=w.device).reshape(self.dim, *[1] * (w.ndim - 1), self.dim)
 
     def _through(
@@ -251,12 +401,23 @@ class FlowChain(nn.Module):
 
 
 def finite(w: Tensor) -> Tensor:
-    """Return latents (B, ..., D) that must be finite. Raises LaceError, which names samples, where they are not."""
+    """Return latents after a check that all of them are finite.
+
+    Args:
+        w: latents (B, ..., D).
+
+    Raises:
+        LaceError: with the numbers of the samples that are not finite.
+
+    Example:
+        >>> import torch
+        >>> finite(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
     bad = (~w.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
     if bad:
         raise LaceError(
             f"The latents of a flow must be finite and those of samples {', '.join(map(str, bad[:5]))} are not: train "
-            f"with a "
-            "smaller learning rate, or sample with more steps."
+            "with a smaller learning rate, or sample with more steps."
         )
     return w
