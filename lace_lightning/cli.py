@@ -1,4 +1,4 @@
-"""The command line: what is typed, Hydra's start, messages instead of tracebacks."""
+"""The command line: arguments, the start of Hydra, and errors as one sentence in place of a traceback."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "check_choices", "describe", "job", "main", "normalize", "overview"]
 
-# Launchers run jobs in processes that import Hydra, and this module for `job`, and nothing else. Where Hydra is not
-# there, as for a list, its import would cost a second.
+# Launchers run jobs in processes that import only Hydra and this module, for `job`. Without Hydra, as for a list, the
+# import of the resolvers would take a second.
 if "hydra" in sys.modules:
     from .report import sweeps
 
     sweeps.register_resolvers()
 
 STOPPED = "stopped: the same command goes on from here"
-# Options of Hydra's: with a value after them, and without.
+# Options of Hydra with a value after them, and without.
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--experimental-rerun", "--info", "-i")  # fmt: skip
 FLAGS = ("--hydra-help", "--version", "--resolve", "-r", "--run", "--multirun", "-m", "--shell-completion", "-sc",
@@ -41,25 +41,38 @@ FLAGS = ("--hydra-help", "--version", "--resolve", "-r", "--run", "--multirun", 
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept experiment=x for +experiment=x and debug=x for +debug=x, which goes last because it wins over experiments.
+    """Return the arguments of the command line in the form that Hydra reads.
 
-    A query needs no quotes of Hydra's: `query="label == ship"` and `query.text="label == ship"` are taken as they are,
-    and so are edits, with commas between: `edits="age == 0.8, glasses == 1"`.
+    `experiment=x` becomes `+experiment=x`. `debug=x` becomes `+debug=x` and comes last, so that it overrides the
+    experiment. Queries and edits need no quotes of Hydra: `query="label == ship"`, `edits="age == 0.8, glasses == 1"`.
+
+    Args:
+        arguments: words of the command line, without the name of the program.
+
+    Returns:
+        Overrides first, then options.
+
+    Raises:
+        LaceError: for a word that is no experiment, and for an option that does not exist.
+
+    Example:
+        >>> normalize(["debug=fast", "experiment=cifar10_ode", "query=label == ship"])
+        ['+experiment=cifar10_ode', 'query.text="label == ship"', '+debug=fast']
     """
     sweep = any(a in ("-m", "--multirun") or a == "hydra.mode=MULTIRUN" for a in arguments)
     arguments = [_quoted(argument, sweep) for argument in _spoken(renamed_arguments(arguments))]
     debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
     others = [re.sub(r"^experiment=", "+experiment=", a) for a in arguments if not re.match(r"^\+?debug=", a)]
-    # Options of Hydra's may stand anywhere, and its parser wants all overrides in one place.
+    # Hydra's parser requires all overrides in one place, while its options may stand anywhere.
     overrides = [a for a in others if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     return overrides + debug + [a for a in others if a not in overrides]
 
 
 def _spoken(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--experiment x`, `experiment x` and a bare `x` written as Hydra wants them.
+    """Return the arguments with `--experiment x`, `experiment x` and a bare `x` in the form of Hydra.
 
     Raises:
-        LaceError: For a word that is no experiment and an option that does not exist.
+        LaceError: for a word that is no experiment and an option that does not exist.
     """
     result: list[str] = []
     words = iter(arguments)
@@ -117,7 +130,7 @@ def _quoted(argument: str, sweep: bool = False) -> str:
 
 
 def _quoted_value(argument: str, sweep: bool) -> str:
-    """Return key=value with the value in quotes where Hydra's lexer does not take its characters."""
+    """Return key=value with the value in quotes where Hydra's lexer refuses its characters."""
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith(("-", "~")) or value[:1] in ("", "'", '"', "[", "{") or "${" in value:
         return argument
@@ -134,12 +147,24 @@ def _quoted_value(argument: str, sweep: bool) -> str:
 
 def _in_quotes(text: str) -> str:
     text = os.path.expanduser(text) if text.startswith("~/") else text
-    # In Hydra's quotes a backslash is itself, except before a quote.
+    # In Hydra's quotes a backslash is a plain character, except before a quote.
     return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" + m[2] if m[2] else ""), text) + '"'
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Refuse (LaceError) an unknown file of a configuration group before Hydra starts."""
+    """Check that every configuration group is set to one of its files, before Hydra starts.
+
+    Args:
+        arguments: arguments of the command line, as `normalize` returns them.
+
+    Raises:
+        LaceError: for an unknown file of a group.
+
+    Example:
+        >>> check_choices(["sampler=heum"])
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: There is no sampler 'heum'. Did you mean 'heun'?
+    """
     for argument in arguments:
         key, _, value = argument.partition("=")
         group = config_folder() / key.lstrip("+")
@@ -166,7 +191,17 @@ def _fail(error: BaseException) -> None:
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Run one job; inside a sweep skip what is done, record what fails, and go on."""
+    """Run one job; inside a sweep, skip a finished job, and record a failure without raising it.
+
+    Args:
+        cfg: the composed configuration.
+
+    Returns:
+        ACC of the run, for sweepers that optimise it; None without ACC, for a skipped job and for a failed one.
+
+    Raises:
+        SystemExit: for a stopped job, and for wrong input outside of a sweep.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -176,7 +211,7 @@ def job(cfg: DictConfig) -> float | None:
     from .run import check, run
     from .run.study import is_rank_zero
 
-    _quiet()  # Lightning sets its own level when it is imported
+    _quiet()  # Lightning sets its own level of logging when it is imported.
     hydra_config = HydraConfig.get()
     folder = Path(cfg.paths.output)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -196,14 +231,14 @@ def job(cfg: DictConfig) -> float | None:
             (folder / "failed.json").unlink(missing_ok=True)
             return metrics.get("acc")
     except (SystemExit, KeyboardInterrupt) as stop:
-        # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
+        # Lightning ends a terminated run with SystemExit without a status, which a shell reads as success.
         print(STOPPED, file=sys.stderr, flush=True)
         raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
     except Exception as error:
         if not in_sweep:
             if not isinstance(error, LaceError):
                 raise
-            # Hydra would print its own lines around the sentence.
+            # Hydra would add its own lines to the sentence.
             _fail(error)
             raise SystemExit(1) from None
         sweeps.OUTCOMES[folder.name] = "failed"
@@ -216,15 +251,22 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of `python -m lace_lightning` and of `lace-lightning`; exits with a status other than 0 after an error."""
+    """Run the command line: the entry of `python -m lace_lightning` and of `lace-lightning`.
+
+    Args:
+        arguments: words of the command line without the name of the program; None for those of the process.
+
+    Raises:
+        SystemExit: after an error (status 1), a stop (130), and when the output is closed early (141).
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to lose a run
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter does not end a run
     try:
         _main(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has ended. Python would complain once more when it closes the stream.
+        # The reader of the output has ended. Python would print a further error when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(141) from None
     except KeyboardInterrupt:
@@ -282,7 +324,7 @@ def _start(arguments: Sequence[str]) -> None:
 
 
 def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
-    """Return Hydra's error as ours where it is one that has a better sentence."""
+    """Return an error of Hydra as a LaceError."""
     launcher = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), None)
     if launcher in ("joblib", "submitit", "submitit_local", "submitit_slurm") and "hydra/launcher" in str(error):
         extra = launcher.partition("_")[0]
@@ -298,7 +340,7 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
 
 
 def _known(key: str, arguments: Sequence[str]) -> list[str]:
-    """Return the names of the settings there are without the override of `key`."""
+    """Return the names of the settings that exist without the override of `key`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig
@@ -326,13 +368,13 @@ def _known(key: str, arguments: Sequence[str]) -> list[str]:
         walk(cfg, "")
         parent = key.rpartition(".")[0]
         beside = [name for name in found if name.rpartition(".")[0] == parent]
-        # The last part alone decides where the parts before it exist: sampler.atoll is near sampler.atol.
+        # Where the parts before the last one exist, only the last part is compared: sampler.atoll is near sampler.atol.
         return beside if suggest(key, beside) else found
     return []
 
 
 def _quiet() -> None:
-    """Leave the terminal to what a user asked for; LACE_VERBOSE=1 shows what the libraries say."""
+    """Hide messages of the libraries; LACE_VERBOSE=1 shows them."""
     if os.environ.get("LACE_VERBOSE"):
         return
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -371,7 +413,7 @@ def _hydra(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _parser_of_hydra() -> Iterator[None]:
-    """Let Hydra build its parser where argparse checks help texts (Python 3.14): one of Hydra's is no string."""
+    """Let Hydra build its parser where argparse checks help texts (Python 3.14): one help text of Hydra is no text."""
     import argparse
 
     if not hasattr(argparse.ArgumentParser, "_check_help"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def version() -> str:
-    """Return the versions of the program, of Python and of torch, without importing torch."""
+    """Return the versions of the program, of Python and of torch, without an import of torch."""
     try:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -37,7 +37,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.argument("target", metavar="OUT.safetensors")
 @click.argument("which", required=False)
 def convert(source: str, target: str, which: str | None) -> None:
-    """Write the generator of another program's file as safetensors.
+    """Convert a generator of another program to safetensors.
 
     WHICH names the network of a file that holds several: G_ema, G, g_ema.
     """
@@ -52,7 +52,7 @@ def convert(source: str, target: str, which: str | None) -> None:
 
 @click.command(context_settings=CONTEXT)
 def models() -> None:
-    """List the networks: shipped, published by others, and which of them are here."""
+    """List the shipped and the published networks, and whether they are on this machine."""
     from .catalogue import NETWORKS, downloads_folder
     from .weights import card, weight_names
 
@@ -83,12 +83,12 @@ def _size(count: int | None) -> str:
 @click.argument("name")
 @click.option("--sha256", metavar="HEX", help="The checksum that the file must have.")
 @click.option(
-    "--trust-first", is_flag=True, help="Take the first file as it is, and require its checksum from then on."
+    "--trust-first", is_flag=True, help="Accept any checksum of the first file, and require the same one from then on."
 )
 def download(name: str, sha256: str | None, trust_first: bool) -> None:
     """Download a published generator, or check a file that was put in its place by hand."""
     if sha256 is not None and trust_first:
-        raise LaceError("download needs NAME and at most one of --sha256 HEX and --trust-first: leave one out.")
+        raise LaceError("download takes at most one of --sha256 HEX and --trust-first, received both: leave one out.")
     from .artifacts import file_sha256
     from .catalogue import published, published_path
 
@@ -206,7 +206,7 @@ def list_group(group: str | None) -> None:
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
-    """Show how the program is used, or how a COMMAND is."""
+    """Show how to use the program, or one COMMAND."""
     if command is None:
         print(overview())
     elif command not in CLICK:
@@ -228,7 +228,23 @@ CLICK: dict[str, click.Command] = {
 
 
 def run_command(name: str, arguments: Sequence[str]) -> None:
-    """Run a command. Raises LaceError for arguments that it does not take."""
+    """Run a command that starts no experiment.
+
+    Args:
+        name: name of the command, a key of `CLICK`.
+        arguments: words after the name.
+
+    Raises:
+        LaceError: for arguments that the command does not take.
+        KeyboardInterrupt: when the user stops the command.
+
+    Example:
+        >>> try:
+        ...     run_command("models", ["now"])
+        ... except LaceError as error:
+        ...     print(str(error).partition(":")[0])
+        models received 'now'
+    """
     try:
         CLICK[name].main(list(arguments), prog_name=f"lace-lightning {name}", standalone_mode=False)
     except click.exceptions.Abort:
@@ -236,7 +252,7 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
     except click.UsageError as error:
         raise LaceError(
             f"{name} received '{' '.join(arguments)}': {error.format_message().rstrip('.')}; "
-            f"'lace-lightning {name} --help' shows what it needs."
+            f"'lace-lightning {name} --help' shows its arguments."
         ) from None
 
 
@@ -244,5 +260,5 @@ def _command(name: str) -> Callable[[Sequence[str]], None]:
     return lambda arguments: run_command(name, arguments)
 
 
-# The first word of a command line that Hydra never sees.
+# Commands by the first word of a command line, which run without Hydra.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {name: _command(name) for name in CLICK}

@@ -10,7 +10,7 @@ from pathlib import Path
 from .configuration import choices, config_folder, own_folders
 from .errors import LaceError
 
-# Bash replaces what follows the last '=' where '=' divides words, and the whole word elsewhere.
+# Bash replaces the text after the last '=' where '=' divides words, and the whole word elsewhere.
 _BASH = r"""_lace_lightning()
 {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}"
@@ -44,10 +44,21 @@ OPTIONS = ("--help", "--version", "--cfg", "--config-dir", "--multirun", "--shel
 
 
 def shell_completion(arguments: Sequence[str], commands: Sequence[str]) -> str:
-    """Return the text that answers `--shell-completion install=SHELL`, `uninstall=SHELL` or `query=SHELL`.
+    """Return the output of `--shell-completion install=SHELL`, `uninstall=SHELL` or `query=SHELL`.
+
+    Args:
+        arguments: words of the command line without the name of the program; SHELL is bash, zsh or fish.
+        commands: names of the commands that start no experiment.
+
+    Returns:
+        A script for the shell, or for a query the words that complete the line in COMP_LINE.
 
     Raises:
-        LaceError: For anything else.
+        LaceError: without such an argument.
+
+    Example:
+        >>> shell_completion(["uninstall=fish"], []).strip()
+        'complete -e -c lace-lightning'
     """
     for argument in arguments:
         action, _, shell = argument.lstrip("+").partition("=")
@@ -64,7 +75,19 @@ def shell_completion(arguments: Sequence[str], commands: Sequence[str]) -> str:
 
 
 def complete(line: str, commands: Sequence[str]) -> list[str]:
-    """Return the words that may stand where a command line ends."""
+    """Return the words that complete a command line.
+
+    Args:
+        line: the command line up to the cursor, with the name of the program.
+        commands: names of the commands that start no experiment.
+
+    Returns:
+        Words in alphabetical order that begin with the last, unfinished word of the line.
+
+    Example:
+        >>> complete("lace-lightning conv", ["convert", "models"])
+        ['convert']
+    """
     words = line.split()[1:]
     current = "" if not words or line[-1:].isspace() else words.pop()
     if words[-1:] and words[-1] in ("--config-dir", "-cd"):
@@ -96,7 +119,18 @@ def _groups(arguments: Sequence[str]) -> list[str]:
 
 
 def settings(arguments: Sequence[str]) -> list[str]:
-    """Return the dotted names of the settings, with the choices of groups that the arguments and experiments make."""
+    """Return the dotted names of the settings, for the groups that the arguments choose.
+
+    Args:
+        arguments: words of the command line without the name of the program.
+
+    Returns:
+        Names in alphabetical order.
+
+    Example:
+        >>> "sampler.atol" in settings(["sampler=ode"])
+        True
+    """
     root = config_folder()
     chosen = dict(_defaults(root / "config.yaml"))
     asked = [argument.lstrip("+").partition("=")[::2] for argument in arguments if "=" in argument]

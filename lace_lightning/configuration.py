@@ -32,7 +32,10 @@ lace_lightning: control a frozen image generator by attribute.
 def config_folder() -> Path:
     """Return the folder of YAML files.
 
-    Inside the package (a wheel), or beside it (a checkout or an editable install).
+    It lies inside the package (a wheel), or beside it (a checkout or an editable install).
+
+    Raises:
+        LaceError: when neither folder exists.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "conf", package.parent / "conf"):
@@ -44,7 +47,19 @@ def config_folder() -> Path:
 
 
 def describe(group: str, folder: Path | None = None) -> list[tuple[str, str]]:
-    """Return (name, first comment line) of every file of a configuration group, of this package or of `folder`."""
+    """Return the name and the description of every file of a configuration group.
+
+    Args:
+        group: name of the group, such as "sampler".
+        folder: folder of configuration; None for the folder of this program.
+
+    Returns:
+        Pairs of the name and the first line of comment, in alphabetical order; empty for an unknown group.
+
+    Example:
+        >>> "heun" in dict(describe("sampler"))
+        True
+    """
     result = []
     for path in sorted(((folder or config_folder()) / group).glob("*.yaml")):
         lines = [line[1:].strip() for line in _lines(path) if line.startswith("#")]
@@ -53,7 +68,18 @@ def describe(group: str, folder: Path | None = None) -> list[tuple[str, str]]:
 
 
 def needs(experiment: str) -> tuple[str, ...]:
-    """Return what an experiment needs, of NEEDS, as its line `# needs:` says; () where it has none."""
+    """Return the resources that an experiment needs, from the line `# needs:` of its file.
+
+    Args:
+        experiment: name of the experiment.
+
+    Returns:
+        Keys of `NEEDS`; () for a file without the line.
+
+    Example:
+        >>> needs("cifar10_ode")
+        ('nothing',)
+    """
     for line in _lines(config_folder() / "experiment" / f"{experiment}.yaml"):
         if line.startswith("# needs:"):
             return tuple(word.strip() for word in line.partition(":")[2].split(","))
@@ -65,18 +91,42 @@ def _lines(path: Path) -> list[str]:
 
 
 def own_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the user's own folders of configuration (--config-dir)."""
+    """Return the user's own folders of configuration (--config-dir).
+
+    Args:
+        arguments: words of the command line.
+
+    Example:
+        >>> [str(folder) for folder in own_folders(["--config-dir", "my_conf", "labeler=cats"])]
+        ['my_conf']
+    """
     joined = "\0".join(arguments)
     return [Path(folder) for folder in re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", joined)]
 
 
 def choices(group: str, arguments: Sequence[str] = ()) -> list[str]:
-    """Return the names of the files of a group, one's own (--config-dir) included."""
+    """Return the names of the files of a group, including those of the user's own folders (--config-dir).
+
+    Args:
+        group: name of the group, such as "sampler".
+        arguments: words of the command line.
+
+    Example:
+        >>> "heun" in choices("sampler")
+        True
+    """
     return [name for folder in (None, *own_folders(arguments)) for name, _ in describe(group, folder)]
 
 
 def overview(arguments: Sequence[str] = ()) -> str:
-    """Return how the program is used, the experiments by what they need, and the names in the other groups."""
+    """Return the help text: usage, experiments by the resources that they need, and names of the other groups.
+
+    Args:
+        arguments: words of the command line; files of the user's own folders (--config-dir) are listed too.
+
+    Returns:
+        Text of several lines.
+    """
     parts = [USAGE]
     experiments = describe("experiment")
     for need, title in NEEDS.items():
@@ -116,7 +166,7 @@ def _wrapped(names: Sequence[str], start: str = "") -> list[str]:
     )
 
 
-# In the order of the list; an experiment stands under the last of those that it needs.
+# In the order of the list; an experiment is listed under the last resource that it needs.
 NEEDS = {
     "nothing": "nothing",
     "network": "a published network (lace-lightning models)",

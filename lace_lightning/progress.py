@@ -1,4 +1,4 @@
-"""Progress of work on files, on stderr: silent in the first second, and where stderr is no terminal."""
+"""Progress bars on stderr, which are hidden in the first second, and where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OPTIONS: dict[str, Any] = {"leave": False, "delay": 1, "disable": None}
 
 
 def byte_bar(title: str, total: int) -> Any:
-    """Return a progress bar over bytes; it is silent in the first second, and where stderr is no terminal.
+    """Return a progress bar over bytes, hidden in the first second, and where stderr is no terminal.
 
     Args:
         title: text beside the bar.

@@ -156,7 +156,7 @@ def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
 
 
 def restrict(node: Node, name: str, value: float, tolerance: float = 0.1) -> Node | bool:
-    """Return what is left of a tree when one attribute has a certain value; comparisons with free values stay.
+    """Return the rest of a tree when one attribute has a certain value; comparisons with free values stay.
 
     Args:
         node: the root of the tree.
@@ -200,7 +200,7 @@ def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
     if attribute.kind == "discrete":
         values: list[float] = list(range(attribute.num_classes))
     else:
-        # Truth changes at a value or at its tolerance: try these, and the points between them.
+        # Truth values change at a value or at its tolerance: test these points, and the points between them.
         edges = sorted(
             {
                 0.0,

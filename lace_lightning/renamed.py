@@ -1,4 +1,4 @@
-"""Former names of settings and of groups, which are taken for one version with a note."""
+"""Former names of settings and of groups, which are accepted for one version with a note."""
 
 from __future__ import annotations
 
@@ -26,12 +26,25 @@ GROUPS = {"network": "training", "setting": "domain"}
 
 
 def note(former: str, name: str) -> None:
-    """Say that a former name was read as another."""
-    print(f"note: {former} is called {name} now; the former name is taken until version 0.3.", file=sys.stderr)
+    """Print a note on stderr that a setting has another name now.
+
+    Args:
+        former: the name that was given.
+        name: the name of today.
+    """
+    print(f"note: {former} is called {name} now; the former name is accepted until version 0.3.", file=sys.stderr)
 
 
 def renamed_argument(argument: str) -> str:
-    """Return an argument of the command line with its key's name of today, after a note where it had a former one."""
+    """Return an argument of the command line with the name of today, after a note for a former name.
+
+    Args:
+        argument: one word, such as `task.num_pairs=100`; a word without a former name is returned as it is.
+
+    Example:
+        >>> renamed_argument("pairs.count=100")
+        'pairs.count=100'
+    """
     match = re.match(r"^(\+{0,2}|~)([\w@.]+)(=.*)?$", argument, re.DOTALL)
     if match is None:
         return argument
@@ -47,14 +60,32 @@ def renamed_argument(argument: str) -> str:
 
 
 def renamed_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of a command line with the names of today."""
+    """Return the arguments of a command line with the names of today, after a note for each former name.
+
+    Args:
+        arguments: words of the command line.
+
+    Example:
+        >>> renamed_arguments(["task.holdout=[0.1,0.1]", "seed=1"])
+        ['pairs.holdout=[0.1,0.1]', 'seed=1']
+    """
     return [renamed_argument(argument) for argument in arguments]
 
 
 def rename_settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration in plain containers with the names of today, after a note for each former one.
+    """Return a configuration with the names of today, after a note for each former name.
 
-    A former name in a user's own file wins over the value of today's name, which comes from the program.
+    The value of a former name comes from a user's own file, so that it replaces the program's value of today's name.
+
+    Args:
+        content: the configuration in plain containers.
+
+    Returns:
+        A copy whose groups are copied too.
+
+    Example:
+        >>> rename_settings({"callbacks": {"progress": False}, "metrics": {"progress": True}})
+        {'callbacks': {}, 'metrics': {'progress': False}}
     """
     result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in content.items()}
     for former, name in KEYS.items():

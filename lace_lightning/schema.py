@@ -252,7 +252,7 @@ class Schema:
 class Labels:
     """A table of labels: values (N, K) float32 with one column for each attribute, and a mask of the known ones.
 
-    The mask alone decides what is known; the other values mean nothing.
+    Values that the mask does not mark as known have no meaning.
 
     Args:
         schema: the attributes of the K columns.
@@ -279,7 +279,7 @@ class Labels:
         if known is not None and known.shape != values.shape:
             raise LaceError(
                 f"The mask of known labels must have the shape of the values {tuple(values.shape)}, received "
-                f"{tuple(known.shape)}: say of each value whether it is known."
+                f"{tuple(known.shape)}: give one entry for each value."
             )
         self.schema, self.values = schema, values
         self.known = torch.ones_like(values, dtype=torch.bool) if known is None else known.bool()

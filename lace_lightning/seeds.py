@@ -30,7 +30,7 @@ class Numbered(int):
     Args:
         first: the first number of the range.
         count: how many numbers it has.
-        purpose: what is drawn with them.
+        purpose: the random values that are drawn with them.
         group: "" for a range that is apart from all others; ranges of two different groups may overlap, because no
             sample is drawn with both.
 
@@ -53,7 +53,7 @@ class Numbered(int):
         return int(self), self.count, self.purpose, self.group
 
     def overlaps(self, other: Numbered) -> bool:
-        """Whether the ranges have a number in common and may meet in one sample."""
+        """Return whether the ranges have a number in common and may be used for one sample."""
         apart = bool(self.group and other.group) and self.group != other.group
         return not apart and self < other + other.count and other < self + self.count
 

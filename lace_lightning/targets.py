@@ -1,4 +1,4 @@
-"""Target labels of a query: values of its free attributes, and the labels that it asks for."""
+"""Target labels of a query: values of its free attributes, and the labels that it requires."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: 
         seed: the seed of the run.
         first: number of the first sample.
         table: labels from which sample i takes the values of row i, modulo the number of rows, so that values occur
-            together as they do in the table. Rows in which one of them is not known are left out.
+            together as they do in the table. Rows in which a free attribute is not known are left out.
 
     Raises:
-        LaceError: for a table without a row in which all of them are known.
+        LaceError: for a table without a row in which all free attributes are known.
 
     Example:
         >>> from lace_lightning.query import parse
@@ -59,7 +59,7 @@ def free_labels(query: Query, count: int, seed: int = 0, first: int = 0, table: 
 
 
 def wanted_labels(query: Query, count: int, free: Labels | None) -> Labels:
-    """Return the labels that a query asks for, as far as it is a conjunction of `==`; others are not known.
+    """Return the labels that a query requires, as far as it is a conjunction of `==`; others are not known.
 
     Args:
         query: the condition.

@@ -277,5 +277,5 @@ def mutated(data: bytes, lot: random.Random) -> bytes:
 @pytest.mark.parametrize("kind", ["_parameters", "_buffers", "_modules"])
 def test_tables_of_a_network_that_are_none_are_one_sentence(kind: str) -> None:
     inner = Record("Layer", state={kind: Record("numpy.dtype")})
-    with pytest.raises(LaceError, match=f"The {kind} of a network in the file must be a table and is Record"):
+    with pytest.raises(LaceError, match=f"The {kind} of a network in the file must be a table, received Record"):
         list(tensors_of(Record("Generator", state={"_modules": {"synthesis": inner}})))

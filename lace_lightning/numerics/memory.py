@@ -1,4 +1,4 @@
-"""How much memory there is, and work in chunks that fit it."""
+"""Free memory of a device, and computation in chunks that fit it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,50 @@ from torch import Tensor
 from ..errors import LaceError
 
 GIB = 2**30
-# What is used where nobody says how much: the rest is for weights that are still to come, and for others.
+# Share of the free memory that is used by default: the rest is for weights that are loaded later and other programs.
 SHARE = 0.5
-# What is assumed where the system does not tell.
+# Free bytes that are assumed where the system does not report them.
 UNKNOWN = 2 * GIB
 
 
 def check_memory(memory: float | None) -> float | None:
-    """Return `memory` in GiB, or None for half of what is free. Raises LaceError unless it is above 0."""
+    """Return a limit of memory after a check of its range.
+
+    Args:
+        memory: limit in GiB, above 0, or None for half of the free memory.
+
+    Returns:
+        The same value.
+
+    Raises:
+        LaceError: when the limit is not above 0.
+
+    Example:
+        >>> check_memory(2.5)
+        2.5
+    """
     if memory is not None and not memory > 0:
-        raise LaceError(f"memory must be a number of GiB above 0, or null for half of what is free, received {memory}.")
+        raise LaceError(
+            f"memory must be a number of GiB above 0, or null for half of the free memory, received {memory}."
+        )
     return memory
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes can be had on a device: of a GPU what is free or only cached, of a processor what the
-    system has available and the control groups of this process leave.
+    """Return the number of free bytes on a device.
+
+    On a GPU these are free bytes and bytes that the allocator of torch only caches. On a processor it is the smaller of
+    the system's available memory and the room that the control groups of this process leave.
+
+    Args:
+        device: a GPU or the processor.
+
+    Returns:
+        Bytes, at least 0.
+
+    Example:
+        >>> free_memory(torch.device("cpu")) > 0
+        True
     """
     if device.type == "cuda":
         return (
@@ -55,10 +83,20 @@ def _system_memory() -> int:
 
 
 def control_group_room(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return how many bytes the control groups of this process leave it, of version 1 or 2; infinite where none limits
-    it.
+    """Return the number of bytes that the control groups of this process (version 1 or 2) leave to it.
 
     Cache that can be dropped at once is not counted as used.
+
+    Args:
+        mounted: folder in which the control groups are mounted.
+        own: file that names the control groups of this process.
+
+    Returns:
+        Bytes, at least 0; infinity where no control group limits the memory.
+
+    Example:
+        >>> control_group_room(Path("absent"), Path("absent"))
+        inf
     """
     room = math.inf
     for line in _text(own).splitlines():
@@ -90,23 +128,41 @@ def _text(path: Path) -> str:
 
 
 class Chunks:
-    """function(rows) for rows (B, ...), so many at a time as `memory` allows; halved where a GPU runs out of it.
+    """A function of rows (B, ...) that is computed on as many rows at a time as fit into the memory.
 
-    `size` is that number, or "auto": as many as fit into `memory` GiB (None: half of what is free), at `each` bytes a
-    row. What was found to be too much is not tried again. Raises LaceError for a size that is neither "auto" nor at
-    least 1.
+    When a GPU runs out of memory, the number of rows is halved with a warning, and stays at most that large.
+
+    Args:
+        size: rows at a time, at least 1, or "auto" for as many as fit into `memory`.
+        memory: limit in GiB, above 0; None for half of the free memory of the device.
+
+    Raises:
+        LaceError: when the size is neither "auto" nor an integer of at least 1, or the memory is not above 0.
+
+    Example:
+        >>> chunks = Chunks(2)
+        >>> [part.tolist() for part in chunks(lambda rows: rows * 10, torch.arange(3), each=8)]
+        [[0, 10], [20]]
     """
 
-    # A processor is no faster with more at a time, and slower with much more: measured.
+    # Bytes of a chunk on a processor: larger chunks were measured to be no faster, and much larger ones slower.
     enough = 2**26
 
     def __init__(self, size: int | str | None = "auto", memory: float | None = None) -> None:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
-            raise LaceError(f'max_batch must be "auto" or a number of pictures from 1, received {size}.')
+            raise LaceError(f'max_batch must be "auto" or a number of pictures of at least 1, received {size}.')
         self.size, self.memory, self._most = size, check_memory(memory), math.inf
 
     def fitting(self, each: int, device: torch.device) -> int:
-        """Return how many rows of `each` bytes are computed at a time."""
+        """Return the number of rows that are computed at a time.
+
+        Args:
+            each: bytes that the computation of one row takes, above 0.
+            device: where it is computed.
+
+        Returns:
+            At least 1.
+        """
         if self.size != "auto":
             return int(min(self.size, self._most))
         limit = SHARE * free_memory(device) if self.memory is None else self.memory * GIB
@@ -115,7 +171,13 @@ class Chunks:
         )
 
     def __call__(self, function: Callable[[Tensor], Tensor], rows: Tensor, each: int) -> Iterator[Tensor]:
-        """Yield function(part) of consecutive parts of the rows; the function of no rows where there are none."""
+        """Yield the results of a function on consecutive parts of the rows.
+
+        Args:
+            function: takes rows (b, ...) and returns a tensor.
+            rows: all rows (B, ...); for B = 0 the function is called once, on no rows.
+            each: bytes that the computation of one row takes, above 0.
+        """
         size, first = self.fitting(each, rows.device), 0
         while first < len(rows) or not first:
             part, failed = rows[first : first + size], False
@@ -125,7 +187,7 @@ class Chunks:
                 if len(part) <= 1:
                     raise
                 failed = True
-            # Outside of the handler, which holds on to what was computed when memory ran out.
+            # Outside of the handler, which keeps the tensors of the failed computation alive.
             if failed:
                 size = self._most = len(part) // 2
                 warnings.warn(

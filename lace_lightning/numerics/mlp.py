@@ -1,4 +1,4 @@
-"""Leaky-ReLU networks with their derivative in closed form: no graph is built, nothing is kept between evaluations."""
+"""Leaky-ReLU networks with their derivative in closed form, without a graph of automatic differentiation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,19 @@ def _affine(x: Tensor, layer: Layer) -> Tensor:
 
 
 def leaky_mlp(x: Tensor, layers: Sequence[Layer], slope: float = 0.2) -> Tensor:
-    """Apply x ↦ leaky-ReLU(x·W + b) for each (W, b).
+    """Return the output of a network of layers x ↦ leaky-ReLU(x·W + b).
 
-    x is (B, I) with W (I, O), b (O,); or (K, B, I) with W (K, I, O), b (K, O) for K networks side by side.
+    Args:
+        x: inputs (B, I), or (K, B, I) for K networks side by side.
+        layers: pairs (W, b) with W (I, O) and b (O,), or W (K, I, O) and b (K, O); at least one.
+        slope: slope of the leaky ReLU below 0.
+
+    Returns:
+        Outputs (B, O), or (K, B, O).
+
+    Example:
+        >>> leaky_mlp(torch.tensor([[1.0, -1.0]]), [(torch.eye(2), torch.zeros(2))])
+        tensor([[ 1.0000, -0.2000]])
     """
     for layer in layers:
         x = torch.nn.functional.leaky_relu(_affine(x, layer), slope)
@@ -36,8 +46,22 @@ def linearized_leaky_mlp(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return `leaky_mlp(x)` and the function g ↦ gᵀ·∂y/∂x, without automatic differentiation.
 
-    Inside `precision.fields_in` the layers of `BLOCK` rows or more are computed in that number format, with results in
-    the format of x; `kept` keeps the weights in it.
+    Inside `precision.fields_in`, layers are computed in that number format where there are `BLOCK` rows or more. The
+    results have the number format of x.
+
+    Args:
+        x: inputs (B, I), or (K, B, I) for K networks side by side.
+        layers: pairs (W, b) with W (I, O) and b (O,), or W (K, I, O) and b (K, O); at least one.
+        slope: slope of the leaky ReLU below 0; 0 or more.
+        kept: cache of the weights in the lower number format; None converts them at every call.
+
+    Returns:
+        Outputs y (B, O) or (K, B, O), and a function from g of the shape of y to gᵀ·∂y/∂x of the shape of x.
+
+    Example:
+        >>> y, vjp = linearized_leaky_mlp(torch.tensor([[1.0, -1.0]]), [(torch.eye(2), torch.zeros(2))])
+        >>> vjp(torch.ones(1, 2))
+        tensor([[1.0000, 0.2000]])
     """
     dtype, outputs, count = x.dtype, [], x.shape[-2]
     low = lowered(dtype) if count >= BLOCK else dtype
@@ -46,15 +70,15 @@ def linearized_leaky_mlp(
     more = 0 if low == dtype else -count % BLOCK
     x = _low(x, low, more)
     for layer in layers:
-        # In place: nobody else has seen the sum.
+        # In place: no other tensor shares the memory of the sum.
         x = torch.nn.functional.leaky_relu_(_affine(x, layer), slope)
         outputs.append(x)
 
     def vjp(gradient: Tensor) -> Tensor:
         gradient = _low(gradient, low, more)
         for (weight, _), output in zip(reversed(layers), reversed(outputs), strict=True):
-            # leaky-ReLU keeps the sign, so its output tells its own derivative: the last argument says that it is
-            # given.
+            # A leaky ReLU keeps the sign, so that its derivative follows from its output. The last argument says that
+            # the output is given in place of the input.
             gradient = torch.ops.aten.leaky_relu_backward(gradient, output, slope, True) @ weight.mT
         return gradient[..., :count, :].to(dtype)
 

@@ -1,4 +1,4 @@
-"""The number format that a device computes fast."""
+"""Number formats of networks: those that a device computes natively, and those of closed-form gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def check_precision(precision: str) -> str:
-    """Return `precision` (auto, float32, bfloat16, float16). Raises LaceError for any other."""
+    """Return the name of a number format after a check that it is known.
+
+    Args:
+        precision: "auto", "float32", "bfloat16" or "float16".
+
+    Returns:
+        The same name.
+
+    Raises:
+        LaceError: for another name.
+
+    Example:
+        >>> check_precision("auto")
+        'auto'
+    """
     names = ("auto", *PRECISIONS)
     if precision not in names:
         raise LaceError(
@@ -24,7 +38,20 @@ def check_precision(precision: str) -> str:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype; "auto" is bfloat16 where it is native (AMX or AVX-512 BF16, Ampere or later), else float32."""
+    """Return the number format of a name on a device.
+
+    Args:
+        precision: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device has it natively (AMX or
+            AVX-512 BF16, Ampere or later), else float32.
+        device: where networks compute.
+
+    Returns:
+        The number format.
+
+    Example:
+        >>> compute_dtype("float16", torch.device("cpu"))
+        torch.float16
+    """
     if precision != "auto":
         return PRECISIONS[precision]
     if device.type == "cuda":
@@ -40,7 +67,16 @@ _FIELD_DTYPE: ContextVar[torch.dtype] = ContextVar("field_dtype", default=torch.
 
 @contextmanager
 def fields_in(dtype: torch.dtype) -> Iterator[None]:
-    """Compute the hidden layers of closed-form gradients in `dtype` inside this context."""
+    """Compute the hidden layers of closed-form gradients in another number format inside this context.
+
+    Args:
+        dtype: the number format; float32 outside of every context.
+
+    Example:
+        >>> with fields_in(torch.bfloat16):
+        ...     lowered(torch.float32)
+        torch.bfloat16
+    """
     token = _FIELD_DTYPE.set(dtype)
     try:
         yield
@@ -49,5 +85,16 @@ def fields_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def lowered(dtype: torch.dtype) -> torch.dtype:
-    """Return in what the hidden layers of networks of `dtype` are computed: only float32 is lowered."""
+    """Return the number format in which the hidden layers of a network are computed.
+
+    Args:
+        dtype: number format of the network's weights.
+
+    Returns:
+        The number format of the surrounding `fields_in` for float32, else the same.
+
+    Example:
+        >>> lowered(torch.float64)
+        torch.float64
+    """
     return _FIELD_DTYPE.get() if dtype == torch.float32 else dtype

@@ -9,15 +9,32 @@ from torch import Tensor
 
 
 class WeightCache:
-    """What follows from a frozen weight, computed once; again when the weight was changed or moved, always while it is
-    trained.
+    """Cache of tensors derived from frozen weights.
+
+    A tensor is computed again when its weight was changed or moved. It is computed at every call while the weight is
+    trained. Copies and pickles of a cache are empty.
+
+    Example:
+        >>> cache, weight = WeightCache(), torch.ones(2)
+        >>> doubled = cache("doubled", weight, lambda w: 2 * w)
+        >>> cache("doubled", weight, lambda w: 2 * w) is doubled
+        True
+        >>> weight = weight.mul_(3)
+        >>> cache("doubled", weight, lambda w: 2 * w)
+        tensor([6., 6.])
     """
 
     def __init__(self) -> None:
         self._known: dict[object, tuple[Tensor, int, Tensor]] = {}
 
     def __call__(self, key: object, weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return make(weight); one `key` for every use of the weight."""
+        """Return `make(weight)`, from the cache where the weight is frozen and the same as before.
+
+        Args:
+            key: name of the derived tensor, one for each pair of weight and `make`.
+            weight: the weight, of any shape.
+            make: function of the weight that returns the derived tensor.
+        """
         if weight.requires_grad or weight.is_inference():
             return make(weight)
         known = self._known.get(key)
@@ -30,5 +47,5 @@ class WeightCache:
         return known[2]
 
     def __reduce__(self) -> tuple[type[WeightCache], tuple[()]]:
-        # A copy and a file begin with nothing: their weights lie elsewhere.
+        # Copies and pickles are empty: their weights have other addresses.
         return WeightCache, ()

@@ -1,4 +1,4 @@
-"""Animations: the frames of a walk from edit to edit, and GIF files."""
+"""Animations: frames of a straight walk from one latent to the next, and GIF files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def walk_frames(
     frames_per_state: int = 8,
     columns: int = 4,
 ) -> list[Image.Image]:
-    """Return the frames of a walk in straight lines from state to state, which stays at each of them for a while.
+    """Return the frames of a walk on straight lines from state to state, with a rest at each state.
 
     Frame k of the way from s to t shows s + (t - s)·k/`frames_per_state`. The first state has `frames_per_state` equal
     frames, every other one as many of the way to it and `frames_per_state` - 1 more of itself. All frames have one
@@ -31,7 +31,7 @@ def walk_frames(
 
     Args:
         states: latents of the same people in every state, each (B, ...).
-        titles: what is written above the frames of each state; states without one are left out.
+        titles: text above the frames of each state; states without a title are left out.
         pictures: returns pictures (B, C, H, W) uint8 of latents (B, ...).
         frames_per_state: frames from one state to the next, at least 1.
         columns: pictures in a row, at least 1.
@@ -50,7 +50,8 @@ def walk_frames(
     """
     if frames_per_state < 1 or columns < 1:
         raise LaceError(
-            f"An animation needs at least 1 frame a state and 1 column, received {frames_per_state} and {columns}."
+            f"An animation needs at least 1 frame a state and 1 column, received {frames_per_state} and {columns}: "
+            "raise them to 1."
         )
     frames: list[Image.Image] = []
     for number, (title, state) in enumerate(zip(titles, states, strict=False)):
@@ -60,7 +61,7 @@ def walk_frames(
             rows = list(torch.split(images.cpu(), columns))
             frames.append(labelled_grid(rows, [""] * len(rows), title, scale=max(1, 96 // images.shape[-1])))
         frames.extend([frames[-1]] * (frames_per_state - 1))
-    # The pictures stay where they are: white fills the top and the right.
+    # White is added at the top and on the right, so that the pictures keep their place.
     width = max((frame.width for frame in frames), default=0)
     height = max((frame.height for frame in frames), default=0)
     return [ImageOps.expand(frame, (0, height - frame.height, width - frame.width, 0), "white") for frame in frames]

@@ -1,4 +1,4 @@
-"""Conversion of pictures between [-1, 1], as networks take them, and bytes, as files and judges do."""
+"""Conversion of pictures between [-1, 1], the range of networks, and uint8, the format of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Return pictures in [-1, 1] as uint8, rounded to the nearest of 256 levels; what lies outside is clamped.
+    """Return pictures in [-1, 1] as uint8, rounded to the nearest of 256 levels; other values are clamped.
 
     Args:
         images: pictures (..., H, W) in [-1, 1].
@@ -42,11 +42,11 @@ def from_bytes(images: Tensor) -> Tensor:
 
 
 def at_a_time(images: Tensor, count: int = 100) -> int:
-    """Return how many pictures a network is given together, so that memory does not grow with their size.
+    """Return the number of pictures of a batch for which memory does not grow with the size of a picture.
 
     Args:
         images: pictures (N, C, H, W).
-        count: number of pictures of up to 64x64; of larger ones as many pixels are taken.
+        count: number of pictures of up to 64x64 pixels, at least 1; a batch of larger pictures has as many pixels.
 
     Returns:
         A number from 1 to `count`.
@@ -59,7 +59,7 @@ def at_a_time(images: Tensor, count: int = 100) -> int:
 
 
 def float_batches(images: Tensor) -> Iterator[Tensor]:
-    """Yield uint8 pictures in [-1, 1], a few at a time: in float32 they take four times the memory.
+    """Yield uint8 pictures as float32 in [-1, 1], in batches, because float32 takes four times the memory.
 
     Args:
         images: pictures (N, C, H, W) uint8.
@@ -92,7 +92,7 @@ def downscale(images: Tensor, side: int = 256) -> Tensor:
     if factor <= 1:
         return images
     small = images.new_empty(*images.shape[:2], *(side // factor for side in images.shape[2:]))
-    # One by one, so that no more than one is held as numbers.
+    # One picture at a time, so that only one is in float32.
     for place, image in zip(small, images, strict=True):
         place.copy_(F.avg_pool2d(image.float(), factor).round())
     return small

@@ -21,7 +21,7 @@ def labelled_grid(
     columns: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
-    """Draw rows of pictures with labels, a title, heads of columns and captions.
+    """Return a picture of rows of pictures with labels, a title, heads of columns and captions.
 
     Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. The title and the heads
     are broken into lines where they are long.
@@ -90,7 +90,7 @@ def labelled_grid(
 
 
 def _lines(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
-    """Break a text at spaces into lines of at most `width`, longer where a word is."""
+    """Return the lines of a text that is broken at spaces, of at most `width` where no word is longer."""
     lines: list[str] = []
     for word in text.split():
         if lines and measure(f"{lines[-1]} {word}") <= width:

@@ -235,7 +235,10 @@ class Canvas:
         self.image = torch.zeros(count, 3, resolution, resolution, device=device)
 
     def _window(self, bounds: Bounds) -> tuple[slice, slice]:
-        """Rows and columns that can be touched; asking a GPU would cost more than painting everything."""
+        """Return the rows and columns that a shape may cover.
+
+        On a GPU these are all: reading the bounds would take longer than painting every pixel.
+        """
         whole = slice(None)
         if self.image.is_cuda:
             return whole, whole
@@ -251,7 +254,7 @@ class Canvas:
         return span(top - self.top, bottom - self.top), span(left - self.left, right - self.left)
 
     def paint(self, shape: Shape, colour: Tensor, opacity: Tensor | float = 1.0) -> None:
-        """Lay a colour over the pictures inside a region; edges are blended over one pixel.
+        """Blend a colour into the pictures inside a region, with soft edges of one pixel.
 
         Args:
             shape: the region.

@@ -21,7 +21,7 @@ PORTRAITS_SCHEMA = Schema(
     ),
 )
 
-# What makes a person besides the attributes; each in [0, 1].
+# Factors of the appearance of a person that are not attributes; each in [0, 1].
 IDENTITY = (
     "skin",
     "blush",
@@ -48,11 +48,11 @@ IDENTITY = (
 _HAIR = ((0.10, 0.09, 0.12), (0.40, 0.22, 0.10), (0.95, 0.78, 0.36), (0.80, 0.30, 0.09), (0.74, 0.75, 0.78))
 _SKIN = ((0.99, 0.86, 0.76), (0.93, 0.73, 0.58), (0.78, 0.55, 0.39), (0.52, 0.34, 0.24))
 _EYES = ((0.25, 0.14, 0.07), (0.16, 0.42, 0.70), (0.18, 0.48, 0.26), (0.38, 0.40, 0.44))
-# Turned as far as it goes, a head turns by this many radians sideways, or up and down.
+# The largest angles in radians of a head that is turned sideways, and up or down.
 _YAW, _PITCH = 0.62, 0.36
-# The square of the plane that is seen.
+# Half of the side and the middle row of the square of the plane that is drawn.
 _EXTENT, _MIDDLE = 0.86, 0.03
-# Few enough pictures for the cache of a processor.
+# Number of pictures that fit into the cache of a processor.
 _CHUNK = 32
 
 
@@ -86,14 +86,16 @@ def render(labels: Labels, identity: Tensor, resolution: int = 64) -> Tensor:
 
 def _check(labels: Labels, identity: Tensor, resolution: int) -> None:
     if labels.schema != PORTRAITS_SCHEMA:
-        raise LaceError(f"Portraits are drawn from labels of the schema 'portraits', received '{labels.schema.name}'.")
+        raise LaceError(
+            f"Portraits need labels of the schema 'portraits', received '{labels.schema.name}': use PORTRAITS_SCHEMA."
+        )
     if identity.shape != (len(labels), len(IDENTITY)):
         raise LaceError(
             f"{len(labels)} portraits need identity factors of shape ({len(labels)}, {len(IDENTITY)}), received "
-            f"{tuple(identity.shape)}."
+            f"{tuple(identity.shape)}: draw them with sample_identity."
         )
     if resolution < 8:
-        raise LaceError(f"Portraits need at least 8 pixels a side, received {resolution}.")
+        raise LaceError(f"Portraits need at least 8 pixels a side, received {resolution}: set a larger resolution.")
     high = torch.tensor(
         [a.num_classes - 1.0 if a.kind == "discrete" else 1.0 for a in PORTRAITS_SCHEMA], device=labels.values.device
     )
@@ -101,7 +103,8 @@ def _check(labels: Labels, identity: Tensor, resolution: int) -> None:
     wrong = [name for name, good in zip(PORTRAITS_SCHEMA.names, fits, strict=True) if not good]
     if wrong:
         raise LaceError(
-            f"Continuous attributes lie in [0, 1] and classes below their number; {', '.join(wrong)} does not."
+            f"Continuous attributes must lie in [0, 1] and classes below their number, received other values of "
+            f"{', '.join(wrong)}: correct these labels."
         )
 
 
@@ -125,7 +128,7 @@ def _draw(labels: Labels, identity: Tensor, resolution: int) -> Tensor:
 
 
 def _blend(palette: tuple[tuple[float, float, float], ...], position: Tensor) -> Tensor:
-    """Colours (B, 3) at `position` (B,) in [0, 1] along a palette."""
+    """Return colours (B, 3) at `position` (B,) in [0, 1] along a palette."""
     colours = torch.tensor(palette, device=position.device)
     place = position * (len(palette) - 1)
     low = place.long().clamp(0, len(palette) - 2)
@@ -133,24 +136,27 @@ def _blend(palette: tuple[tuple[float, float, float], ...], position: Tensor) ->
 
 
 def _hue(hue: Tensor, saturation: float, value: Tensor) -> Tensor:
-    """Colours (B, 3) from hue (B,), saturation and value (B,)."""
+    """Return colours (B, 3) of a hue (B,), a saturation and a value (B,)."""
     thirds = torch.tensor([0.0, 2 / 3, 1 / 3], device=hue.device)
     pure = (((hue[:, None] + thirds) % 1 * 6 - 3).abs() - 1).clamp(0, 1)
     return value[:, None] * (1 + saturation * (pure - 1))
 
 
 class _Person:
-    """Where everything is: all fields are (B,), colours (B, 3). Features sit on a ball that turns and nods."""
+    """Positions and colours of the parts of a face: numbers (B,) and colours (B, 3).
+
+    Features lie on a ball that is turned and tilted.
+    """
 
     def __init__(self, labels: Labels, identity: Tensor) -> None:
         columns = dict(zip(PORTRAITS_SCHEMA.names, labels.values.to(identity).unbind(1), strict=True))
         self._given = {**columns, **dict(zip(IDENTITY, identity.unbind(1), strict=True))}
         self.male, self.female = self.gender, 1 - self.gender
         self.turn, self.nod = (self.yaw * 2 - 1) * _YAW, (self.pitch * 2 - 1) * _PITCH
-        # The side that is farther from us first: where the two meet, the nearer one is seen.
+        # The farther side comes first, so that the nearer side covers it.
         far = torch.where(self.turn < 0, -1.0, 1.0)
         self.sides = far, -far
-        # Children are small with a low face and big eyes; ears and nose grow all life long.
+        # Children have a small, low face and big eyes; ears and nose grow with age.
         self.child = ((0.5 - self.age) / 0.5).clamp(0, 1)
         self.old = ((self.age - 0.4) / 0.6).clamp(0, 1)
         self.size = 1 - 0.20 * self.child
@@ -169,8 +175,12 @@ class _Person:
         return self._given[name]
 
     def at(self, side: float | Tensor, down: float | Tensor, depth: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Place (x, y) of a point of the face and how much of its width is seen: `side` and `down` in radians from the
-        front.
+        """Return the position (x, y) of a point of the face and the visible share of its width.
+
+        Args:
+            side: angle from the front to the side in radians.
+            down: angle from the front downwards in radians.
+            depth: distance from the centre of the head in units of its radius.
         """
         azimuth, elevation = side + self.turn, down - self.nod
         x = self.cx + depth * self.rx * torch.sin(azimuth)
@@ -178,10 +188,11 @@ class _Person:
         return x, y, torch.cos(azimuth).clamp_min(0.25)
 
     def all(self, value: float) -> Tensor:
-        """The same value for everybody."""
+        """Return the same value (B,) for every person."""
         return torch.full_like(self.cx, value)
 
     def head(self, grow: Tensor | float = 0.0) -> Shape:
+        """Return the outline of the head, larger by `grow` on every side."""
         return egg(self.cx, self.cy, self.rx + grow, self.ry + grow, self.jaw)
 
 
@@ -192,7 +203,7 @@ def _background(canvas: Canvas, p: _Person) -> None:
 
 
 def _back_hair(canvas: Canvas, p: _Person) -> None:
-    """Long hair behind the head."""
+    """Paint long hair behind the head."""
     wide = p.rx + 0.17 * p.size
     length = 0.50 + 0.16 * p.fringe
     shade = p.hair_colour * 0.78
@@ -214,7 +225,7 @@ def _head(canvas: Canvas, p: _Person) -> None:
     grown = (0.75 + 0.5 * p.age) * (0.085 + 0.05 * p.ears)
     facing = torch.sin(p.turn)
     for side in p.sides:
-        # The ear that turns to us comes forward over the cheek, the other goes behind the head.
+        # The nearer ear is drawn over the cheek, the other one behind the head.
         x = p.cx + side * p.rx * (0.98 - 0.45 * (side * facing).clamp_min(0))
         ear = ellipse(x, p.cy - 0.02 - 0.5 * p.nod, grown * 0.75, grown * 1.25)
         canvas.paint(ear, p.skin_colour * 0.90)
@@ -231,7 +242,7 @@ def _head(canvas: Canvas, p: _Person) -> None:
 
 
 def _wrinkles(canvas: Canvas, p: _Person) -> None:
-    """Lines on forehead and cheeks that come with age."""
+    """Paint lines on forehead and cheeks that appear with age."""
     dark = p.skin_colour * torch.tensor([0.70, 0.60, 0.55], device=p.cx.device)
     thin = p.all(0.016)
     for down in (-0.62, -0.50):
@@ -248,7 +259,7 @@ def _beard(canvas: Canvas, p: _Person) -> None:
     x, y, seen = p.at(0.0, 0.10)
     cheeks = ellipse(x, y - 0.16, p.rx * 0.92, p.ry * 0.62)
     whiskers = (p.head(p.all(0.05)) & below(p.cy + 0.06 - 0.3 * p.nod)) - cheeks
-    # Darker than the hair: fair beards must not look like hair that frames the face.
+    # Darker than the hair, so that a fair beard is not taken for hair beside the face.
     colour = p.hair_colour * 0.72
     canvas.paint(whiskers, colour, p.beard)
     x, y, seen = p.at(0.0, 0.46, 1.02)
@@ -266,7 +277,7 @@ def _nose_and_mouth(canvas: Canvas, p: _Person) -> None:
     lips = torch.lerp(
         p.skin_colour * 0.55, torch.tensor([0.80, 0.16, 0.22], device=x.device), (0.20 + 0.75 * p.female)[:, None]
     )
-    # A smile opens over teeth, otherwise the mouth is a line that droops a little.
+    # A smile shows the teeth, else the mouth is a line whose ends hang a little.
     top = y - 0.05
     white, dark = (
         torch.full_like(lips, 0.98),
@@ -301,7 +312,7 @@ def _eyes(canvas: Canvas, p: _Person) -> None:
 
 
 def _hair(canvas: Canvas, p: _Person) -> None:
-    """Hair on the head with the face cut out; with `bald` the cut climbs over the crown."""
+    """Paint hair on the head around the face; with `bald` the hairline is higher."""
     full = 1 - p.bald
     skull = ellipse(p.cx, p.cy - 0.02, p.rx + 0.03 + 0.06 * full, p.ry + 0.03 + 0.10 * full)
     line = p.cy - p.ry * (0.50 + 0.12 * p.fringe + 0.62 * p.bald) - 0.45 * p.nod * p.ry
@@ -337,7 +348,7 @@ def _glasses(canvas: Canvas, p: _Person) -> None:
 
 
 def _lit(canvas: Canvas, p: _Person) -> Tensor:
-    """Brightness `light0` and light from the left (0) or the right (1), `light3`; pictures in [-1, 1]."""
+    """Return the pictures in [-1, 1] with brightness `light0` and light from the left or the right, `light3`."""
     ambient = 0.55 + 0.60 * p.light0
     slope = (p.light3 * 2 - 1) * 0.50
     light = ambient[:, None, None] * (1 + slope[:, None, None] * canvas.x.clamp(-0.9, 0.9))

@@ -29,10 +29,10 @@ def sample_identity(seeds: Tensor) -> Tensor:
 def sample_attributes(seeds: Tensor) -> Labels:
     """Return the attributes of people from a correlated, imbalanced population.
 
-    Age is spread with a peak at thirty; beards are men's, and rare below age 0.3; glasses come with age; most people
-    smile, children more; hair goes grey and falls out with age, mostly men's. Two combinations do not occur: a beard
-    without a smile with glasses below age 0.4, and a woman without a smile with glasses below age 0.4 (these people
-    lack the glasses here).
+    Ages around the middle of [0, 1] are the most frequent. Only men have beards, which are rare below age 0.3. Glasses
+    are more frequent with age. More than half of the people smile, and more of the young. Hair is grey or absent more
+    often with age, and absent mostly for men. Two combinations do not occur below age 0.4: glasses and a beard without
+    a smile, and glasses of a woman without a smile.
 
     Args:
         seeds: one seed for each person (B,) int64.
@@ -75,5 +75,5 @@ def sample_attributes(seeds: Tensor) -> Labels:
 
 
 def _bell(first: Tensor, second: Tensor) -> Tensor:
-    """Mostly near the middle of [0, 1], with all of it in reach: half triangular, half uniform."""
+    """Return values in [0, 1] from a mixture: half triangular around the middle, half uniform."""
     return torch.where(first < 0.5, first * 2, (first * 2 - 1 + second) / 2)

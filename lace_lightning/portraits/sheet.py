@@ -47,7 +47,7 @@ def attribute_rows(resolution: int = 64, columns: int = 10, seed: int = 0) -> di
 
 
 def _plain_person(count: int, gender: float) -> Labels:
-    """A person of middle age who looks at us without a smile, beard or glasses."""
+    """Return labels of a person of middle age in front view, without a smile, beard or glasses."""
     middle = dict.fromkeys(("yaw", "pitch", "age", "width", "light3"), 0.5)
     return Labels.constant(
         PORTRAITS_SCHEMA,

@@ -17,7 +17,11 @@ _KEYS = ("name", "of", "when")
 
 @cache
 def paper_entries() -> list[dict[str, Any]]:
-    """Return the entries of conf/paper.yaml."""
+    """Return the entries of conf/paper.yaml.
+
+    Returns:
+        Tables with the figures, `of` (experiment, system, sampler) and `when` (settings and their values).
+    """
     text = (config_folder() / "paper.yaml").read_text(encoding="utf-8")
     return list(yaml.safe_load(text))
 
@@ -30,7 +34,7 @@ def paper_row(config: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         The figures of the first entry of `paper`, or of conf/paper.yaml, that agrees with the configuration; empty
-        where none does. An entry agrees where it is of the run's name, of its sampler (LACE) or system, and where
+        where none does. An entry agrees where its experiment, system and sampler (of LACE) are those of the run, and
         every setting under `when` has the value given there.
 
     Example:
@@ -91,7 +95,18 @@ def _agrees(entry: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 
 
 def class_name(node: Any) -> str | None:
-    """Return the name of the class of a node of the configuration, None where it has none."""
+    """Return the name of the class of a node of the configuration.
+
+    Args:
+        node: a mapping with `_target_`, or any other value.
+
+    Returns:
+        The name without its module; None for a value without `_target_`.
+
+    Example:
+        >>> class_name({"_target_": "lace_lightning.samplers.Heun"})
+        'Heun'
+    """
     target = node.get("_target_") if isinstance(node, Mapping) else None
     return None if target is None else str(target).rpartition(".")[2]
 

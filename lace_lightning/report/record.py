@@ -44,16 +44,16 @@ QUICK = (
     "portraits_temperature",
     "portraits_attributes",
 )
-# What of a run's results is written down.
+# Entries of metrics.json that are written into results.json.
 KEPT = ("metrics", "paper", "protocol", "command", "date", "versions")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def main() -> None:
-    """Entry of the command."""
+    """Run the experiments that are named on the command line, and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=QUICK)
-    parser.add_argument("--reuse", action="store_true", help="write down what lies in outputs/ and run nothing")
+    parser.add_argument("--reuse", action="store_true", help="record the results in outputs/ and run nothing")
     options = parser.parse_args()
     for name in options.names:
         # A second of grace for file systems with coarse clocks.
@@ -70,7 +70,7 @@ def record(name: str, outputs: Path, since: float = 0.0) -> None:
     Args:
         name: Name of the experiment.
         outputs: Folder that runs write to.
-        since: Seconds since the epoch; results that no sweep has made, or found to be done, since are left out.
+        since: Seconds since the epoch; results of sweeps that were marked before are left out.
 
     Raises:
         SystemExit: When there are no results, or the README has no marks.
@@ -123,7 +123,7 @@ def jobs(name: str, outputs: Path, since: float) -> list[Path]:
 
 
 def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
-    """Return the numbers of the runs of each setting, by what sets it apart.
+    """Return the numbers of the runs of each setting, by the values that differ between settings.
 
     Args:
         configs: Configuration of every run, as plain containers.
@@ -145,10 +145,10 @@ def grouped(configs: Sequence[Any]) -> dict[str, list[int]]:
         and key not in SEED_KEYS
         and len({str(config.get(key)) for config in flat}) > 1
     ]
-    # Where a group of settings has a name, the name stands for the group.
+    # A group of settings that has a name is represented by its name.
     named = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
     keys = [key for key in keys if key.endswith(".name") or not key.startswith(named)]
-    # So it is with a method, beside what is varied for one and the same.
+    # A method represents its settings, except those that are varied within one method.
     if "method" in keys:
         same = [
             [config for config in flat if config["method"] == method]
@@ -184,7 +184,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def label(key: str, value: Any) -> str:
-    """Return a setting in a word or two, for a row of a table.
+    """Return a short text for a setting, for a row of a table.
 
     Args:
         key: Path of the setting.
@@ -199,15 +199,15 @@ def label(key: str, value: Any) -> str:
 
 
 def setting_table(settings: Mapping[str, Sequence[int]], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the figures of an experiment: a row a setting, the paper's figures in columns of their own beside ours.
+    """Return the table of an experiment's figures, with a row for each setting and columns of the paper's figures.
 
     Args:
-        settings: Numbers of the runs of each setting, by what sets it apart, as `grouped` returns them.
-        results: What metrics.json holds of every run, with `metrics` and `paper`.
+        settings: Numbers of the runs of each setting, as `grouped` returns them.
+        results: Content of metrics.json of every run, with `metrics` and `paper`.
 
     Returns:
-        A table of mean ± standard deviation over the runs of a setting; for figures that are not of samples of a query,
-        the table that `matrix` makes. A column that says nothing, or the same as the one before, is left out.
+        A table of mean ± standard deviation over the runs of a setting, or the table of `matrix` for figures that are
+        not of samples of a query. A column that is empty or equal to the one before is left out.
     """
     metrics = [result["metrics"] for result in results]
     names = list(dict.fromkeys(name for m in metrics for name in m))
@@ -236,7 +236,7 @@ def _columns(names: Sequence[str], metrics: Sequence[Mapping[str, float]]) -> li
     figures = in_order(names)
     in_all = {name for name in names if all(name in m for m in metrics)}
     compared = "posterior_distance" in names
-    # Diagnoses that only a comparison with exact samples makes worth a column; of ACC of attributes what all runs have.
+    # Diagnostics have columns only beside exact samples, and ACC of an attribute only where all runs have it.
     places = ("main", "beside", *(["exact"] if compared else []), "last")
     chosen = [figure for place in places for figure in figures if figure.known and figure.place == place]
     chosen += [figure for figure in figures if not figure.known]
@@ -249,7 +249,7 @@ def _columns(names: Sequence[str], metrics: Sequence[Mapping[str, float]]) -> li
 
 
 def matrix(figures: Mapping[str, str]) -> Table:
-    """Return figures "a/b" as a table with a column for each a and a row for each b; else a row for each figure.
+    """Return figures "a/b" as a table with a column for each a and a row for each b, else with a row for each figure.
 
     Args:
         figures: Values as text, by name.
@@ -275,14 +275,14 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
     Returns:
         Lines of Markdown that show the pictures.
     """
-    # A picture of methods side by side holds all the others.
+    # A picture of methods side by side contains all the others.
     if (beside := folders[0].parent / "side_by_side.png").is_file():
         shutil.copy(beside, target / beside.name)
         return [f"![Side by side]({beside.name})", ""]
     lines = []
     for count, (setting, numbers) in enumerate(settings.items(), 1):
         name = "samples" if len(settings) == 1 else f"samples_{count}"
-        # Moving pictures are large: one an experiment.
+        # Animations are large: one for each experiment.
         for kind in ("png", "gif") if count == 1 else ("png",):
             if (source := folders[numbers[0]] / f"samples.{kind}").is_file():
                 shutil.copy(source, target / f"{name}.{kind}")
@@ -298,7 +298,7 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
 
 
 def machine() -> str:
-    """Return the number of threads and the name of the processor."""
+    """Return the number of threads and the name of the GPU, or of the processor's architecture, in words."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
@@ -307,7 +307,7 @@ def machine() -> str:
 
 
 def insert(readme: Path, name: str, text: str) -> None:
-    """Write text between the marks of a README, which is begun where there is none.
+    """Write text between the marks of a README, which is created where there is none.
 
     Args:
         readme: The file.

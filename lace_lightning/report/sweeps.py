@@ -18,9 +18,9 @@ from ..metrics.names import figure_of, frechet_name, main_figures
 from .text import Table
 
 # Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
-# before it knows what was asked for.
+# for every command.
 
-# What became of the jobs of this process, by folder: done, skipped or failed.
+# States of the jobs of this process, by folder: done, skipped or failed.
 OUTCOMES: dict[str, str] = {}
 SEEN = ".seen"
 FAILED = "failed.json"
@@ -61,12 +61,13 @@ def register_resolvers() -> None:
 
 
 def mark(folder: Path) -> None:
-    """Mark a job's folder at the start of the job: the report of this sweep is about marked jobs, done or not.
+    """Mark a job's folder at the start of the job.
 
-    An earlier attempt's failure is taken away, so that a failure that is there is that of the latest attempt.
+    The report of a sweep contains the marked jobs. The record of an earlier failure is removed, so that a record of a
+    failure belongs to the latest attempt.
 
     Args:
-        folder: The job's folder; one that does not exist is not made.
+        folder: The job's folder; one that does not exist is not created.
     """
     if folder.is_dir():
         (folder / SEEN).touch()
@@ -76,8 +77,8 @@ def mark(folder: Path) -> None:
 def is_done(job: Path) -> bool:
     """Return whether a job's figures are those of its latest attempt.
 
-    A run writes its configuration first and its figures last. Figures older than the configuration, or beside a
-    failure, are of an earlier attempt.
+    A run writes its configuration first and its figures last. Figures that are older than the configuration, or beside
+    the record of a failure, belong to an earlier attempt.
 
     Args:
         job: The job's folder.
@@ -103,7 +104,7 @@ class SweepReport(Callback):
         self.start = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember when the sweep began: the report is about jobs that were marked since."""
+        """Store the time at which the sweep began; the report contains the jobs that were marked since."""
         self.start = time.time()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -181,7 +182,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
     from ..artifacts import atomic_path
 
     records = collect(folder, since)
-    # Jobs of other processes (joblib, submitit) are known by what they left.
+    # Jobs of other processes (joblib, submitit) are known by their files.
     OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     frechet = frechet_name(names)
@@ -258,7 +259,7 @@ def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[s
 
 
 def _setting(config: DictConfig, key: str) -> Any:
-    """Return the value of a setting, of a group of settings its name."""
+    """Return the value of a setting, or the name of a group of settings."""
     value = OmegaConf.select(config, key)
     if isinstance(value, DictConfig):
         return next((value[name] for name in ("name", "space", "_target_") if name in value), "?")
@@ -270,13 +271,13 @@ def _setting(config: DictConfig, key: str) -> Any:
 def draw_acc_against_fid(
     records: Sequence[dict[str, Any]], keys: Sequence[str], frechet: str, path: Path, title: str
 ) -> None:
-    """Draw ACC against the Fréchet distance: a point a job, coloured by the first setting that is varied.
+    """Draw ACC against the Fréchet distance: a point for each job, coloured by the first setting that is varied.
 
     Args:
         records: Jobs, as `collect` returns them; those without both figures are left out.
         keys: Settings that take several values.
         frechet: Name of the distance.
-        path: Where the picture goes, as PNG.
+        path: File of the picture, PNG.
         title: Title of the picture.
     """
     import numpy as np
@@ -311,7 +312,7 @@ def draw_together(folder: Path, others: Sequence[Path]) -> None:
     """Draw ACC against the Fréchet distance of several sweeps in one picture, together.png.
 
     Args:
-        folder: The folder of this sweep, which the picture goes into.
+        folder: The folder of this sweep, into which the picture is written.
         others: Folders of sweeps of other samplers; those that have not been run are left out.
     """
     from ..artifacts import read_json
@@ -384,7 +385,7 @@ def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], freche
         records: Jobs, as `collect` returns them; those without both figures are left out.
         curves: The hyper-parameters, a column each.
         frechet: Name of the distance.
-        path: Where the picture goes, as PNG.
+        path: File of the picture, PNG.
         title: Title of the picture.
     """
     import numpy as np

@@ -26,10 +26,10 @@ from .record import HERE, KEPT, insert, jobs, machine, setting_table
 
 
 def main() -> None:
-    """Entry of the command."""
+    """Run the tables that are named on the command line, and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=sorted(path.parent.name for path in HERE.glob("*/table.yaml")))
-    parser.add_argument("--reuse", action="store_true", help="write down what lies in outputs/ and run nothing")
+    parser.add_argument("--reuse", action="store_true", help="record the results in outputs/ and run nothing")
     options = parser.parse_args()
     failed = []
     for name in options.names:
@@ -43,11 +43,13 @@ def main() -> None:
         except SystemExit as error:
             failed.append(str(error))
     if failed:
-        raise SystemExit("These did not succeed:\n" + "\n".join(failed))
+        raise SystemExit(
+            "These runs and tables failed; run the same command again after a correction:\n" + "\n".join(failed)
+        )
 
 
 def definition(name: str) -> dict[str, Any]:
-    """Return the content of table.yaml: `rows`, and the `common` overrides, the `seeds` and `paper` of all rows.
+    """Return the content of a table.yaml: `rows`, and the `common` overrides, the `seeds` and `paper` of all rows.
 
     `paper` of the table lists keys of the paper's figures; `paper` of a row names an entry of conf/paper.yaml.
 
@@ -80,6 +82,9 @@ def commands(name: str) -> list[list[str]]:
 
     Args:
         name: Name of the table's folder.
+
+    Raises:
+        SystemExit: When there is no such table.
     """
     about = definition(name)
     return [
@@ -114,7 +119,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
     Args:
         name: Name of the table's folder.
         outputs: Folder that runs write to.
-        since: Seconds since the epoch; results that no sweep has made, or found to be done, since are left out.
+        since: Seconds since the epoch; results of sweeps that were marked before are left out.
 
     Raises:
         SystemExit: When no row has results, or the README has no marks.
@@ -161,8 +166,9 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table of the rows with results; its last columns: the number of seeds, and how long it was
-    trained here, in words.
+    """Return the lines of a table of the rows with results.
+
+    The last columns are the number of seeds, and the time of training here in words.
     """
     done = {
         row["row"]: [number for number, result in enumerate(results) if result["row"] == row["row"]] for row in rows

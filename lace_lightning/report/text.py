@@ -1,4 +1,4 @@
-"""Tables for people and programs: one noun, as aligned text, CSV and Markdown, and the table of one run."""
+"""Tables as aligned text, CSV and Markdown, and the table of the figures of one run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..metrics.names import FIGURES, Figure, depth, in_order
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header, written as aligned text, CSV or Markdown.
+    r"""Rows under a header, written as aligned text, CSV or Markdown.
 
     Args:
         columns: Titles of the columns.
-        rows: Rows of cells, as many as there are columns: texts, numbers, or None where there is nothing.
+        rows: Rows of cells, as many as there are columns: texts, numbers, or None for an empty cell.
 
     Raises:
         LaceError: When a row has another number of cells than there are columns.
@@ -37,7 +37,7 @@ class Table:
         | heun | 0.9877 |
         | ode |  |
         >>> table.csv()
-        'sampler,ACC\\nheun,0.98765\\node,\\n'
+        'sampler,ACC\nheun,0.98765\node,\n'
     """
 
     columns: Sequence[str]
@@ -47,12 +47,12 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise LaceError(
-                    f"Each row of a table must have {len(self.columns)} cells, one a column, and one has {len(row)}: "
-                    "give None for what is missing."
+                    f"Each row of a table must have {len(self.columns)} cells, one for each column, received "
+                    f"{len(row)}: give None for an empty cell."
                 )
 
     def text(self) -> str:
-        """Return aligned text: the first column to the left, the others to the right, nothing as a dash."""
+        """Return aligned text: the first column to the left, the others to the right, empty cells as dashes."""
         cells = [list(self.columns), *([format_value(value) for value in row] for row in self.rows)]
         widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
         lines = [
@@ -65,7 +65,7 @@ class Table:
         return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
     def csv(self) -> str:
-        """Return CSV with all digits, nothing as an empty cell."""
+        """Return CSV with all digits; empty cells are empty fields."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.columns)
@@ -73,7 +73,7 @@ class Table:
         return stream.getvalue()
 
     def markdown(self) -> str:
-        """Return a Markdown table, nothing as an empty cell."""
+        """Return a Markdown table."""
         cells = [
             ["" if value is None or value == "" else format_value(value).replace("|", "\\|") for value in row]
             for row in (self.columns, ["---"] * len(self.columns), *self.rows)
@@ -98,10 +98,10 @@ class Table:
 
 
 def format_value(value: Any) -> str:
-    """Return a number with four significant digits, anything else as text, nothing as a dash.
+    """Return a number with four significant digits, None as a dash, and any other value as text.
 
     Args:
-        value: Any value; None and an empty text are nothing.
+        value: Any value; an empty text is written as a dash too.
 
     Example:
         >>> format_value(0.123456), format_value(7), format_value(None)
@@ -134,19 +134,35 @@ def mean_sd(values: Sequence[float]) -> str:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return `Table(columns, rows).text()`."""
+    """Return a table as aligned text.
+
+    Args:
+        columns: Titles of the columns.
+        rows: Rows of cells, as many as there are columns.
+
+    Raises:
+        LaceError: When a row has another number of cells than there are columns.
+
+    Example:
+        >>> print(text_table(("sampler", "ACC"), [("heun", 0.5)]))
+        sampler  ACC
+        -------  ---
+        heun     0.5
+    """
     return Table(columns, rows).text()
 
 
 def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | None = None) -> str:
-    """Return the figures of a run beside the paper's (which are of another generator, other features, other hardware).
+    """Return the table of a run's figures beside the paper's.
+
+    The paper's figures are those of another generator, other features and other hardware.
 
     Args:
-        metrics: Figures of the run by name; names without an entry in `metrics.names` stand at the end.
+        metrics: Figures of the run by name; names without an entry in `metrics.names` come last.
         paper: The paper's figures for the same setting by key.
 
     Returns:
-        Aligned text, a row a figure.
+        Aligned text with a row for each figure.
 
     Example:
         >>> print(results_table({"acc": 0.91, "holds": 0.91, "brightness": 0.5}, {"acc": 0.98}))
@@ -182,10 +198,10 @@ def _is_shown(figure: Figure, metrics: Mapping[str, float]) -> bool:
 
 def _only_in_paper(metrics: Mapping[str, float], paper: Mapping[str, float]) -> list[str]:
     """Return names of figures that the paper has and the run has not."""
-    told = {key for figure in in_order(metrics) for key in figure.paper}
+    shown = {key for figure in in_order(metrics) for key in figure.paper}
     names = []
     for key in paper:
         entry = next((f for f in FIGURES if key in (f.paper or (f.name,)) and f.place == "main"), None)
-        if key not in told and entry is not None:
+        if key not in shown and entry is not None:
             names.append(entry.name)
     return names

@@ -34,7 +34,17 @@ OTHER_TASKS: dict[str, Callable[[Settings], dict[str, float]]] = {
 
 
 def run(settings: Settings) -> dict[str, float]:
-    """Run the task of checked settings and return its metrics."""
+    """Run the task of checked settings, and write its results into the folder of outputs.
+
+    Args:
+        settings: settings, as `check` returns them.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        LaceError: when a folder is not writable, parts do not fit together, or data are missing.
+    """
     check_writable(settings.paths.output)
     check_writable(Path(settings.paths.cache).expanduser())
     pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -45,7 +55,17 @@ def run(settings: Settings) -> dict[str, float]:
 
 
 def measure_system(settings: Settings) -> dict[str, float]:
-    """Train or find a system, let it draw or edit, measure, write the results."""
+    """Train a system or load it from the cache, evaluate it, and write the results.
+
+    Args:
+        settings: settings of a task of `SYSTEM_TASKS`.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        LaceError: when parts do not fit together, or data are missing.
+    """
     study = Study.of(settings)
     evaluation = evaluation_of(study)
     system = system_of(study)

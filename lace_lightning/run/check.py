@@ -1,4 +1,4 @@
-"""From the configuration to typed settings: anything wrong in it is one sentence, before a network is loaded."""
+"""Typed settings from the configuration, with one sentence for the first error, before a network is loaded."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def check(cfg: DictConfig) -> Settings:
         cfg: the composed configuration.
 
     Returns:
-        Typed settings, which nothing below needs the configuration for.
+        Typed settings, which replace the configuration in all later steps.
 
     Raises:
         LaceError: for an unknown name (with the nearest one), a value of another type or out of its bounds, settings
-            that do not fit together, and whatever Lightning's Trainer refuses.
+            that do not fit together, and arguments that Lightning's Trainer refuses.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -82,7 +82,7 @@ def check(cfg: DictConfig) -> Settings:
 
 
 def _values(kind: type[BaseModel], key: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that a model takes. Raises LaceError in one sentence for the first that it refuses."""
+    """Return the values of a group of settings. Raises LaceError for the first value that the group refuses."""
     prefix = f"{key}." if key else ""
     known = list(kind.model_fields)
     if kind.model_config.get("extra") != "allow":
@@ -182,7 +182,7 @@ def _is_used(key: str, task: str) -> bool:
 
 
 def _node(key: str, content: Any, known: list[str] | None = None) -> Node:
-    """Return a node. Raises LaceError for what is none."""
+    """Return a node. Raises LaceError for content without `_target_`."""
     if not isinstance(content, Mapping) or "_target_" not in content:
         name = key.rpartition(".")[2]
         hint = suggest(name, known or []) or " Known: " + ", ".join(known) + "." if known else ""
@@ -191,7 +191,21 @@ def _node(key: str, content: Any, known: list[str] | None = None) -> Node:
 
 
 def system_kind(settings: Settings) -> type[System] | None:
-    """Return the class of the model, None for LACE. Raises LaceError for a class that is no System."""
+    """Return the class of the system of a run.
+
+    Args:
+        settings: settings of the run.
+
+    Returns:
+        The class that `model` names; None for LACE.
+
+    Raises:
+        LaceError: for a class that is no System.
+
+    Example:
+        >>> system_kind(Settings(model=None)) is None
+        True
+    """
     if settings.model is None:
         return None
     kind = settings.model.object()
@@ -255,7 +269,17 @@ def _check_system(settings: Settings) -> None:
 
 
 def edit_options(settings: Settings) -> Any:
-    """Return the options of the system's editor. Raises LaceError for wrong ones."""
+    """Return the options of the system's editor.
+
+    Args:
+        settings: settings of the task `edit`.
+
+    Returns:
+        `EditOptions` for LACE, else the `edit_options` of the class of the system.
+
+    Raises:
+        LaceError: for a system that does not edit, for no edits, and for unknown or wrong options.
+    """
     kind = system_kind(settings)
     options = EditOptions if kind is None else kind.edit_options
     if options is None:
@@ -285,7 +309,7 @@ def edit_options(settings: Settings) -> Any:
 
 
 def _check_trainer(settings: Settings) -> None:
-    """Refuse (LaceError) what Lightning's Trainer refuses, and what it takes but cannot train with."""
+    """Refuse (LaceError) arguments that Lightning's Trainer refuses, or accepts but cannot train with."""
     known = inspect.signature(pl.Trainer.__init__).parameters
     for name, value in settings.trainer.items():
         if name not in known:

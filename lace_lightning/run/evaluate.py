@@ -1,4 +1,4 @@
-"""Evaluations of a study: sampling, editing, temperatures, run as a test of Lightning."""
+"""Evaluations of a study as a test of Lightning: sampling, editing and temperatures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ KEPT = {"classifier/": "classifier/", "calibration/": "calibration/", "test/": "
 
 
 def evaluation_of(study: Study) -> SystemEvaluation:
-    """Return what the test of a study measures."""
+    """Return the evaluation that a study's task names.
+
+    Args:
+        study: the study, of the task control, model, edit or temperature.
+
+    Returns:
+        A callback that draws or edits samples during a test, and measures them.
+
+    Raises:
+        LaceError: for a metric that is no PictureMetric, and for an embedding that cannot be loaded.
+    """
     settings, task = study.settings, study.settings.task
     common: dict[str, Any] = {
         **settings.metrics.model_dump(include={"num_samples", "batch_size", "seed", "progress"}),
@@ -59,7 +69,21 @@ def evaluation_of(study: Study) -> SystemEvaluation:
 
 
 def metrics_of(settings: Settings) -> list[PictureMetric]:
-    """Return the metrics that were added to `metrics`. Raises LaceError for an object that is none."""
+    """Return the metrics that a user added to the group `metrics`.
+
+    Args:
+        settings: settings of the run.
+
+    Returns:
+        New metrics, in the order of the configuration.
+
+    Raises:
+        LaceError: for an object that is no PictureMetric.
+
+    Example:
+        >>> metrics_of(Settings())
+        []
+    """
     result = []
     for name, content in settings.metrics.nodes.items():
         metric = Node(f"metrics.{name}", content).build()
@@ -80,7 +104,18 @@ def test_system(
     evaluation: SystemEvaluation,
     loggers: list[Logger],
 ) -> dict[str, float]:
-    """Test a system on its data and run the evaluation; return the figures of both."""
+    """Test a system on its data, and run the evaluation.
+
+    Args:
+        study: the study.
+        system: the trained system.
+        data: data whose test split is used.
+        evaluation: the evaluation, as `evaluation_of` returns it.
+        loggers: loggers of the test.
+
+    Returns:
+        Figures of the test and of the evaluation by name.
+    """
     trainer = trainer_of(
         study.settings, loggers, callbacks=[evaluation], enable_progress_bar=False, enable_model_summary=False
     )

@@ -71,8 +71,8 @@ def result_identity(content: Mapping[str, Any]) -> dict[str, Any]:
         content: the resolved configuration in plain containers.
 
     Returns:
-        The settings that count, the content of files that they name, the code of classes and functions of the user's
-        that they name, and the version of this package.
+        The settings that may change a figure, the identity of files and of a user's own classes and functions that they
+        name, and the version of this package.
     """
     counts = _without_indifferent(content)
     if "trainer" in counts:
@@ -87,7 +87,7 @@ def result_identity(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_identity(settings: Settings) -> dict[str, Any]:
-    """Return what a training depends on besides its network, its data and its length.
+    """Return everything that a training depends on besides its network, its data and its length.
 
     Args:
         settings: the settings of the run.
@@ -110,7 +110,7 @@ def training_identity(settings: Settings) -> dict[str, Any]:
 
 
 def node_identity(content: Any) -> dict[str, Any]:
-    """Return what an object of the configuration depends on: its node, files that it names, and code of the user's.
+    """Return everything that an object of the configuration depends on: its node, named files, and a user's own code.
 
     Args:
         content: the node in plain containers.
@@ -119,7 +119,7 @@ def node_identity(content: Any) -> dict[str, Any]:
 
 
 def part_of_data(settings: Settings) -> str | None:
-    """Return which setting makes the trainings of a run ones of a part of the data, None where none does.
+    """Return the setting that limits the trainings of a run to a part of the data, None where there is none.
 
     Args:
         settings: the settings of the run.
@@ -155,9 +155,9 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _files(node: Any) -> Iterator[tuple[str, str]]:
-    """Yield the files and folders that settings name, with what tells their content from another.
+    """Yield the files and folders that settings name, with an identity of their content.
 
-    A file counts by its checksum, a folder by the names, sizes and times of its files.
+    The identity of a file is its checksum, that of a folder the names, sizes and times of its files.
     """
     for _, value in _leaves(node):
         if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:

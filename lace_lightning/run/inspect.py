@@ -1,4 +1,4 @@
-"""Tasks that look at data and generators: references, checks, style layers, pictures."""
+"""Tasks without a system: references of distances, checks of labelers, style layers, portraits and pictures."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ from .study import common_schema, device_of, generator_of, labeler_of
 
 
 def reference(settings: Settings) -> dict[str, float]:
-    """Measure what Fréchet distances are compared with: Inception's features of the real pictures (metrics.fid), or the
-    judge's.
+    """Measure the reference statistics of Fréchet distances: mean and covariance of features of real pictures.
+
+    Args:
+        settings: settings of the task `reference`; the features are Inception's for metrics.fid=inception, else those
+            of the judge.
+
+    Returns:
+        Figures by name; the statistics are written as <task.export>.safetensors.
+
+    Raises:
+        LaceError: when the pictures or the network are missing.
     """
     task: Any = settings.task
     data, device = settings.dataset.module.build(), str(device_of(settings))
@@ -53,7 +62,17 @@ def reference(settings: Settings) -> dict[str, float]:
 
 
 def check_labelers(settings: Settings) -> dict[str, float]:
-    """Measure labeler and judge on the test pictures, and how far they agree on the generator's."""
+    """Measure labeler and judge on test pictures with labels, and their agreement on pictures of the generator.
+
+    Args:
+        settings: settings of the task `check_labelers`.
+
+    Returns:
+        Figures "labeler/<attribute>", "judge/<attribute>" and "agreement/<attribute>", each from 0 to 1.
+
+    Raises:
+        LaceError: when labeler, judge and data set have different attributes.
+    """
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
     labeler, judge, generator = (
         labeler_of(settings.labeler).to(device),
@@ -128,8 +147,16 @@ def check_labelers(settings: Settings) -> dict[str, float]:
 
 
 def style_layers(settings: Settings) -> dict[str, float]:
-    """Measure which style layers carry each attribute of a generator, by the labeler, and print what to write into
-    editing.layers.
+    """Measure which style layers carry each attribute of a generator, and print the value for editing.layers.
+
+    Args:
+        settings: settings of the task `style_layers`.
+
+    Returns:
+        Figures "layer<i>/<attribute>": share of the labeler's difference between two samples in style layer i.
+
+    Raises:
+        LaceError: for a generator without style layers.
     """
     task: Any = settings.task
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
@@ -188,7 +215,14 @@ def style_layers(settings: Settings) -> dict[str, float]:
 
 
 def draw_portraits(settings: Settings) -> dict[str, float]:
-    """Draw a contact sheet of rendered portraits: people, and what each attribute does."""
+    """Draw a contact sheet of rendered portraits: people, and the values of each attribute.
+
+    Args:
+        settings: settings of the task `draw_portraits`.
+
+    Returns:
+        The number of portraits and the seconds.
+    """
     task: Any = settings.task
     start = time.perf_counter()
     rows = attribute_rows(task.resolution, task.columns, settings.seed)
@@ -204,7 +238,17 @@ def draw_portraits(settings: Settings) -> dict[str, float]:
 
 
 def pictures(settings: Settings) -> dict[str, float]:
-    """Write pictures of the generator's to label by hand, and a table to fill in: what pairs.source reads."""
+    """Write pictures of the generator to label by hand, and an empty table of labels for pairs.source.
+
+    Args:
+        settings: settings of the task `pictures`.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        LaceError: when the table exists already, or the folder is not writable.
+    """
     task: Any = settings.task
     device, count, size = device_of(settings), int(task.count), int(settings.metrics.batch_size)
     generator, folder = generator_of(settings.generator).to(device), check_writable(Path(task.folder))

@@ -27,7 +27,17 @@ _PLAIN = (int, float, str, bool, type(None), Any, PathLike)
 
 
 def cached(kind: str, key: Any, make: Callable[[], T]) -> T:
-    """Return what `make` returns, once for each key in this process."""
+    """Return an object that is built once for each key in this process.
+
+    Args:
+        kind: kind of the object; keys of different kinds are different.
+        key: everything that the object depends on, as `digest` takes it.
+        make: builds the object.
+
+    Example:
+        >>> cached("list", [1], list) is cached("list", [1], list)
+        True
+    """
     name = f"{kind}-{digest(key)}"
     if name not in BUILT:
         BUILT[name] = make()
@@ -39,8 +49,13 @@ class Node:
     """A class or function of the configuration with its arguments.
 
     Args:
-        key: where it stands in the configuration, for messages.
+        key: dotted key of the node in the configuration, for messages.
         content: the node in plain containers, with `_target_`.
+
+    Example:
+        >>> node = Node("sampler", {"_target_": "lace_lightning.samplers.Langevin", "num_steps": 5})
+        >>> node.name, node.arguments, node.build().num_steps
+        ('Langevin', {'num_steps': 5}, 5)
     """
 
     key: str
@@ -53,7 +68,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """What to call the object: its setting `name`, or the name of its class."""
+        """The name of the object: its setting `name`, or the name of its class."""
         return str(self.content.get("name") or self.target.rsplit(".", 1)[-1])
 
     @property
@@ -77,9 +92,14 @@ class Node:
             ) from error
 
     def build(self, *without: str, **more: Any) -> Any:
-        """Return the object, built with the arguments and `more`, without some.
+        """Return a new object.
 
-        An error inside comes out as its own sentence.
+        Args:
+            without: names of arguments that are left out.
+            more: further arguments, which replace those of the node.
+
+        Raises:
+            LaceError: when the constructor fails; its own LaceError is raised unchanged.
         """
         content = {name: value for name, value in {**self.content, **more}.items() if name not in without}
         try:
@@ -90,9 +110,14 @@ class Node:
             raise LaceError(f"The setting '{self.key}': {' '.join(str(error).split())}") from error
 
     def check(self, given_later: tuple[str, ...] = (), also: tuple[str, ...] = ()) -> None:
-        """Refuse (LaceError) arguments that the class does not take, lacks, or takes as another type.
+        """Check the arguments against the signature of the class, also of nodes inside of them.
 
-        `given_later` are arguments that the program gives itself, `also` further keys of the node.
+        Args:
+            given_later: arguments that the program adds.
+            also: further keys that the node may have.
+
+        Raises:
+            LaceError: for an unknown, missing or wrongly typed argument.
         """
         check_arguments(self.key, self.object(), self.arguments, given_later, also, bool(self.get("_partial_")))
         for name, value in self.arguments.items():
@@ -108,7 +133,25 @@ def check_arguments(
     also: tuple[str, ...] = (),
     is_partial: bool = False,
 ) -> None:
-    """Refuse (LaceError) arguments that a class or function does not take, lacks, or takes as another type."""
+    """Check arguments against the signature of a class or function.
+
+    Args:
+        key: dotted key of the node in the configuration, for messages.
+        target: the class or function.
+        arguments: values by name.
+        given_later: arguments that the program adds.
+        also: further keys that the node may have.
+        is_partial: accept missing arguments, because a later call adds them.
+
+    Raises:
+        LaceError: for an unknown, missing or wrongly typed argument.
+
+    Example:
+        >>> from lace_lightning.numerics.precision import check_precision
+        >>> check_arguments("net", check_precision, {})
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The setting 'net.precision' is required and not given: add net.precision=...
+    """
     parameters, is_open = parameters_of(target)
     names = [name for name in parameters if name not in given_later]
     for name in arguments:
@@ -129,9 +172,21 @@ def check_arguments(
 
 
 def parameters_of(target: Any) -> tuple[dict[str, tuple[inspect.Parameter, Any]], bool]:
-    """Return the parameters of a class or function with their types, and whether it takes any other name.
+    """Return the parameters of a class or function with their types, and whether it accepts other names.
 
-    A class whose constructor hands `**options` on takes the parameters of its base classes too.
+    A class whose constructor has `**options` takes the parameters of its base classes too.
+
+    Args:
+        target: the class or function.
+
+    Returns:
+        Pairs (parameter, type) by name, and whether any other name is accepted.
+
+    Example:
+        >>> from lace_lightning.samplers import Langevin
+        >>> parameters, is_open = parameters_of(Langevin)
+        >>> list(parameters), is_open
+        (['num_steps', 'step_size', 'noise_std'], False)
     """
     found: dict[str, tuple[inspect.Parameter, Any]] = {}
     is_open, is_own = False, True
@@ -164,7 +219,21 @@ def parameters_of(target: Any) -> tuple[dict[str, tuple[inspect.Parameter, Any]]
 
 
 def check_type(key: str, hint: Any, value: Any) -> None:
-    """Refuse (LaceError) a value of another type than the hint says; hints of other classes say nothing."""
+    """Check that a value has the type of a hint.
+
+    Args:
+        key: dotted key of the value in the configuration, for messages.
+        hint: the type; only types of numbers, texts, None and containers of them are checked.
+        value: the value.
+
+    Raises:
+        LaceError: for a value of another type.
+
+    Example:
+        >>> check_type("sampler.num_steps", int, "many")
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The setting 'sampler.num_steps' must be a whole number, received 'many'.
+    """
     if not _is_plain(hint):
         return
     try:
@@ -182,7 +251,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether a type consists of numbers, text, None and containers of them."""
+    """Return whether a type consists of numbers, text, None and containers of them."""
     if hint in _PLAIN or typing.get_origin(hint) is PathLike:
         return True
     if typing.get_origin(hint) is typing.Literal:
@@ -210,7 +279,15 @@ _NAMES = {
 
 
 def describe_type(hint: Any) -> str:
-    """Return a type in plain words."""
+    """Return a type in plain words.
+
+    Args:
+        hint: the type.
+
+    Example:
+        >>> describe_type(list[float] | None)
+        'a list of a number or null'
+    """
     if isinstance(hint, type) and hint in _NAMES:
         return _NAMES[hint]
     if hint is Any:

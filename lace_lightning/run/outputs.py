@@ -1,4 +1,4 @@
-"""What a run leaves: the trainer, loggers, pictures, metrics.json."""
+"""Outputs of a run: trainer, loggers, pictures and metrics.json."""
 
 from __future__ import annotations
 
@@ -34,13 +34,31 @@ def command_line() -> str:
 
 
 def training_minutes(seconds: float | None) -> dict[str, float]:
-    """Return the figure of how long a training took; none where nobody knows."""
+    """Return the figure of the time of a training.
+
+    Args:
+        seconds: time of the training; None where it is not known.
+
+    Returns:
+        `minutes/training`, or no figure.
+
+    Example:
+        >>> training_minutes(90.0), training_minutes(None)
+        ({'minutes/training': 1.5}, {})
+    """
     return {} if seconds is None else {"minutes/training": seconds / 60}
 
 
 @rank_zero_only
 def write_inputs(settings: Settings) -> None:
-    """Write the resolved configuration and the command that was typed; figures of an earlier attempt go."""
+    """Write config.yaml and command.txt, and delete the figures of an earlier attempt.
+
+    Args:
+        settings: settings of the run.
+
+    Raises:
+        LaceError: when a file cannot be written.
+    """
     out = Path(settings.paths.output)
     (out / "metrics.json").unlink(missing_ok=True)
     text = yaml.safe_dump(settings.plain, sort_keys=False, allow_unicode=True)
@@ -58,8 +76,20 @@ def write_results(
     frames: Sequence[Any] = (),
     summary: str | None = None,
 ) -> None:
-    """Write pictures first and metrics.json last: where it exists, the run is complete; print `summary`, or the
-    metrics.
+    """Write the pictures and metrics.json of a run, and print its figures.
+
+    metrics.json is written last, so that the run is complete where the file exists.
+
+    Args:
+        settings: settings of the run.
+        metrics: figures by name.
+        protocol: how the figures were measured, in plain containers.
+        grid: the picture for samples.png, None for none.
+        frames: frames of samples.gif, empty for none.
+        summary: text that is printed in place of the figures of a task without samples; None for the figures.
+
+    Raises:
+        LaceError: when a file cannot be written.
     """
     out = Path(settings.paths.output)
     if grid is not None:
@@ -101,7 +131,14 @@ def write_results(
 
 
 def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.Trainer:
-    """Return a Trainer of the settings, with these options on top and the callbacks of `callbacks` behind."""
+    """Return a Trainer of the settings.
+
+    Args:
+        settings: settings of the run.
+        loggers: loggers of the Trainer.
+        options: further arguments of the Trainer, which replace those of the settings; the callbacks of the settings
+            are added to `callbacks`.
+    """
     own = [Node(f"callbacks.{name}", node).build() for name, node in settings.callbacks.items() if node is not None]
     callbacks = [*options.pop("callbacks", []), *own]
     given = {**settings.trainer, **options}
@@ -110,9 +147,15 @@ def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.
 
 @contextmanager
 def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
-    """Yield the configured loggers, which know the settings; close them afterwards.
+    """Start the configured loggers, log the settings, and close the loggers at the end of the context.
 
-    A logger that cannot start (W&B) is reported and left out.
+    A logger that cannot start is left out with a warning, except csv.
+
+    Args:
+        settings: settings of the run.
+
+    Returns:
+        A context manager that yields the loggers.
     """
     loggers: list[Logger] = []
     for name, node in settings.logger.items():
@@ -136,7 +179,7 @@ def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
 
 
 def _finish(loggers: list[Logger]) -> None:
-    """Close every W&B run: the next job of a sweep must not write into this one's."""
+    """Close every W&B run, so that the next job of a sweep starts its own."""
     for logger in loggers:
         try:
             logger.finalize("success")

@@ -1,4 +1,4 @@
-"""Latent/label pairs of a study: made, found in the cache, or given."""
+"""Latent/label pairs of a study: generated, loaded from the cache, or given by a user."""
 
 from __future__ import annotations
 
@@ -20,13 +20,36 @@ from .train import Stage, classifier_arguments, train
 
 
 def pairs_of(study: Study) -> PairSet:
-    """Return the pairs of a study: those that are given, or those of the prior."""
+    """Return the pairs of a study: given pairs, or pairs at latents of the prior.
+
+    Args:
+        study: the study.
+
+    Returns:
+        Pairs in a folder, complete.
+
+    Raises:
+        LaceError: when pairs must be generated and the study has no labeler.
+    """
     pairs = study.settings.pairs
     return study.given or _make_pairs(study, pairs.count, pairs.seed)
 
 
 def more_pairs_of(study: Study, pairs: PairSet) -> PairSet | None:
-    """Return pairs at latents that a first classifier (one network, all attributes) was steered to, None for none."""
+    """Return further pairs at latents that a first classifier was steered to.
+
+    The first classifier is one network for all attributes.
+
+    Args:
+        study: the study.
+        pairs: the pairs that the first classifier is trained on.
+
+    Returns:
+        `pairs.more` pairs, complete; None where that is 0.
+
+    Raises:
+        LaceError: when the study has no labeler, or no pair is left for tests.
+    """
     settings = study.settings
     if not settings.pairs.more:
         return None
@@ -53,7 +76,15 @@ def _identity(study: Study, node: Mapping[str, Any], data: LatentPairsDataModule
 
 
 def epochs_of(study: Study, node: Mapping[str, Any]) -> int:
-    """Return how many epochs a latent classifier is trained on the pairs."""
+    """Return the number of epochs of a latent classifier's training on the pairs.
+
+    Args:
+        study: the study, with trainer.max_epochs.
+        node: settings of the classifier in plain containers.
+
+    Returns:
+        The smaller of the classifier's and the trainer's number; the classifier's where the trainer has no limit (-1).
+    """
     limit = study.settings.limits[0]
     chosen = node["max_epochs"] or limit
     # -1 is a training without end, which the classifier's own number of epochs ends.
@@ -61,7 +92,16 @@ def epochs_of(study: Study, node: Mapping[str, Any]) -> int:
 
 
 def classifier_identity(study: Study, node: Mapping[str, Any], data: LatentPairsDataModule) -> dict[str, Any]:
-    """Return everything that the training of a latent classifier depends on."""
+    """Return everything that the training of a latent classifier depends on, for the key of the cache.
+
+    Args:
+        study: the study.
+        node: settings of the classifier in plain containers.
+        data: the data of the training.
+
+    Returns:
+        Plain containers.
+    """
     return {
         "pairs": data.key,
         "known": data.schema.to_config(),
@@ -74,7 +114,7 @@ def classifier_identity(study: Study, node: Mapping[str, Any], data: LatentPairs
 
 
 def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = None) -> PairSet:
-    """Make pairs, find them, or go on making them; of several processes one makes them and the others wait."""
+    """Generate pairs or the missing rest of them, or load them; of several processes one does, and the others wait."""
     labeler, generator, settings = study.labeler, study.pairs_generator, study.settings
     if labeler is None:
         raise LaceError("Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source.")
@@ -102,7 +142,15 @@ def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = N
 def data_of(
     study: Study, node: Mapping[str, Any], seed: int, pairs: PairSet, known: Schema, more: PairSet | None = None
 ) -> LatentPairsDataModule:
-    """Return the data module of pairs for the settings of a classifier; loaded once for all jobs of a sweep.
+    """Return the data module of pairs for the settings of a classifier, loaded once for all jobs of a sweep.
+
+    Args:
+        study: the study, with the shares of validation and test pairs.
+        node: settings of the classifier in plain containers.
+        seed: seed of the order of the batches.
+        pairs: the pairs.
+        known: the attributes that are learned.
+        more: further pairs for training, None for none.
 
     Raises:
         LaceError: where no pair is left for tests.

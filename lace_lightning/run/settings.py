@@ -1,4 +1,4 @@
-"""Typed settings: type, bound, unit and meaning of everything in the configuration that is no class of its own."""
+"""Typed settings: type, bounds, unit and meaning of every plain setting of the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ def _as_list(value: Any) -> Any:
 
 
 def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
-    """Return a field with its meaning, its unit and its bounds."""
+    """Return a field of a group of settings.
+
+    Args:
+        default: value where the configuration has none.
+        meaning: one sentence for the settings reference.
+        unit: unit of the value, empty for none.
+        bounds: bounds of pydantic: ge, gt, le, lt or min_length.
+
+    Example:
+        >>> setting(10, "Number of steps.", "steps", ge=1).description
+        'Number of steps.'
+    """
     return Field(default, description=meaning, json_schema_extra={"unit": unit}, **bounds)
 
 
@@ -25,13 +36,25 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 
 
 class Group(BaseModel):
-    """A group of settings; unknown names are refused."""
+    """A group of settings; unknown names are refused.
+
+    Example:
+        >>> class Noise(Group):
+        ...     std: float = setting(0.1, "Standard deviation.", gt=0)
+        >>> Noise(std=0.5).std
+        0.5
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Pairs(Group):
-    """Latent/label pairs that systems are trained on."""
+    """Latent/label pairs that systems are trained on.
+
+    Example:
+        >>> Pairs(count=1000).holdout
+        (0.02, 0.02)
+    """
 
     count: int = setting(50_000, "Number of pairs drawn from the prior.", "pairs", ge=1)
     seed: int = setting(0, "Seed of their latents.", ge=0, le=LARGEST_RUN_SEED)
@@ -51,7 +74,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Classifier(Group):
-    """The latent classifier of LACE and its training."""
+    """The latent classifier of LACE and its training.
+
+    Example:
+        >>> Classifier(space="z", attributes="age").attributes
+        ['age']
+    """
 
     space: Literal["z", "w", "x"] = setting("w", "Space that it classifies: z, w, or x for pictures.")
     network: str = setting("mlp", "Name of its network: mlp, or an image network for space x.")
@@ -76,7 +104,12 @@ class Classifier(Group):
 
 
 class QuerySettings(Group):
-    """The condition and the energy that it becomes."""
+    """The condition, and how it becomes an energy.
+
+    Example:
+        >>> QuerySettings(text="glasses == 1").logic
+        'exact'
+    """
 
     text: str = setting("label == *", "The condition, for example `glasses == 1 and not yaw == 0.5`.")
     logic: Literal["exact", "paper"] = setting("exact", "Algebra of probabilities, or the paper's OR and NOT.")
@@ -90,7 +123,12 @@ class QuerySettings(Group):
 
 
 class Metrics(Group):
-    """What is measured; further metrics are nodes with a `_target_`."""
+    """The measurement; further metrics are nodes with a `_target_`.
+
+    Example:
+        >>> Metrics(num_samples=100, sharpness={"_target_": "my_metrics.Sharpness"}).nodes
+        {'sharpness': {'_target_': 'my_metrics.Sharpness'}}
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
@@ -114,7 +152,12 @@ class Metrics(Group):
 
 
 class Identity(Group):
-    """The embedding that measures whether an edit keeps a person (ID)."""
+    """The embedding of the metric ID, which measures whether an edit preserves identity.
+
+    Example:
+        >>> Identity(script="arcface.pt").resolution
+        112
+    """
 
     weights: str | None = setting(None, "An embedding of this program (shipped name or file).")
     script: str | None = setting(None, "A TorchScript file; it is a program and is run.")
@@ -133,13 +176,23 @@ def _as_identity(value: Any) -> Any:
 
 
 class Task(Group):
-    """The task of a run."""
+    """The task of a run.
+
+    Example:
+        >>> Task().name
+        'control'
+    """
 
     name: str = setting("control", "Name of the task.")
 
 
 class SystemTask(Task):
-    """Train a system, sample by attribute, measure."""
+    """Train a system, sample by attribute, and measure.
+
+    Example:
+        >>> SystemTask(attributes="smile").attributes
+        ['smile']
+    """
 
     attributes: Names | None = setting(None, "Attributes to train on; null: all that labeler and judge know.")
     weights: str | None = setting(None, "A trained system in place of a training.")
@@ -148,7 +201,12 @@ class SystemTask(Task):
 
 
 class EditTask(SystemTask):
-    """Train a system, edit latents step by step, measure after every edit."""
+    """Train a system, edit latents step by step, and measure after every edit.
+
+    Example:
+        >>> EditTask(edits=["age == 0.8"], identity="portraits_identity").identity.weights
+        'portraits_identity'
+    """
 
     edits: Names = setting([], "Edits in their order, for example age == 0.8.")
     identity: Annotated[Identity, BeforeValidator(_as_identity)] = setting(Identity(), "The embedding behind ID.")
@@ -156,47 +214,82 @@ class EditTask(SystemTask):
 
 
 class TemperatureTask(SystemTask):
-    """Sample one query from the same starting points at several temperatures."""
+    """Sample one query from the same starting points at several temperatures.
+
+    Example:
+        >>> TemperatureTask(temperatures=[0.5, 1]).temperatures
+        [0.5, 1.0]
+    """
 
     temperatures: list[Annotated[float, Field(gt=0)]] = setting([1.0], "Divisors of the logits.", min_length=1)
     strips: int = setting(6, "People in the picture.", "people", ge=1)
 
 
 class FitTask(Task):
-    """Train an image classifier, an identity embedding or a generator, and export it."""
+    """Train an image classifier, an identity embedding or a generator, and export it.
+
+    Example:
+        >>> FitTask(export="my_labeler").checkpoint_steps
+        195
+    """
 
     export: str = setting("???", "Name of the file that is written, without its ending.")
     checkpoint_steps: int = setting(195, "Training steps between two checkpoints.", "steps", ge=1)
 
 
 class FitGeneratorTask(FitTask):
-    """Train a generator and export it."""
+    """Train a generator and export it.
+
+    Example:
+        >>> FitGeneratorTask(export="my_generator").pictures_kimg
+        20.0
+    """
 
     pictures_kimg: float = setting(20.0, "Pictures between two drawings.", "thousand pictures", gt=0)
 
 
 class ReferenceTask(Task):
-    """Measure the reference of Fréchet distances."""
+    """Measure the reference of Fréchet distances.
+
+    Example:
+        >>> ReferenceTask(export="my_statistics").export
+        'my_statistics'
+    """
 
     export: str = setting("???", "Name of the file that is written, without its ending.")
 
 
 class StyleLayersTask(Task):
-    """Measure the style layers that carry each attribute."""
+    """Measure the style layers that carry each attribute.
+
+    Example:
+        >>> StyleLayersTask().threshold
+        0.1
+    """
 
     threshold: float = setting(0.1, "Share of the difference from which a layer carries an attribute.", ge=0, le=1)
     columns: int = setting(10, "People in the picture.", "people", ge=1)
 
 
 class DrawPortraitsTask(Task):
-    """Draw a contact sheet of rendered portraits."""
+    """Draw a contact sheet of rendered portraits.
+
+    Example:
+        >>> DrawPortraitsTask(columns=4).resolution
+        64
+    """
 
     resolution: int = setting(64, "Side of a portrait.", "pixels", ge=1)
     columns: int = setting(10, "Portraits a row.", "portraits", ge=1)
 
 
 class PicturesTask(Task):
-    """Write pictures to label by hand."""
+    """Write pictures to label by hand.
+
+    Example:
+        >>> PicturesTask(attributes="hat").attributes
+        ['hat']
+    """
 
     count: int = setting(500, "Number of pictures.", "pictures", ge=1)
     folder: str = setting("pictures", "Folder of the pictures and their table.")
@@ -220,14 +313,24 @@ TASKS: dict[str, type[Task]] = {
 
 
 class Paths(Group):
-    """Folders."""
+    """Folders of results and of the cache.
+
+    Example:
+        >>> Paths().output
+        'outputs'
+    """
 
     output: str = setting("outputs", "Folder of this run's results.")
     cache: str = setting("~/.cache/lace_lightning", "Folder of what can be used again (LACE_CACHE).")
 
 
 class Sweep(Group):
-    """What a sweep draws at its end."""
+    """Pictures that a sweep draws at its end.
+
+    Example:
+        >>> Sweep(curves=["sampler.atol"]).curves
+        ['sampler.atol']
+    """
 
     curves: list[str] = setting([], "Hyper-parameters that curves are drawn over.")
     beside: list[str] = setting([], "Other sweeps to draw together with this one.")
@@ -235,7 +338,12 @@ class Sweep(Group):
 
 
 class Dataset(Group):
-    """A data set of pictures."""
+    """A data set of pictures.
+
+    Example:
+        >>> Dataset().name
+        'cifar10'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -244,7 +352,13 @@ class Dataset(Group):
 
 
 class Settings(Group):
-    """All settings of a run, checked."""
+    """All settings of a run, checked.
+
+    Example:
+        >>> settings = Settings(trainer={"max_epochs": 3})
+        >>> settings.limits, settings.pairs.count
+        ((3, -1), 50000)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -277,17 +391,17 @@ class Settings(Group):
 
     @property
     def limits(self) -> tuple[int, int]:
-        """trainer.max_epochs and trainer.max_steps."""
+        """The values of trainer.max_epochs and trainer.max_steps; -1 is no limit."""
         return int(self.trainer["max_epochs"]), int(self.trainer.get("max_steps", -1))
 
     def nodes(self) -> Sequence[Node]:
-        """Return the nodes that this run builds."""
+        """Return the nodes of generator, labeler, judge, sampler and model that are set."""
         return [
             node for node in (self.generator, self.labeler, self.judge, self.sampler, self.model) if node is not None
         ]
 
     def value(self, key: str) -> Any:
-        """Return the value of a dotted key of the resolved configuration, None where there is none."""
+        """Return the value of a dotted key of the resolved configuration, None for a missing key."""
         found: Any = self.plain
         for part in key.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None

@@ -51,7 +51,18 @@ Former names: [CHANGELOG](../CHANGELOG.md).
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """Return the bounds of a setting in words, empty where it has none."""
+    """Return the bounds of a setting in words.
+
+    Args:
+        field: the field of a group of settings.
+
+    Returns:
+        Bounds that are joined by "and"; empty for a setting without bounds.
+
+    Example:
+        >>> bounds_of(Classifier.model_fields["fresh_share"])
+        'above 0 and at most 1'
+    """
     words = []
     for constraint in field.metadata:
         for name, text in BOUNDS.items():
@@ -68,7 +79,15 @@ def _row(key: str, kind: str, bounds: str, default: Any, meaning: str) -> str:
 
 
 def yaml_value(value: Any) -> str:
-    """Return a value as it stands in YAML, in one line."""
+    """Return a value as YAML in one line.
+
+    Args:
+        value: a plain value, a container, or a group of settings.
+
+    Example:
+        >>> yaml_value(None), yaml_value((0.02, 0.02))
+        ('null', '[0.02, 0.02]')
+    """
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if isinstance(value, tuple):
@@ -78,7 +97,16 @@ def yaml_value(value: Any) -> str:
 
 
 def model_rows(prefix: str, kind: type[BaseModel], without: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield a row for every setting of a group."""
+    """Yield the rows of the table of a group's settings, head included.
+
+    Args:
+        prefix: text before the names, such as "pairs.".
+        kind: the group of settings.
+        without: names of settings that are left out.
+
+    Returns:
+        An iterator over lines of Markdown.
+    """
     yield "| setting | type | bound | default | meaning |"
     yield "| --- | --- | --- | --- | --- |"
     for name, field in kind.model_fields.items():
@@ -91,7 +119,18 @@ def model_rows(prefix: str, kind: type[BaseModel], without: tuple[str, ...] = ()
 
 
 def argument_meanings(target: Any) -> dict[str, str]:
-    """Return the entries of the `Args:` sections of a class, its base classes, or a function."""
+    """Return the entries of the `Args:` sections of a class, its base classes, or a function.
+
+    Args:
+        target: the class or function.
+
+    Returns:
+        Meanings by name of the argument, each in one line.
+
+    Example:
+        >>> argument_meanings(yaml_value)
+        {'value': 'a plain value, a container, or a group of settings.'}
+    """
     result: dict[str, str] = {}
     for one in target.__mro__ if inspect.isclass(target) else [target]:
         text = inspect.getdoc(one) or ""
@@ -104,7 +143,16 @@ def argument_meanings(target: Any) -> dict[str, str]:
 
 
 def class_rows(key: str, target: Any, without: tuple[str, ...] = ("schema", "w_dim")) -> Iterator[str]:
-    """Yield a row for every argument of a class or function that the configuration gives."""
+    """Yield the rows of the table of a class's or function's arguments, head included.
+
+    Args:
+        key: dotted key of the node in the configuration.
+        target: the class or function.
+        without: names of arguments that the program gives, which are left out.
+
+    Returns:
+        An iterator over lines of Markdown.
+    """
     meanings = argument_meanings(target)
     yield "| setting | type | default | meaning and bound |"
     yield "| --- | --- | --- | --- |"
@@ -118,12 +166,28 @@ def class_rows(key: str, target: Any, without: tuple[str, ...] = ("schema", "w_d
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def _summary(target: Any) -> str:
+    """Return the first paragraph of a docstring in one line."""
+    return (inspect.getdoc(target) or "").split("\n\n")[0].replace("\n", " ")
+
+
 def _is_yaml(value: Any) -> bool:
     return isinstance(value, (int, float, str, bool, list, tuple, dict, type(None)))
 
 
 def choices(group: str) -> dict[str, list[str]]:
-    """Return the files of a group of classes by the class that they name, those of `defaults` included."""
+    """Return the files of a group by the class that they name, in the file itself or in its `defaults`.
+
+    Args:
+        group: a key of `CLASSES`.
+
+    Returns:
+        Names of files by dotted name of the class.
+
+    Example:
+        >>> "heun" in choices("sampler")["lace_lightning.samplers.Heun"]
+        True
+    """
     folder = config_folder() / group
     result: dict[str, list[str]] = {}
     files = sorted(folder.glob("*.yaml"))
@@ -154,12 +218,12 @@ def page() -> str:
     for name, kind in TASKS.items():
         parts += [
             f"### `task={name}`\n",
-            f"{inspect.getdoc(kind)}\n",
+            f"{_summary(kind)}\n",
             "\n".join(model_rows("task.", kind, ("name", "identity"))),
             "",
         ]
     for group, settings in PLAIN.items():
-        parts += [f"## `{group}`\n", f"{inspect.getdoc(settings)}\n", "\n".join(model_rows(f"{group}.", settings)), ""]
+        parts += [f"## `{group}`\n", f"{_summary(settings)}\n", "\n".join(model_rows(f"{group}.", settings)), ""]
     parts.append("## `trainer`\n")
     parts.append("Arguments of Lightning's `Trainer`, which checks them itself.\n")
     for group, inner in CLASSES.items():
@@ -167,9 +231,8 @@ def page() -> str:
         key = "sampler.corrector" if group == "corrector" else ".".join(filter(None, (group, inner)))
         for target, names in choices(group).items():
             node = Node(group, {"_target_": target}).object()
-            summary = (inspect.getdoc(node) or "").split("\n\n")[0].replace("\n", " ")
             values = ", ".join(f"`{group}={name}`" for name in names)
-            parts += [f"### {values}\n", f"`{target}`. {summary}\n", "\n".join(class_rows(key, node)), ""]
+            parts += [f"### {values}\n", f"`{target}`. {_summary(node)}\n", "\n".join(class_rows(key, node)), ""]
     parts.append("## `training`\n")
     for task, target in TRAININGS.items():
         node = Node("training", {"_target_": target}).object()

@@ -1,4 +1,4 @@
-"""The study of a run: generator, labeler, judge, schema, condition, cache, device and features, which fit together."""
+"""The study of a run: generator, labeler, judge, schema, condition, cache, device and features, checked together."""
 
 from __future__ import annotations
 
@@ -28,28 +28,54 @@ from .settings import Settings
 
 
 def is_rank_zero() -> bool:
-    """Return whether this is the first of several processes."""
+    """Return whether this process is the first of several, or the only one."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @dataclass
 class Study:
-    """Everything that a system is trained for and measured with.
+    """The parts of a run that a system is trained for and measured with.
 
     Args:
         settings: the settings of the run.
-        cache: what can be used again.
-        device: where networks compute.
+        cache: cache of pairs, trained systems and statistics.
+        device: the device of the networks.
         generator: the frozen generator.
         labeler: the network that labels pairs; None where pairs are given.
         judge: the network that measures.
         schema: the attributes that labeler and judge share.
-        options: how a query becomes an energy, or the options of the editor.
+        options: settings that turn a query into an energy.
         queries: the query, or the edits in their order.
-        given: pairs of others, None where they are made.
-        partial: why what was trained is not what the settings name; empty where it is.
-        pairs_generator: the generator of the pairs.
+        edit_options: options of the editor, None for other tasks.
+        given: pairs of other programs or labels by hand, None where pairs are generated.
+        partial: reasons why the training of this run is shortened, so that its result is not that of the settings;
+            empty for a full training.
+
+    Attributes:
+        pairs_generator: the generator of the pairs, which may have another truncation.
         feature_space: features and reference of the Fréchet distance, None where it is not measured.
+
+    Example:
+        >>> from lace_lightning.classifiers import AttributeClassifier
+        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.run.settings import SystemTask
+        >>> from lace_lightning.schema import Attribute
+        >>> schema = Schema("toy", (Attribute("hat"), Attribute("smile")))
+        >>> decoder = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Unflatten(1, (3, 2, 2)))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, schema.num_logits))
+        >>> study = Study(
+        ...     settings=Settings(task=SystemTask(attributes=["hat"])),
+        ...     cache=Cache("cache"),
+        ...     device=torch.device("cpu"),
+        ...     generator=ModuleGenerator(decoder, z_dim=2, image_shape=(3, 2, 2)),
+        ...     labeler=None,
+        ...     judge=Labeler(AttributeClassifier(schema, "x", network)),
+        ...     schema=schema,
+        ...     options=EnergyOptions(),
+        ...     queries=[parse("hat == 1", schema)],
+        ... )
+        >>> study.known.names
+        ('hat',)
     """
 
     settings: Settings
@@ -69,7 +95,14 @@ class Study:
 
     @classmethod
     def of(cls, settings: Settings) -> Study:
-        """Return the study of settings. Raises LaceError for parts that do not fit together."""
+        """Return the study of settings.
+
+        Args:
+            settings: settings of a task that trains or takes a system.
+
+        Raises:
+            LaceError: for parts that do not fit together.
+        """
         generator = generator_of(settings.generator)
         labeler = None if settings.labeler is None else labeler_of(settings.labeler)
         judge = labeler_of(settings.judge)
@@ -104,12 +137,21 @@ class Study:
         return study
 
     def say(self, text: str, reason: str = "") -> None:
-        """Say on stderr what is found or made, and why."""
+        """Print on stderr that an object was found in the cache or is made.
+
+        Args:
+            text: the object and its place.
+            reason: why it is made, empty where it was found.
+        """
         if is_rank_zero():
             print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
     def note_partial(self, reason: str) -> None:
-        """Remember and say that what is trained is not what the settings without this reason would give."""
+        """Record, with a warning, that the training is shortened.
+
+        Args:
+            reason: the setting that shortens it.
+        """
         if reason not in self.partial:
             self.partial.append(reason)
             rank_zero_warn(f"partial: {reason}. Runs without it do not use it.")
@@ -125,7 +167,7 @@ class Study:
         return self.schema.part(chosen or labelled)
 
     def _given_pairs(self) -> PairSet | None:
-        """Return the pairs of `pairs.source`. Raises LaceError where they are not what the run needs."""
+        """Return the pairs of `pairs.source`. Raises LaceError where they lack latents or attributes of the run."""
         settings = self.settings
         kind = system_kind(settings)
         if settings.pairs.source is None or (kind is not None and kind.space == "x"):
@@ -157,7 +199,7 @@ class Study:
         return generator_of(Node(node.key, {**node.content, "truncation": truncation}))
 
     def _feature_space(self) -> FeatureSpace | None:
-        """Return features and reference of the Fréchet distance; made once for all jobs of a sweep."""
+        """Return features and reference of the Fréchet distance, built once for all jobs of a sweep."""
         settings, dataset = self.settings, self.settings.dataset
         theirs = _given_statistics(settings.metrics.reference)
         depends = [
@@ -185,14 +227,35 @@ class Study:
 
 
 def device_of(settings: Settings) -> torch.device:
-    """Return the GPU where the trainer wants one and there is one, else the processor."""
+    """Return the device of the networks.
+
+    Args:
+        settings: settings of the run, with trainer.accelerator.
+
+    Returns:
+        The GPU where the accelerator allows it and one is available, else the processor.
+
+    Example:
+        >>> device_of(Settings(trainer={"accelerator": "cpu"}))
+        device(type='cpu')
+    """
     wanted = settings.trainer.get("accelerator", "auto")
     is_gpu = wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return torch.device("cuda") if is_gpu else torch.device("cpu")
 
 
 def generator_of(node: Node) -> Generator:
-    """Return the generator of a node, loaded once and checked: frozen, with the shapes and values that it declares."""
+    """Return the generator of a node, loaded once in this process and checked.
+
+    Args:
+        node: the node of the generator.
+
+    Returns:
+        A generator that is frozen, and returns the shapes and ranges that it declares.
+
+    Raises:
+        LaceError: for an object that is no generator, and for one that fails the check.
+    """
     return cached("generator", node.content, lambda: _checked_generator(node))
 
 
@@ -208,12 +271,27 @@ def _checked_generator(node: Node) -> Generator:
 
 
 def labeler_of(node: Node) -> Labeler:
-    """Return the labeler of a node, loaded once."""
+    """Return the labeler of a node, loaded once in this process.
+
+    Args:
+        node: the node of the labeler or of the judge.
+
+    Raises:
+        LaceError: when its constructor fails.
+    """
     return cached("labeler", node.content, node.build)
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
-    """Return the schema that labeler and judge share; warn where they are one network. Raises LaceError for two."""
+    """Return the schema of labeler and judge, with a warning where both are one network.
+
+    Args:
+        labeler: the labeler, None where pairs are given.
+        judge: the judge.
+
+    Raises:
+        LaceError: when they have different attributes.
+    """
     if labeler is None:
         return judge.schema
     if not labeler.schema.agrees_with(judge.schema):
@@ -228,7 +306,7 @@ def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
 
 
 def _pictures_at_hand(node: Node | None) -> RealPictures | None:
-    """Return the data module of the pictures; None where they cannot be had."""
+    """Return the data module of the pictures; None where its files are missing."""
     data = None if node is None else node.build()
     return data if data is not None and data.at_hand else None
 

@@ -1,4 +1,4 @@
-"""Systems of a study: LACE or another, built, trained and exported by the same code."""
+"""Construction, training and export of the system of a study: LACE or another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from .train import Stage, classifier_arguments, train
 
 
 def system_of(study: Study) -> System:
-    """Return the system of a study, bound to its generator: untrained, or with the weights that were given.
+    """Return the system of a study, bound to its generator: untrained, or with given weights.
+
+    Args:
+        study: the study.
 
     Raises:
         LaceError: for weights of another generator, space or schema.
@@ -58,7 +61,7 @@ def _lace(study: Study) -> System:
 
 
 def _extra_energy(study: Study) -> Energy | None:
-    """Return the energy that is added to that of the query. Raises LaceError for an object that is none."""
+    """Return the energy that is added to that of the query. Raises LaceError for an object that is no Energy."""
     node = study.settings.energy
     energy = None if node is None else node.build()
     if energy is not None and not isinstance(energy, Energy):
@@ -108,7 +111,16 @@ def _given_model(study: Study, kind: type[System], path: str) -> System:
 
 
 def training_data(study: Study, system: System, pairs: PairSet | None) -> pl.LightningDataModule:
-    """Return the data that a system is trained and tested on: pairs, or pictures of the data set."""
+    """Return the data for training and tests of a system: pairs, or pictures of the data set.
+
+    Args:
+        study: the study.
+        system: the system; the columns of its attributes are set where the data set has others too.
+        pairs: the pairs, None for a system of pictures.
+
+    Raises:
+        LaceError: when the data set lacks an attribute of the system, or no pair is left for tests.
+    """
     settings = study.settings
     if pairs is None:
         return _pictures(study, system)
@@ -136,7 +148,17 @@ def _pictures(study: Study, system: System) -> pl.LightningDataModule:
 
 
 def train_system(study: Study, system: System, data: pl.LightningDataModule, loggers: list[Logger]) -> float | None:
-    """Train a system to the end, or find it trained; return the seconds of training, None where they are not known."""
+    """Train a system to the end, or load its trained state from the cache.
+
+    Args:
+        study: the study.
+        system: the system, which has the trained state afterwards; one with given weights is not trained.
+        data: data of the training.
+        loggers: loggers of the training.
+
+    Returns:
+        Seconds of the training; None where they are not known.
+    """
     if system.given:
         # A classifier's file says when it was trained elsewhere; that is no training of this run.
         return getattr(system, "metadata", {}).get("seconds")
@@ -153,7 +175,7 @@ def train_system(study: Study, system: System, data: pl.LightningDataModule, log
 
 
 def _fresh_stage(study: Study, system: LACE, data: Any) -> Stage:
-    """Return the second training of a latent classifier, on pairs that are drawn on the way."""
+    """Return the second training of a latent classifier, on pairs that are generated during the training."""
     node, labeler = study.settings.classifier, study.labeler
     assert labeler is not None
     fresh = FreshPairsDataModule(data, study.pairs_generator, labeler, node.fresh_pairs, node.fresh_share)
@@ -182,7 +204,17 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
 
 
 def export(study: Study, system: System, data: pl.LightningDataModule, seconds: float | None) -> None:
-    """Write the trained system as <task.export>.safetensors, where that is asked for."""
+    """Write the trained system as <task.export>.safetensors, where task.export is set.
+
+    Args:
+        study: the study.
+        system: the trained system.
+        data: data of the training, whose key is stored with LACE.
+        seconds: seconds of the training, which are stored with other systems; None where they are not known.
+
+    Raises:
+        LaceError: when the file cannot be written.
+    """
     name = study.settings.task.export  # type: ignore[attr-defined]
     if not name or not is_rank_zero():
         return

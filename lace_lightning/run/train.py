@@ -1,4 +1,4 @@
-"""Trainings: `Trainer.fit` that resumes from its last checkpoint, and the cache of what was trained."""
+"""Trainings: `Trainer.fit` that resumes from its last checkpoint, and the cache of trained states."""
 
 from __future__ import annotations
 
@@ -35,10 +35,16 @@ if TYPE_CHECKING:
 
 
 class Trainable(Protocol):
-    """A LightningModule whose trained state can be kept in a file."""
+    """A LightningModule whose trained state can be stored in a file.
+
+    Example:
+        >>> from lace_lightning.systems.lace import LACE
+        >>> all(hasattr(LACE, name) for name in ("after_training", "save_trained", "load_trained"))
+        True
+    """
 
     def after_training(self, data: pl.LightningDataModule) -> None:
-        """Do what follows the last training step."""
+        """Finish the training after its last step, for example by a calibration."""
 
     def save_trained(self, path: Path, **metadata: Any) -> None:
         """Write the trained state."""
@@ -56,6 +62,11 @@ class Stage:
         every: when a checkpoint is written, arguments of `ModelCheckpoint`.
         module: the module that is fitted in this part; None for the system itself.
         options: further arguments of the trainer.
+
+    Example:
+        >>> stage = Stage.of_epochs(pl.LightningDataModule(), 20)
+        >>> stage.every["every_n_epochs"], stage.options
+        (2, {'max_epochs': 20})
     """
 
     data: pl.LightningDataModule
@@ -65,7 +76,7 @@ class Stage:
 
     @classmethod
     def of_epochs(cls, data: pl.LightningDataModule, epochs: int, module: pl.LightningModule | None = None) -> Stage:
-        """Return a stage of so many epochs, with a checkpoint about every tenth of them."""
+        """Return a stage of a number of epochs, with about ten checkpoints."""
         every = {"every_n_epochs": max(1, epochs // 10), "save_on_train_epoch_end": True}
         return cls(data, every, module, {"max_epochs": epochs})
 
@@ -78,7 +89,7 @@ def train(
     identity: Mapping[str, Any],
     loggers: list[Logger],
 ) -> float | None:
-    """Train a module through its stages, or take its trained state from the cache.
+    """Train a module through its stages, or load its trained state from the cache.
 
     A training of a part of the data is kept apart from those of all of it. One that ends early, by `fast_dev_run` or
     by `max_time`, is used by this run and not kept; its last checkpoint is, from which the next run goes on.
@@ -86,7 +97,7 @@ def train(
     Args:
         study: the study that it is trained for.
         module: the module; afterwards it has the trained state.
-        data: the data that follow-up work (calibration) reads.
+        data: the data for work after the training, such as calibration.
         stages: the parts of the training.
         identity: everything that the trained state depends on, besides settings of trainer and callbacks.
         loggers: loggers of the training.
@@ -184,7 +195,7 @@ def fit_to_end(
     callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> tuple[pl.Trainer, float]:
-    """Train from the checkpoint in `folder`, if there is one, to the end.
+    """Train to the end, from the checkpoint in `folder` where there is one.
 
     Args:
         settings: the settings of the run.
@@ -192,7 +203,7 @@ def fit_to_end(
         data: its data.
         folder: where checkpoints are.
         loggers: loggers of the training.
-        every: when a checkpoint is written (see `ModelCheckpoint`); the end is written too.
+        every: when a checkpoint is written, arguments of `ModelCheckpoint`; one is written at the end too.
         callbacks: further callbacks.
         options: further arguments of the trainer.
 
@@ -223,7 +234,15 @@ def fit_to_end(
 
 
 def classifier_arguments(node: Mapping[str, Any], generator: Generator) -> dict[str, Any]:
-    """Return the arguments of `LatentClassifier` that settings of a classifier and a generator give."""
+    """Return the arguments of `LatentClassifier` for the settings of a classifier and a generator.
+
+    Args:
+        node: settings of the classifier in plain containers.
+        generator: the generator whose latents it classifies.
+
+    Returns:
+        Arguments by name, without the schema.
+    """
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
         arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
@@ -245,7 +264,17 @@ def classifier_arguments(node: Mapping[str, Any], generator: Generator) -> dict[
 
 
 def fit_classifier(settings: Settings) -> dict[str, float]:
-    """Train an image classifier (labeler or judge), evaluate its moving average, export it."""
+    """Train an image classifier (labeler or judge), evaluate its moving average, and export it.
+
+    Args:
+        settings: settings of the task `fit_classifier`.
+
+    Returns:
+        Figures of the test by name.
+
+    Raises:
+        LaceError: for a data set without labels.
+    """
     data = settings.dataset.module.build()
     if getattr(data, "schema", None) is None:
         raise LaceError(
@@ -257,14 +286,28 @@ def fit_classifier(settings: Settings) -> dict[str, float]:
 
 
 def fit_identity(settings: Settings) -> dict[str, float]:
-    """Train an identity embedding, test it on people that it has not seen, export it."""
+    """Train an identity embedding, test it on people outside of the training, and export it.
+
+    Args:
+        settings: settings of the task `fit_identity`.
+
+    Returns:
+        Figures of the test by name.
+    """
     data, module = settings.dataset.module.build(), IdentityTraining(**settings.training)
     metrics = _fit(settings, module, data)
     return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
 
 
 def fit_generator(settings: Settings) -> dict[str, float]:
-    """Train a StyleGAN2 generator, export its moving average, draw a grid."""
+    """Train a StyleGAN2 generator, export its moving average, and draw a grid of samples.
+
+    Args:
+        settings: settings of the task `fit_generator`.
+
+    Returns:
+        The figure `kimg`: thousands of training pictures.
+    """
     data, module = settings.dataset.module.build(), GANTraining(**settings.training)
     every = settings.task.pictures_kimg  # type: ignore[attr-defined]
     metrics = _fit(settings, module, data, TrainingPictures(Path(settings.paths.output) / "samples.png", every))
@@ -289,7 +332,7 @@ def _export(
 def _fit(
     settings: Settings, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback
 ) -> dict[str, float]:
-    """Fit, and test where the module has a test; a killed run goes on: the folder belongs to the settings."""
+    """Train, and test where the module has a test; a stopped run resumes from the folder of its settings."""
     task: Any = settings.task
     entry = Cache(settings.paths.cache).entry(
         "training",

@@ -1,8 +1,8 @@
 """Pickles and PyTorch checkpoints as data.
 
-`pickle` runs whatever function a file names. Here a name is looked up in a table of our own; what is in it builds
-numbers, texts, containers, arrays, tensors and inert records, and every other name ends the reading. Sizes are checked
-before memory is taken: what is built is bounded by the size of the file.
+`pickle` runs any function that a file names. This reader looks every name up in a table of allowed names, which build
+numbers, texts, containers, arrays, tensors and inert records; any other name ends the reading. Sizes are checked before
+memory is allocated, so that memory is bounded by the size of the file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,28 @@ __all__ = ["Record", "safe_unpickle", "tensors_of"]
 
 
 def safe_unpickle(path: str | os.PathLike[str]) -> Any:
-    """Return what a pickle or a PyTorch checkpoint holds, as data; nothing in it is run.
+    """Return the content of a pickle or a PyTorch checkpoint as data, without running any code of the file.
 
-    Containers, texts, numbers, NumPy arrays, tensors on the CPU (read-only views), and `Record` for NVIDIA's networks,
-    TensorFlow networks and argparse namespaces. Memory is bounded by a few times the file's size. Raises LaceError, in
-    one sentence, for a file that is none, is damaged, or asks for anything else.
+    Memory is bounded by a few times the size of the file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Containers, texts, numbers, NumPy arrays, tensors on the CPU (read-only views of the file's bytes), and `Record`
+        for NVIDIA's networks, TensorFlow networks and argparse namespaces.
+
+    Raises:
+        LaceError: for a file that does not exist, is damaged or of another kind, or needs any other class or function.
+
+    Example:
+        >>> import pickle, tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.pkl")
+        ...     _ = path.write_bytes(pickle.dumps({"epoch": 3}))
+        ...     safe_unpickle(path)
+        {'epoch': 3}
     """
     with (
         opened(path, "a pickle or a PyTorch checkpoint with data alone") as (file, size),
@@ -36,8 +53,21 @@ def safe_unpickle(path: str | os.PathLike[str]) -> Any:
 
 
 def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of every parameter and buffer of one of NVIDIA's networks, as its state dict would name
-    them.
+    """Yield the name and the tensor of every parameter and buffer of one of NVIDIA's networks.
+
+    Args:
+        record: the network, as `safe_unpickle` returns it.
+
+    Returns:
+        An iterator over pairs of the name in the network's state dict and the tensor.
+
+    Raises:
+        LaceError: when the network contains itself, or its tables of parameters are no tables.
+
+    Example:
+        >>> import torch
+        >>> [name for name, _ in tensors_of(Record("Layer", (), {"_parameters": {"weight": torch.ones(2)}}))]
+        ['weight']
     """
     yield from _tensors_of(record, "", 0)
 
@@ -56,10 +86,10 @@ def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, 
 
 
 def _table(state: dict[Any, Any], kind: str) -> dict[Any, Any]:
-    """Return one of a module's tables, empty where there is none. Raises LaceError for what is no table."""
+    """Return one of a module's tables, empty where there is none. Raises LaceError for another type."""
     table = state.get(kind) or {}
     if not isinstance(table, dict):
         raise LaceError(
-            f"The {kind} of a network in the file must be a table and is {type(table).__name__}: get the file again."
+            f"The {kind} of a network in the file must be a table, received {type(table).__name__}: get the file again."
         )
     return table

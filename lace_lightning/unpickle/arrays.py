@@ -15,7 +15,15 @@ from .values import Name, Names, Refused
 
 @dataclass(eq=False)
 class Dtype:
-    """The kind of an array, as NumPy writes it."""
+    """The number format of an array, as NumPy writes it.
+
+    Args:
+        text: byte order, kind and size in bytes, for example "<f4"; kinds are numbers, text and "O" for containers.
+
+    Example:
+        >>> np.dtype(Dtype("<f4").text)
+        dtype('float32')
+    """
 
     text: str
 
@@ -38,7 +46,7 @@ def _real_dtype(dtype: Any) -> np.dtype:
     if isinstance(dtype, str):
         dtype = _dtype(None, dtype)  # type: ignore[arg-type]
     if not isinstance(dtype, Dtype):
-        raise Refused("it has an array without a kind")
+        raise Refused("it has an array without a number format")
     return np.dtype(dtype.text)
 
 
@@ -56,12 +64,12 @@ def _new_array(machine: Machine, *_: Any) -> np.ndarray:
 
 def _fill_array(machine: Machine, target: np.ndarray, state: Any) -> None:
     if not isinstance(state, tuple) or len(state) != 5:
-        raise Refused("it has an array whose state is none")
+        raise Refused("it has an array whose state has another form than NumPy's")
     _, shape, dtype, fortran, raw = state
     real, count = _real_dtype(dtype), _size(shape)
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if real.hasobject:
-        # What is in it was built here: it is data like the rest.
+        # The objects of the array were built by this reader: they are data too.
         if not isinstance(raw, list) or len(raw) != count:
             raise Refused("it has an array that does not fit its shape")
     elif not isinstance(raw, bytes) or len(raw) != count * real.itemsize:
@@ -74,7 +82,7 @@ def _scalar(machine: Machine, dtype: Any, raw: Any) -> Any:
     real = _real_dtype(dtype)
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if real.hasobject or not isinstance(raw, bytes) or len(raw) != real.itemsize:
-        raise Refused("it has a number that does not fit its kind")
+        raise Refused("it has a number that does not fit its number format")
     return np.frombuffer(raw, real)[0].item()
 
 

@@ -1,4 +1,4 @@
-"""Containers, bytes, and records of what is not built."""
+"""Containers, bytes, and records of objects whose classes are not built."""
 
 from __future__ import annotations
 
@@ -14,10 +14,27 @@ def _set(machine: Machine, items: Any = ()) -> set[Any]:
 
 
 def sequence(machine: Machine, items: Any) -> Any:
-    """Return `items`, which are to be copied. Raises Refused for what is no sequence."""
+    """Return items that a container is built from, and count their memory.
+
+    Args:
+        machine: the machine that builds the container; its budget is charged 8 bytes for each item.
+        items: a list, tuple or set.
+
+    Returns:
+        The same items.
+
+    Raises:
+        Refused: for items of another type, and when the budget is spent.
+
+    Example:
+        >>> from lace_lightning.unpickle.values import Budget
+        >>> machine = Machine(Names(), Budget(opcodes=10, memory=100))
+        >>> sequence(machine, [1, 2]), machine.budget.memory
+        ([1, 2], 84)
+    """
     if not isinstance(items, (list, tuple, set, frozenset)):
-        raise Refused(f"it makes a container of a {type(items).__name__}")
-    # What is copied again and again is small in the file and large in memory.
+        raise Refused(f"it builds a container from a {type(items).__name__}")
+    # A list that is copied many times is small in the file and large in memory.
     machine.budget.spend(8 * len(items))
     return items
 
@@ -27,7 +44,7 @@ def _list(machine: Machine, items: Any = ()) -> list[Any]:
 
 
 def _dict(machine: Machine, items: Any = ()) -> dict[Any, Any]:
-    """OrderedDict(pairs), EasyDict(dict)."""
+    """Return the table of an OrderedDict (pairs) or an EasyDict (table)."""
     pairs = (
         list(items.items())
         if isinstance(items, dict)
@@ -35,14 +52,14 @@ def _dict(machine: Machine, items: Any = ()) -> dict[Any, Any]:
     )
     machine.budget.spend(64 * len(pairs))
     if any(len(pair) != 2 for pair in pairs):
-        raise Refused("it makes a table of what are no pairs")
+        raise Refused("it builds a table from items that are not pairs")
     return {checked_key(key): value for key, value in pairs}
 
 
 def _encode(machine: Machine, text: Any, encoding: Any = "latin1") -> bytes:
-    """Bytes as protocols before 3 wrote them."""
+    """Return bytes that protocols before 3 wrote as text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
-        raise Refused("it encodes what is no text")
+        raise Refused("it encodes a value that is not text")
     machine.budget.spend(len(text))
     return text.encode(encoding)
 
@@ -51,12 +68,12 @@ def _bytearray(machine: Machine, data: Any = b"", encoding: Any = "latin1") -> b
     if isinstance(data, str):
         return _encode(machine, data, encoding)
     if not isinstance(data, bytes):
-        raise Refused("it makes bytes of what are none")
+        raise Refused("it builds bytes from a value of another type")
     return data
 
 
 def _persistent_object(machine: Machine, meta: Any) -> Record:
-    """NVIDIA's networks: class name and state; their source, which comes beside, is not looked at."""
+    """Return one of NVIDIA's networks with its class name and state; its source code is ignored."""
     if not isinstance(meta, dict) or not isinstance(meta.get("class_name"), str):
         raise Refused("it holds a network without the name of its class")
     return Record(meta["class_name"], (), meta.get("state"))

@@ -1,4 +1,4 @@
-"""The files themselves: pickles, torch.save's archives, and what it wrote before those."""
+"""File formats: pickles, archives of torch.save, and the format of torch.save before 1.6."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tensors import Storage, identified_storage
 from .values import AGAIN, Budget, Name, Names, Refused
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What comes instead of a file, by how it begins.
+# Files that are often saved in place of the wanted one, by their first bytes.
 _INSTEAD = (
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*(<[!?]?\w{1,20})"), "a web page was saved instead of the file", AGAIN),
     (
@@ -30,9 +30,27 @@ _INSTEAD = (
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield a file, which must be `what`, and its size; whatever goes wrong until it is closed becomes one sentence
-    (LaceError).
+def opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file, and turn every error until it is closed into a LaceError of one sentence.
+
+    Args:
+        path: the file.
+        kind: the required kind of file in words, for the sentence.
+
+    Returns:
+        A context manager that yields the open file and its size in bytes.
+
+    Raises:
+        LaceError: when the file does not exist, is empty, a web page or a Git LFS pointer, and for every error that
+            occurs inside of the context.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = open(f"{folder}/a.pkl", "wb").write(b"N.")
+        ...     with opened(f"{folder}/a.pkl", "a pickle") as (file, size):
+        ...         size
+        2
     """
     try:
         file = open(path, "rb")  # noqa: SIM115
@@ -50,19 +68,35 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes],
                     raise Refused(f"the file begins with {match[1].decode()}: {instead}", fix)
             yield file, os.fstat(file.fileno()).st_size
         except Refused as refused:
-            raise LaceError(f"The file '{path}' must be {what}, and {refused.reason}: {refused.fix}.") from None
+            raise LaceError(f"The file '{path}' must be {kind}, and {refused.reason}: {refused.fix}.") from None
         except Exception as error:
-            # A reader meets damage in many ways (an empty stack, half a number, no UTF-8), and all of them mean the
-            # same.
+            # Damage causes errors of many types (an empty stack, half a number, no UTF-8), which have one meaning.
             raise LaceError(
-                f"The file '{path}' must be {what}, and it is damaged or something else ({type(error).__name__}): "
+                f"The file '{path}' must be {kind}, and it is damaged or something else ({type(error).__name__}): "
                 "get it again."
             ) from None
 
 
 def read(file: IO[bytes], size: int, budget: Budget, advance: Callable[[int], object]) -> Any:
-    """Return what a file of `size` bytes holds; `advance` is told how many bytes were read. Raises Refused, and all
-    that damage causes.
+    """Return the content of a pickle or a PyTorch checkpoint as data.
+
+    Args:
+        file: the open file, at its start.
+        size: its size in bytes.
+        budget: limits of instructions and memory.
+        advance: is called with the number of bytes after each read.
+
+    Returns:
+        Plain containers, arrays, tensors and records.
+
+    Raises:
+        Refused: for content that is not allowed, or needs more than the budget. A damaged file may raise any exception.
+
+    Example:
+        >>> import pickle
+        >>> data = pickle.dumps([1, 2.5])
+        >>> read(io.BytesIO(data), len(data), Budget(opcodes=100, memory=1000), lambda count: None)
+        [1, 2.5]
     """
     if zipfile.is_zipfile(file):
         return _read_zip(file, budget, advance)
@@ -76,9 +110,10 @@ def read(file: IO[bytes], size: int, budget: Budget, advance: Callable[[int], ob
 
 
 def _read_legacy(stream: Stream, budget: Budget) -> Any:
-    """torch.save before 1.6: magic, version, machine, the object, the keys of its storages, their numbers.
+    """Return the content of a file of torch.save before 1.6.
 
-    The numbers come after the object: it is read once to learn which storages there are, and once more with them.
+    The file consists of a magic number, version, machine, the object, the keys of its storages and their numbers. The
+    numbers come after the object, which is read once to find its storages and once more with their numbers.
     """
     found: dict[str, Storage] = {}
 
@@ -92,14 +127,14 @@ def _read_legacy(stream: Stream, budget: Budget) -> Any:
         return Machine(_INNER, budget, persistent).run(stream)
 
     if run(budget) != 0x1950A86A20F9469CFC6C:
-        raise Refused("its storage does not begin as one")
+        raise Refused("one of its storages does not begin with the magic number of PyTorch")
     for _ in range(2):
         run(budget)
     start = stream.position
     run(Budget(budget.opcodes, budget.memory), learn)
     keys = run(budget)
     if not isinstance(keys, list):
-        raise Refused("it does not say which storages follow")
+        raise Refused("the list of its storages is missing")
     for key in keys:
         storage = found.get(str(key) if isinstance(key, (str, int)) else "")
         if storage is None:
@@ -118,12 +153,12 @@ def _read_legacy(stream: Stream, budget: Budget) -> Any:
 
 
 def _read_zip(file: IO[bytes], budget: Budget, advance: Callable[[int], object]) -> Any:
-    """torch.save since 1.6: an archive without compression, `<name>/data.pkl` and `<name>/data/<key>`."""
+    """Return the content of a file of torch.save since 1.6: a ZIP archive of `data.pkl` and `data/<key>`."""
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         roots = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(roots) != 1:
-            raise Refused("it is an archive, and not of PyTorch", "unpack it and give the file inside")
+            raise Refused("it is a ZIP archive that PyTorch did not write", "unpack it and give the file inside")
         root, known = roots[0].removesuffix("data.pkl"), {}
 
         def member(name: str) -> bytes:
@@ -154,12 +189,12 @@ def _read_zip(file: IO[bytes], budget: Budget, advance: Callable[[int], object])
 
 
 def _storage_from_bytes(machine: Machine, raw: Any) -> Any:
-    """A storage that was saved into bytes, inside of a pickle."""
+    """Return a storage that was saved into bytes inside of a pickle."""
     if not isinstance(raw, bytes):
         raise Refused("it has a storage without bytes")
     return _read_legacy(Stream(io.BytesIO(raw), len(raw)), machine.budget)
 
 
-# Of storages inside of a pickle, and of files of old: nothing in them holds pickles again.
+# Names in storages inside of a pickle and in files before 1.6, which contain no further pickles.
 _INNER = containers.NAMES | arrays.NAMES | tensors.NAMES
 _NAMES = _INNER | Names({Name("torch.storage", "_load_from_bytes"): _storage_from_bytes})

@@ -1,4 +1,4 @@
-"""A machine for pickle's opcodes that can build values and can call nothing but what its table of names holds."""
+"""An interpreter of pickle's instructions that builds values and calls only the functions of a table of names."""
 
 from __future__ import annotations
 
@@ -13,25 +13,39 @@ MARK = object()
 
 
 class Stream:
-    """The `size` bytes of a file, for pickletools; never asks for more than there is. `advance` is told how far it
-    went.
+    """A file for pickletools that never reads beyond its size.
+
+    Args:
+        file: the open file, at any position.
+        size: its size in bytes.
+        advance: is called with the number of bytes after each read; None for no calls.
+
+    Example:
+        >>> import io
+        >>> stream = Stream(io.BytesIO(b"abc"), 3)
+        >>> stream.read(2), stream.tell()
+        (b'ab', 2)
     """
 
     def __init__(self, file: IO[bytes], size: int, advance: Callable[[int], object] | None = None) -> None:
         self.file, self.size, self.advance, self.position = file, size, advance, file.tell()
 
     def read(self, size: int) -> bytes:
+        """Return the next `size` bytes. Raises Refused when fewer are left."""
         if size > self.size - self.position:
             raise Refused("it ends in the middle", AGAIN)
         return self._moved(self.file.read(size))
 
     def readline(self) -> bytes:
+        """Return the next bytes up to the end of a line, included."""
         return self._moved(self.file.readline())
 
     def tell(self) -> int:
+        """Return the position in bytes."""
         return self.position
 
     def seek(self, position: int) -> None:
+        """Go to a position in bytes from the start."""
         self.position = self.file.seek(position)
 
     def _moved(self, data: bytes) -> bytes:
@@ -43,7 +57,21 @@ class Stream:
 
 @dataclass
 class Machine:
-    """One pickle, interpreted. `persistent` turns a persistent identifier into a value."""
+    """Interpreter of one pickle.
+
+    Args:
+        names: the names that the pickle may use.
+        budget: limits of instructions and memory, which the run reduces.
+        persistent: function that turns a persistent identifier into a value; None where none may occur.
+        stack: the stack of values, empty at first.
+        memo: values that the pickle refers to again, by number; empty at first.
+
+    Example:
+        >>> import io, pickle
+        >>> data = pickle.dumps({"a": (1, 2)})
+        >>> Machine(Names(), Budget(opcodes=100, memory=1000)).run(Stream(io.BytesIO(data), len(data)))
+        {'a': (1, 2)}
+    """
 
     names: Names
     budget: Budget
@@ -52,6 +80,7 @@ class Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, stream: Stream) -> Any:
+        """Return the value of the pickle that begins at the position of a stream. Raises Refused for anything else."""
         for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             self.budget.opcodes -= 1
             if self.budget.opcodes < 0:
@@ -70,11 +99,11 @@ class Machine:
 
     def _literal(self, value: Any) -> None:
         if isinstance(value, int) and value.bit_length() > 8 * MAX_INTEGER_BYTES:
-            raise Refused("it holds an integer of absurd size")
+            raise Refused(f"it has an integer of more than {MAX_INTEGER_BYTES} bytes")
         self.stack.append(bytes(value) if isinstance(value, bytearray) else value)
 
     def to_mark(self) -> list[Any]:
-        """Take everything above the last mark, and the mark."""
+        """Remove the last mark and the values above it from the stack, and return these values."""
         items: list[Any] = []
         while (item := self.stack.pop()) is not MARK:
             items.append(item)
@@ -82,39 +111,45 @@ class Machine:
         return items
 
     def top(self, kind: type) -> Any:
+        """Return the uppermost value of the stack. Raises Refused for one of another type than `kind`."""
         if not isinstance(self.stack[-1], kind):
-            raise Refused(f"it treats a {type(self.stack[-1]).__name__} as a {kind.__name__}")
+            raise Refused(f"it uses a {type(self.stack[-1]).__name__} as a {kind.__name__}")
         return self.stack[-1]
 
     def set_items(self, items: list[Any]) -> None:
+        """Set items of the uppermost table from keys and values in turn."""
         target = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
     def global_name(self, module: Any, name: Any) -> None:
+        """Put the name of a class or function on the stack. Raises Refused for one that is not allowed."""
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise Refused("it names a function by something that is no name")
+            raise Refused("it names a function by a value that is not text")
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(
             module, module.replace("numpy._core", "numpy.core")
         )
         entry = Name(module, name)
         if entry not in self.names.calls and entry not in self.names.values:
-            raise Refused(f"it asks for {short(f'{module}.{name}')}, which is not on the list of what is data")
+            raise Refused(f"it asks for {short(f'{module}.{name}')}, which is not on the list of allowed names")
         self.stack.append(entry)
 
     def call(self, function: Any, arguments: Any) -> Any:
+        """Return the value that an allowed name builds from arguments. Raises Refused for any other name."""
         if not isinstance(function, Name) or function not in self.names.calls or not isinstance(arguments, tuple):
             name = getattr(function, "name", type(function).__name__)
-            raise Refused(f"it calls {short(name)}, which is not on the list of what is data")
+            raise Refused(f"it calls {short(name)}, which is not on the list of allowed names")
         return self.names.calls[function](self, *arguments)
 
     def build(self, state: Any) -> None:
+        """Give a state to the uppermost value. Raises Refused for a type that takes none."""
         finish = self.names.states.get(type(self.stack[-1]))
         if finish is None:
             raise Refused(f"it gives a state to a {type(self.stack[-1]).__name__}")
         finish(self, self.stack[-1], state)
 
     def identified(self, identifier: Any) -> None:
+        """Put the value of a persistent identifier on the stack. Raises Refused where none may occur."""
         if self.persistent is None:
             raise Refused("it refers to data outside of itself")
         self.stack.append(self.persistent(identifier))
@@ -131,7 +166,7 @@ def _pop_mark(machine: Machine, _: Any) -> None:
 def _tuple_of(count: int) -> Callable[[Machine, Any], None]:
     def step(machine: Machine, _: Any) -> None:
         if len(machine.stack) < count or any(item is MARK for item in machine.stack[-count:]):
-            raise Refused("its stack does not hold what it wants")
+            raise Refused("an instruction needs more values than its stack has")
         items = tuple(machine.stack[-count:])
         del machine.stack[-count:]
         machine.stack.append(items)

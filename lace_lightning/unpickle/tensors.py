@@ -38,7 +38,17 @@ _STORAGES = {
 
 @dataclass(eq=False)
 class Storage:
-    """Raw numbers of tensors; `data` is None while it is not known yet."""
+    """The numbers of tensors as bytes.
+
+    Args:
+        dtype: their number format.
+        count: how many numbers there are, 0 or more.
+        data: their bytes, `count` times the size of a number or more; None before they are read.
+
+    Example:
+        >>> Storage(torch.float32, 2, bytes(8)).count
+        2
+    """
 
     dtype: torch.dtype
     count: int
@@ -46,7 +56,21 @@ class Storage:
 
 
 def identified_storage(identifier: Any) -> tuple[str, torch.dtype, int]:
-    """Return (key, dtype, count) of ('storage', type, key, location, count, ...)."""
+    """Return key, number format and size of the storage that a persistent identifier names.
+
+    Args:
+        identifier: the tuple ('storage', type, key, location, count, ...) of torch.save.
+
+    Returns:
+        The key, the number format, and the number of values.
+
+    Raises:
+        Refused: for another identifier.
+
+    Example:
+        >>> identified_storage(("storage", Name("torch", "FloatStorage"), "0", "cpu", 6))
+        ('0', torch.float32, 6)
+    """
     if (
         not isinstance(identifier, tuple)
         or len(identifier) < 5
@@ -61,7 +85,7 @@ def identified_storage(identifier: Any) -> tuple[str, torch.dtype, int]:
 
 
 def _tensor(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A view of the storage, checked: no element outside, none twice."""
+    """Return a view of the storage, after a check that it has no more elements and none outside."""
     if (
         not isinstance(storage, Storage)
         or not isinstance(size, tuple)
@@ -80,7 +104,7 @@ def _tensor(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any,
     if storage.data is None or not count:
         return torch.empty(size if not count else 0, dtype=storage.dtype)
     with warnings.catch_warnings():
-        # The bytes are the file's and are only read.
+        # The bytes belong to the file and are only read.
         warnings.filterwarnings("ignore", message=".*not writable.*")
         flat = torch.frombuffer(storage.data, dtype=storage.dtype, count=storage.count)
     return flat.as_strided(size, stride, offset)

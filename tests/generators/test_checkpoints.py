@@ -176,7 +176,7 @@ def test_convert_writes_the_same_generator_and_a_card(tmp_path: Path, capsys) ->
         (lambda path: torch.save({"epoch": 3}, path), "must hold"),
         (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
         (lambda path: torch.save({"a": torch.ones(3)}, path), "wrap another network"),
-        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not on the list of what is data"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not on the list of allowed names"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, capsys, make: Callable[[Path], object], words: str) -> None:
@@ -228,7 +228,10 @@ AGAIN = r"download it again\.$"
             lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
             "a Git LFS pointer was saved instead of the file: run git lfs pull, or " + AGAIN,
         ),
-        (lambda whole: zipped(), r"it is an archive, and not of PyTorch: unpack it and give the file inside\.$"),
+        (
+            lambda whole: zipped(),
+            r"it is a ZIP archive that PyTorch did not write: unpack it and give the file inside\.$",
+        ),
         (lambda whole: zipped()[:-30], r"it ends in the middle: " + AGAIN),
         (lambda whole: b"", r"it is empty: " + AGAIN),
     ],

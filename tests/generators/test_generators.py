@@ -142,7 +142,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"gain": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(LaceError, match="not on the list of what is data"):
+    with pytest.raises(LaceError, match="not on the list of allowed names"):
         ModuleGenerator(Loud(), 3, (3, 4, 4), checkpoint=str(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
 
