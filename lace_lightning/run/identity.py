@@ -25,6 +25,8 @@ INDIFFERENT = (
     "paper",
     "sweep",
     "metrics.progress",
+    "dataset.module.cache",
+    "dataset.module.pairs.cache",
     "dataset.module.progress",
     "trainer.default_root_dir",
     "trainer.enable_autolog_hparams",
@@ -109,13 +111,15 @@ def training_identity(settings: Settings) -> dict[str, Any]:
     }
 
 
-def node_identity(content: Any) -> dict[str, Any]:
+def node_identity(content: Any, key: str = "") -> dict[str, Any]:
     """Return everything that an object of the configuration depends on: its node, named files, and a user's own code.
 
     Args:
         content: the node in plain containers.
+        key: its dotted name; parts of it may be declared to change no figure.
     """
-    return {"node": content, "files": dict(_files(content)), "code": dict(_codes(content))}
+    counts = _without_indifferent(content, f"{key}." if key else "")
+    return {"node": counts, "files": dict(_files(counts)), "code": dict(_codes(counts))}
 
 
 def part_of_data(settings: Settings) -> str | None:

@@ -194,7 +194,7 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
     key = getattr(data, "key", None)
     return {
         "model": node_identity(trained),
-        "data": node_identity(settings.plain["dataset"]) if key is None else key,
+        "data": node_identity(settings.plain["dataset"], "dataset") if key is None else key,
         "seed": settings.seed,
         "known": system.schema.to_config(),
         "epochs": settings.limits[0],

@@ -339,7 +339,7 @@ def _fit(
         {
             "class": type(module).__name__,
             "network": settings.training,
-            "data": node_identity(settings.plain["dataset"]),
+            "data": node_identity(settings.plain["dataset"], "dataset"),
             "export": task.export,
             "seed": settings.seed,
             "epochs": settings.trainer["max_epochs"],
