@@ -90,6 +90,8 @@ def write_results(
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("reason"):
             print(f"chosen: {protocol['reason']}")
+        if protocol.get("chains"):
+            print(protocol["chains"])
         print(results_table(metrics, paper))
         if protocol.get("frechet"):
             print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,9 +17,11 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
+from ..metrics.sampler_diagnostics import LOWEST
 from ..pictures.convert import float_batches
 from ..query import Query
-from ..samplers import Annealed, Rejection, Sample, Sampler
+from ..samplers import Annealed, Filtered, Rejection, Sample, Sampler
+from ..samplers.arrival import STUCK
 from ..schema import Labels
 from ..seeds import RunSeeds, sample_seeds
 from ..targets import free_labels, wanted_labels
@@ -33,6 +36,9 @@ ATTEMPTS = 400
 
 # What samplers tell as one number a batch.
 AVERAGED = ("acceptance", "acceptance_end", "corrector_acceptance", "attempts", "checks")
+
+# Samples of a chain are no exact ones where their mean p(c|w) is so many standard errors from that of exact samples.
+ERRORS = 4.0
 
 MakeEnergy = Callable[[Labels | None], Energy]
 
@@ -108,6 +114,27 @@ class Diagnosis:
         for name, value in figures.items():
             self.figures[name] = self.figures.get(name, 0.0) + value * count
         self.count += count
+
+    def faults(self, filtered: bool) -> list[str]:
+        """Return what contradicts that the samples of a Markov chain are exact, one sentence each.
+
+        Args:
+            filtered: whether another check chose among the samples, which changes their distribution.
+        """
+        figures, apart, faults = self.compute(), self.metric.disagreement(), []
+        acceptance = figures.get("corrector_acceptance", figures.get("acceptance", 1.0))
+        if acceptance < STUCK:
+            faults.append(f"The chains are stuck: {acceptance:.2%} of the moves are accepted.")
+        if self.count and float(self.metric.highest) < LOWEST:
+            faults.append(
+                f"No sample has a p(c|w) above {LOWEST:g}: the query has next to no probability under this generator."
+            )
+        if apart is not None and apart > ERRORS and not filtered:
+            faults.append(
+                f"The mean p(c|w) is {figures['confidence']:.3f}, and that of exact samples {figures['predicted']:.3f} "
+                f"({apart:.1f} standard errors apart): the samples are not exact."
+            )
+        return faults
 
     def compute(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -234,6 +261,8 @@ class EnergySystem(Protocol):
     """A system that samples energies of z by a latent classifier, as LACE does."""
 
     options: Any
+    # The sampler with what a pilot measured.
+    frozen: Any
 
     @property
     def generator(self) -> Generator:
@@ -285,9 +314,9 @@ class LaceObserver:
 
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return figures by name, and how the exact samples were drawn."""
-        figures = self.diagnosis.compute()
+        figures, observed = self._chains()
         if self.distance is None:
-            return figures, {}
+            return figures, observed
         plan = self.plan
         key = {
             "classifier": self.part.digest,
@@ -308,7 +337,17 @@ class LaceObserver:
             plan.cache,
             key,
         )
-        return figures | distances, {"posterior": drawn_by}
+        return figures | distances, {**observed, "posterior": drawn_by}
+
+    def _chains(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the figures, and for Markov chains a sentence on whether they have arrived; warns of faults."""
+        figures, arrival = self.diagnosis.compute(), getattr(self.system.frozen, "diagnosis", None)
+        if arrival is None:
+            return figures, {}
+        faults = self.diagnosis.faults(isinstance(self.system.frozen, Filtered))
+        for fault in faults:
+            warnings.warn(fault, stacklevel=3)
+        return {**figures, "rhat": arrival.rhat}, {"chains": " ".join([*arrival.sentences(), *faults])}
 
     def _free_labels(self, first: int, count: int) -> Labels | None:
         free = free_labels(self.query, count, self.plan.seed, first)
