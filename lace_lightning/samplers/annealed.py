@@ -134,7 +134,8 @@ class Annealed(Sampler):
         return result
 
     def run(self, field: Field, z: torch.Tensor, noise: NoiseSource, record: Record) -> Run:
-        assert self.step_sizes is not None and self.num_slice_moves is not None
+        assert self.step_sizes is not None
+        assert self.num_slice_moves is not None
         kernel, draws, current = HamiltonianMC(1, self.num_leapfrogs), Draws(noise), field.on(field.energy.guide)
         state = State(z, *current.evaluate(z))
         weights, last = torch.zeros_like(state.value, dtype=torch.float64), 0.0

@@ -90,7 +90,8 @@ def split_rhat(draws: Tensor) -> Tensor:
     """Return the split R-hat (F,) of groups of many short chains, 1 where all groups have one mean.
 
     Every group is split into the first and the second half of its moves. R-hat is √(1 + B/W), where B is the variance
-    of the means of these parts, and W the mean of their variances.
+    of the means of these parts, less the W/K that is expected of K independent chains, and W the mean of their
+    variances.
 
     Args:
         draws: features (T, G, K, F) of T moves of G groups of K chains.
@@ -112,7 +113,7 @@ def split_rhat(draws: Tensor) -> Tensor:
     within = torch.stack([part.var(0) for part in parts]).mean(0)
     # A feature without any variance, as the region where all chains are inside, says nothing where the groups agree.
     scale = 1e-12 * (1 + torch.stack([part.square().mean(0) for part in parts]).mean(0))
-    return (1 + between.clamp(min=0) / (within + scale)).sqrt()
+    return (1 + (between - within / draws.shape[2]).clamp(min=0) / (within + scale)).sqrt()
 
 
 def judged(
