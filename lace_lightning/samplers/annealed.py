@@ -21,7 +21,7 @@ from .slice import EllipticalSlice
 # Slice moves from the end of the flow, with which annealed chains are compared.
 REFERENCE_MOVES = 40
 # The smallest number of slice moves that a pilot considers.
-FEWEST_MOVES = 4
+FEWEST_MOVES = 10
 
 
 class Annealed(Sampler):
@@ -111,7 +111,10 @@ class Annealed(Sampler):
             state, _ = slices.move(field, state, 1.0, draws)
         starts["the flow" if flowed is not None else "the prior"] = state.z
         both = pilot_field(self, energy, like, len(starts))[0]
-        result.num_slice_moves, result.arrival = until_agreed(slices, both, starts, self.num_slice_moves, FEWEST_MOVES)
+        way = z - z if flowed is None else flowed - z
+        result.num_slice_moves, result.arrival = until_agreed(
+            slices, both, starts, way, self.num_slice_moves, FEWEST_MOVES
+        )
         return result
 
     def _tuned(self, energy: Energy, z: torch.Tensor, noise: Noise) -> Annealed:

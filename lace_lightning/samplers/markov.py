@@ -154,9 +154,9 @@ class Chain(Sampler):
             energy: the energy of the pilot's samples.
             like: a tensor (P, D) with their number, shape, device and type.
         """
-        starts, field = pilot_starts(self, energy, like)
+        starts, flowed, field = pilot_starts(self, energy, like)
         result = copy.copy(self)
-        result.num_steps, result.arrival = until_agreed(self, field, starts, self.num_steps, self.fewest_moves)
+        result.num_steps, result.arrival = until_agreed(self, field, starts, flowed, self.num_steps, self.fewest_moves)
         return result
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
@@ -199,8 +199,8 @@ def flow_ends(sampler: Sampler, energy: Energy, z: Tensor) -> Tensor | None:
     return end if bool(torch.isfinite(end).all()) else None
 
 
-def pilot_starts(chain: Chain, energy: Energy, like: Tensor) -> tuple[dict[str, Tensor], Field]:
-    """Return where pilot chains begin, (CHAINS, D) for each place by name, and the field of all of them.
+def pilot_starts(chain: Chain, energy: Energy, like: Tensor) -> tuple[dict[str, Tensor], Tensor, Field]:
+    """Return where pilot chains begin, (CHAINS, D) for each place by name, the way of the flow, and their field.
 
     Args:
         chain: the kernel, which also makes the annealed states.
@@ -218,11 +218,11 @@ def pilot_starts(chain: Chain, energy: Energy, like: Tensor) -> tuple[dict[str, 
     for k in range(1, ANNEALING + 1):
         state, _ = chain.advance(field, state, (k / ANNEALING) ** 3, draws)
     starts["annealed states"] = state.z
-    return starts, pilot_field(chain, energy, like, len(starts))[0]
+    return starts, starts.get("the flow", z) - z, pilot_field(chain, energy, like, len(starts))[0]
 
 
 def until_agreed(
-    chain: Chain, field: Field, starts: dict[str, Tensor], moves: int | None, fewest: int
+    chain: Chain, field: Field, starts: dict[str, Tensor], flowed: Tensor, moves: int | None, fewest: int
 ) -> tuple[int, Arrival]:
     """Return a number of moves and the diagnosis of chains from these starts.
 
@@ -233,13 +233,12 @@ def until_agreed(
         chain: the kernel.
         field: the field of all chains.
         starts: where they begin, (CHAINS, D) for each place by name.
+        flowed: how far the flow moves each sample from the prior (CHAINS, D), 0 where it cannot be followed.
         moves: the number of moves, 0 or more; None for the smallest that suffices.
         fewest: the smallest number of moves that is considered, at least 1.
     """
     z, names, walled = torch.cat(list(starts.values())), tuple(starts), field.energy.guide is not field.energy
-    first, *_, second = starts.values()
-    second = starts.get("the flow", second)
-    directions = torch.nn.functional.normalize(second - first).repeat(len(starts), 1)
+    directions = torch.nn.functional.normalize(flowed).repeat(len(starts), 1)
     soft = field.on(field.energy.guide)
     draws = Draws(Noise(SampleSeeds.PILOT + torch.arange(len(z), device=z.device)))
     state, kept, acceptance = chain.state(field, z), list[Tensor](), 0.0
