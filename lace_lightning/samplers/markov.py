@@ -189,7 +189,13 @@ def pilot_field(sampler: Sampler, energy: Energy, like: Tensor, groups: int) -> 
 
 
 def flow_ends(sampler: Sampler, energy: Energy, z: Tensor) -> Tensor | None:
-    """Return where the flow from z (N, D) ends, None where it cannot be followed; the energy is of N samples."""
+    """Return where the flow from z (N, D) ends, None where it cannot be followed.
+
+    Args:
+        sampler: the sampler that messages name.
+        energy: the energy of N samples.
+        z: where the flow begins (N, D).
+    """
     try:
         end = Heun(max_steps=300).run(Field(energy, sampler, len(z)), z.clone(), Noise(torch.arange(len(z))), _ignore)[
             0

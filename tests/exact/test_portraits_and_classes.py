@@ -131,9 +131,9 @@ def check(sampler: Sampler, target: str, size: int) -> Sampler:
     assert float(errors.abs().max()) < 4.2
     products = of_own[:, :, None] * of_own[:, None, :]
     assert float(((products.mean(0) - covariance) / (products.std(0) * each**0.5)).abs().max()) < 5
-    # 2.1 is reached with probability 3e-4.
+    # 2.4 is exceeded with probability 2e-5, and the tests make some 1,700 comparisons.
     for column in range(own.shape[1]):
-        assert distance(own[:, column], reference[:, column], weights) < 2.1 * each**0.5
+        assert distance(own[:, column], reference[:, column], weights) < 2.4 * each**0.5
     return frozen
 
 
