@@ -150,6 +150,7 @@ FIGURES = (
     Figure("log_p", "log P of the query", "log P", "main"),
     Figure("log_p/error", "standard error", "± log P", "exact", under="log_p"),
     Figure("ess", "effective samples, share", "ESS share", "exact"),
+    Figure("rhat", "split R-hat of pilot chains", "split R-hat", "exact"),
     Figure("acceptance", "acceptance", "acceptance"),
     Figure("acceptance_end", "acceptance at the end", "acceptance at the end", "file"),
     Figure("corrector_acceptance", "acceptance of the corrector", "acceptance of the corrector"),

@@ -10,6 +10,8 @@ from torchmetrics import Metric
 
 # With fewer effective starting points a group's spread under the target is not estimated from them.
 ENOUGH = 10
+# Where no sample has a p(c|u) above this, the query is said to have next to no probability.
+LOWEST = 1e-3
 
 
 class SamplerDiagnosis(Metric):
@@ -42,6 +44,7 @@ class SamplerDiagnosis(Metric):
     sums: Tensor
     samples: Tensor
     exact: Tensor
+    highest: Tensor
 
     def __init__(self, dim: int, groups: int = 1) -> None:
         super().__init__()
@@ -49,12 +52,13 @@ class SamplerDiagnosis(Metric):
         for name, shape in (
             ("weights", (3,)),
             ("event", (5,)),
-            ("start", (groups, 4)),
-            ("sums", (2,)),
+            ("start", (groups, 7)),
+            ("sums", (3,)),
             ("samples", (groups, dim + 2)),
             ("exact", (groups, dim + 3)),
         ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("highest", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max")
 
     def update(
         self,
@@ -75,9 +79,9 @@ class SamplerDiagnosis(Metric):
             event_log_weights: Logs (B,) of weights whose mean is P, None where the sampler has none.
             counts: Number (B,) of draws behind each of these; one each where None.
         """
-        self.sums += torch.stack(
-            [log_p.double().exp().sum(), torch.tensor(float(len(u)), dtype=torch.float64, device=u.device)]
-        )
+        p = log_p.double().exp()
+        self.sums += torch.stack([p.sum(), torch.ones_like(p).sum(), p.square().sum()])
+        self.highest = torch.maximum(self.highest, p.max())
         self.samples += self._moments(u, torch.ones_like(log_p, dtype=torch.float64), group)
         if log_weights is not None and counts is None:
             w = log_weights.double().exp()
@@ -97,7 +101,8 @@ class SamplerDiagnosis(Metric):
             group: Group (B,) of every starting point, int64 below `groups`.
         """
         p, w = log_p.double().exp(), log_target.double().exp()
-        self.start += torch.zeros_like(self.start).index_add_(0, group, torch.stack([p, p.square(), w, w * p], 1))
+        columns = torch.stack([p, p.square(), w, w * p, w * w, w * w * p, (w * p).square()], 1)
+        self.start += torch.zeros_like(self.start).index_add_(0, group, columns)
         moments = self._moments(u, w, group)
         squares = torch.zeros(self.groups, 1, dtype=torch.float64, device=u.device).index_add_(
             0, group, w.square()[:, None]
@@ -119,6 +124,23 @@ class SamplerDiagnosis(Metric):
         mean = moments[:, : self.dim] / total.clamp(min=1e-300)[:, None]
         variance = (moments[:, self.dim] / total.clamp(min=1e-300) - mean.square().sum(1)) * effective / (effective - 1)
         return float(variance[used].mean())
+
+    def disagreement(self) -> float | None:
+        """Return by how many standard errors the samples' mean p(c|u) is from that of exact samples.
+
+        Returns:
+            The distance, at least 0; None where the starting points do not tell that of exact samples.
+        """
+        figures = self.compute()
+        if "predicted" not in figures:
+            return None
+        n = float(self.sums[1])
+        variance = max(float(self.sums[2]) / n - figures["confidence"] ** 2, 0.0) / n
+        total, weighted, square, square_p, square_pp = self.start[self.samples[:, self.dim + 1] > 0, 2:].T
+        ratio = weighted / total
+        of_groups = (square_pp - 2 * ratio * square_p + ratio.square() * square) / total.square()
+        error = math.sqrt(variance + float(of_groups.sum()) / len(of_groups) ** 2)
+        return abs(figures["confidence"] - figures["predicted"]) / max(error, 1e-6)
 
     def compute(self) -> dict[str, float]:
         """Return the figures of all samples so far, by name."""

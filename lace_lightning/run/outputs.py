@@ -122,6 +122,8 @@ def write_results(
             print(f"partial: {protocol['partial']}")
         if protocol.get("reason"):
             print(f"chosen: {protocol['reason']}")
+        if protocol.get("chains"):
+            print(protocol["chains"])
         print(results_table(metrics, paper))
         if protocol.get("frechet"):
             print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))

@@ -11,12 +11,17 @@ import torch
 
 from ..energies import Energy
 from ..errors import LaceError
-from ..seeds import Noise
-from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
+from ..seeds import Noise, Streams
+from .base import Field, NoiseSource, Record, Run, Sampler, _ignore, require_positive
 from .hmc import HamiltonianMC
 from .importance import effective_sample_size
-from .markov import Draws, State
+from .markov import Draws, State, flow_ends, pilot_field, until_agreed
 from .slice import EllipticalSlice
+
+# Slice moves from the end of the flow, with which annealed chains are compared.
+REFERENCE_MOVES = 40
+# The smallest number of slice moves that a pilot considers.
+FEWEST_MOVES = 10
 
 
 class Annealed(Sampler):
@@ -31,7 +36,8 @@ class Annealed(Sampler):
     Args:
         num_stages: k, at least 1.
         num_leapfrogs: L, leapfrog steps of a move, at least 1.
-        num_slice_moves: elliptical slice moves on the target at the end, 0 or more.
+        num_slice_moves: elliptical slice moves on the target at the end, 0 or more; None for as many as a pilot finds
+            necessary: those after which its chains agree with slice moves from the end of the flow.
         ramp: the share of the stages in (0, 1] after which λ is 1.
         step_sizes: one angle for each stage, in radians; None for those that a pilot finds.
 
@@ -56,15 +62,15 @@ class Annealed(Sampler):
         self,
         num_stages: int = 10,
         num_leapfrogs: int = 4,
-        num_slice_moves: int = 3,
+        num_slice_moves: int | None = None,
         ramp: float = 0.6,
         step_sizes: Sequence[float] | None = None,
     ) -> None:
         require_positive(num_stages=num_stages, num_leapfrogs=num_leapfrogs, ramp=ramp)
-        if ramp > 1 or num_slice_moves < 0:
+        if ramp > 1 or (num_slice_moves is not None and num_slice_moves < 0):
             raise LaceError(
                 f"An annealed chain needs ramp in (0, 1] and num_slice_moves >= 0, received {ramp} and "
-                f"{num_slice_moves}: 0.6 and 3 are the defaults."
+                f"{num_slice_moves}: 0.6 and None are the defaults."
             )
         if step_sizes is not None and len(step_sizes) != num_stages:
             raise LaceError(
@@ -81,9 +87,38 @@ class Annealed(Sampler):
 
     @property
     def is_ready(self) -> bool:
-        return self.step_sizes is not None
+        return self.step_sizes is not None and self.num_slice_moves is not None
 
     def prepare(self, energy: Energy, z: torch.Tensor, noise: Noise) -> Sampler:
+        result = self if self.step_sizes is not None else self._tuned(energy, z, noise)
+        return result._measured(energy, z)
+
+    def diagnosed(self, energy: Energy, z: torch.Tensor, noise: Noise) -> Sampler:
+        return self if self.arrival is not None else self._measured(energy, z)
+
+    def _measured(self, energy: Energy, like: torch.Tensor) -> Annealed:
+        """Return a copy with a number of slice moves and with the diagnosis of pilot chains."""
+        result, slices = copy.copy(self), EllipticalSlice(1)
+        field, z, noise = pilot_field(self, energy, like, 1)
+        result.num_slice_moves = 0
+        noise = noise.shifted(Streams.PILOT_AGAIN)
+        starts = {"annealing": result.run(field, z.clone(), noise, _ignore)[0]}
+        flowed = flow_ends(self, field.energy, z)
+        # Slice moves from the prior do as well, where the flow cannot be followed.
+        draws = Draws(noise.shifted(self.num_stages))
+        state = slices.state(field, z if flowed is None else flowed)
+        for _ in range(REFERENCE_MOVES):
+            state, _ = slices.move(field, state, 1.0, draws)
+        starts["the flow" if flowed is not None else "the prior"] = state.z
+        both = pilot_field(self, energy, like, len(starts))[0]
+        way = z - z if flowed is None else flowed - z
+        result.num_slice_moves, result.arrival = until_agreed(
+            slices, both, starts, way, self.num_slice_moves, FEWEST_MOVES
+        )
+        return result
+
+    def _tuned(self, energy: Energy, z: torch.Tensor, noise: Noise) -> Annealed:
+        """Return a copy with step sizes."""
         kernel = HamiltonianMC(1, self.num_leapfrogs)
         soft, draws, slices = Field(energy.guide, self, len(z)), Draws(noise), EllipticalSlice(1)
         field, state = soft, slices.state(soft, z)
@@ -103,6 +138,7 @@ class Annealed(Sampler):
 
     def run(self, field: Field, z: torch.Tensor, noise: NoiseSource, record: Record) -> Run:
         assert self.step_sizes is not None
+        assert self.num_slice_moves is not None
         kernel, draws, current = HamiltonianMC(1, self.num_leapfrogs), Draws(noise), field.on(field.energy.guide)
         state = State(z, *current.evaluate(z))
         weights, last = torch.zeros_like(state.value, dtype=torch.float64), 0.0

@@ -92,7 +92,7 @@ class Auto(Sampler):
         )
 
     def _flow(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
-        return GaussNewton(corrector=EllipticalSlice(20))
+        return GaussNewton(corrector=EllipticalSlice())
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         raise AssertionError("Auto becomes another sampler before it runs.")

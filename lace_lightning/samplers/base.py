@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from ..energies import Energy
 from ..errors import LaceError
 from ..numerics.precision import compute_dtype, fields_in
 from ..seeds import Noise, SampleSeeds, Streams, normal
+from .arrival import Arrival
 from .cuda_graph import Evaluation, evaluation_of
 
 NoiseSource = Callable[[int, Tensor], Tensor]
@@ -189,6 +191,8 @@ class Sampler:
     pilot_seconds = 0.0
     # Why this sampler was chosen, where another one chose it.
     reason = ""
+    # What pilot chains tell of a Markov chain: whether those from different starts agree.
+    arrival: Arrival | None = None
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         """Return the final z (B, D) and diagnostics.
@@ -222,11 +226,20 @@ class Sampler:
         """
         return self
 
+    def diagnosed(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
+        """Return a copy with the diagnosis of pilot chains, for Markov chains; see `prepare` for the arguments."""
+        return self
+
+    @property
+    def diagnosis(self) -> Arrival | None:
+        """The diagnosis of this sampler's chains or of its corrector's, None where there is none."""
+        return self.arrival or (None if self.corrector is None else self.corrector.diagnosis)
+
     def calibrated(self, energy: Energy, like: Tensor) -> Sampler:
         """Return a sampler with everything measured that a pilot measures, on the same prior samples in every run.
 
         Called once before a run, it makes sample i depend on seed i alone. A sampler that is not ready calls it by
-        itself at every call.
+        itself at every call. It warns where pilot chains say that the samples of a Markov chain are not exact.
 
         Args:
             energy: the energy of a batch.
@@ -241,12 +254,18 @@ class Sampler:
             seeds = SampleSeeds.PILOT + torch.arange(PILOT_SIZE)
             z = normal(seeds, like.shape[1:], Streams.PRIOR, like.device, like.dtype)
             start = time.perf_counter()
+            pilot = (energy.rows(index), z, Noise(seeds.to(like.device)))
             if not self.is_ready:
-                result = self.prepare(energy.rows(index), z, Noise(seeds.to(like.device)))
-                result.pilot_seconds = time.perf_counter() - start
-            if self.corrector is not None and not self.corrector.is_ready:
+                result = self.prepare(*pilot)
+            result = result.diagnosed(*pilot)
+            if result.corrector is not None:
+                corrector = result.corrector
                 result = copy.copy(result)
-                result.corrector = self.corrector.prepare(energy.rows(index), z, Noise(seeds.to(like.device)))
+                result.corrector = (corrector if corrector.is_ready else corrector.prepare(*pilot)).diagnosed(*pilot)
+            if result is not self:
+                result.pilot_seconds = time.perf_counter() - start
+        if result.diagnosis is not None and not result.diagnosis.has_arrived:
+            warnings.warn(f"{type(result).__name__}: {' '.join(result.diagnosis.sentences())}", stacklevel=2)
         return result
 
     def __call__(

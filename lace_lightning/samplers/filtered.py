@@ -12,6 +12,7 @@ from torch import Tensor
 from ..energies import Energy
 from ..errors import LaceError
 from ..seeds import Noise, Streams
+from .arrival import Arrival
 from .base import Field, NoiseSource, Record, Run, Sampler, _ignore, require_positive
 from .markov import Draws
 from .rejection import Rejection
@@ -65,6 +66,15 @@ class Filtered(Sampler):
         result = copy.copy(self)
         result.sampler = self.sampler.prepare(energy, z, noise)
         return result
+
+    def diagnosed(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
+        result = copy.copy(self)
+        result.sampler = self.sampler.diagnosed(energy, z, noise)
+        return result
+
+    @property
+    def diagnosis(self) -> Arrival | None:
+        return self.sampler.diagnosis
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         if self.check is None:

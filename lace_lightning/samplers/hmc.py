@@ -21,10 +21,10 @@ class HamiltonianMC(TunedChain):
     A move is accepted with probability min(1, exp(-ΔH)), H = E + ½‖z‖² + ½‖v‖². The rotation
     (z cos h + v sin h, v cos h - z sin h) follows the prior exactly, so that every move is accepted where E is
     constant. In a hard region the force is the gradient of the guide and the acceptance uses the wall: still exact. A
-    move costs L gradients.
+    step of a run is a slice move, and a move that costs L + 1 gradients.
 
     Args:
-        num_steps: moves, at least 1.
+        num_steps: moves, at least 1; None for as many as a pilot finds necessary.
         num_leapfrogs: L, at least 1.
         step_size: the angle h above 0, in radians, which varies by ± 30 %; None for the one that a pilot finds.
 
@@ -40,17 +40,16 @@ class HamiltonianMC(TunedChain):
         >>> from lace_lightning.energies import Prior
         >>> sample = HamiltonianMC(5, step_size=0.3)(Prior(), torch.zeros(2, 3), seeds=torch.arange(2))
         >>> sample.z.shape, sample.evaluations
-        (torch.Size([2, 3]), 21.0)
+        (torch.Size([2, 3]), 25.0)
     """
 
     uses_gradient = True
     wanted_acceptance = 0.75
     candidates = tuple(math.pi / 8 * 2 ** (-k / 2) for k in range(14))
 
-    def __init__(self, num_steps: int = 10, num_leapfrogs: int = 4, step_size: float | None = None) -> None:
-        require_positive(
-            num_steps=num_steps, num_leapfrogs=num_leapfrogs, **({} if step_size is None else {"step_size": step_size})
-        )
+    def __init__(self, num_steps: int | None = None, num_leapfrogs: int = 4, step_size: float | None = None) -> None:
+        given = {"num_steps": num_steps, "num_leapfrogs": num_leapfrogs, "step_size": step_size}
+        require_positive(**{name: value for name, value in given.items() if value is not None})
         self.num_steps, self.num_leapfrogs, self.step_size = num_steps, num_leapfrogs, step_size
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:

@@ -18,7 +18,7 @@ class EllipticalSlice(Chain):
     gradients. A move costs one energy for every θ that is tried.
 
     Args:
-        num_steps: moves, at least 1.
+        num_steps: moves, at least 1; None for as many as a pilot finds necessary.
         max_shrinks: the most θ that a move tries, at least 1; then the sample stays, which keeps detailed balance.
 
     Raises:
@@ -35,8 +35,10 @@ class EllipticalSlice(Chain):
         (torch.Size([2, 3]), 0.0, 1.0)
     """
 
-    def __init__(self, num_steps: int = 50, max_shrinks: int = 30) -> None:
-        require_positive(num_steps=num_steps, max_shrinks=max_shrinks)
+    fewest_moves = 20
+
+    def __init__(self, num_steps: int | None = None, max_shrinks: int = 30) -> None:
+        require_positive(max_shrinks=max_shrinks, **({} if num_steps is None else {"num_steps": num_steps}))
         self.num_steps, self.max_shrinks = num_steps, max_shrinks
 
     def move(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:

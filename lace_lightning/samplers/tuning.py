@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..energies import Energy
 from ..seeds import Noise
-from .base import Field
+from .base import Field, Sampler
 from .markov import Chain, Draws, State
 from .slice import EllipticalSlice
 
+SLICE = EllipticalSlice(1)
 # Slice moves that bring a pilot to the target, and as many on the way to it.
 SETTLING = 10
 # Between walls a proposal is accepted or not whatever its length, and shorter ones do not help.
@@ -20,6 +21,10 @@ WALLED_ACCEPTANCE = 0.3
 
 class TunedChain(Chain):
     """Base class of chains with a `step_size`, which a pilot chooses from `candidates` where it is None.
+
+    A step of a run is one elliptical slice move and one of the kernel. Each leaves the target invariant. Moves of one
+    step size alone stay for very long in narrow or separate regions of the target, which slice moves leave: their
+    lengths adapt to every state.
 
     The pilot takes the largest candidate whose mean acceptance is at least `wanted_acceptance`. Acceptance decides and
     not distance: long trajectories of stiff energies jump far from side to side without getting anywhere.
@@ -40,12 +45,21 @@ class TunedChain(Chain):
 
     @property
     def is_ready(self) -> bool:
-        return self.step_size is not None
+        return self.step_size is not None and super().is_ready
 
-    def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> TunedChain:
-        field, draws = Field(energy, self, len(z)), Draws(noise)
-        state = self.state(field, settled(field, z, draws).z)
-        return self.tuned(field, state, 1.0, draws, self.candidates)[0]
+    def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
+        field, draws, chain = Field(energy, self, len(z)), Draws(noise), self
+        if self.step_size is None:
+            state = self.state(field, settled(field, z, draws).z)
+            chain = self.tuned(field, state, 1.0, draws, self.candidates)[0]
+        return chain.measured(energy, z)
+
+    def state(self, field: Field, z: Tensor) -> State:
+        return State(z, field.value(z))
+
+    def advance(self, field: Field, state: State, scale: float, draws: Draws) -> tuple[State, Tensor]:
+        state, _ = SLICE.move(field, state, scale, draws)
+        return self.move(field, state, scale, draws)
 
     def tuned(
         self, field: Field, state: State, scale: float, draws: Draws, candidates: tuple[float, ...], trials: int = 3
@@ -91,7 +105,7 @@ def settled(field: Field, z: Tensor, draws: Draws) -> State:
         >>> settled(field, torch.zeros(2, 3), draws).z.shape
         torch.Size([2, 3])
     """
-    kernel = EllipticalSlice()
+    kernel = SLICE
     state = kernel.state(field, z)
     for scale in [(k / SETTLING) ** 3 for k in range(1, SETTLING + 1)] + [1.0] * SETTLING:
         state, _ = kernel.move(field, state, scale, draws)

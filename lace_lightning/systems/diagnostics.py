@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -18,9 +19,11 @@ from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
 from ..metrics import ConditionalAccuracy, FeatureStatistics, SamplerDiagnosis, frechet_distance
+from ..metrics.sampler_diagnostics import LOWEST
 from ..pictures.convert import float_batches
 from ..query import Query
-from ..samplers import Annealed, Rejection, Sample, Sampler
+from ..samplers import Annealed, Filtered, Rejection, Sample, Sampler
+from ..samplers.arrival import STUCK
 from ..schema import Labels
 from ..seeds import RunSeeds, sample_seeds
 from ..source import identity_of
@@ -36,6 +39,9 @@ ATTEMPTS = 400
 
 # Diagnostics of samplers that are one number a batch; they are averaged over the samples.
 AVERAGED = ("acceptance", "acceptance_end", "corrector_acceptance", "attempts", "checks")
+
+# Samples of a chain are no exact ones where their mean p(c|w) is so many standard errors from that of exact samples.
+ERRORS = 4.0
 
 MakeEnergy = Callable[[Labels | None], Energy]
 
@@ -183,6 +189,27 @@ class Diagnosis:
         for name, value in figures.items():
             self.figures[name] = self.figures.get(name, 0.0) + value * count
         self.count += count
+
+    def faults(self, filtered: bool) -> list[str]:
+        """Return what contradicts that the samples of a Markov chain are exact, one sentence each.
+
+        Args:
+            filtered: whether another check chose among the samples, which changes their distribution.
+        """
+        figures, apart, faults = self.compute(), self.metric.disagreement(), []
+        acceptance = figures.get("corrector_acceptance", figures.get("acceptance", 1.0))
+        if acceptance < STUCK:
+            faults.append(f"The chains are stuck: {acceptance:.2%} of the moves are accepted.")
+        if self.count and float(self.metric.highest) < LOWEST:
+            faults.append(
+                f"No sample has a p(c|w) above {LOWEST:g}: the query has next to no probability under this generator."
+            )
+        if apart is not None and apart > ERRORS and not filtered:
+            faults.append(
+                f"The mean p(c|w) is {figures['confidence']:.3f}, and that of exact samples {figures['predicted']:.3f} "
+                f"({apart:.1f} standard errors apart): the samples are not exact."
+            )
+        return faults
 
     def compute(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -357,6 +384,8 @@ class EnergySystem(Protocol):
     """
 
     options: Any
+    # The sampler with what a pilot measured.
+    frozen: Any
 
     @property
     def generator(self) -> Generator:
@@ -425,9 +454,9 @@ class LaceObserver:
 
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the figures by name, and the name of the sampler of the exact sets for the record."""
-        figures = self.diagnosis.compute()
+        figures, observed = self._chains()
         if self.distance is None:
-            return figures, {}
+            return figures, observed
         plan = self.plan
         key = {
             "classifier": self.part.digest,
@@ -448,7 +477,17 @@ class LaceObserver:
             plan.cache,
             key,
         )
-        return figures | distances, {"posterior": drawn_by}
+        return figures | distances, {**observed, "posterior": drawn_by}
+
+    def _chains(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the figures, and for Markov chains a sentence on whether they have arrived; warns of faults."""
+        figures, arrival = self.diagnosis.compute(), getattr(self.system.frozen, "diagnosis", None)
+        if arrival is None:
+            return figures, {}
+        faults = self.diagnosis.faults(isinstance(self.system.frozen, Filtered))
+        for fault in faults:
+            warnings.warn(fault, stacklevel=3)
+        return {**figures, "rhat": arrival.rhat}, {"chains": " ".join([*arrival.sentences(), *faults])}
 
     def _free_labels(self, first: int, count: int) -> Labels | None:
         free = free_labels(self.query, count, self.plan.seed, first)

@@ -32,7 +32,7 @@ from lace_lightning.seeds import normal
 
 COUNT = 4000
 SEEDS = torch.arange(COUNT)
-EXACT = [EllipticalSlice(60), CrankNicolson(150), HamiltonianMC(30), Annealed(20), Rejection()]
+EXACT = [EllipticalSlice(60), CrankNicolson(150), HamiltonianMC(20), Annealed(20), Rejection()]
 
 
 def repr_of(sampler: Sampler) -> str:

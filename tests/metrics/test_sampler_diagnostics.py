@@ -77,3 +77,20 @@ def test_weights() -> None:
     )
     assert effective_sample_size(torch.full((4,), -math.inf)) == 0
     assert log_probability(torch.full((4,), -math.inf))[0] == -math.inf
+
+
+def test_samples_that_are_not_exact_are_many_standard_errors_away() -> None:
+    start, group = normal(torch.arange(COUNT), (3,)), torch.zeros(COUNT, dtype=torch.long)
+    proposals = normal(torch.arange(COUNT, 4 * COUNT), (3,))
+    lot = torch.rand(len(proposals), generator=torch.Generator().manual_seed(1)).log()
+    exact = proposals[lot < logistic(proposals)][:COUNT]
+    apart = []
+    for samples in (exact, exact + torch.tensor([0.2, 0.0, 0.0]), start):
+        diagnosis = SamplerDiagnosis(3)
+        diagnosis.update(samples, logistic(samples), group)
+        diagnosis.update_start(start, logistic(start), logistic(start), group)
+        apart.append(diagnosis.disagreement())
+    assert apart[0] < 3
+    assert apart[1] > 8
+    assert apart[2] > 50
+    assert SamplerDiagnosis(3).disagreement() is None
