@@ -192,24 +192,28 @@ def fit_classifier(settings: Settings) -> dict[str, float]:
             f"A classifier is trained on labels, and dataset={settings.dataset.name} has none: choose another."
         )
     module = ImageClassifierTraining(data.schema, **settings.training)
-    metrics = _fit(settings, module, data)
-    return _export(settings, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers)
+        return _export(settings, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
 
 
 def fit_identity(settings: Settings) -> dict[str, float]:
     """Train an identity embedding, test it on people that it has not seen, export it."""
     data, module = settings.dataset.module.build(), IdentityTraining(**settings.training)
-    metrics = _fit(settings, module, data)
-    return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers)
+        return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
 
 
 def fit_generator(settings: Settings) -> dict[str, float]:
     """Train a StyleGAN2 generator, export its moving average, draw a grid."""
     data, module = settings.dataset.module.build(), GANTraining(**settings.training)
     every = settings.task.pictures_kimg  # type: ignore[attr-defined]
-    metrics = _fit(settings, module, data, TrainingPictures(Path(settings.paths.output) / "samples.png", every))
-    metrics["kimg"] = float(module.images_seen) / 1000
-    return _export(settings, metrics, module.export, lambda: generator_grid(module))
+    drawing = TrainingPictures(Path(settings.paths.output) / "samples.png", every)
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers, drawing)
+        metrics["kimg"] = float(module.images_seen) / 1000
+        return _export(settings, metrics, module.export, lambda: generator_grid(module))
 
 
 def _export(
@@ -227,7 +231,11 @@ def _export(
 
 
 def _fit(
-    settings: Settings, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback
+    settings: Settings,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    loggers: list[Logger],
+    *callbacks: pl.Callback,
 ) -> dict[str, float]:
     """Fit, and test where the module has a test; a killed run goes on: the folder belongs to the settings."""
     task: Any = settings.task
@@ -240,9 +248,8 @@ def _fit(
         }
     )
     folder = Cache(settings.paths.cache).folder("training", f"{task.export}-{key}")
-    with loggers_of(settings) as loggers:
-        every = {"every_n_train_steps": task.checkpoint_steps}
-        trainer, _ = fit_to_end(settings, module, data, folder, loggers, every, callbacks)
-        if not is_overridden("test_step", module):
-            return {}
-        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+    every = {"every_n_train_steps": task.checkpoint_steps}
+    trainer, _ = fit_to_end(settings, module, data, folder, loggers, every, callbacks)
+    if not is_overridden("test_step", module):
+        return {}
+    return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
