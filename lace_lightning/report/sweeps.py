@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ..metrics.names import figure_of, frechet_name, main_figures
-from ..wandb_mode import wandb_mode
+from ..wandb_service import wandb_mode
 from .text import Table
 
 # Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
@@ -181,7 +182,8 @@ def _look_for_wandb(config: DictConfig) -> None:
     for node in (OmegaConf.select(config, "logger") or {}).values():
         if isinstance(node, DictConfig) and str(node.get("_target_")).endswith("WandbLogger"):
             plain = {str(name): node.get(name) for name in ("offline", "mode", "settings")}
-            wandb_mode(plain, f"{config.hydra.sweep.dir}/*/wandb/offline-run-*")
+            with suppress(ImportError):  # Jobs leave a logger out that is not installed.
+                wandb_mode(plain, f"{config.hydra.sweep.dir}/*/wandb/offline-run-*")
 
 
 def _wait_for_every_job(folder: Path) -> None:

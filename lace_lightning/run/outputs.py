@@ -25,7 +25,7 @@ from ..artifacts import atomic_path, write_json
 from ..pictures.animation import save_animation
 from ..report.paper import paper_row
 from ..report.text import results_table
-from ..wandb_mode import remember, server_of, wandb_mode
+from ..wandb_service import remember, server_of, start_anew, wandb_mode
 from .nodes import Node
 from .settings import Settings
 
@@ -207,14 +207,17 @@ class LastingLogger(Logger):
             has_failed: whether the run has failed or was stopped.
         """
         self.finalize("failed" if has_failed else "success")
-        finish = getattr(self._opened, "finish", None)
-        if not callable(finish):
-            return
+        is_wandb = isinstance(self._logger, WandbLogger)
+        is_lost = self._opened is None and not self._works
         try:
             # A logger that was left out is closed too.
-            finish(exit_code=1) if has_failed and isinstance(self._logger, WandbLogger) else finish()
+            if callable(finish := getattr(self._opened, "finish", None)):
+                finish(**({"exit_code": 1} if has_failed and is_wandb else {}))
         except Exception as error:
             self._leave_out(error)
+            is_lost = True
+        if is_wandb and is_lost:
+            start_anew()
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -279,4 +282,4 @@ def _wandb(settings: Settings, node: Node) -> Logger:
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(SLOW))
     mode = wandb_mode(node.arguments, f"{settings.paths.output}/wandb/offline-run-*")
     # Lightning's own `offline` would set WANDB_MODE for all that follows.
-    return node.build("offline", "mode", **({} if mode is None else {"mode": mode}))
+    return node.build("offline", **({} if mode is None else {"mode": mode}))

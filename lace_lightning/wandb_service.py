@@ -1,4 +1,4 @@
-"""Mode that Weights & Biases is started in: offline where its server does not answer."""
+"""Weights & Biases: offline where its server does not answer, a new service process where the old one has died."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SERVER = "https://api.wandb.ai"
 # Seconds that a server has for an answer.
 PATIENCE = 4.0
 # Environment variable of the outcome, for the processes of a sweep. It names the computer: nodes of a cluster may have
@@ -59,9 +59,20 @@ def server_of(logger: Mapping[str, Any]) -> str:
     Args:
         logger: the arguments of the logger.
     """
-    given = (logger.get("settings") or {}).get("base_url")
-    server = given or os.environ.get("WANDB_BASE_URL") or _own_settings().get("base_url") or SERVER
+    server = (
+        (logger.get("settings") or {}).get("base_url")
+        or os.environ.get("WANDB_BASE_URL")
+        or _own_settings().get("base_url")
+        or _public_server()
+    )
     return str(server).rstrip("/")
+
+
+def _public_server() -> str:
+    # Versions of W&B differ in it.
+    from wandb import Settings
+
+    return str(Settings().base_url)
 
 
 def remember(server: str, is_there: bool) -> None:
@@ -98,6 +109,15 @@ def answers(server: str, patience: float = PATIENCE) -> bool:
     thread.start()
     thread.join(patience)
     return bool(found and found[0])
+
+
+def start_anew() -> None:
+    """Forget a run that could not be finished, and its service process: the next job would write into them."""
+    import wandb
+
+    with suppress(Exception, SystemExit):
+        wandb.teardown(exit_code=1)
+    wandb.run = None
 
 
 def _known(server: str) -> bool | None:
