@@ -206,11 +206,12 @@ def _job(cfg: DictConfig) -> float | None:
             _fail(error)
             raise SystemExit(1) from None
         if stopped:
-            # A worker was stopped, and the sweep was not.
+            # The signal was for this worker. Where it was for the sweep, that one says so.
             error = LaceError(f"The job was stopped (status {stopped}): the same command runs it again.")
-        elif not isinstance(error, LaceError):
-            traceback.print_exception(error)
-        _fail(error)
+        else:
+            if not isinstance(error, LaceError):
+                traceback.print_exception(error)
+            _fail(error)
         sweeps.record_failure(folder, error, list(hydra_config.overrides.task))
         return None
 
@@ -273,7 +274,7 @@ def _start(arguments: Sequence[str]) -> None:
         # The launcher of a sweep gave up: a worker was killed, or a scheduler ended its job.
         if stop_status() is not None or not sweeps.end_early(error):
             raise
-        _fail(LaceError(sweeps.first_line(error)))
+        _fail(LaceError(sweeps.reason_of(error)))
     if "failed" in sweeps.OUTCOMES.values():
         raise SystemExit(1)
 

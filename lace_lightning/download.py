@@ -131,7 +131,7 @@ def download(
 @contextmanager
 def _one_at_a_time(target: Path) -> Iterator[None]:
     """Let one process at a time fetch `target`; the system ends the lock with the process, however that ends."""
-    with open(target.with_name(f".{target.name}.lock"), "a") as stream:
+    with open(target.with_name(f".{target.name}.lock"), "a", encoding="utf-8") as stream:
         if sys.platform == "win32":
             import msvcrt
 

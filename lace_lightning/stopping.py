@@ -5,10 +5,11 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -90,6 +91,26 @@ def stopping_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _State.signal = _State.owner = None
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run a command, hand signals to it, and wait for its end.
+
+    Args:
+        arguments: the program and its arguments.
+
+    Raises:
+        SystemExit: with the exit status of the command, when it is not 0.
+    """
+    process = subprocess.Popen(arguments)
+    before = {number: signal.signal(number, lambda n, _: process.send_signal(n)) for number in SIGNALS}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status:
+        raise SystemExit(128 - status if status < 0 else status)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -74,17 +74,18 @@ def mark(folder: Path) -> None:
         (folder / FAILED).unlink(missing_ok=True)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or its class where it has no words.
+def reason_of(error: BaseException) -> str:
+    """Return the first paragraph of an error without the logs that launchers add, or its class where it has no words.
 
     Args:
         error: the error.
 
     Example:
-        >>> first_line(RuntimeError("Job 7 is gone\\n----\\nlog"))
+        >>> reason_of(RuntimeError("Job 7\\nis gone\\nError stream produced:\\n----\\nlog"))
         'Job 7 is gone'
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    paragraph = re.split(r"\n\s*\n|\n-{3,}|\n.*stream produced", str(error).strip())[0]
+    return " ".join(paragraph.split()) or type(error).__name__
 
 
 def record_failure(folder: Path, error: BaseException, overrides: Sequence[str] = ()) -> None:
@@ -170,10 +171,11 @@ def end_early(error: Exception) -> bool:
     started = [path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= report.start - 1]
     for job in started:
         if not is_done(job) and not (job / FAILED).is_file():
-            record_failure(job, RuntimeError(first_line(error)))
-    report.on_multirun_end(config)
-    # Jobs that have not been started are not in the report.
-    OUTCOMES[str(folder)] = "failed"
+            record_failure(job, RuntimeError(reason_of(error)))
+    if started:
+        report.on_multirun_end(config)
+        # Jobs that have not been started are not in the report.
+        OUTCOMES[str(folder)] = "failed"
     return bool(started)
 
 
@@ -199,7 +201,7 @@ def _wait_for_every_job(folder: Path) -> None:
             return list(given(self))
         except Exception as error:
             overrides = list(self.submission().args[0])
-            record_failure(folder / job_folder(overrides), RuntimeError(first_line(error)), overrides)
+            record_failure(folder / job_folder(overrides), RuntimeError(reason_of(error)), overrides)
             return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED)]
 
     Job.results = results

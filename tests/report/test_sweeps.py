@@ -40,7 +40,7 @@ def _fail(folder: Path) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
