@@ -189,7 +189,7 @@ class LastingLogger(Logger):
 
     def save(self) -> None:
         """Write what was logged."""
-        self._hand(self._logger.save)
+        self._hand(lambda: self._logger.save())
 
     def finalize(self, status: str) -> None:
         """Write what was logged at the end of a part of a run."""
@@ -228,7 +228,12 @@ class LastingLogger(Logger):
         # What Lightning does not know: log_image, log_table, watch.
         if name.startswith("__") or "_logger" not in self.__dict__:
             raise AttributeError(name)
-        found = getattr(self._logger, name)
+        try:
+            found = getattr(self._logger, name)
+        except Exception as error:
+            if not isinstance(error, AttributeError):
+                self._leave_out(error)
+            raise AttributeError(name) from error
         if not callable(found):
             return found
         return lambda *args, **kwargs: self._hand(lambda: found(*args, **kwargs))
