@@ -62,7 +62,7 @@ def peak(function: Callable[[], object]) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is in use now
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest mark falls to what is in use now
     before_kib = _status("VmRSS")
     function()
     return (_status("VmHWM") - before_kib) / 1024
@@ -71,7 +71,7 @@ def peak(function: Callable[[], object]) -> float:
 def _status(name: str) -> int:
     return next(
         int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         if line.startswith(name + ":")
     )
 

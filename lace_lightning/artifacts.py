@@ -231,7 +231,7 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         {'seed': 1}
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(obj, indent=2, sort_keys=False) + "\n")
+        temporary.write_text(json.dumps(obj, indent=2, sort_keys=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -247,7 +247,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         LaceError: when the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LaceError(f"'{path}' was required and does not exist.") from error
     except json.JSONDecodeError as error:

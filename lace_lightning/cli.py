@@ -19,6 +19,8 @@ from .configuration import choices, config_folder, describe, overview, own_folde
 from .errors import LaceError, suggest
 from .folders import forget_folders
 from .renamed import former_folder_advice, former_group_advice, renamed_arguments
+from .stopping import is_handled, stop_status, stopping_signals
+from .streams import lasting_streams
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +34,6 @@ if "hydra" in sys.modules:
 
     sweeps.register_resolvers()
 
-STOPPED = "stopped: the same command goes on from here"
 # Options of Hydra with a value after them, and without.
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--experimental-rerun", "--info", "-i")  # fmt: skip
@@ -202,10 +203,16 @@ def job(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: for a stopped job, and for wrong input outside of a sweep.
     """
+    # Workers of launchers come here without `main`.
+    with lasting_streams():
+        return _job(cfg)
+
+
+def _job(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from .artifacts import read_json, write_json
+    from .artifacts import read_json
     from .cache import locked
     from .report import sweeps
     from .run import check, run
@@ -230,23 +237,25 @@ def job(cfg: DictConfig) -> float | None:
             sweeps.OUTCOMES[folder.name] = "done"
             (folder / "failed.json").unlink(missing_ok=True)
             return metrics.get("acc")
-    except (SystemExit, KeyboardInterrupt) as stop:
-        # Lightning ends a terminated run with SystemExit without a status, which a shell reads as success.
-        print(STOPPED, file=sys.stderr, flush=True)
-        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code or 143) from None
-    except Exception as error:
+    except BaseException as error:
+        stopped = stop_status(error) or (isinstance(error, SystemExit) and (error.code or 143))
+        if stopped and not (in_sweep and not is_handled()):
+            # Lightning ends a terminated run with SystemExit without a status, which a shell would take for success.
+            raise SystemExit(stopped) from None
         if not in_sweep:
             if not isinstance(error, LaceError):
                 raise
             # Hydra would add its own lines to the sentence.
             _fail(error)
             raise SystemExit(1) from None
-        sweeps.OUTCOMES[folder.name] = "failed"
-        if not isinstance(error, LaceError):
-            traceback.print_exception(error)
-        _fail(error)
-        if folder.is_dir():
-            write_json(folder / "failed.json", {"error": str(error), "kind": type(error).__name__})
+        if stopped:
+            # The signal was for this worker. Where it was for the sweep, that one says so.
+            error = LaceError(f"The job was stopped (status {stopped}): the same command runs it again.")
+        else:
+            if not isinstance(error, LaceError):
+                traceback.print_exception(error)
+            _fail(error)
+        sweeps.record_failure(folder, error, list(hydra_config.overrides.task))
         return None
 
 
@@ -257,27 +266,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: words of the command line without the name of the program; None for those of the process.
 
     Raises:
-        SystemExit: after an error (status 1), a stop (130), and when the output is closed early (141).
+        SystemExit: after an error (status 1) and a stop (130, 143 or 129).
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter does not end a run
-    try:
-        _main(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the output has ended. Python would print a further error when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(141) from None
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
-    except LaceError as error:
-        _fail(error)
-        raise SystemExit(1) from None
-    except OSError as error:
-        _fail(LaceError(f"A file or folder could not be used ({error}): check the path and its permissions."))
-        raise SystemExit(1) from None
+    with lasting_streams(), stopping_signals():
+        try:
+            _main(list(sys.argv[1:] if arguments is None else arguments))
+        except LaceError as error:
+            _fail(error)
+            raise SystemExit(1) from None
+        except OSError as error:
+            if stop_status() is not None:
+                raise
+            _fail(LaceError(f"A file or folder could not be used ({error}): check the path and its permissions."))
+            raise SystemExit(1) from None
 
 
 def _main(given: list[str]) -> None:
@@ -319,6 +320,11 @@ def _start(arguments: Sequence[str]) -> None:
         if os.environ.get("LACE_TRACEBACK"):
             traceback.print_exception(error)
         raise _explained(error, arguments) from None
+    except Exception as error:
+        # The launcher of a sweep gave up: a worker was killed, or a scheduler ended its job.
+        if stop_status() is not None or not sweeps.end_early(error):
+            raise
+        _fail(LaceError(sweeps.reason_of(error)))
     if "failed" in sweeps.OUTCOMES.values():
         raise SystemExit(1)
 

@@ -541,7 +541,7 @@ def test_bad_input_is_one_sentence(arguments: list[str], words: str, capsys, mon
     assert sum(line.startswith("error:") for line in message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 1)])
+@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_killed_training_is_no_success_and_goes_on(
     tmp_path: Path, cache: Path, signal_name: str, status: int
 ) -> None:

@@ -35,7 +35,7 @@ QUICK = ["debug=fast", "logger=csv", "pairs.count=200", "metrics.num_samples=20"
 
 def blocks(path: Path, language: str) -> list[str]:
     """Return the fenced blocks of a language."""
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -142,7 +142,7 @@ def test_the_programs_of_a_page_run(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as they are made from Markdown."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
@@ -155,7 +155,7 @@ def test_pages_are_linked_from_the_readme_and_the_map() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_what_a_page_links_to_is_there(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s:]+)\)", text):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page

@@ -70,7 +70,7 @@ def free_memory(device: torch.device) -> int:
 
 def _system_memory() -> int:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         pass
@@ -122,7 +122,7 @@ def control_group_room(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 

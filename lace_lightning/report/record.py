@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 from ..artifacts import read_json, write_json
 from ..configuration import describe
 from ..metrics.names import Figure, in_order
+from ..stopping import run_command
 from .sweeps import SEED_KEYS, SEEN, is_done
 from .text import Table, mean_sd
 
@@ -60,7 +60,7 @@ def main() -> None:
         start = 0.0 if options.reuse else time.time() - 1
         if not options.reuse:
             print(f"=== {name}", flush=True)
-            subprocess.run([sys.executable, "-m", "lace_lightning", f"+experiment={name}"], check=True)
+            run_command([sys.executable, "-m", "lace_lightning", f"+experiment={name}"])
         record(name, Path("outputs"), start)
 
 
@@ -320,13 +320,14 @@ def insert(readme: Path, name: str, text: str) -> None:
     if not readme.is_file():
         about = dict(describe("experiment")).get(name, "")
         readme.write_text(
-            f"# {name}\n\n{about}\n\n```\npython -m lace_lightning +experiment={name}\n```\n\n{BEGIN}\n{END}\n"
+            f"# {name}\n\n{about}\n\n```\npython -m lace_lightning +experiment={name}\n```\n\n{BEGIN}\n{END}\n",
+            encoding="utf-8",
         )
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{readme} must have the marks {BEGIN} and {END}: write them where the results belong.")
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ..folders import new_folder
 from ..metrics.names import figure_of, frechet_name, main_figures
+from ..wandb_service import wandb_mode
 from .text import Table
 
 # Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
@@ -74,6 +77,36 @@ def mark(folder: Path) -> None:
         (folder / FAILED).unlink(missing_ok=True)
 
 
+def reason_of(error: BaseException) -> str:
+    r"""Return the first paragraph of an error without the logs that launchers add, or its class where it has no words.
+
+    Args:
+        error: the error.
+
+    Example:
+        >>> reason_of(RuntimeError("Job 7\nis gone\nError stream produced:\n----\nlog"))
+        'Job 7 is gone'
+    """
+    paragraph = re.split(r"\n\s*\n|\n-{3,}|\n.*stream produced", str(error).strip())[0]
+    return " ".join(paragraph.split()) or type(error).__name__
+
+
+def record_failure(folder: Path, error: BaseException, overrides: Sequence[str] = ()) -> None:
+    """Record that a job failed, and why.
+
+    Args:
+        folder: The job's folder.
+        error: What ended the job.
+        overrides: Overrides of the job, for the table of a job that ended before it wrote its configuration.
+    """
+    from ..artifacts import write_json
+
+    OUTCOMES[folder.name] = "failed"
+    reason = {"error": str(error), "kind": type(error).__name__, "overrides": list(overrides)}
+    write_json(folder / FAILED, reason)
+    (folder / SEEN).touch()
+
+
 def is_done(job: Path) -> bool:
     """Return whether a job's figures are those of its latest attempt.
 
@@ -100,21 +133,81 @@ class SweepReport(Callback):
         0.0
     """
 
+    # The sweep that runs in this process, for `end_early`.
+    running: ClassVar[tuple[SweepReport, DictConfig] | None] = None
+
     def __init__(self) -> None:
         self.start = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the time at which the sweep began; the report contains the jobs that were marked since."""
         self.start = time.time()
+        SweepReport.running = self, config
+        _look_for_wandb(config)
+        if "submitit" in str(OmegaConf.select(config, "hydra.launcher._target_")):
+            _wait_for_every_job(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the report."""
+        SweepReport.running = None
         folder = Path(config.hydra.sweep.dir)
         # A second of grace for file systems with coarse clocks.
         text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
         draw_together(folder, [folder.parent / name for name in config.sweep.beside])
         draw_side_by_side(folder, list(config.sweep.side_by_side), self.start - 1)
         print(f"\n{text}", file=sys.stdout, flush=True)
+
+
+def end_early(error: Exception) -> bool:
+    """Write the report of a sweep whose launcher has failed; jobs without figures are failed for its reason.
+
+    Args:
+        error: What the launcher raised.
+
+    Returns:
+        Whether jobs of a sweep had been started.
+    """
+    if SweepReport.running is None:
+        return False
+    report, config = SweepReport.running
+    folder = Path(config.hydra.sweep.dir)
+    started = [path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= report.start - 1]
+    for job in started:
+        if not is_done(job) and not (job / FAILED).is_file():
+            record_failure(job, RuntimeError(reason_of(error)))
+    if started:
+        report.on_multirun_end(config)
+        # Jobs that have not been started are not in the report.
+        OUTCOMES[str(folder)] = "failed"
+    return bool(started)
+
+
+def _look_for_wandb(config: DictConfig) -> None:
+    """Ask once for all jobs whether the server of W&B answers."""
+    for node in (OmegaConf.select(config, "logger") or {}).values():
+        if isinstance(node, DictConfig) and str(node.get("_target_")).endswith("WandbLogger"):
+            plain = {str(name): node.get(name) for name in ("offline", "mode", "settings")}
+            with suppress(ImportError):  # Jobs leave a logger out that is not installed.
+                wandb_mode(plain, f"{config.hydra.sweep.dir}/*/wandb/offline-run-*")
+
+
+def _wait_for_every_job(folder: Path) -> None:
+    """Let submitit's launcher wait for every job and record those that were killed: it leaves at the first of them."""
+    from hydra.core.utils import JobReturn, JobStatus
+    from submitit.core.core import Job
+
+    given = getattr(Job.results, "__wrapped__", Job.results)
+
+    @wraps(given)
+    def results(self: Any) -> list[Any]:
+        try:
+            return list(given(self))
+        except Exception as error:
+            overrides = list(self.submission().args[0])
+            record_failure(folder / job_folder(overrides), RuntimeError(reason_of(error)), overrides)
+            return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED)]
+
+    Job.results = results
 
 
 def varied_keys(config: DictConfig) -> list[str]:
@@ -156,7 +249,10 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
         }
         outcome = OUTCOMES.get(job.name)
         if (job / FAILED).is_file():
-            record["state"], record["reason"] = "failed", read_json(job / FAILED)["error"]
+            failure = read_json(job / FAILED)
+            record["state"], record["reason"] = "failed", failure["error"]
+            if not config:
+                record["config"] = OmegaConf.from_dotlist([text.lstrip("+~") for text in failure.get("overrides", ())])
         elif outcome == "failed":
             record["state"] = "failed"
         elif (outcome is not None and (job / "metrics.json").is_file()) or is_done(job):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from omegaconf import OmegaConf
 
 from ..artifacts import read_json, write_json
 from ..errors import LaceError
+from ..stopping import run_command, stop_status
 from .paper import paper_figures
 from .record import HERE, KEPT, insert, jobs, machine, setting_table
 
@@ -36,7 +36,11 @@ def main() -> None:
         start = 0.0 if options.reuse else time.time() - 1
         for line in () if options.reuse else commands(name):
             print(f"=== {name}: {' '.join(line)}", flush=True)
-            if subprocess.run([sys.executable, "-m", "lace_lightning", *line]).returncode:
+            try:
+                run_command([sys.executable, "-m", "lace_lightning", *line])
+            except SystemExit as error:
+                if stop_status(error) is not None:
+                    raise
                 failed.append(" ".join(line))
         try:
             write(name, Path("outputs"), start)

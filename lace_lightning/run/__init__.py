@@ -77,9 +77,10 @@ def measure_system(settings: Settings) -> dict[str, float]:
         seconds = train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)
-    metrics |= training_minutes(seconds)
-    result = evaluation.evaluation
-    if study.partial:
-        result.protocol["partial"] = "; ".join(study.partial)
-    write_results(settings, metrics, result.protocol, result.grid, result.frames)
+        metrics |= training_minutes(seconds)
+        result = evaluation.evaluation
+        if study.partial:
+            result.protocol["partial"] = "; ".join(study.partial)
+        # Before the loggers are closed: a network cannot take results away.
+        write_results(settings, metrics, result.protocol, result.grid, result.frames)
     return metrics

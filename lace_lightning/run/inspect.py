@@ -279,7 +279,8 @@ def pictures(settings: Settings) -> dict[str, float]:
                     ",".join(["sample", *task.attributes]),
                     *(name.name + "," * len(task.attributes) for name in names),
                 )
-            )
+            ),
+            encoding="utf-8",
         )
     write_results(
         settings,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +16,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from .. import __version__
 from ..artifacts import atomic_path, write_json
 from ..pictures.animation import save_animation
 from ..report.paper import paper_row
 from ..report.text import results_table
+from ..wandb_service import remember, server_of, start_anew, wandb_mode
 from .nodes import Node
 from .settings import Settings
+
+# Seconds that W&B has for its start.
+SLOW = 30
 
 
 def command_line() -> str:
@@ -147,11 +153,144 @@ def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.
     return pl.Trainer(**given, callbacks=callbacks, logger=loggers, default_root_dir=settings.paths.output)
 
 
+class LastingLogger(Logger):
+    """Logger that is left out, with one note, from the first error inside it on.
+
+    Args:
+        name: what the logger is called in notes.
+        logger: the logger that everything is handed to.
+
+    Example:
+        >>> from pytorch_lightning.loggers import CSVLogger
+        >>> LastingLogger("csv", CSVLogger("folder", name="csv", version="")).save_dir
+        'folder'
+    """
+
+    def __init__(self, name: str, logger: Logger) -> None:
+        super().__init__()
+        self._called, self._logger, self._works, self._opened = name, logger, True, None
+
+    def _hand(self, action: Callable[[], Any]) -> Any:
+        """Return what an action gives, None from the first error on."""
+        if not self._works:
+            return None
+        try:
+            return action()
+        except Exception as error:
+            self._leave_out(error)
+            return None
+
+    def _leave_out(self, error: Exception) -> None:
+        if self._works:
+            self._works = False
+            text = " ".join(str(error).split()) or type(error).__name__
+            _note(f"the logger '{self._called}' failed and is left out from here on, the run goes on ({text[:300]})")
+
+    @property
+    def name(self) -> str | None:
+        """Name of the logger's experiment."""
+        return self._hand(lambda: self._logger.name)
+
+    @property
+    def version(self) -> int | str | None:
+        """Version of the logger's experiment."""
+        return self._hand(lambda: self._logger.version)
+
+    @property
+    def save_dir(self) -> str | None:
+        """Folder of the logger."""
+        return self._hand(lambda: self._logger.save_dir)
+
+    @property
+    def root_dir(self) -> str | None:
+        """Folder of all versions of the logger's experiment."""
+        return self._hand(lambda: self._logger.root_dir)
+
+    @property
+    def experiment(self) -> Any:
+        """Experiment object of the logger; one that takes everything where the logger is left out."""
+        found = self._hand(lambda: getattr(self._logger, "experiment", None))
+        return DummyLogger().experiment if found is None else found
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log figures."""
+        self._hand(lambda: self._logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Log settings."""
+        self._hand(lambda: self._logger.log_hyperparams(params, *args, **kwargs))
+
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """Log the graph of a model."""
+        self._hand(lambda: self._logger.log_graph(*args, **kwargs))
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Take note of a checkpoint."""
+        self._hand(lambda: self._logger.after_save_checkpoint(checkpoint_callback))
+
+    def save(self) -> None:
+        """Write what was logged."""
+        self._hand(lambda: self._logger.save())
+
+    def finalize(self, status: str) -> None:
+        """Write what was logged at the end of a part of a run."""
+        self._hand(lambda: self._logger.finalize(status))
+
+    def start(self) -> None:
+        """Open the logger's experiment, on the first process."""
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self._opened = self._hand(lambda: getattr(self._logger, "experiment", None))
+
+    def close(self, has_failed: bool) -> None:
+        """End the logger's run, in W&B with exit code 1 after a failure: the next job must not write into this one's.
+
+        Args:
+            has_failed: whether the run has failed or was stopped.
+        """
+        self.finalize("failed" if has_failed else "success")
+        is_wandb = isinstance(self._logger, WandbLogger)
+        is_lost = self._opened is None and not self._works
+        try:
+            # A logger that was left out is closed too.
+            if callable(finish := getattr(self._opened, "finish", None)):
+                finish(**({"exit_code": 1} if has_failed and is_wandb else {}))
+        except Exception as error:
+            self._leave_out(error)
+            is_lost = True
+        if is_wandb and is_lost:
+            start_anew()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Class of the logger, for callbacks that ask with isinstance which one it is."""
+        return type(self._logger) if "_logger" in self.__dict__ else LastingLogger
+
+    def __getattr__(self, name: str) -> Any:
+        # What Lightning does not know: log_image, log_table, watch.
+        if name.startswith("__") or "_logger" not in self.__dict__:
+            raise AttributeError(name)
+        try:
+            found = getattr(self._logger, name)
+        except Exception as error:
+            if not isinstance(error, AttributeError):
+                self._leave_out(error)
+            raise AttributeError(name) from error
+        if not callable(found):
+            return found
+        return lambda *args, **kwargs: self._hand(lambda: found(*args, **kwargs))
+
+
+@rank_zero_only
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
     """Start the configured loggers, log the settings, and close the loggers at the end of the context.
 
-    A logger that cannot start is left out with a warning, except csv.
+    A logger that cannot start is left out with a note. After an error the loggers are closed as failed. The results
+    have to be written inside.
 
     Args:
         settings: settings of the run.
@@ -159,34 +298,41 @@ def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
     Returns:
         A context manager that yields the loggers.
     """
-    loggers: list[Logger] = []
-    for name, node in settings.logger.items():
-        if node is None:
-            continue
-        try:
-            logger: Logger = Node(f"logger.{name}", node).build()
-            if getattr(rank_zero_only, "rank", 0) == 0:
-                _ = logger.experiment  # type: ignore[attr-defined]
-            loggers.append(logger)
-        except Exception as error:
-            if name == "csv":
-                raise
-            rank_zero_warn(f"The logger '{name}' could not start and is left out ({type(error).__name__}: {error}).")
+    loggers: list[LastingLogger] = []
+    has_failed = True
     try:
+        for name, node in settings.logger.items():
+            if node is not None and (logger := _started(settings, name, node)) is not None:
+                loggers.append(logger)
         for logger in loggers:
             logger.log_hyperparams(settings.plain)
-        yield loggers
+        yield list(loggers)
+        has_failed = False
     finally:
-        _finish(loggers)
+        for logger in loggers:
+            logger.close(has_failed)
 
 
-def _finish(loggers: list[Logger]) -> None:
-    """Close every W&B run, so that the next job of a sweep starts its own."""
-    for logger in loggers:
-        try:
-            logger.finalize("success")
-            finish = getattr(getattr(logger, "experiment", None), "finish", None)
-            if callable(finish):
-                finish()
-        except Exception as error:
-            rank_zero_warn(f"The logger {type(logger).__name__} did not close ({error}).")
+def _started(settings: Settings, name: str, content: Mapping[str, Any]) -> LastingLogger | None:
+    """Return a logger that has started, None for one that cannot."""
+    node, begin = Node(f"logger.{name}", content), time.monotonic()
+    is_wandb = str(content.get("_target_")).endswith("WandbLogger")
+    try:
+        logger = _wandb(settings, node) if is_wandb else node.build()
+        result = LastingLogger(name, logger)
+        result.start()
+    except Exception as error:
+        _note(f"the logger '{name}' cannot start and is left out ({type(error).__name__}: {error})")
+        return None
+    if is_wandb and time.monotonic() - begin > SLOW:
+        # The other jobs of a sweep need not wait for this server.
+        remember(server_of(node.arguments), False)
+    return result
+
+
+def _wandb(settings: Settings, node: Node) -> Logger:
+    """Return W&B's logger in the mode that the network allows."""
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", str(SLOW))
+    mode = wandb_mode(node.arguments, f"{settings.paths.output}/wandb/offline-run-*")
+    # Lightning's own `offline` would set WANDB_MODE for all that follows.
+    return node.build("offline", **({} if mode is None else {"mode": mode}))

@@ -281,8 +281,9 @@ def fit_classifier(settings: Settings) -> dict[str, float]:
             f"A classifier is trained on labels, and dataset={settings.dataset.name} has none: choose another."
         )
     module = ImageClassifierTraining(data.schema, **settings.training)
-    metrics = _fit(settings, module, data)
-    return _export(settings, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers)
+        return _export(settings, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
 
 
 def fit_identity(settings: Settings) -> dict[str, float]:
@@ -295,8 +296,9 @@ def fit_identity(settings: Settings) -> dict[str, float]:
         Figures of the test by name.
     """
     data, module = settings.dataset.module.build(), IdentityTraining(**settings.training)
-    metrics = _fit(settings, module, data)
-    return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers)
+        return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
 
 
 def fit_generator(settings: Settings) -> dict[str, float]:
@@ -310,9 +312,11 @@ def fit_generator(settings: Settings) -> dict[str, float]:
     """
     data, module = settings.dataset.module.build(), GANTraining(**settings.training)
     every = settings.task.pictures_kimg  # type: ignore[attr-defined]
-    metrics = _fit(settings, module, data, TrainingPictures(Path(settings.paths.output) / "samples.png", every))
-    metrics["kimg"] = float(module.images_seen) / 1000
-    return _export(settings, metrics, module.export, lambda: generator_grid(module))
+    drawing = TrainingPictures(Path(settings.paths.output) / "samples.png", every)
+    with loggers_of(settings) as loggers:
+        metrics = _fit(settings, module, data, loggers, drawing)
+        metrics["kimg"] = float(module.images_seen) / 1000
+        return _export(settings, metrics, module.export, lambda: generator_grid(module))
 
 
 def _export(
@@ -330,7 +334,11 @@ def _export(
 
 
 def _fit(
-    settings: Settings, module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback
+    settings: Settings,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    loggers: list[Logger],
+    *callbacks: pl.Callback,
 ) -> dict[str, float]:
     """Train, and test where the module has a test; a stopped run resumes from the folder of its settings."""
     task: Any = settings.task
@@ -347,10 +355,9 @@ def _fit(
             "recipe": 2,
         },
     )
-    with loggers_of(settings) as loggers:
-        every = {"every_n_train_steps": task.checkpoint_steps}
-        with entry.making(f"the training of {task.export}") if is_rank_zero() else nullcontext():
-            trainer, _ = fit_to_end(settings, module, data, entry.folder, loggers, every, callbacks)
-        if not is_overridden("test_step", module):
-            return {}
-        return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
+    every = {"every_n_train_steps": task.checkpoint_steps}
+    with entry.making(f"the training of {task.export}") if is_rank_zero() else nullcontext():
+        trainer, _ = fit_to_end(settings, module, data, entry.folder, loggers, every, callbacks)
+    if not is_overridden("test_step", module):
+        return {}
+    return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}

@@ -40,7 +40,7 @@ def _fail(folder: Path) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -135,3 +135,94 @@ def test_importing_loads_neither_arrays_nor_plots() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FAST = ["-m", "+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.fid=none", "metrics.seed=1,2,3"]
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_killed_job_of_a_launcher_is_failed_and_the_others_are_recorded(
+    returns: bool, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Launchers raise what killed a job (submitit, joblib), or hand it to Hydra, which raises it."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.utils import JobReturn, JobStatus
+
+    from lace_lightning import cli
+
+    original = BasicLauncher.launch
+    killed = RuntimeError("Job 7 (task: 0)\nwas cancelled\nError stream produced:\n" + "-" * 40 + "\nTraceback")
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        done = [*original(self, overrides[:1], 0), *original(self, overrides[2:], 2)]
+        # What a process leaves that was killed before it had any figures.
+        folder = Path(self.config.hydra.sweep.dir) / sweeps.job_folder(overrides[1])
+        folder.mkdir()
+        sweeps.mark(folder)
+        (folder / "config.yaml").write_text("metrics: {seed: 2}")
+        if not returns:
+            raise killed
+        return [*done, JobReturn(status=JobStatus.FAILED, _return_value=killed)]
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(FAST)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "error: Job 7 (task: 0) was cancelled"
+    assert "Traceback" not in printed.err
+    assert "2 done" in printed.out
+    assert "1 failed" in printed.out
+    rows = {row["metrics.seed"]: row for row in _rows(tmp_path / "outputs/sweeps/cifar10_heun/results.csv")}
+    assert {seed: row["state"] for seed, row in rows.items()} == {"1": "done", "2": "failed", "3": "done"}
+    assert rows["2"]["reason"] == "Job 7 (task: 0) was cancelled"
+    assert rows["1"]["evaluations"]
+
+
+def test_submitit_waits_for_the_jobs_behind_one_that_was_killed(tmp_path: Path, monkeypatch) -> None:
+    """Its launcher asks one job after the other for its result and ends at the first error."""
+    import types
+
+    class Job:
+        def __init__(self, overrides: list[str], result: Exception | None) -> None:
+            self.overrides, self.result = overrides, result
+
+        def submission(self) -> types.SimpleNamespace:
+            return types.SimpleNamespace(args=(self.overrides, "hydra.sweep.dir"))
+
+        def results(self) -> list[str]:
+            if self.result is not None:
+                raise self.result
+            return ["result"]
+
+    core = types.ModuleType("submitit.core.core")
+    core.Job = Job  # type: ignore[attr-defined]
+    for name in ("submitit", "submitit.core"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "submitit.core.core", core)
+    for _ in range(2):
+        sweeps._wait_for_every_job(tmp_path)
+    killed = Job(["metrics.seed=1"], RuntimeError("Job 7\nhas no output\nNo error stream produced. Look at: x"))
+    assert killed.results()[0].return_value is None
+    assert Job(["metrics.seed=2"], None).results() == ["result"]
+    (record,) = sweeps.collect(tmp_path)
+    assert (record["state"], record["reason"]) == ("failed", "Job 7 has no output")
+    assert record["config"] == {"metrics": {"seed": 1}}
+    assert sweeps.OUTCOMES[record["folder"]] == "failed"
+
+
+def test_a_launcher_that_cannot_start_has_no_report(tmp_path: Path, monkeypatch, capsys) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    from lace_lightning import cli
+
+    def launch(self, *_: object, **__: object) -> None:
+        raise RuntimeError("no srun here")
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="no srun here"):
+        cli.main(FAST)
+    assert not list(tmp_path.rglob("results.csv"))

@@ -1,0 +1,93 @@
+"""Output streams that no encoding, closed pipe or full disk can turn into an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class LastingStream:
+    """Text stream that drops its output from the first error on, so that a run goes on where its reader has ended.
+
+    Args:
+        stream: the stream that is written to.
+
+    Example:
+        >>> reading, writing = os.pipe()
+        >>> os.close(reading)
+        >>> stream = LastingStream(open(writing, "w"))
+        >>> _ = stream.write("nobody reads this")
+        >>> stream.flush()
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text; return its length."""
+        try:
+            return int(self.stream.write(text))
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Put the null device in the place of the file; what is still buffered goes there too."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.stream.fileno())
+        os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["stream"], name)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Let stdout and stderr show other letters as `?`, and outlast their readers; open those that are closed.
+
+    Inside another block of this kind nothing is changed.
+
+    Returns:
+        A context manager.
+    """
+    if isinstance(sys.stdout, LastingStream):
+        yield
+        return
+    _open_closed()
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed() -> None:
+    """Open the null device for streams that were closed at the start: their numbers would go to the next files."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
