@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lace_lightning import cli
-from lace_lightning.artifacts import digest
+from lace_lightning.artifacts import digest, read_json
 from lace_lightning.cache import Cache, flat
 from lace_lightning.configuration import choices, config_folder
 from lace_lightning.data import make_pairs, pairs_identity
@@ -224,3 +224,30 @@ def test_experiments_that_ship_have_identities(tmp_path: Path) -> None:
     digests = {name: digest(result_identity(plain(f"+experiment={name}"))) for name in ("cifar10_ode", "cifar10_ld")}
     assert len(set(digests.values())) == 2
     assert set(digests) <= set(choices("experiment", []))
+
+
+def test_a_smoke_test_is_never_taken_for_the_whole_training(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    command = ["+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.fid=none", "metrics.timing_repeats=0"]
+
+    def run(*overrides: str) -> tuple[dict[str, Any], str]:
+        monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
+        cli.main([*command, "hydra.run.dir=out", *overrides])
+        return read_json(tmp_path / "out" / "metrics.json"), capsys.readouterr().err
+
+    smoke, said = run("+trainer.fast_dev_run=true")
+    assert "trainer.fast_dev_run=True" in smoke["protocol"]["partial"]
+    assert "making 200 pairs" in said
+    part, said = run("trainer.limit_train_batches=1")
+    assert "trainer.limit_train_batches=1" in part["protocol"]["partial"]
+    assert "found 200 pairs" in said
+    whole, said = run()
+    assert "partial" not in whole["protocol"]
+    assert "training LACE" in said
+    assert "trainer.limit_train_batches" in said
+    again, said = run()
+    assert "found LACE" in said
+    assert again["metrics"]["acc"] == whole["metrics"]["acc"]
+    # The smoke test leaves none.
+    assert len(list((tmp_path / "cache" / "systems").glob("*/system.safetensors"))) == 2
