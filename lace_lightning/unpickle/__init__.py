@@ -18,6 +18,9 @@ from ..progress import byte_bar
 from .files import opened, read
 from .values import MAX_OPCODES, Budget, Record
 
+# Modules of one network, and characters of a name that a network here can have.
+MAX_MODULES, MAX_NAME = 20_000, 1000
+
 __all__ = ["Record", "safe_unpickle", "tensors_of"]
 
 
@@ -37,22 +40,27 @@ def safe_unpickle(path: str | os.PathLike[str]) -> Any:
 
 def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of every parameter and buffer of one of NVIDIA's networks, as its state dict would name
-    them.
+    them. A network of more modules than any has, as of modules that name each other, is refused (LaceError).
     """
-    yield from _tensors_of(record, "", 0)
+    yield from _tensors_of(record, "", 0, [MAX_MODULES])
 
 
-def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(record: Record, prefix: str, depth: int, left: list[int]) -> Iterator[tuple[str, Tensor]]:
     state = record.attributes
+    left[0] -= 1
     if depth > 16:
         raise LaceError("The network in the file contains itself: get the file again.")
+    if left[0] < 0:
+        raise LaceError(
+            f"The network in the file must have at most {MAX_MODULES} modules and has more: get the file again."
+        )
     for kind in ("_parameters", "_buffers"):
         for name, value in _table(state, kind).items():
             if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
+                yield f"{prefix}{str(name)[:MAX_NAME]}", value
     for name, module in _table(state, "_modules").items():
         if isinstance(module, Record):
-            yield from _tensors_of(module, f"{prefix}{name}.", depth + 1)
+            yield from _tensors_of(module, f"{prefix}{str(name)[:MAX_NAME]}.", depth + 1, left)
 
 
 def _table(state: dict[Any, Any], kind: str) -> dict[Any, Any]:

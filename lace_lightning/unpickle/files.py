@@ -29,6 +29,21 @@ _INSTEAD = (
 )
 
 
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins as safetensors do (a length, then a JSON table), or has their ending and another
+    beginning than that of a pickle or an archive.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    # The first bytes of protocols from 2 are an opcode and its version; the first length of a table is far smaller.
+    is_other = head[:2] in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+    has_table = len(head) == 9 and head[8:] == b"{" and head[5:8] == b"\0\0\0"
+    return has_table or (str(path).endswith(".safetensors") and not is_other)
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes], int]]:
     """Yield a file, which must be `what`, and its size; whatever goes wrong until it is closed becomes one sentence
@@ -37,7 +52,11 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes],
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
+        reason = f"cannot be opened ({error.strerror})"
+        if isinstance(error, FileNotFoundError):
+            reason = "does not exist"
+            if not os.path.isabs(path):
+                reason += f" (looked for in {os.getcwd()})"
         raise LaceError(f"The file '{path}' was required and {reason}: check the path.") from error
     with file:
         try:
@@ -45,6 +64,10 @@ def opened(path: str | os.PathLike[str], what: str) -> Iterator[tuple[IO[bytes],
             file.seek(0)
             if not head:
                 raise Refused("it is empty", AGAIN)
+            if head[257:262] == b"ustar":
+                raise Refused("it is a tar archive", "unpack it and give the file inside")
+            if head[:2] == b"\x1f\x8b":
+                raise Refused("it is compressed by gzip", "unpack it and give the file inside")
             for beginning, instead, fix in _INSTEAD:
                 if (match := beginning.match(head)) is not None:
                     raise Refused(f"the file begins with {match[1].decode()}: {instead}", fix)
