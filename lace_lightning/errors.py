@@ -26,7 +26,7 @@ def printable(text: object) -> str:
     """
     return "".join(
         character
-        if character in "\n\t" or unicodedata.category(character) not in ESCAPED and character not in BIDIRECTIONAL
+        if character in "\n\t" or (unicodedata.category(character) not in ESCAPED and character not in BIDIRECTIONAL)
         else ascii(character)[1:-1]
         for character in str(text)
     )
@@ -79,6 +79,9 @@ def in_one_line(error: object, length: int = 160) -> str:
 
 class LaceError(ValueError):
     """The error for wrong input; its message says what was required, what was received and what to do.
+
+    Args:
+        message: the sentence. Control characters in it are escaped, and what is very long is cut in the middle.
 
     Example:
         >>> raise LaceError("A batch needs 1 sample or more, received 0: give seeds.")

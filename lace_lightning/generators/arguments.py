@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
-from ..errors import LaceError, in_one_line, listed, quoted, suggest
+import numpy as np
+
+from ..errors import LaceError, in_one_line, quoted, suggest
 
 # Side of the largest pictures.
 MAX_RESOLUTION = 4096
@@ -16,6 +16,19 @@ MAX_RESOLUTION = 4096
 MAX_LAYERS = 128
 # Channels, latents and conditions: what a matrix of this many rows and columns has is still counted in 64 bits.
 MAX_WIDTH = 2**20
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a whole number, of Python or NumPy, and not true or false.
+
+    Args:
+        value: anything.
+
+    Example:
+        >>> is_whole(2), is_whole(2.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def require_whole(name: str, value: Any, low: int, high: int = MAX_WIDTH) -> int:
@@ -34,7 +47,7 @@ def require_whole(name: str, value: Any, low: int, high: int = MAX_WIDTH) -> int
         >>> require_whole("num_layers", 8, 1)
         8
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         _refuse(name, f"a whole number from {low} to {high}", value)
     return int(value)
 
@@ -57,7 +70,7 @@ def require_number(name: str, value: Any, above: float | None = None, optional: 
     """
     if value is None and optional:
         return None
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = is_whole(value) or isinstance(value, (float, np.floating))
     if not is_number or not -1e300 < value < 1e300 or (above is not None and not value > above):
         _refuse(name, "a finite number" + ("" if above is None else f" above {above:g}"), value, optional)
     return float(value)
@@ -76,8 +89,7 @@ def require_resolution(value: Any) -> int:
         >>> require_resolution(32)
         32
     """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or not 4 <= value <= MAX_RESOLUTION or value & (value - 1):
+    if not is_whole(value) or not 4 <= value <= MAX_RESOLUTION or value & (value - 1):
         _refuse("img_resolution", f"a power of two from 4 to {MAX_RESOLUTION}", value)
     return int(value)
 
@@ -182,16 +194,3 @@ def built(kind: str, make: Callable[[], Any]) -> Any:
             f"The settings of a {kind} network must make a network and do not ({in_one_line(error, 100)}): correct "
             "them, or get the file again."
         ) from error
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a value is a finite number.
-
-    Args:
-        value: anything.
-
-    Example:
-        >>> is_finite(0.5), is_finite(float("nan")), is_finite("1")
-        (True, False, False)
-    """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

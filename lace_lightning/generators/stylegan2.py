@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from ..numerics.mlp import Layer, leaky_mlp, linearized_leaky_mlp
 from ..numerics.precision import check_precision, compute_dtype
 from ..numerics.weight_cache import WeightCache
 from ..weights import weight_path
-from .arguments import checked_table, names_of, require_choice, require_number, require_whole
+from .arguments import checked_table, is_whole, names_of, require_choice, require_number, require_whole
 from .base import Generator
 from .stylegan2_layers import SQRT_2
 from .stylegan2_networks import MappingNetwork, StyleGAN2Network, StyleNetwork, network_from, normalize
@@ -201,7 +200,7 @@ class StyleGAN2Generator(Generator):
         tensors, config = read_network(weights, cls.network_class.kind)
         network = network_from(cls.network_class, config.get("network"), tensors, "get the file again")
         stored = checked_table("options", config.get("options"), names_of(cls.__init__, without=("self", "network")))
-        return cls(network, **{**stored, **options})  # type: ignore[arg-type]
+        return cls(network, **{**stored, **options})
 
 
 def read_network(
@@ -298,7 +297,7 @@ def save_network(
 def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:
     if condition is None:
         return None
-    if isinstance(condition, Integral) and not isinstance(condition, bool) and 0 <= condition < c_dim:
+    if is_whole(condition) and 0 <= condition < c_dim:
         return torch.nn.functional.one_hot(torch.tensor(int(condition)), c_dim).float()
     try:
         vector = torch.as_tensor(condition, dtype=torch.float32)

@@ -158,7 +158,7 @@ class SynthesisBlock(nn.Module):
         resample_filter: Sequence[float] = TAPS,
     ) -> None:
         super().__init__()
-        layer = {"conv_clamp": conv_clamp, "use_noise": use_noise, "resample_filter": resample_filter}
+        layer: dict[str, Any] = {"conv_clamp": conv_clamp, "use_noise": use_noise, "resample_filter": resample_filter}
         self.in_channels, self.out_channels, self.resolution, self.img_channels = (
             in_channels,
             out_channels,
