@@ -25,6 +25,8 @@ class ImageNetwork(nn.Module):
 
     num_features: int
     head: nn.Module
+    # Channels of a picture; None where any number is taken.
+    channels: int | None = 3
 
     def features(self, images: Tensor) -> Tensor:
         """Return the penultimate features (B, F): the last feature map, pooled."""

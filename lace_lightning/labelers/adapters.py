@@ -14,11 +14,19 @@ from torch import Tensor, nn
 
 from ..artifacts import file_sha256
 from ..classifiers import AttributeClassifier
-from ..classifiers.adapter import WrappedImageNetwork, linear_of, logits_of, select_outputs, split_head
+from ..classifiers.adapter import (
+    WrappedImageNetwork,
+    channels_of,
+    example_of,
+    linear_of,
+    logits_of,
+    select_outputs,
+    split_head,
+)
 from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from ..classifiers.resnets import ImageNetwork
 from ..classifiers.torchscript import load_program
-from ..errors import LaceError, suggest
+from ..errors import LaceError, in_one_line, suggest
 from ..schema import Schema
 from ..unpickle.state import load_state
 from .labeler import Labeler
@@ -38,6 +46,7 @@ def library_labeler(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     arguments: Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler from an image classifier of torchvision or timm (an extra).
@@ -45,7 +54,8 @@ def library_labeler(
     `weights` is a state dict in a file (.safetensors, .pt, .pth), of a network with one output a class of `schema`; or
     the library's own name of weights (torchvision: `DEFAULT` and others; timm: `pretrained` or a tag), which it
     downloads. `outputs` are the numbers of the outputs that the schema's classes are, where the network has others too.
-    Pictures are resized to `resolution`. `arguments` go to the network, `options` to `Labeler`. Raises LaceError for an
+    Pictures are resized to `resolution`. `arguments` go to the network, `options` to `Labeler`. `checkpoint_key` names
+    the state dict in the file; None takes the one whose names and shapes fit, averages first. Raises LaceError for an
     unknown library, model or file, and for outputs that are not the schema's.
     """
     if library not in LIBRARIES:
@@ -58,15 +68,16 @@ def library_labeler(
             f"{'DEFAULT' if library == 'torchvision' else 'pretrained'} for the library's."
         )
     parsed, keywords = Schema.from_config(schema), dict(arguments or {})
-    own = Path(weights).suffix in (".safetensors", ".pt", ".pth", ".bin")
+    own = _is_path(weights)
     if own and outputs is None:
         keywords.setdefault("num_classes", parsed.num_logits)
     network = _library_network(library, model, None if own else str(weights), keywords)
     if own:
-        load_state(network, weights, fix="check labeler.model and the number of its outputs")
-    body, head = split_head(network, _example(resolution))
+        load_state(network, weights, fix="check labeler.model and the number of its outputs", key=checkpoint_key)
+    channels = channels_of(network, resolution)
+    body, head = split_head(network, example_of(channels, resolution))
     head = select_outputs(head, outputs, parsed.num_logits, model)
-    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
+    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
         wrapped,
         parsed,
@@ -74,6 +85,13 @@ def library_labeler(
         f"{model}-{Path(weights).stem}",
         options,
     )
+
+
+def _is_path(weights: str | os.PathLike[str]) -> bool:
+    """Return whether these are weights in a file: one that exists, or a name with a folder or an ending of files."""
+    path = Path(weights)
+    endings = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
+    return path.is_file() or len(path.parts) > 1 or path.suffix in endings
 
 
 def _library_network(library: str, model: str, weights: str | None, arguments: Mapping[str, Any]) -> nn.Module:
@@ -90,14 +108,14 @@ def _library_network(library: str, model: str, weights: str | None, arguments: M
     except Exception as error:
         raise LaceError(
             f"torchvision could not give the network '{model}' with weights {weights} "
-            f"({' '.join(str(error).split())[:160]}): check both names, or give a file."
+            f"({in_one_line(error)}): check both names, or give a file."
         ) from None
     name = model if weights in (None, "pretrained") else f"{model}.{weights}"
     try:
         return timm.create_model(name, pretrained=weights is not None, **arguments)
     except Exception as error:
         raise LaceError(
-            f"timm could not give the network '{name}' ({' '.join(str(error).split())[:160]}): check its name, or give "
+            f"timm could not give the network '{name}' ({in_one_line(error)}): check its name, or give "
             f"a "
             "file of weights."
         ) from None
@@ -112,17 +130,18 @@ def script_labeler(
     std: Sequence[float] = (0.5, 0.5, 0.5),
     **options: Any,
 ) -> Labeler:
-    """Return a labeler from a TorchScript file: pictures (B, 3, R, R) -> logits (B, L).
+    """Return a labeler from a TorchScript file: pictures (B, C, R, R) -> logits (B, L).
 
     A TorchScript file is a program, and it is run: give only one that you trust. The mean and deviation of 0.5 leave
-    pictures in [-1, 1]. Raises LaceError for a file that is none, and for outputs that are not the schema's.
+    pictures in [-1, 1]. C is what the program takes: 3, 1, 4 or 2. Raises LaceError for a file that is none, and for outputs that are not the schema's.
     """
     parsed, path = Schema.from_config(schema), Path(script)
     module = load_program(path)
     # A script stays whole: its features are its logits.
-    whole = linear_of(torch.eye(logits_of(module, _example(resolution)).shape[1]))
+    channels = channels_of(module, resolution)
+    whole = linear_of(torch.eye(logits_of(module, example_of(channels, resolution)).shape[1]))
     head = select_outputs(whole, outputs, parsed.num_logits, path.name)
-    wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std)
+    wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
         wrapped,
         parsed,
@@ -132,12 +151,10 @@ def script_labeler(
     )
 
 
-def _example(resolution: int | None) -> Tensor:
-    return torch.randn(2, 3, resolution or 64, resolution or 64, generator=torch.Generator().manual_seed(0))
-
-
 class FunctionNetwork(ImageNetwork):
     """A function of pictures as an image network; its features are its logits."""
+
+    channels = None
 
     def __init__(self, function: Callable[[Tensor], Tensor], schema: Schema) -> None:
         super().__init__()

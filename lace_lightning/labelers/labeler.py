@@ -15,7 +15,7 @@ from ..classifiers import AttributeClassifier
 from ..classifiers.resnets import ImageNetwork
 from ..errors import LaceError
 from ..numerics.precision import check_precision, compute_dtype
-from ..pictures.convert import at_a_time
+from ..pictures.convert import at_a_time, with_channels
 from ..schema import Labels, Schema
 from ..weights import weight_path
 
@@ -69,6 +69,11 @@ class Labeler(nn.Module):
         return f"{self.classifier.digest}-{self.views}" + (f"-{self.confidence:g}" if self.confidence else "")
 
     @property
+    def channels(self) -> int | None:
+        """Channels of the pictures that it looks at, None for any; grey pictures are repeated."""
+        return getattr(self.classifier.network, "channels", None)
+
+    @property
     def num_features(self) -> int:
         return cast(ImageNetwork, self.classifier.network).num_features
 
@@ -85,6 +90,7 @@ class Labeler(nn.Module):
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, F) of the pictures as they are, and logits (B, L)."""
         results = []
+        images = with_channels(images, self.channels, self.name)
         for part in images.split(at_a_time(images, self.max_batch)):
             features, logits = self._run(part)
             others = [self._run(view)[1] for view in self._other_views(part)]
@@ -101,6 +107,7 @@ class Labeler(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return features (B, F) of the pictures as they are."""
+        images = with_channels(images, self.channels, self.name)
         return torch.cat([self._run(part)[0] for part in images.split(at_a_time(images, self.max_batch))])
 
     def forward(self, images: Tensor) -> Tensor:
