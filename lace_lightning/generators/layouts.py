@@ -352,7 +352,7 @@ def tensorflow_settings(static: Mapping[str, Any]) -> dict[str, Any]:
             "conv_clamp": "conv_clamp",
         },
     }
-    if static.get("normalize_latents", True) is not True:
+    if not static.get("normalize_latents", True):
         raise LaceError(
             "The latents of a StyleGAN2 must be normalised, and the setting normalize_latents in the file is "
             f"{quoted(static['normalize_latents'])[1:-1]}: give another file."
@@ -554,7 +554,9 @@ def from_rosinality(found: Mapping[str, Tensor], average: Tensor | None) -> tupl
         if average is None:
             assumed.append(f"mean w: over {AVERAGED} latents")
         else:
-            state["mapping.w_avg"] = average.float().flatten()
+            # Programs built on this layout store it once for each layer.
+            rows = average.float().reshape(-1, average.shape[-1] if average.ndim else 1)
+            state["mapping.w_avg"] = rows[0] if len(rows) and rows.equal(rows[:1].expand_as(rows)) else rows.flatten()
     except (KeyError, IndexError, RuntimeError) as error:
         raise LaceError(
             "The file must hold a generator of rosinality's layout, and a tensor is missing or of another shape "

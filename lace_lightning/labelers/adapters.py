@@ -133,7 +133,8 @@ def script_labeler(
     """Return a labeler from a TorchScript file: pictures (B, C, R, R) -> logits (B, L).
 
     A TorchScript file is a program, and it is run: give only one that you trust. The mean and deviation of 0.5 leave
-    pictures in [-1, 1]. C is what the program takes: 3, 1, 4 or 2. Raises LaceError for a file that is none, and for outputs that are not the schema's.
+    pictures in [-1, 1]. C is what the program takes: 3, 1, 4 or 2. Raises LaceError for a file that is none, and for
+    outputs that are not the schema's.
     """
     parsed, path = Schema.from_config(schema), Path(script)
     module = load_program(path)
