@@ -145,7 +145,7 @@ def test_a_choice_is_said_and_can_be_changed(tmp_path: Path) -> None:
     state = MODULE.state_dict()
     path = write({"model": times(state, 2), "model_ema": state}, tmp_path / "n.pt")
     target = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    with pytest.warns(UserWarning, match="the average of the weights under 'model_ema' are taken, and not model"):
+    with pytest.warns(UserWarning, match="the average of the weights under 'model_ema' is taken, and not model"):
         load_state(target, path)
     load_state(target, path, key="model")
     assert torch.equal(target[0].weight, MODULE[0].weight * 2)

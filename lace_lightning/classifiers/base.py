@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from .latent import LatentMLP
 from .networks import IMAGE_NETWORKS
 
 SPACES = ("z", "w", "x")
+Loaded = TypeVar("Loaded", bound=Any)
 # Largest number in the settings of a classifier in a file.
 MAX_SIZE = 2**17
 
@@ -158,24 +159,42 @@ class AttributeClassifier(nn.Module):
                 config.get("generator"),
             )
 
-        try:
-            _check_sizes(config, len(tensors))
-            # Without memory first: a configuration cannot ask for more than its tensors take.
-            with torch.device("meta"):
-                wanted = {name: tuple(value.shape) for name, value in build().network.state_dict().items()}
-            received = {name: tuple(value.shape) for name, value in tensors.items()}
-            differing = [name for name in (*wanted, *received) if wanted.get(name) != received.get(name)]
-            if differing:
-                raise LaceError(f"its tensor {quoted(differing[0])} is missing, left over or of another shape")
-            result = build()
-            result.network.load_state_dict(tensors)
-        except (ArithmeticError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
-            raise LaceError(
-                f"The weights '{path}' must be a classifier with the settings that they were written with, and these "
-                f"make none ({in_one_line(error)}): get the file again."
-            ) from error
+        result = load_built(build, config, tensors, f"The weights '{path}' must be a classifier")
         result.metadata = config.get("metadata") or {}
         return result.eval().requires_grad_(False)
+
+
+def load_built(
+    build: Callable[[], Loaded], config: Mapping[str, Any], tensors: Mapping[str, Tensor], required: str
+) -> Loaded:
+    """Return what is built from the settings of a file, with the tensors of the file in its `network`.
+
+    Args:
+        build: function that builds it from the settings.
+        config: the settings.
+        tensors: tensors by the names of the network.
+        required: the beginning of the message.
+
+    Raises:
+        LaceError: for settings that build nothing, or a network of other tensors; they take no more memory than those.
+    """
+    try:
+        _check_sizes(config, len(tensors))
+        # Without memory first: a configuration cannot ask for more than its tensors take.
+        with torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in build().network.state_dict().items()}
+        received = {name: tuple(value.shape) for name, value in tensors.items()}
+        differing = [name for name in (*wanted, *received) if wanted.get(name) != received.get(name)]
+        if differing:
+            raise LaceError(f"its tensor {quoted(differing[0])} is missing, left over or of another shape")
+        result = build()
+        result.network.load_state_dict(tensors)
+    except (ArithmeticError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+        raise LaceError(
+            f"{required} with the settings that it was written with, and these make none ({in_one_line(error)}): get "
+            "the file again."
+        ) from error
+    return result
 
 
 def _check_sizes(value: Any, count: int, name: str = "", depth: int = 0) -> None:

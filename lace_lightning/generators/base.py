@@ -286,7 +286,8 @@ def _check_repeated(name: str, generator: Generator, z: Tensor, images: Tensor) 
         "sample i must depend on seed i alone"
     )
     repeated = float((generator(z) - images).abs().max())
-    if repeated > 1e-4:
+    # On a GPU the order of sums can differ from call to call.
+    if repeated > (1e-4 if images.device.type == "cpu" else 0.02):
         raise LaceError(
             f"A generator must give the same pictures for the same latents, and those of {name} differ by up to "
             f"{repeated:.2g} between two calls: {advice}."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..classifiers import AttributeClassifier
 from ..classifiers.resnets import ImageNetwork
-from ..errors import LaceError
+from ..errors import LaceError, in_one_line
 from ..numerics.precision import check_precision, compute_dtype
 from ..pictures.convert import at_a_time, with_channels
 from ..schema import Labels, Schema
@@ -82,8 +82,17 @@ class Labeler(nn.Module):
         network = cast(ImageNetwork, self.classifier.network).to(memory_format=torch.channels_last)
         dtype = compute_dtype(self.precision, images.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            features = network.features(images)
+        try:
+            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+                features = network.features(images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise LaceError(
+                f"The network '{self.name}' takes no pictures of the shape {tuple(images.shape[1:])} "
+                f"({in_one_line(error, 120)}): choose a labeler and a judge for the pictures of the generator, or set "
+                "labeler.resolution where there is one."
+            ) from error
         features = features.float()
         return features, network.head(features)
 

@@ -275,6 +275,7 @@ def _say(chosen: FoundState, fits: list[FoundState], path: str | os.PathLike[str
         others = [".".join(state.path) for state in fits if state is not chosen]
         what = "the average of the weights" if chosen.is_average else "the weights"
         warnings.warn(
-            f"Of '{path}', {what} under {quoted('.'.join(chosen.path))} are taken, and not {listed(others)}.",
+            f"Of '{path}', {what} under {quoted('.'.join(chosen.path))} "
+            f"{'is' if chosen.is_average else 'are'} taken, and not {listed(others)}.",
             stacklevel=4,
         )

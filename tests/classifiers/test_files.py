@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.classifiers.embedding import IdentityEmbedding
 from lace_lightning.errors import LaceError
 from lace_lightning.schema import Attribute, Schema
+from lace_lightning.weights import weight_path
 
 SCHEMA = Schema("s", (Attribute("a", "discrete", 3), Attribute("b", "continuous")))
 
@@ -82,3 +84,23 @@ def test_changed_settings_are_one_sentence(
         AttributeClassifier.load(tmp_path / "c.safetensors")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": "missing"}, "make none .'network'."),
+        ({"size": "missing"}, "make none"),
+        ({"size": 2**40}, "its setting 'size' is 1099511627776"),
+        ({"arguments": 3}, "make none"),
+        ({"arguments.width": 2**16}, "make none"),
+        ({"kind": "classifier"}, "must be an identity embedding and are of kind 'classifier'"),
+        (None, "of kind 'list'"),
+    ],
+    ids=str,
+)
+def test_changed_settings_of_an_embedding(tmp_path: Path, change: dict[str, Any] | None, words: str) -> None:
+    write(tmp_path / "e.safetensors", IdentityEmbedding.load(weight_path("portraits_identity")), change)
+    with pytest.raises(LaceError, match=words) as caught:
+        IdentityEmbedding.load(tmp_path / "e.safetensors")
+    assert str(caught.value).isprintable()

@@ -265,6 +265,20 @@ def test_rosinalitys_multiplier_is_taken_from_its_arguments(tmp_path: Path) -> N
     assert is_same(network, read_generator(tmp_path / "n.pt").network())
 
 
+def test_a_generator_inside_of_an_encoders_checkpoint(tmp_path: Path) -> None:
+    """As pSp and e4e store it: behind `decoder.`, with the mean of w once for each layer."""
+    network = tiny()
+    state = rosinality_state(network.state_dict())
+    both = times(state, 1, "decoder.") | {"encoder.weight": torch.ones(2)}
+    average = network.mapping.w_avg.expand(5, -1).clone()
+    torch.save({"state_dict": both, "latent_avg": average, "opts": {"size": 16}}, tmp_path / "n.pt")
+    read = read_generator(tmp_path / "n.pt").network()
+    assert is_same(network, read)
+    assert torch.equal(read.mapping.w_avg, network.mapping.w_avg)
+    torch.save({"state_dict": both, "latent_avg": torch.randn(5, 12)}, tmp_path / "n.pt")
+    refused(tmp_path / "n.pt", r"its tensor 'mapping\.w_avg' is \(60,\) where \(12,\) was expected")
+
+
 def test_assumptions_of_every_layout_are_listed(tmp_path: Path) -> None:
     state = dict(tiny().state_dict())
     usual = [

@@ -208,7 +208,7 @@ def test_weights_of_a_library_network_by_their_content(tmp_path: Path) -> None:
     def labeler(name: str, **options):
         return library_labeler("torchvision", "mobilenet_v3_small", COLOURS, tmp_path / name, resolution=32, **options)
 
-    with pytest.warns(UserWarning, match="the average of the weights under 'model_ema' are taken"):
+    with pytest.warns(UserWarning, match="the average of the weights under 'model_ema' is taken"):
         average = labeler("real.pth.tar")
     assert average.digest.split("-")[0] == labeler("alone.pth").digest.split("-")[0]
     assert labeler("real.pth.tar", checkpoint_key="model").digest != average.digest
