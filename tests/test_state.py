@@ -127,6 +127,10 @@ CHOICES = {
     "an average in one table": lambda s: {"state_dict": times(s, 1, "g_ema.") | times(s, 2, "g.")},
     "AveragedModel": lambda s: times(s, 1, "module.") | {"n_averaged": torch.tensor(2)},
     "an optimiser beside": lambda s: {"optimizer": {"state": times(s, 5)}, "generator": s},
+    "an optimiser of many parameters": lambda s: {
+        "opt_g": {"state": {index: {"exp_avg": torch.ones(1)} for index in range(3000)}, "param_groups": []},
+        "generator": s,
+    },
     "parallel inside": lambda s: {name.replace("2.", "2.module."): value for name, value in s.items()},
 }
 
@@ -155,6 +159,13 @@ def test_a_choice_is_said_and_can_be_changed(tmp_path: Path) -> None:
     with pytest.raises(LaceError, match=r"holds 2 \(a, b\.c\): name one as checkpoint_key, or save it alone"):
         load_state(target, path)
     load_state(target, path, key="b.c")
+    assert torch.equal(target[0].weight, MODULE[0].weight)
+    path = write({"state_dict": times(state, 2, "first.") | times(state, 1, "second.net.")}, tmp_path / "one.pt")
+    with pytest.raises(LaceError, match=r"holds 2 \(state_dict\.first, state_dict\.second\.net\): name one"):
+        load_state(target, path)
+    load_state(target, path, key="state_dict.first")
+    assert torch.equal(target[0].weight, MODULE[0].weight * 2)
+    load_state(target, path, key="state_dict.second.net")
     assert torch.equal(target[0].weight, MODULE[0].weight)
 
 

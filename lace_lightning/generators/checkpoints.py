@@ -120,6 +120,10 @@ def read_generator(
         ('state dict', 8)
     """
     path = Path(path)
+    if path.is_file() and not is_foreign(path):
+        raise LaceError(
+            f"The file '{path}' must be of another program and is one of this program already: use it as it is."
+        )
     data = read_data(path)
     if isinstance(data, (list, tuple)) and len(data) == 3 and all(isinstance(part, Record) for part in data):
         data = dict(zip(("G", "D", "G_ema"), data, strict=True))

@@ -95,7 +95,13 @@ def states_in(data: Any) -> list[FoundState]:
         if tensors:
             found.append(FoundState(path, tensors))
         for name, inner in value.items():
-            if isinstance(inner, Mapping) and len(path) < MAX_DEPTH and not _NO_NETWORK.search(str(name)[:MAX_NAME]):
+            # An optimiser has a table of tensors for each parameter, under any name.
+            if (
+                isinstance(inner, Mapping)
+                and "param_groups" not in inner
+                and len(path) < MAX_DEPTH
+                and not _NO_NETWORK.search(str(name)[:MAX_NAME])
+            ):
                 look(inner, (*path, str(name)))
 
     if isinstance(data, Mapping):
@@ -104,13 +110,21 @@ def states_in(data: Any) -> list[FoundState]:
 
 
 def under_key(data: Any, key: str, path: str | os.PathLike[str]) -> Any:
-    """Return what lies under a key of a file, or under keys in keys, joined by dots. Raises LaceError for none."""
+    """Return what lies under a key of a file, under keys in keys, joined by dots, or behind that prefix of names.
+
+    Raises LaceError for none.
+    """
     if isinstance(data, Mapping) and key in data:
         return data[key]
     current, names = data, key.split(".")
-    for name in names:
-        current = current.get(name) if isinstance(current, Mapping) else None
-    if current is None:
+    while names and isinstance(current, Mapping) and names[0] in current:
+        current = current[names.pop(0)]
+    if names and isinstance(current, Mapping):
+        prefix = ".".join(names) + "."
+        current = {str(name)[len(prefix) :]: value for name, value in current.items() if str(name).startswith(prefix)}
+    elif names:
+        current = None
+    if not isinstance(current, Mapping) or not current:
         held = listed(data) if isinstance(data, Mapping) else f"a {type(data).__name__}"
         raise LaceError(
             f"The file '{path}' must hold {quoted(key)} and holds {held or 'nothing'}: name one of its keys."

@@ -487,6 +487,11 @@ def test_our_own_files_with_a_configuration_that_is_none(tmp_path: Path, text: s
     assert str(caught.value).isprintable()
 
 
+def test_a_file_of_our_own_is_not_converted(tmp_path: Path) -> None:
+    own(tmp_path / "g.safetensors", tiny(), {})
+    refused(tmp_path / "g.safetensors", "is one of this program already: use it as it is")
+
+
 def test_a_tensor_that_is_missing_from_our_own_file(tmp_path: Path) -> None:
     state = dict(tiny().state_dict())
     del state["mapping.fc1.bias"]
