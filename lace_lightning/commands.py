@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,15 +36,19 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT.safetensors")
 @click.argument("which", required=False)
-def convert(source: str, target: str, which: str | None) -> None:
+@click.option("--lr-multiplier", type=float, help="learning rate multiplier of the mapping, where the file has none")
+def convert(source: str, target: str, which: str | None, lr_multiplier: float | None) -> None:
     """Convert a generator of another program to safetensors.
 
     WHICH names the network of a file that holds several: G_ema, G, g_ema.
     """
     from .generators import convert as convert_file
 
-    card = convert_file(source, target, which) if which is not None else convert_file(source, target)
+    options: dict[str, Any] = {"which": which, "lr_multiplier": lr_multiplier}
+    card = convert_file(source, target, **{name: value for name, value in options.items() if value is not None})
     print(f"{card['what']}, {card['parameters'] / 1e6:.1f} M parameters, from {card['layout']}")
+    if card.get("taken"):
+        print(f"taken: {card['taken']}")
     for assumption in card["assumed"]:
         print(f"assumed: {assumption}")
     print(f"source sha256 {card['source_sha256']}\n{target}: {card['bytes'] / 2**20:.1f} MiB, sha256 {card['sha256']}")

@@ -72,10 +72,17 @@ class _Persistent:
         return self.theirs["reconstruct"], (meta,)
 
 
-def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], config: Mapping[str, Any]) -> _Persistent:
+def nvidia_network(
+    theirs: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    layers: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> _Persistent:
     """Return one of NVIDIA's networks with these tensors: modules in modules, parameters and buffers apart.
 
     `config` has the arguments of a StyleGAN2 (with `synthesis_kwargs`), or those of a StyleGAN3 as they are stored.
+    `layers` are further attributes of all layers, `stored` further arguments of the synthesis.
     """
     stylegan3 = "synthesis_kwargs" not in config
     clamp = None if stylegan3 else config["synthesis_kwargs"].get("conv_clamp")
@@ -90,6 +97,8 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
         leaves = {key: value.clone() for key, value in own.items() if "." not in key}
         if kind.startswith("conv"):
             attributes["conv_clamp"] = clamp
+        if kind.startswith(("conv", "fc")):
+            attributes.update(layers or {})
         if kind.startswith("fc") and not stylegan3:
             attributes["weight_gain"] = config["mapping_kwargs"].get("lr_multiplier", 0.01) / np.sqrt(
                 leaves["weight"].shape[1]
@@ -118,18 +127,23 @@ def nvidia_network(theirs: Mapping[str, Any], state: Mapping[str, Tensor], confi
         _init_kwargs=theirs["EasyDict"](
             **arguments,
             mapping_kwargs=theirs["EasyDict"](num_layers=config["mapping_kwargs"]["num_layers"]),
-            synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4),
+            synthesis_kwargs=theirs["EasyDict"](conv_clamp=clamp, num_fp16_res=4, **(stored or {})),
         ),
         **arguments,
     )
 
 
 def nvidia_pickle(
-    state: Mapping[str, Tensor], config: Mapping[str, Any], protocol: int = 4, discriminator: int = 3
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    protocol: int = 4,
+    discriminator: int = 3,
+    layers: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a snapshot of StyleGAN2-ADA's repository, whose discriminator has so many parameters."""
     with their_modules() as theirs:
-        average = nvidia_network(theirs, state, config)
+        average = nvidia_network(theirs, state, config, layers, stored)
         other = nvidia_network(theirs, {key: value * 2 for key, value in state.items()}, config)
         return pickle.dumps(
             {
@@ -155,9 +169,23 @@ def _critic(theirs: Mapping[str, Any], count: int = 3) -> _Persistent:
     )
 
 
-def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:
-    """Return (G, D, Gs) as the TensorFlow version pickles them."""
-    variables: dict[str, np.ndarray] = {}
+def nested_modules(levels: int, width: int) -> bytes:
+    """Return a snapshot of few bytes: levels of modules that each name the next one `width` times."""
+    with their_modules() as theirs:
+        module = _Persistent(theirs, "Layer", {"_parameters": OrderedDict(weight=torch.nn.Parameter(torch.ones(1)))})
+        for _ in range(levels):
+            children = OrderedDict((f"m{index}", module) for index in range(width))
+            module = _Persistent(theirs, "Layer", {"_modules": children})
+        return pickle.dumps({"G_ema": module})
+
+
+def tensorflow_pickle(
+    state: Mapping[str, Tensor],
+    settings: Mapping[str, Any] | None = None,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """Return (G, D, Gs) as the TensorFlow version pickles them, with static arguments and further variables."""
+    variables: dict[str, np.ndarray] = dict(more or {})
     for key, value in state.items():
         array = value.numpy()
         network, *rest = key.split(".")
@@ -201,7 +229,7 @@ def tensorflow_pickle(state: Mapping[str, Tensor]) -> bytes:
             made.state = {
                 "version": 5,
                 "name": prefix,
-                "static_kwargs": theirs["EasyDict"](),
+                "static_kwargs": theirs["EasyDict"](settings or {}),
                 "components": theirs["EasyDict"](components),
                 "build_module_src": SOURCE,
                 "build_func_name": "G_main",

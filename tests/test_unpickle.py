@@ -8,8 +8,10 @@ import io
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
+import textwrap
 import time
 import tracemalloc
 import zipfile
@@ -23,11 +25,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lace_lightning.artifacts import save_tensors
 from lace_lightning.errors import LaceError
-from lace_lightning.generators import StyleGAN2Network, read_generator
+from lace_lightning.generators import StyleGAN2Network, StyleGAN3Network, load_generator, read_generator
+from lace_lightning.generators.stylegan2 import save_network
 from lace_lightning.unpickle import Record, safe_unpickle, tensors_of
 
-from .foreign_files import nvidia_pickle, rosinality_file, tensorflow_pickle
+from .foreign_files import nested_modules, nvidia_pickle, rosinality_file, rosinality_state, tensorflow_pickle
 
 SMALL = {
     "z_dim": 4,
@@ -38,6 +42,8 @@ SMALL = {
     "mapping_kwargs": {"num_layers": 1},
     "synthesis_kwargs": {"channels": {4: 2, 8: 2}},
 }
+THREE = {"channel_base": 64, "channel_max": 4, "num_layers": 3, "margin_size": 2}
+SIZES = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 3}
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False) | st.text() | st.binary()
 )
@@ -272,6 +278,129 @@ def mutated(data: bytes, lot: random.Random) -> bytes:
         if len(result) < 2:
             break
     return bytes(result[: lot.randrange(1, len(result))]) if lot.random() < 0.1 else bytes(result)
+
+
+def our_own(path: Path) -> bytes:
+    """Return a file of this program, with the settings of `SMALL`."""
+    torch.manual_seed(0)
+    save_network(StyleGAN2Network(**SMALL), SMALL, path, {"truncation": 0.7})
+    return path.read_bytes()
+
+
+def with_changed_number(data: bytes, lot: random.Random) -> bytes:
+    """Return safetensors with another number, word or length in the header, of the same length or of another."""
+    length = int.from_bytes(data[:8], "little")
+    header, rest = data[8 : 8 + length].decode(), data[8 + length :]
+    words = list(re.finditer(r"-?\d+(?:\.\d+)?|null|true|false|[a-z_]{3,}", header))
+    for word in sorted(lot.sample(words, lot.choice((1, 1, 2, 5))), key=lambda word: -word.start()):
+        value = lot.choice(
+            ("0", "1", "-1", "3", "24", "64", "4096", str(2**40), "1e400", "NaN", "null", "[]", "{}", "x")
+        )
+        header = header[: word.start()] + value + header[word.end() :]
+    encoded = header.encode()
+    size = len(encoded) if lot.random() < 0.9 else lot.choice((0, 1, 2**40, 2**63))
+    return size.to_bytes(8, "little") + encoded + rest
+
+
+@pytest.mark.parametrize("mutate", [mutated, with_changed_number])
+def test_mutated_files_of_our_own_give_a_network_or_one_sentence(tmp_path: Path, mutate) -> None:
+    data, lot, path = our_own(tmp_path / "g.safetensors"), random.Random(3), tmp_path / "g.safetensors"
+    taken = 0
+    for _ in range(MUTATIONS):
+        path.write_bytes(mutate(data, lot))
+        start = time.perf_counter()
+        try:
+            load_generator(path)
+            taken += 1
+        except LaceError as error:
+            assert str(error).isprintable()  # noqa: PT017
+            assert len(str(error)) < 1000  # noqa: PT017
+        assert time.perf_counter() - start < 10
+    assert taken < MUTATIONS
+
+
+def memory_bombs(folder: Path) -> None:
+    """Write small files, read by each layout, whose settings or names stand for gigabytes."""
+    state = StyleGAN2Network(**SMALL).state_dict()
+    three = StyleGAN3Network(4, 4, 0, 16, 3, synthesis_kwargs=THREE)
+    sizes = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 3, **THREE}
+    for number, change in enumerate(
+        (
+            {"num_layers": 3000, "channel_max": 512, "channel_base": 2**30},
+            {"num_layers": 120, "channel_max": 2**19, "channel_base": 2**40},
+            {"w_dim": 2**20, "z_dim": 2**20},
+            {"img_resolution": 4096, "margin_size": 256, "filter_size": 32, "lrelu_upsampling": 8},
+            {"mapping_kwargs": {"num_layers": 128, "layer_features": 2**20}},
+        )
+    ):
+        (folder / f"three{number}.pkl").write_bytes(nvidia_pickle(three.state_dict(), {**sizes, **change}))
+        settings = {"kind": "stylegan3", "network": {**SIZES, "synthesis_kwargs": {**THREE, **change}}}
+        save_tensors(folder / f"three{number}.safetensors", three.state_dict(), settings)
+    for number, change in enumerate(
+        (
+            {"img_resolution": 2**40},
+            {"img_resolution": 4096},
+            {"w_dim": 2**20, "z_dim": 2**20, "c_dim": 2**20},
+            {"mapping_kwargs": {"num_layers": 128, "layer_features": 2**20}},
+            {"synthesis_kwargs": {"channel_base": 2**40, "channel_max": 2**20}},
+        )
+    ):
+        settings = {"kind": "stylegan2", "network": {**SMALL, **change}}
+        save_tensors(folder / f"two{number}.safetensors", state, settings)
+    theirs = rosinality_state(state)
+    one = torch.zeros(1, 1)
+    deep = {f"style.{index}.weight": one for index in range(3, 2003)}
+    deep |= {f"style.{index}.bias": one[0] for index in range(3, 2003)}
+    wide = {f"style.{index}.weight": one for index in range(1, 101)}
+    wide |= {f"style.{index}.bias": torch.zeros(20_000 if index in (1, 100) else 1) for index in range(1, 101)}
+    blocks = {
+        name.replace(".0.", f".{block}."): value
+        for block in range(60)
+        for name, value in theirs.items()
+        if name.startswith("to_rgbs.0.")
+    }
+    without = {name: value for name, value in theirs.items() if not name.startswith("noises.")}
+    for number, more in enumerate((deep, wide, blocks)):
+        torch.save({"g_ema": without | more}, folder / f"rosinality{number}.pt")
+    # One tensor in half precision under many names.
+    shared = torch.zeros(3000, 3000, dtype=torch.float16)
+    names = {f"mapping.fc{index}.weight": shared for index in range(128)}
+    torch.save({**state, **names}, folder / "shared.pt")
+    array = shared.numpy()
+    more = {f"mapping/Dense{index}/weight": array for index in range(128)}
+    (folder / "tensorflow.pkl").write_bytes(tensorflow_pickle(state, more=more))
+    (folder / "modules.pkl").write_bytes(nested_modules(15, 8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is one of Linux")
+def test_settings_of_files_take_no_memory(tmp_path: Path) -> None:
+    memory_bombs(tmp_path)
+    program = """
+        import resource, sys, warnings
+        from pathlib import Path
+        import torch
+        from lace_lightning.errors import LaceError
+        from lace_lightning.generators import load_generator
+        torch.set_num_threads(1)
+        load_generator("portraits_generator")
+        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+        limit = used * 1024 + 700 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        for path in sorted(Path(sys.argv[1]).iterdir()):
+            try:
+                load_generator(path)
+                print("taken", path.name)
+            except LaceError as error:
+                print("refused", path.name, str(error)[:200].replace(chr(10), " "))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(list(tmp_path.iterdir()))
+    assert [line for line in lines if not line.startswith("refused")] == []
+    assert "memory" not in done.stdout.lower().replace("would take", "")
 
 
 @pytest.mark.parametrize("kind", ["_parameters", "_buffers", "_modules"])

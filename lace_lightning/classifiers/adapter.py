@@ -8,21 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LaceError
+from ..errors import LaceError, in_one_line
 from .published import Normalized
 
 
 class WrappedImageNetwork(Normalized):
-    """Pictures (B, 3, R, R) in [-1, 1], resized and normalised -> `body` -> features (B, F) -> `head` -> logits.
+    """Pictures (B, C, R, R) in [-1, 1], resized and normalised -> `body` -> features (B, F) -> `head` -> logits.
 
     Args:
-        body: network of normalised pictures (B, 3, R, R) that returns features (B, F).
+        body: network of normalised pictures (B, C, R, R) that returns features (B, F).
         head: linear layer from features (B, F) to logits (B, L).
         num_features: the number F of features.
         resolution: side in pixels that pictures are resized to (bicubic, antialiased), at least 1; None for pictures
             as they are.
         mean: mean of each channel of pictures in [0, 1] that the body was trained with.
         std: standard deviation of each channel of pictures in [0, 1] that the body was trained with, above 0.
+        channels: number C of channels that the body takes; None for any.
+
+    Raises:
+        LaceError: for `mean` or `std` of another number of channels.
 
     Example:
         >>> body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
@@ -39,8 +43,10 @@ class WrappedImageNetwork(Normalized):
         resolution: int | None = None,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
+        channels: int | None = 3,
     ) -> None:
-        super().__init__(mean, std)
+        super().__init__(_of_channels("mean", mean, channels), _of_channels("std", std, channels))
+        self.channels = channels
         self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
 
     def seen(self, images: Tensor) -> Tensor:
@@ -53,6 +59,47 @@ class WrappedImageNetwork(Normalized):
 
     def features(self, images: Tensor) -> Tensor:
         return self.body(self.seen(images))
+
+
+def _of_channels(name: str, values: Sequence[float], channels: int | None) -> Sequence[float]:
+    """Return one number for each channel; numbers that are all the same are of any channels."""
+    if len(set(values)) == 1:
+        return [values[0]] * (channels or 1)
+    if channels is not None and len(values) != channels:
+        raise LaceError(
+            f"labeler.{name} must have {channels} number{'s' if channels > 1 else ''}, one for each channel that the "
+            f"network takes, received {list(values)}: set it to those of its training."
+        )
+    return values
+
+
+@torch.no_grad()
+def channels_of(model: nn.Module, resolution: int | None) -> int | None:
+    """Return how many channels a network takes: 3, 1, 4 or 2, None for any; 3 where it fails with all of them.
+
+    Args:
+        model: network of pictures (B, C, R, R), which is put into evaluation mode.
+        resolution: side in pixels of the pictures that are tried; None for 64.
+    """
+    taken = []
+    for channels in (3, 1, 4, 2):
+        try:
+            model.eval()(example_of(channels, resolution))
+        except Exception:
+            continue
+        taken.append(channels)
+    return None if len(taken) > 1 else taken[0] if taken else 3
+
+
+def example_of(channels: int | None, resolution: int | None) -> Tensor:
+    """Return two pictures of noise (2, C, R, R).
+
+    Args:
+        channels: number C of channels; None for 3.
+        resolution: side R in pixels; None for 64.
+    """
+    side = resolution or 64
+    return torch.randn(2, channels or 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
@@ -78,7 +125,7 @@ def logits_of(model: nn.Module, example: Tensor) -> Tensor:
     except Exception as error:
         raise LaceError(
             f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
-            f"({' '.join(str(error).split())[:120]}): set labeler.resolution to its size."
+            f"({in_one_line(error, 120)}): set labeler.resolution to its size."
         ) from None
     if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
         received = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__

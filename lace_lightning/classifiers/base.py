@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..artifacts import digest, load_tensors, save_tensors
 from ..energies import Energy, build
-from ..errors import LaceError, suggest
+from ..errors import LaceError, in_one_line, quoted, suggest
 from ..query import Query, parse
 from ..schema import Labels, Schema
 from .latent import LatentMLP
 from .networks import IMAGE_NETWORKS
 
 SPACES = ("z", "w", "x")
+Loaded = TypeVar("Loaded", bound=Any)
+# Largest number in the settings of a classifier in a file.
+MAX_SIZE = 2**17
 
 
 def build_classifier_network(network: str, schema: Schema, arguments: Mapping[str, Any]) -> nn.Module:
@@ -237,17 +240,67 @@ class AttributeClassifier(nn.Module):
             LaceError: when the file is missing, damaged or no classifier.
         """
         tensors, config = load_tensors(path)
-        if config.get("kind") != "classifier":
-            raise LaceError(
-                f"The weights '{path}' must be a classifier and are of kind '{config.get('kind')}': check the path."
+        kind = config.get("kind") if isinstance(config, Mapping) else type(config).__name__
+        if kind != "classifier":
+            raise LaceError(f"The weights '{path}' must be a classifier and are of kind {quoted(kind)}.")
+
+        def build() -> AttributeClassifier:
+            return cls(
+                Schema.from_config(config["schema"]),
+                config["space"],
+                config["network"],
+                config["arguments"],
+                config.get("generator"),
             )
-        result = cls(
-            Schema.from_config(config["schema"]),
-            config["space"],
-            config["network"],
-            config["arguments"],
-            config["generator"],
-        )
-        result.network.load_state_dict(tensors)
+
+        result = load_built(build, config, tensors, f"The weights '{path}' must be a classifier")
         result.metadata = config.get("metadata") or {}
         return result.eval().requires_grad_(False)
+
+
+def load_built(
+    build: Callable[[], Loaded], config: Mapping[str, Any], tensors: Mapping[str, Tensor], required: str
+) -> Loaded:
+    """Return what is built from the settings of a file, with the tensors of the file in its `network`.
+
+    Args:
+        build: function that builds it from the settings.
+        config: the settings.
+        tensors: tensors by the names of the network.
+        required: the beginning of the message.
+
+    Raises:
+        LaceError: for settings that build nothing, or a network of other tensors; they take no more memory than those.
+    """
+    try:
+        _check_sizes(config, len(tensors))
+        # Without memory first: a configuration cannot ask for more than its tensors take.
+        with torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in build().network.state_dict().items()}
+        received = {name: tuple(value.shape) for name, value in tensors.items()}
+        differing = [name for name in (*wanted, *received) if wanted.get(name) != received.get(name)]
+        if differing:
+            raise LaceError(f"its tensor {quoted(differing[0])} is missing, left over or of another shape")
+        result = build()
+        result.network.load_state_dict(tensors)
+    except (ArithmeticError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+        raise LaceError(
+            f"{required} with the settings that it was written with, and these make none ({in_one_line(error)}): get "
+            "the file again."
+        ) from error
+    return result
+
+
+def _check_sizes(value: Any, count: int, name: str = "", depth: int = 0) -> None:
+    """Refuse (LaceError) numbers and lists in a file that no network of so many tensors has."""
+    if depth > 8:
+        raise LaceError("its settings lie too deep in each other")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key != "metadata":
+                _check_sizes(inner, count, str(key), depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_sizes(inner, count, name, depth + 1)
+    elif isinstance(value, (int, float)) and not abs(value) <= (count if name in ("depth", "blocks") else MAX_SIZE):
+        raise LaceError(f"its setting {quoted(name)} is {quoted(value)[1:-1]}")

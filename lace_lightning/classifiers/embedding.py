@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..artifacts import digest, file_sha256, load_tensors, save_tensors
-from ..errors import LaceError, suggest
+from ..errors import LaceError, quoted, suggest
 from ..weights import weight_path
+from .base import load_built
 from .networks import build_network
 from .torchscript import last_line, load_program
 
@@ -146,13 +147,18 @@ class IdentityEmbedding(Embedding):
             LaceError: when the file is missing, damaged or no identity embedding.
         """
         tensors, config = load_tensors(path)
-        if config.get("kind") != "identity":
+        kind = config.get("kind") if isinstance(config, Mapping) else type(config).__name__
+        if kind != "identity":
             raise LaceError(
-                f"The weights '{path}' must be an identity embedding and are of kind '{config.get('kind')}': check "
+                f"The weights '{path}' must be an identity embedding and are of kind {quoted(kind)}: check "
                 "task.identity.weights."
             )
-        result = cls(config["network"], config["arguments"], config["size"])
-        result.network.load_state_dict(tensors)
+        result = load_built(
+            lambda: cls(config["network"], config["arguments"], config["size"]),
+            config,
+            tensors,
+            f"The weights '{path}' must be an identity embedding",
+        )
         return result.eval().requires_grad_(False)
 
 

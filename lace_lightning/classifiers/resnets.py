@@ -49,6 +49,8 @@ class ImageNetwork(nn.Module):
 
     num_features: int
     head: nn.Module
+    # Channels of a picture; None where any number is taken.
+    channels: int | None = 3
 
     def features(self, images: Tensor) -> Tensor:
         """Return the penultimate features (B, F) of pictures (B, 3, R, R): the maxima of the last feature map."""

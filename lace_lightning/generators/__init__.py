@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import load_config
 from ..catalogue import published_names, published_path
-from ..errors import suggest
+from ..errors import LaceError, suggest
 from ..seeds import sample_seeds
 from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check_generator
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
-from .stylegan2 import StyleGAN2Generator
+from .stylegan2 import StyleGAN2Generator, own_kind
 from .stylegan2_networks import StyleGAN2Network
 from .stylegan3 import StyleGAN3Generator
 from .stylegan3_networks import StyleGAN3Network
@@ -37,7 +37,9 @@ __all__ = [
 SHIPPED = {"cifar10": "cifar10_generator"}
 
 
-def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
+def load_generator(
+    name: str | os.PathLike[str], checkpoint_key: str | None = None, **options: Any
+) -> StyleGAN2Generator:
     """Load a StyleGAN2 or StyleGAN3 generator by its name or from a file of this or another program.
 
     The content of the file decides between StyleGAN2 and StyleGAN3. A published network that is not on this disk is
@@ -46,7 +48,9 @@ def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Gen
 
     Args:
         name: "cifar10" or another name of shipped weights, the name of a published network such as "stylegan2_ffhq",
-            or the path of a file (.safetensors, .pkl, .pickle, .pt, .pth, .ckpt or .bin).
+            or the path of a file, of which the content decides how it is read.
+        checkpoint_key: name of the network in a file of another program with several, such as G_ema or g; None takes
+            the moving average of the weights where there is one.
         options: arguments of `StyleGAN2Generator` or `StyleGAN3Generator`, in place of those stored in the file.
 
     Returns:
@@ -62,10 +66,18 @@ def load_generator(name: str | os.PathLike[str], **options: Any) -> StyleGAN2Gen
         torch.Size([2, 3, 32, 32])
     """
     shipped = str(name) in (*SHIPPED, *weight_names())
-    if not shipped and not Path(name).suffix and suggest(str(name), published_names()):
-        return read_generator(published_path(str(name))).generator(**options)
-    if is_foreign(name):
-        return read_generator(name).generator(**options)
+    is_file = Path(name).is_file()
+    if not shipped and not is_file and not Path(name).suffix and suggest(str(name), published_names()):
+        return read_generator(published_path(str(name)), checkpoint_key).generator(**options)
+    if not shipped and is_foreign(name):
+        checkpoint = read_generator(name, checkpoint_key)
+        if checkpoint.taken and "stylegan2-" not in checkpoint.layout and checkpoint.kind == "stylegan2":
+            warnings.warn(f"Of the networks in '{name}', this one is taken: {checkpoint.taken}.", stacklevel=2)
+        return checkpoint.generator(**options)
+    if checkpoint_key is not None:
+        raise LaceError(
+            f"Weights of this program hold one network, and checkpoint_key is '{checkpoint_key}': set it to null."
+        )
     weights = SHIPPED.get(str(name), name)
-    kind = load_config(weight_path(weights)).get("kind")
+    kind = own_kind(weight_path(weights))
     return (StyleGAN3Generator if kind == "stylegan3" else StyleGAN2Generator).from_weights(weights, **options)

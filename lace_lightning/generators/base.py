@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -15,9 +16,12 @@ from ..errors import LaceError
 from ..numerics.memory import Chunks
 from ..pictures.convert import to_bytes
 from ..seeds import normal, sample_seeds
+from .arguments import require_whole
 
 # Assumed number of feature maps of the size of the picture, where a network does not tell its need of memory.
 UNKNOWN_MAPS = 512
+# Pictures in which a value below 0 is looked for where two have none.
+MORE = 16
 
 
 class Generator(nn.Module):
@@ -38,7 +42,7 @@ class Generator(nn.Module):
         memory: GiB above 0 for "auto"; None for half of the free memory.
 
     Raises:
-        LaceError: for `max_batch` or `memory` out of range.
+        LaceError: for an argument out of range, and for latents of another shape.
 
     Example:
         >>> class Gray(Generator):
@@ -67,9 +71,18 @@ class Generator(nn.Module):
         memory: float | None = None,
     ) -> None:
         super().__init__()
-        self.z_dim, self.w_dim, self.num_ws, self.has_w = z_dim, w_dim, num_ws, has_w
+        self.z_dim, self.w_dim = require_whole("z_dim", z_dim, 1), require_whole("w_dim", w_dim, 1)
+        self.num_ws, self.has_w = num_ws, has_w
         self.chunks = Chunks(max_batch, memory)
-        self.image_shape: tuple[int, int, int] = tuple(int(n) for n in image_shape)  # type: ignore[assignment]
+        sides = list(image_shape) if isinstance(image_shape, Sequence) else []
+        if len(sides) != 3:
+            raise LaceError(
+                "The image_shape of a generator must be three numbers, channels, height and width, received "
+                f"{sides or image_shape}: correct it."
+            )
+        self.image_shape: tuple[int, int, int] = tuple(  # type: ignore[assignment]
+            require_whole("image_shape", side, 1) for side in sides
+        )
 
     @property
     def has_layers(self) -> bool:
@@ -111,6 +124,11 @@ class Generator(nn.Module):
         return w[:, None].expand(-1, self.num_ws, -1)
 
     def _ws(self, w: Tensor) -> Tensor:
+        if w.shape[1:] not in ((self.w_dim,), (self.num_ws, self.w_dim)):
+            raise LaceError(
+                f"Latents w must have the shape (B, {self.w_dim}) or (B, {self.num_ws}, {self.w_dim}), received "
+                f"{tuple(w.shape)}: give w of this generator."
+            )
         return self.broadcast(w) if w.ndim == 2 else w
 
     def synthesis(self, w: Tensor) -> Tensor:
@@ -142,6 +160,10 @@ class Generator(nn.Module):
         return {"z": None, "w": self.mapping, "x": self}[space]
 
     def forward(self, z: Tensor) -> Tensor:
+        if z.shape[1:] != (self.z_dim,):
+            raise LaceError(
+                f"Latents z must have the shape (B, {self.z_dim}), received {tuple(z.shape)}: give z of this generator."
+            )
         return self.synthesis(self.mapping(z))
 
     def frozen(self) -> Generator:
@@ -163,16 +185,17 @@ def _joined(parts: Iterator[Tensor], count: int) -> Tensor:
 
 @torch.no_grad()
 def check_generator(generator: Generator) -> None:
-    """Check that a generator is frozen and that its shapes and values are those that it declares.
+    """Check that a generator is frozen, repeats its pictures, and has the shapes and values that it declares.
 
-    Two samples are drawn and rendered.
+    Two samples are drawn and rendered twice, in both orders. A warning tells where no picture has a value below 0.
 
     Args:
         generator: the generator.
 
     Raises:
         LaceError: when a weight requires gradients, the generator is in training mode, w or pictures have another
-            shape than declared, or a picture has a value outside [-1, 1] or NaN.
+            shape than declared, a picture has a value outside [-1, 1], NaN or infinite, or a picture is another one at
+            the second time.
 
     Example:
         >>> from lace_lightning.generators import ModuleGenerator
@@ -187,23 +210,92 @@ def check_generator(generator: Generator) -> None:
     if trainable or generator.training:
         reason = f"'{trainable[0]}' requires gradients" if trainable else "it is in training mode"
         raise LaceError(f"The generator must be frozen and {reason} in {name}: call generator.frozen().")
-    parameter = next(generator.parameters(), torch.empty(0))
-    z = generator.prior(2, device=parameter.device)
+    z = generator.prior(2, device=generator.device)
     w = generator.mapping(z)
+    require_shape(name, "mapping", w, (2, generator.w_dim))
     images = generator.synthesis(w)
-    for part, received, required in (
-        ("mapping", w.shape, (2, generator.w_dim)),
-        ("synthesis", images.shape, (2, *generator.image_shape)),
-    ):
-        if tuple(received) != tuple(required):
-            raise LaceError(
-                f"The {part} of {name} must return the shape {tuple(required)} for two samples, received "
-                f"{tuple(received)}: correct z_dim, w_dim or image_shape."
-            )
+    require_shape(name, "synthesis", images, (2, *generator.image_shape))
+    _check_values(name, images)
+    if images.min() >= 0:
+        _warn_of_range(name, generator)
+    _check_repeated(name, generator, z, images)
+
+
+def require_shape(name: str, part: str, received: Tensor, required: tuple[int, ...]) -> None:
+    """Compare the shape of w or of pictures of two samples with the declared one.
+
+    Args:
+        name: name of the generator, for messages.
+        part: "mapping" or "synthesis".
+        received: w or pictures.
+        required: the declared shape.
+
+    Raises:
+        LaceError: for another shape.
+
+    Example:
+        >>> require_shape("Tiny", "mapping", torch.zeros(2, 4), (2, 4))
+    """
+    if tuple(received.shape) != tuple(required):
+        raise LaceError(
+            f"The {part} of {name} must return the shape {tuple(required)} for two samples, received "
+            f"{tuple(received.shape)}: correct z_dim, w_dim or image_shape."
+        )
+
+
+def _check_values(name: str, images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise LaceError(
+            f"The pictures of {name} must be floating numbers in [-1, 1], received {images.dtype}: convert them, as "
+            "images / 127.5 - 1 for bytes."
+        )
+    wrong = int((~images.isfinite()).sum())
+    if wrong:
+        raise LaceError(
+            f"The pictures of {name} must lie in [-1, 1], and {wrong} of {images.numel()} values of two pictures are "
+            "NaN or infinite: check its weights, or compute it in float32."
+        )
     low, high = float(images.min()), float(images.max())
-    # NaN compares false.
-    if not (low >= -1 and high <= 1):
+    if low < -1 or high > 1:
         raise LaceError(
             f"The pictures of {name} must lie in [-1, 1], received values from {low:.3g} to {high:.3g}: set "
             "output_range or add a tanh."
+        )
+
+
+def _warn_of_range(name: str, generator: Generator) -> None:
+    """Warn where many pictures have no value below 0 either."""
+    images = generator(generator.prior(MORE, first=2, device=generator.device))
+    low, high = float(images.min()), float(images.max())
+    if low >= 0:
+        warnings.warn(
+            f"The values of {MORE} pictures of {name} go from {low:.3g} to {high:.3g}, and pictures here go from -1 to "
+            "1: set output_range=[0, 1] unless all pictures are so bright.",
+            stacklevel=3,
+        )
+
+
+def _check_repeated(name: str, generator: Generator, z: Tensor, images: Tensor) -> None:
+    """Refuse a generator that draws noise by itself: sample i must depend on seed i alone."""
+    # In the other order, which also shows noise that depends on the place in the batch.
+    again = generator(z.flip(0)).flip(0)
+    if torch.allclose(again, images, atol=1e-4, rtol=0):
+        return
+    advice = (
+        "store the noise as a buffer or switch it off (the noise mode of StyleGAN2 is 'random' by default), since "
+        "sample i must depend on seed i alone"
+    )
+    repeated = float((generator(z) - images).abs().max())
+    # On a GPU the order of sums can differ from call to call.
+    if repeated > (1e-4 if images.device.type == "cpu" else 0.02):
+        raise LaceError(
+            f"A generator must give the same pictures for the same latents, and those of {name} differ by up to "
+            f"{repeated:.2g} between two calls: {advice}."
+        )
+    # Half precision rounds in another way at another place.
+    moved = float((again - images).abs().mean())
+    if moved > 0.01:
+        raise LaceError(
+            f"A picture must not depend on its place in a batch, and those of {name} differ by {moved:.2g} on average "
+            f"at another place: {advice}."
         )

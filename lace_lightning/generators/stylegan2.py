@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..artifacts import digest, load_tensors, save_tensors
-from ..errors import LaceError
+from ..artifacts import digest, load_config, load_tensors, save_tensors
+from ..errors import LaceError, in_one_line, quoted
 from ..numerics.mlp import Layer, leaky_mlp, linearized_leaky_mlp
 from ..numerics.precision import check_precision, compute_dtype
 from ..numerics.weight_cache import WeightCache
 from ..weights import weight_path
+from .arguments import checked_table, is_whole, names_of, require_choice, require_number, require_whole
 from .base import Generator
 from .stylegan2_layers import SQRT_2
-from .stylegan2_networks import MappingNetwork, StyleGAN2Network, StyleNetwork, normalize
+from .stylegan2_networks import MappingNetwork, StyleGAN2Network, StyleNetwork, network_from, normalize
 
 
 class TruncatedMapping(nn.Module):
@@ -96,7 +97,7 @@ class StyleGAN2Generator(Generator):
 
     Args:
         network: the network, for example a `StyleGAN2Network`. It is used itself, and frozen.
-        truncation: ψ moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
+        truncation: ψ, a finite number, moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
         truncation_cutoff: number of the first style layers that are truncated, at least 0. They are truncated in
             `broadcast`, and not in the mapping. None truncates all of them in the mapping.
         condition: class number from 0, or vector of c_dim numbers, of a conditional network; None for an unconditional
@@ -108,8 +109,7 @@ class StyleGAN2Generator(Generator):
         memory: GiB above 0 for "auto"; None for half of the free memory.
 
     Raises:
-        LaceError: for a missing or unsuitable condition, and another value of `noise`, `precision`, `max_batch` or
-            `memory`.
+        LaceError: for a missing or unsuitable condition, and a value of another argument that is out of range.
 
     References:
         StyleGAN2 (arXiv 1912.04958).
@@ -144,8 +144,10 @@ class StyleGAN2Generator(Generator):
             max_batch=max_batch,
             memory=memory,
         )
-        if noise not in ("const", "none"):
-            raise LaceError(f"The noise of a frozen generator must be const or none, received '{noise}': set one.")
+        require_choice("noise", noise, ("const", "none"))
+        truncation = float(require_number("truncation", truncation) or 0.0)
+        if truncation_cutoff is not None:
+            truncation_cutoff = require_whole("truncation_cutoff", truncation_cutoff, 0)
         self.network = network
         self.noise, self.precision = noise, check_precision(precision)
         self.truncation, self.truncation_cutoff = truncation, truncation_cutoff
@@ -193,12 +195,12 @@ class StyleGAN2Generator(Generator):
         """Return the generator of shipped weights by name, or of a file that `save_network` wrote.
 
         `options` are arguments of the class, in place of those stored in the file. Raises LaceError for missing or
-        damaged weights, and for another kind of generator.
+        damaged weights, for another kind of generator, and for a configuration in the file that makes none.
         """
         tensors, config = read_network(weights, cls.network_class.kind)
-        network = cls.network_class(**config["network"])
-        network.load_state_dict(tensors)
-        return cls(network, **{**config.get("options", {}), **options})
+        network = network_from(cls.network_class, config.get("network"), tensors, "get the file again")
+        stored = checked_table("options", config.get("options"), names_of(cls.__init__, without=("self", "network")))
+        return cls(network, **{**stored, **options})
 
 
 def read_network(
@@ -222,13 +224,39 @@ def read_network(
         >>> config["network"]["z_dim"]
         128
     """
-    tensors, config = load_tensors(weight_path(weights))
-    if config.get("kind") != kind:
+    path = weight_path(weights)
+    found = own_kind(path)
+    if found != kind:
         raise LaceError(
             f"The weights '{weights}' must be a {kind.replace('stylegan', 'StyleGAN')} generator and are of kind "
-            f"'{config.get('kind')}': give another file."
+            f"{quoted(found)}: give another file."
         )
-    return tensors, config
+    return load_tensors(path)
+
+
+def own_kind(path: str | os.PathLike[str]) -> str:
+    """Return the kind of the network in a file of this program.
+
+    Args:
+        path: a .safetensors file.
+
+    Raises:
+        LaceError: for a file that is missing, damaged or of another program, and for a configuration without a kind.
+
+    Example:
+        >>> own_kind(weight_path("cifar10_generator"))
+        'stylegan2'
+    """
+    try:
+        config = load_config(path)
+        if isinstance(config, dict) and isinstance(config.get("kind"), str):
+            return config["kind"]
+        reason = "is no table with a kind"
+    except RecursionError as error:
+        reason = f"cannot be read ({in_one_line(error, 60)})"
+    raise LaceError(
+        f"The weights '{path}' must have a configuration of this program, and theirs {reason}: get the file again."
+    )
 
 
 def save_network(
@@ -269,14 +297,15 @@ def save_network(
 def _condition(c_dim: int, condition: int | Sequence[float] | None) -> Tensor | None:
     if condition is None:
         return None
-    vector = (
-        torch.eye(c_dim)[condition]
-        if isinstance(condition, int) and condition < c_dim
-        else torch.as_tensor(condition, dtype=torch.float32)
-    )
-    if vector.shape != (c_dim,):
+    if is_whole(condition) and 0 <= condition < c_dim:
+        return torch.nn.functional.one_hot(torch.tensor(int(condition)), c_dim).float()
+    try:
+        vector = torch.as_tensor(condition, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        vector = torch.empty(0, 0)
+    if not c_dim or vector.shape != (c_dim,) or not vector.isfinite().all():
         raise LaceError(
-            f"The condition must be a class number below {c_dim} or {c_dim} numbers, received {condition}: "
-            f"{'correct the condition' if c_dim else 'set condition to null'}."
+            f"The condition must be a class number from 0 below {c_dim} or {c_dim} finite numbers, received "
+            f"{quoted(condition)[1:-1]}: {'correct the condition' if c_dim else 'set condition to null'}."
         )
     return vector

@@ -7,25 +7,49 @@ that its state dicts load here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import LaceError
 from ..numerics.weight_cache import WeightCache
 
 SQRT_2 = math.sqrt(2.0)
 
 
-def fir_filter() -> Tensor:
-    """Return the low-pass filter (4, 4) of StyleGAN2: the outer product of [1, 3, 3, 1], of sum 1.
+# Taps of the low-pass filter of the published networks.
+TAPS = (1, 3, 3, 1)
+
+
+def fir_filter(taps: Sequence[float] = TAPS) -> Tensor:
+    """Return a low-pass filter (4, 4) of StyleGAN2: the outer product of four taps, of sum 1.
+
+    Args:
+        taps: four numbers, the same from either end, whose sum is not 0.
+
+    Raises:
+        LaceError: for other taps.
 
     Example:
         >>> float(fir_filter().sum())
         1.0
     """
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    return torch.outer(taps, taps) / 64
+    is_list = isinstance(taps, Sequence) and not isinstance(taps, (str, bytes)) and len(taps) == 4
+    if not (
+        is_list
+        and all(isinstance(tap, (int, float)) and abs(tap) < 1e6 for tap in taps)
+        and list(taps) == list(taps)[::-1]
+        and abs(sum(taps)) > 1e-6
+    ):
+        received = ", ".join(str(tap)[:20] for tap in taps[:8]) if is_list else type(taps).__name__
+        raise LaceError(
+            f"The low-pass filter (resample_filter) of a StyleGAN2 must have four taps, the same from either end, such "
+            f"as [1, 3, 3, 1], received {received}: give a generator that was trained with such a filter."
+        )
+    row = torch.tensor([float(tap) for tap in taps])
+    return torch.outer(row, row) / float(sum(taps)) ** 2
 
 
 def upsample(images: Tensor, taps: Tensor) -> Tensor:
@@ -122,6 +146,8 @@ class SynthesisLayer(nn.Module):
         resolution: R, side of the output in pixels.
         up: whether the layer doubles the side; else the input has R pixels a side.
         conv_clamp: bound of the absolute value of the output at gain 1, above 0; None for none.
+        use_noise: whether the layer adds noise, of which it then has a stored map.
+        resample_filter: four taps of the low-pass filter (see `fir_filter`).
 
     References:
         Section 2.2 of StyleGAN2 (arXiv 1912.04958).
@@ -143,15 +169,18 @@ class SynthesisLayer(nn.Module):
         resolution: int,
         up: bool = False,
         conv_clamp: float | None = None,
+        use_noise: bool = True,
+        resample_filter: Sequence[float] = TAPS,
     ) -> None:
         super().__init__()
-        self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
+        self.resolution, self.up, self.conv_clamp, self.use_noise = resolution, up, conv_clamp, use_noise
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.register_buffer("resample_filter", fir_filter())
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
+        if use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.kept = WeightCache()
 
     def _kernel(self, dtype: torch.dtype) -> Tensor:
@@ -184,7 +213,7 @@ class SynthesisLayer(nn.Module):
         scale = torch.rsqrt(style.float().square() @ power + 1e-8) * gain
         x = self._convolve(x * style[:, :, None, None].to(x.dtype))
         x = torch.addcmul((self.bias * gain)[:, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
-        if noise_mode != "none":
+        if self.use_noise and noise_mode != "none":
             noise = (
                 self.noise_const[first : first + x.shape[2]]
                 if noise_mode == "const"
@@ -235,6 +264,7 @@ class Skip(nn.Module):
     Args:
         in_channels: I, at least 1.
         out_channels: O, at least 1.
+        resample_filter: four taps of the low-pass filter (see `fir_filter`).
 
     Example:
         >>> Skip(4, 2)(torch.randn(1, 4, 8, 8), gain=1.0).shape
@@ -243,11 +273,11 @@ class Skip(nn.Module):
 
     resample_filter: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, resample_filter: Sequence[float] = TAPS) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
         self.weight_gain = 1 / math.sqrt(in_channels)
-        self.register_buffer("resample_filter", fir_filter())
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
 
     def forward(self, x: Tensor, gain: float) -> Tensor:
         x = F.conv2d(x, (self.weight * self.weight_gain).to(x.dtype))

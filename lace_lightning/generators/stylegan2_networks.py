@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .stylegan2_layers import FullyConnected, Skip, SynthesisLayer, ToRGB, fir_filter, upsample
+from ..errors import LaceError, listed
+from .arguments import (
+    MAX_LAYERS,
+    built,
+    checked_table,
+    names_of,
+    require_choice,
+    require_number,
+    require_resolution,
+    require_whole,
+)
+from .stylegan2_layers import TAPS, FullyConnected, Skip, SynthesisLayer, ToRGB, fir_filter, upsample
+
+ARCHITECTURES = ("skip", "resnet", "orig")
+ANOTHER = "give a generator that was trained with one of these"
+# Settings of the training, or of the hardware of the original, which change no picture.
+IGNORED = ("num_fp16_res", "fp16_channels_last", "channels_last", "fused_modconv_default")
+IGNORED_OF_MAPPING = ("w_avg_beta", "freeze_layers", "freeze_embed")
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -39,6 +57,10 @@ class MappingNetwork(nn.Module):
         lr_multiplier: multiplier of the learning rate of the layers, above 0.
         embed_features: size of the embedded condition; None takes `w_dim`.
         layer_features: width of the hidden layers; None takes `w_dim`.
+        activation: "lrelu", the only one that is built.
+
+    Raises:
+        LaceError: for an argument out of range.
 
     References:
         Section 2 of StyleGAN (arXiv 1812.04948).
@@ -59,8 +81,20 @@ class MappingNetwork(nn.Module):
         lr_multiplier: float = 0.01,
         embed_features: int | None = None,
         layer_features: int | None = None,
+        activation: str = "lrelu",
     ) -> None:
         super().__init__()
+        z_dim, c_dim, w_dim = (
+            require_whole("z_dim", z_dim, 1),
+            require_whole("c_dim", c_dim, 0),
+            require_whole("w_dim", w_dim, 1),
+        )
+        num_layers = require_whole("num_layers", num_layers, 1, MAX_LAYERS)
+        for name, width in (("embed_features", embed_features), ("layer_features", layer_features)):
+            if width is not None:
+                require_whole(name, width, 0)
+        require_number("lr_multiplier", lr_multiplier, above=0)
+        require_choice("activation", activation, ("lrelu",), ANOTHER)
         self.z_dim, self.c_dim, self.w_dim, self.num_layers = z_dim, c_dim, w_dim, num_layers
         embedded = (embed_features or w_dim) if c_dim > 0 else 0
         if c_dim > 0:
@@ -96,6 +130,8 @@ class SynthesisBlock(nn.Module):
         architecture: "skip" (a picture output in each block, summed), "resnet" (a residual path) or "orig" (neither).
         is_last: whether this is the highest resolution, which always has a picture output.
         conv_clamp: bound of the absolute value of features, above 0; None for none.
+        use_noise: whether the layers add noise.
+        resample_filter: four taps of the low-pass filter (see `fir_filter`).
 
     Example:
         >>> block = SynthesisBlock(4, 2, 5, 8, 3, "skip", is_last=True, conv_clamp=None)
@@ -118,8 +154,11 @@ class SynthesisBlock(nn.Module):
         architecture: str,
         is_last: bool,
         conv_clamp: float | None,
+        use_noise: bool = True,
+        resample_filter: Sequence[float] = TAPS,
     ) -> None:
         super().__init__()
+        layer: dict[str, Any] = {"conv_clamp": conv_clamp, "use_noise": use_noise, "resample_filter": resample_filter}
         self.in_channels, self.out_channels, self.resolution, self.img_channels = (
             in_channels,
             out_channels,
@@ -129,16 +168,16 @@ class SynthesisBlock(nn.Module):
         self.architecture, self.is_last = architecture, is_last
         self.has_rgb = is_last or architecture == "skip"
         self.num_conv = 1 if in_channels == 0 else 2
-        self.register_buffer("resample_filter", fir_filter())
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, conv_clamp=conv_clamp)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=conv_clamp)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, **layer)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **layer)
         if self.has_rgb:
             self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
         if in_channels != 0 and architecture == "resnet":
-            self.skip = Skip(in_channels, out_channels)
+            self.skip = Skip(in_channels, out_channels, resample_filter)
 
     def rows_at_once(self, device: torch.device) -> int:
         """Return the number of rows of the features that are computed at a time where no graph is kept."""
@@ -218,13 +257,19 @@ class SynthesisNetwork(nn.Module):
 
     Args:
         w_dim: Dw, size of a latent w.
-        img_resolution: R, side of a picture in pixels, a power of two from 4.
-        img_channels: C, channels of a picture.
+        img_resolution: R, side of a picture in pixels, a power of two from 4 to 4096.
+        img_channels: C, channels of a picture, at least 1.
         channel_base: width of the features is channel_base / resolution, and at most `channel_max`.
         channel_max: largest width.
         architecture: "skip", "resnet" or "orig" (see `SynthesisBlock`).
         conv_clamp: bound of the absolute value of features, above 0; None for none.
         channels: width of the features by resolution, where it differs from the rule; None for none.
+        use_noise: whether the layers add noise.
+        resample_filter: four taps of the low-pass filter, the same from either end (see `fir_filter`).
+        activation: "lrelu", the only one that is built.
+
+    Raises:
+        LaceError: for an argument out of range.
 
     Example:
         >>> network = SynthesisNetwork(5, 8, channel_base=32)
@@ -242,12 +287,23 @@ class SynthesisNetwork(nn.Module):
         architecture: str = "skip",
         conv_clamp: float | None = None,
         channels: MappingType[int, int] | None = None,
+        use_noise: bool = True,
+        resample_filter: Sequence[float] = TAPS,
+        activation: str = "lrelu",
     ) -> None:
         super().__init__()
+        w_dim, img_channels = require_whole("w_dim", w_dim, 1), require_whole("img_channels", img_channels, 1)
+        img_resolution = require_resolution(img_resolution)
+        require_whole("channel_base", channel_base, img_resolution, 2**40)
+        require_whole("channel_max", channel_max, 1)
+        require_choice("architecture", architecture, ARCHITECTURES)
+        require_choice("use_noise", use_noise, (True, False))
+        require_choice("activation", activation, ("lrelu",), ANOTHER)
+        conv_clamp = require_number("conv_clamp", conv_clamp, above=0, optional=True)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.resolutions = [2**power for power in range(2, int(math.log2(img_resolution)) + 1)]
         widths = {r: min(channel_base // r, channel_max) for r in self.resolutions}
-        widths.update({int(r): int(width) for r, width in (channels or {}).items()})
+        widths.update(_widths(channels, self.resolutions))
         self.num_ws = 0
         for resolution in self.resolutions:
             block = SynthesisBlock(
@@ -259,6 +315,8 @@ class SynthesisNetwork(nn.Module):
                 architecture,
                 resolution == img_resolution,
                 conv_clamp,
+                use_noise,
+                resample_filter,
             )
             self.num_ws += block.num_conv
             setattr(self, f"b{resolution}", block)
@@ -286,6 +344,12 @@ class SynthesisNetwork(nn.Module):
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
         """Return the peak memory of `forward` in bytes for each picture of a batch."""
         return max(block.bytes_per_picture(self._dtype(block, dtype), device) for block in self.blocks)
+
+
+def _widths(channels: Any, resolutions: Sequence[int]) -> dict[int, int]:
+    """Return the table of widths with whole numbers as keys, of which a JSON file makes texts."""
+    table = checked_table("channels", channels, [str(resolution) for resolution in resolutions])
+    return {int(resolution): require_whole("channels", width, 1) for resolution, width in table.items()}
 
 
 class StyleNetwork(nn.Module):
@@ -325,12 +389,15 @@ class StyleGAN2Network(StyleNetwork):
         z_dim: Dz, size of a latent z, at least 1.
         w_dim: Dw, size of a latent w, at least 1.
         c_dim: size of the condition, 0 for an unconditional network.
-        img_resolution: side of a picture in pixels, a power of two from 4.
-        img_channels: channels of a picture.
-        mapping_kwargs: further arguments of `MappingNetwork`; None for none. `activation` and `w_avg_beta` of the
-            published networks are ignored.
-        synthesis_kwargs: further arguments of `SynthesisNetwork`; None for none. `num_fp16_res`, `use_noise`,
-            `resample_filter`, `activation` and `fp16_channels_last` of the published networks are ignored.
+        img_resolution: side of a picture in pixels, a power of two from 4 to 4096.
+        img_channels: channels of a picture, at least 1.
+        mapping_kwargs: further arguments of `MappingNetwork`; None for none. `w_avg_beta`, `freeze_layers` and
+            `freeze_embed` of published networks are ignored.
+        synthesis_kwargs: further arguments of `SynthesisNetwork`; None for none. `num_fp16_res`,
+            `fp16_channels_last`, `channels_last` and `fused_modconv_default` of published networks are ignored.
+
+    Raises:
+        LaceError: for an argument that is unknown or out of range.
 
     Example:
         >>> network = StyleGAN2Network(4, 6, img_resolution=8, synthesis_kwargs={"channel_base": 32})
@@ -352,13 +419,62 @@ class StyleGAN2Network(StyleNetwork):
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
-        ignored = {"num_fp16_res", "use_noise", "resample_filter", "activation", "fp16_channels_last"}
-        synthesis = {key: value for key, value in (synthesis_kwargs or {}).items() if key not in ignored}
+        synthesis = checked_table("synthesis_kwargs", synthesis_kwargs, SYNTHESIS_NAMES, IGNORED)
+        mapping = checked_table("mapping_kwargs", mapping_kwargs, MAPPING_NAMES, IGNORED_OF_MAPPING)
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis)
-        self.mapping = MappingNetwork(
-            z_dim,
-            c_dim,
-            w_dim,
-            **{k: v for k, v in (mapping_kwargs or {}).items() if k not in {"activation", "w_avg_beta"}},
-        )
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, **mapping)
         self.num_ws = self.synthesis.num_ws
+
+
+def network_from(kind: type[StyleNetwork], config: Any, tensors: MappingType[str, Tensor], fix: str) -> StyleNetwork:
+    """Return a network with the tensors of a file, frozen, in float32.
+
+    The network is first built without memory (on the meta device), and its shapes are compared with those of the
+    tensors: settings in a file cannot ask for more memory than its tensors take.
+
+    Args:
+        kind: class of the network.
+        config: constructor arguments in the file.
+        tensors: tensors by the names of the network.
+        fix: what to do where the tensors are not those of the network, the end of the message.
+
+    Returns:
+        The network, which shares the memory of tensors in float32.
+
+    Raises:
+        LaceError: where the arguments make no network, and where tensors are missing, left over, of another shape or
+            not real.
+
+    Example:
+        >>> config = {"z_dim": 4, "w_dim": 4, "img_resolution": 8, "synthesis_kwargs": {"channel_base": 32}}
+        >>> network_from(StyleGAN2Network, config, {}, "get the file again")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: The network in the file must be a stylegan2 generator, and its tensor ...
+    """
+    arguments = checked_table("network", config, names_of(kind))
+
+    def make() -> StyleNetwork:
+        with torch.device("meta"):
+            return kind(**arguments)
+
+    network = built(kind.kind, make)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    received = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != received:
+        name = next(name for name in (*wanted, *received) if wanted.get(name) != received.get(name))
+        raise LaceError(
+            f"The network in the file must be a {kind.kind} generator, and its tensor '{listed([name])}' is "
+            f"{received.get(name, 'missing')} where {wanted.get(name, 'none')} was expected: {fix}."
+        )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise LaceError(
+                f"The tensors of a {kind.kind} generator must be real numbers, and '{name}' in the file is of "
+                f"{str(tensor.dtype).removeprefix('torch.')}: get the file again."
+            )
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+MAPPING_NAMES = names_of(MappingNetwork, without=("self", "z_dim", "c_dim", "w_dim"))
+SYNTHESIS_NAMES = names_of(SynthesisNetwork, without=("self", "w_dim", "img_resolution", "img_channels"))

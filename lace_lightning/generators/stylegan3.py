@@ -13,7 +13,7 @@ class StyleGAN3Generator(StyleGAN2Generator):
 
     Args:
         network: the network. It is used itself, and frozen.
-        truncation: ψ moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
+        truncation: ψ, a finite number, moves w towards its mean: 1 leaves w as it is, 0 gives the mean.
         truncation_cutoff: number of the first style layers that are truncated, at least 0. They are truncated in
             `broadcast`, and not in the mapping. None truncates all of them in the mapping.
         condition: class number from 0, or vector of c_dim numbers, of a conditional network; None for an unconditional
@@ -24,7 +24,7 @@ class StyleGAN3Generator(StyleGAN2Generator):
         memory: GiB above 0 for "auto"; None for half of the free memory.
 
     Raises:
-        LaceError: for a missing or unsuitable condition, and another value of `precision`, `max_batch` or `memory`.
+        LaceError: for a missing or unsuitable condition, and a value of another argument that is out of range.
 
     References:
         StyleGAN3 (arXiv 2106.12423).

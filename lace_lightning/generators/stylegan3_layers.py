@@ -14,8 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import LaceError
 from ..numerics.weight_cache import WeightCache
+from .arguments import MAX_RESOLUTION, require_choice, require_number, require_whole
 from .stylegan2_layers import SQRT_2, FullyConnected
+
+# Side of the largest map between two filters, which are computed a few channels at a time.
+MAX_INNER = 4 * MAX_RESOLUTION
 
 
 def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
@@ -43,7 +48,8 @@ def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: 
     """
     if taps == 1:
         return None
-    position = (torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2) / rate
+    # On the processor also where a network is built without memory: a filter follows from numbers alone.
+    position = (torch.arange(taps, dtype=torch.float64, device="cpu") - (taps - 1) / 2) / rate
     window = torch.from_numpy(np.kaiser(taps, _kaiser_beta(taps, width / (rate / 2))))
     if radial:
         radius = torch.hypot(position[:, None], position[None])
@@ -263,6 +269,9 @@ class AliasFreeLayer(nn.Module):
         use_radial_filters: whether downsampling filters are radially symmetric, as in configuration R.
         conv_clamp: bound of the absolute value of features, above 0; None for none.
 
+    Raises:
+        LaceError: for an argument out of range.
+
     References:
         Section 3 of StyleGAN3 (arXiv 2106.12423).
 
@@ -293,6 +302,11 @@ class AliasFreeLayer(nn.Module):
         conv_clamp: float | None = 256.0,
     ) -> None:
         super().__init__()
+        require_whole("conv_kernel", conv_kernel, 1, 7)
+        require_whole("filter_size", filter_size, 1, 32)
+        require_whole("lrelu_upsampling", lrelu_upsampling, 1, 8)
+        require_choice("use_radial_filters", use_radial_filters, (True, False))
+        conv_clamp = require_number("conv_clamp", conv_clamp, above=0, optional=True)
         self.to_rgb, self.conv_clamp, self.in_size = to_rgb, conv_clamp, sizes[0]
         self.size = 1 if to_rgb else conv_kernel
         self.affine = FullyConnected(w_dim, channels[0], bias_init=1.0)
@@ -311,6 +325,11 @@ class AliasFreeLayer(nn.Module):
         # Pixels are areas: both grids have the same centre at any two rates (appendix C.3).
         padding = (sizes[1] - 1) * down + 1 - (sizes[0] + self.size - 1) * up + up_taps + down_taps - 2
         self.resample = Resampler(up, down, (padding + up) // 2, sizes[1], down_taps)
+        if self.resample.inner_size > MAX_INNER:
+            raise LaceError(
+                f"The features of a StyleGAN3 layer must have at most {MAX_INNER} pixels a side, and these settings "
+                f"give {self.resample.inner_size}: take a smaller margin, filter or upsampling."
+            )
         self.kept = WeightCache()
 
     def numbers_per_picture(self, device: torch.device) -> int:

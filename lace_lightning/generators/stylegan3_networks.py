@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError
-from .stylegan2_networks import MappingNetwork, StyleNetwork
+from .arguments import (
+    MAX_LAYERS,
+    checked_table,
+    names_of,
+    require_number,
+    require_resolution,
+    require_whole,
+)
+from .stylegan2_networks import IGNORED_OF_MAPPING, MAPPING_NAMES, MappingNetwork, StyleNetwork
 from .stylegan3_layers import AliasFreeLayer, FourierInput
 
-# Settings of the training, or of the hardware of the original.
+# Settings of the training, or of the hardware of the original, which change no picture.
 IGNORED = ("num_fp16_res", "magnitude_ema_beta")
+LAYER_NAMES = ("conv_kernel", "filter_size", "lrelu_upsampling", "use_radial_filters", "conv_clamp")
 
 
 class AliasFreeSynthesis(nn.Module):
@@ -25,8 +34,8 @@ class AliasFreeSynthesis(nn.Module):
 
     Args:
         w_dim: Dw, size of a latent w.
-        img_resolution: R, side of a picture in pixels, a power of two.
-        img_channels: C, channels of a picture.
+        img_resolution: R, side of a picture in pixels, a power of two from 4 to 4096.
+        img_channels: C, channels of a picture, at least 1.
         channel_base: width of the features is channel_base / 2 / cutoff, and at most `channel_max`.
         channel_max: largest width.
         num_layers: number of layers without the last one, which makes the picture.
@@ -37,6 +46,9 @@ class AliasFreeSynthesis(nn.Module):
         margin_size: pixels of margin at each side of the features, at least 0.
         output_scale: factor of the pictures.
         layer: further arguments of `AliasFreeLayer`.
+
+    Raises:
+        LaceError: for an argument out of range.
 
     References:
         Section 3 and appendix C of StyleGAN3 (arXiv 2106.12423).
@@ -64,6 +76,25 @@ class AliasFreeSynthesis(nn.Module):
         **layer: Any,
     ) -> None:
         super().__init__()
+        w_dim, img_channels = require_whole("w_dim", w_dim, 1), require_whole("img_channels", img_channels, 1)
+        img_resolution = require_resolution(img_resolution)
+        num_layers = require_whole("num_layers", num_layers, 1, MAX_LAYERS)
+        num_critical = require_whole("num_critical", num_critical, 0, num_layers)
+        if num_critical == num_layers:
+            raise LaceError(
+                f"A StyleGAN3 must have fewer critically sampled layers (num_critical) than layers (num_layers), "
+                f"received {num_critical} and {num_layers}: correct them."
+            )
+        margin_size = require_whole("margin_size", margin_size, 0, 256)
+        require_number("channel_base", channel_base, above=0)
+        require_whole("channel_max", channel_max, 1)
+        require_number("output_scale", output_scale)
+        for name, frequency in (
+            ("first_cutoff", first_cutoff),
+            ("first_stopband", first_stopband),
+            ("last_stopband_rel", last_stopband_rel),
+        ):
+            require_number(name, frequency, above=0)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.num_ws, self.output_scale, last = num_layers + 2, output_scale, img_resolution / 2
         steps = [min(index / (num_layers - num_critical), 1.0) for index in range(num_layers + 1)]
@@ -120,15 +151,15 @@ class StyleGAN3Network(StyleNetwork):
         z_dim: Dz, size of a latent z, at least 1.
         w_dim: Dw, size of a latent w, at least 1.
         c_dim: size of the condition, 0 for an unconditional network.
-        img_resolution: side of a picture in pixels, a power of two.
-        img_channels: channels of a picture.
-        mapping_kwargs: further arguments of `MappingNetwork`, with 2 layers by default; None for none. `w_avg_beta` of
-            the published networks is ignored.
+        img_resolution: side of a picture in pixels, a power of two from 4 to 4096.
+        img_channels: channels of a picture, at least 1.
+        mapping_kwargs: further arguments of `MappingNetwork`, with 2 layers by default; None for none. `w_avg_beta`,
+            `freeze_layers` and `freeze_embed` of published networks are ignored.
         synthesis_kwargs: further arguments of `AliasFreeSynthesis` and its layers; None for none. `num_fp16_res` and
             `magnitude_ema_beta` of the published networks are ignored.
 
     Raises:
-        LaceError: for an argument that these networks do not have.
+        LaceError: for an argument that is unknown or out of range.
 
     Example:
         >>> layers = {"channel_base": 64, "channel_max": 4, "num_layers": 3, "margin_size": 2}
@@ -151,16 +182,10 @@ class StyleGAN3Network(StyleNetwork):
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.c_dim = z_dim, w_dim, c_dim
-        synthesis = {key: value for key, value in (synthesis_kwargs or {}).items() if key not in IGNORED}
-        mapping = {key: value for key, value in (mapping_kwargs or {}).items() if key != "w_avg_beta"}
-        try:
-            self.synthesis = AliasFreeSynthesis(w_dim, img_resolution, img_channels, **synthesis)
-            self.mapping = MappingNetwork(z_dim, c_dim, w_dim, **{"num_layers": 2, **mapping})
-        except TypeError as error:
-            raise LaceError(
-                f"A StyleGAN3 network must have the settings of the published ones and was given another ({error}): "
-                "remove it from synthesis_kwargs or mapping_kwargs."
-            ) from error
+        synthesis = checked_table("synthesis_kwargs", synthesis_kwargs, SYNTHESIS_NAMES, IGNORED)
+        mapping = checked_table("mapping_kwargs", mapping_kwargs, MAPPING_NAMES, IGNORED_OF_MAPPING)
+        self.synthesis = AliasFreeSynthesis(w_dim, img_resolution, img_channels, **synthesis)
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, **{"num_layers": 2, **mapping})
         self.num_ws = self.synthesis.num_ws
 
 
@@ -175,7 +200,7 @@ def stylegan3_config(init_kwargs: MappingType[str, Any]) -> dict[str, Any]:
         Arguments of `StyleGAN3Network`, with those of the synthesis network in `synthesis_kwargs`.
 
     Raises:
-        LaceError: when a size is missing.
+        LaceError: when a size is missing, and for an unknown argument.
 
     Example:
         >>> sizes = {"z_dim": 4, "c_dim": 0, "w_dim": 4, "img_resolution": 16, "img_channels": 3}
@@ -189,9 +214,17 @@ def stylegan3_config(init_kwargs: MappingType[str, Any]) -> dict[str, Any]:
             f"The settings of a StyleGAN3 network must give {', '.join(own)}, and {missing[0]} is missing: get the "
             "file again."
         )
-    synthesis = {key: value for key, value in init_kwargs.items() if key not in (*own, "mapping_kwargs", *IGNORED)}
+    synthesis = {name: value for name, value in init_kwargs.items() if name not in (*own, "mapping_kwargs")}
     return {
-        **{key: int(init_kwargs[key]) for key in own},
-        "mapping_kwargs": dict(init_kwargs.get("mapping_kwargs") or {}),
-        "synthesis_kwargs": synthesis,
+        **{key: init_kwargs[key] for key in own},
+        "mapping_kwargs": checked_table(
+            "mapping_kwargs", init_kwargs.get("mapping_kwargs"), MAPPING_NAMES, IGNORED_OF_MAPPING
+        ),
+        "synthesis_kwargs": checked_table("synthesis_kwargs", synthesis, SYNTHESIS_NAMES, IGNORED),
     }
+
+
+SYNTHESIS_NAMES = (
+    *names_of(AliasFreeSynthesis, without=("self", "w_dim", "img_resolution", "img_channels")),
+    *LAYER_NAMES,
+)

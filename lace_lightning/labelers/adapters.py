@@ -14,11 +14,19 @@ from torch import Tensor, nn
 
 from ..artifacts import file_sha256
 from ..classifiers import AttributeClassifier
-from ..classifiers.adapter import WrappedImageNetwork, linear_of, logits_of, select_outputs, split_head
+from ..classifiers.adapter import (
+    WrappedImageNetwork,
+    channels_of,
+    example_of,
+    linear_of,
+    logits_of,
+    select_outputs,
+    split_head,
+)
 from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from ..classifiers.resnets import ImageNetwork
 from ..classifiers.torchscript import load_program
-from ..errors import LaceError, suggest
+from ..errors import LaceError, in_one_line, suggest
 from ..schema import Schema
 from ..unpickle.state import load_state
 from .labeler import Labeler
@@ -38,6 +46,7 @@ def library_labeler(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     arguments: Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler from an image classifier of torchvision or timm (an extra).
@@ -57,6 +66,8 @@ def library_labeler(
         mean: mean of each channel of pictures in [0, 1] that the network was trained with.
         std: standard deviation of each channel of pictures in [0, 1] that the network was trained with, above 0.
         arguments: further arguments of the network; with a file and no `outputs`, `num_classes` is that of the schema.
+        checkpoint_key: name of the state dict in the file; None takes the one whose names and shapes fit, averages
+            before others.
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
@@ -76,15 +87,16 @@ def library_labeler(
             f"{'DEFAULT' if library == 'torchvision' else 'pretrained'} for the library's."
         )
     parsed, keywords = Schema.from_config(schema), dict(arguments or {})
-    own = Path(weights).suffix in (".safetensors", ".pt", ".pth", ".bin")
+    own = _is_path(weights)
     if own and outputs is None:
         keywords.setdefault("num_classes", parsed.num_logits)
     network = _library_network(library, model, None if own else str(weights), keywords)
     if own:
-        load_state(network, weights, fix="check labeler.model and the number of its outputs")
-    body, head = split_head(network, _example(resolution))
+        load_state(network, weights, fix="check labeler.model and the number of its outputs", key=checkpoint_key)
+    channels = channels_of(network, resolution)
+    body, head = split_head(network, example_of(channels, resolution))
     head = select_outputs(head, outputs, parsed.num_logits, model)
-    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std)
+    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
         wrapped,
         parsed,
@@ -92,6 +104,13 @@ def library_labeler(
         f"{model}-{Path(weights).stem}",
         options,
     )
+
+
+def _is_path(weights: str | os.PathLike[str]) -> bool:
+    """Return whether these are weights in a file: one that exists, or a name with a folder or an ending of files."""
+    path = Path(weights)
+    endings = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
+    return path.is_file() or len(path.parts) > 1 or path.suffix in endings
 
 
 def _library_network(library: str, model: str, weights: str | None, arguments: Mapping[str, Any]) -> nn.Module:
@@ -108,15 +127,15 @@ def _library_network(library: str, model: str, weights: str | None, arguments: M
     except Exception as error:
         raise LaceError(
             f"torchvision could not give the network '{model}' with weights {weights} "
-            f"({' '.join(str(error).split())[:160]}): check both names, or give a file."
+            f"({in_one_line(error)}): check both names, or give a file."
         ) from None
     name = model if weights in (None, "pretrained") else f"{model}.{weights}"
     try:
         return timm.create_model(name, pretrained=weights is not None, **arguments)
     except Exception as error:
         raise LaceError(
-            f"timm could not give the network '{name}' ({' '.join(str(error).split())[:160]}): check its name, or "
-            "give a file of weights."
+            f"timm could not give the network '{name}' ({in_one_line(error)}): check its name, or give a file of "
+            "weights."
         ) from None
 
 
@@ -129,7 +148,7 @@ def script_labeler(
     std: Sequence[float] = (0.5, 0.5, 0.5),
     **options: Any,
 ) -> Labeler:
-    """Return a labeler from a TorchScript file: pictures (B, 3, R, R) -> logits (B, L).
+    """Return a labeler from a TorchScript file: pictures (B, C, R, R) -> logits (B, L).
 
     A TorchScript file is a program, and it is run: give only one that you trust. The penultimate features are the
     script's outputs. Pictures are computed in float32 unless `precision` is given.
@@ -146,7 +165,7 @@ def script_labeler(
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
-        A labeler of pictures (B, 3, R, R) in [-1, 1].
+        A labeler of pictures (B, C, R, R) in [-1, 1], with the channels that the script takes: 3, 1, 4 or 2.
 
     Raises:
         LaceError: when the file is missing or no TorchScript, the script does not turn pictures of `resolution` (64
@@ -155,9 +174,10 @@ def script_labeler(
     parsed, path = Schema.from_config(schema), Path(script)
     module = load_program(path)
     # A script stays whole: its features are its logits.
-    whole = linear_of(torch.eye(logits_of(module, _example(resolution)).shape[1]))
+    channels = channels_of(module, resolution)
+    whole = linear_of(torch.eye(logits_of(module, example_of(channels, resolution)).shape[1]))
     head = select_outputs(whole, outputs, parsed.num_logits, path.name)
-    wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std)
+    wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
         wrapped,
         parsed,
@@ -165,10 +185,6 @@ def script_labeler(
         path.stem,
         {"precision": "float32", **options},
     )
-
-
-def _example(resolution: int | None) -> Tensor:
-    return torch.randn(2, 3, resolution or 64, resolution or 64, generator=torch.Generator().manual_seed(0))
 
 
 class FunctionNetwork(ImageNetwork):
@@ -188,6 +204,8 @@ class FunctionNetwork(ImageNetwork):
         >>> network(torch.full((1, 3, 8, 8), 0.5)).tolist()
         [[0.0, 20.0]]
     """
+
+    channels = None
 
     def __init__(self, function: Callable[[Tensor], Tensor], schema: Schema) -> None:
         super().__init__()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..classifiers import AttributeClassifier
 from ..classifiers.resnets import ImageNetwork
-from ..errors import LaceError
+from ..errors import LaceError, in_one_line
 from ..numerics.precision import check_precision, compute_dtype
-from ..pictures.convert import at_a_time
+from ..pictures.convert import at_a_time, with_channels
 from ..schema import Labels, Schema
 from ..weights import weight_path
 
@@ -91,6 +91,11 @@ class Labeler(nn.Module):
         return f"{self.classifier.digest}-{self.views}" + (f"-{self.confidence:g}" if self.confidence else "")
 
     @property
+    def channels(self) -> int | None:
+        """Channels of the pictures that it looks at, None for any; grey pictures are repeated."""
+        return getattr(self.classifier.network, "channels", None)
+
+    @property
     def num_features(self) -> int:
         """The number F of penultimate features."""
         return cast(ImageNetwork, self.classifier.network).num_features
@@ -100,8 +105,17 @@ class Labeler(nn.Module):
         network = cast(ImageNetwork, self.classifier.network).to(memory_format=torch.channels_last)
         dtype = compute_dtype(self.precision, images.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            features = network.features(images)
+        try:
+            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+                features = network.features(images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise LaceError(
+                f"The network '{self.name}' takes no pictures of the shape {tuple(images.shape[1:])} "
+                f"({in_one_line(error, 120)}): choose a labeler and a judge for the pictures of the generator, or set "
+                "labeler.resolution where there is one."
+            ) from error
         features = features.float()
         return features, network.head(features)
 
@@ -115,6 +129,7 @@ class Labeler(nn.Module):
             Features (B, F) of the pictures themselves, and logits (B, L), both float32.
         """
         results = []
+        images = with_channels(images, self.channels, self.name)
         for part in images.split(at_a_time(images, self.max_batch)):
             features, logits = self._run(part)
             others = [self._run(view)[1] for view in self._other_views(part)]
@@ -138,6 +153,7 @@ class Labeler(nn.Module):
         Returns:
             Features (B, F) float32 of the pictures themselves, without their other views.
         """
+        images = with_channels(images, self.channels, self.name)
         return torch.cat([self._run(part)[0] for part in images.split(at_a_time(images, self.max_batch))])
 
     def forward(self, images: Tensor) -> Tensor:

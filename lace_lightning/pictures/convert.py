@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import LaceError
+
 
 def to_bytes(images: Tensor) -> Tensor:
     """Return pictures in [-1, 1] as uint8, rounded to the nearest of 256 levels; other values are clamped.
@@ -39,6 +41,34 @@ def from_bytes(images: Tensor) -> Tensor:
         [-1.0, 1.0]
     """
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+
+
+def with_channels(images: Tensor, channels: int | None, name: str) -> Tensor:
+    """Return pictures with the channels that a network takes: grey is repeated.
+
+    Args:
+        images: pictures (N, C, H, W).
+        channels: channels that the network takes; None for any.
+        name: name of the network, for messages.
+
+    Returns:
+        Pictures (N, channels, H, W).
+
+    Raises:
+        LaceError: for another number of channels than 1 and `channels`.
+
+    Example:
+        >>> with_channels(torch.zeros(2, 1, 4, 4), 3, "labeler").shape
+        torch.Size([2, 3, 4, 4])
+    """
+    if channels is None or images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    raise LaceError(
+        f"The network '{name}' takes pictures of {channels} channel{'s' if channels > 1 else ''}, and received "
+        f"{images.shape[1]}: choose a labeler and a judge for the channels of the generator."
+    )
 
 
 def at_a_time(images: Tensor, count: int = 100) -> int:

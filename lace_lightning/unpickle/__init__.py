@@ -18,6 +18,9 @@ from ..progress import byte_bar
 from .files import opened, read
 from .values import MAX_OPCODES, Budget, Record
 
+# Modules of one network, and characters of a name that a network here can have.
+MAX_MODULES, MAX_NAME = 20_000, 1000
+
 __all__ = ["Record", "safe_unpickle", "tensors_of"]
 
 
@@ -62,27 +65,33 @@ def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:
         An iterator over pairs of the name in the network's state dict and the tensor.
 
     Raises:
-        LaceError: when the network contains itself, or its tables of parameters are no tables.
+        LaceError: when the network contains itself, has more than `MAX_MODULES` modules, or its tables of parameters
+            are no tables.
 
     Example:
         >>> import torch
         >>> [name for name, _ in tensors_of(Record("Layer", (), {"_parameters": {"weight": torch.ones(2)}}))]
         ['weight']
     """
-    yield from _tensors_of(record, "", 0)
+    yield from _tensors_of(record, "", 0, [MAX_MODULES])
 
 
-def _tensors_of(record: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(record: Record, prefix: str, depth: int, left: list[int]) -> Iterator[tuple[str, Tensor]]:
     state = record.attributes
+    left[0] -= 1
     if depth > 16:
         raise LaceError("The network in the file contains itself: get the file again.")
+    if left[0] < 0:
+        raise LaceError(
+            f"The network in the file must have at most {MAX_MODULES} modules and has more: get the file again."
+        )
     for kind in ("_parameters", "_buffers"):
         for name, value in _table(state, kind).items():
             if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
+                yield f"{prefix}{str(name)[:MAX_NAME]}", value
     for name, module in _table(state, "_modules").items():
         if isinstance(module, Record):
-            yield from _tensors_of(module, f"{prefix}{name}.", depth + 1)
+            yield from _tensors_of(module, f"{prefix}{str(name)[:MAX_NAME]}.", depth + 1, left)
 
 
 def _table(state: dict[Any, Any], kind: str) -> dict[Any, Any]:

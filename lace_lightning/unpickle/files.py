@@ -29,6 +29,24 @@ _INSTEAD = (
 )
 
 
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is to be read as safetensors.
+
+    Args:
+        path: the file. It is one where it begins with a length and a JSON table, or where it has the ending
+            .safetensors and does not begin as a pickle or an archive does.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    # The first bytes of protocols from 2 are an opcode and its version; the first length of a table is far smaller.
+    is_other = head[:2] in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+    has_table = len(head) == 9 and head[8:] == b"{" and head[5:8] == b"\0\0\0"
+    return has_table or (str(path).endswith(".safetensors") and not is_other)
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[IO[bytes], int]]:
     """Open a file, and turn every error until it is closed into a LaceError of one sentence.
@@ -55,7 +73,11 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[IO[bytes],
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
+        reason = f"cannot be opened ({error.strerror})"
+        if isinstance(error, FileNotFoundError):
+            reason = "does not exist"
+            if not os.path.isabs(path):
+                reason += f" (looked for in {os.getcwd()})"
         raise LaceError(f"The file '{path}' was required and {reason}: check the path.") from error
     with file:
         try:
@@ -63,6 +85,10 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[IO[bytes],
             file.seek(0)
             if not head:
                 raise Refused("it is empty", AGAIN)
+            if head[257:262] == b"ustar":
+                raise Refused("it is a tar archive", "unpack it and give the file inside")
+            if head[:2] == b"\x1f\x8b":
+                raise Refused("it is compressed by gzip", "unpack it and give the file inside")
             for beginning, instead, fix in _INSTEAD:
                 if (match := beginning.match(head)) is not None:
                     raise Refused(f"the file begins with {match[1].decode()}: {instead}", fix)

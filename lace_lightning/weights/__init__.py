@@ -53,7 +53,7 @@ def weight_path(name: str | os.PathLike[str]) -> Path:
     The checksum of shipped weights is compared with that of their card once in a process.
 
     Args:
-        name: a name of `weight_names`, or a path, which ends in .safetensors or has a folder.
+        name: a name of `weight_names`, or a path, which has an ending or a folder, or exists.
 
     Returns:
         The path of a file that exists.
@@ -66,9 +66,11 @@ def weight_path(name: str | os.PathLike[str]) -> Path:
         'cifar10_generator.safetensors'
     """
     path = Path(name)
-    if path.suffix == ".safetensors" or len(path.parts) > 1:
+    if str(name) not in weight_names() and (path.suffix or len(path.parts) > 1 or path.exists()):
         if not path.is_file():
-            raise LaceError(f"The weights '{path}' were required and do not exist: correct the path.")
+            reason = "are a folder" if path.is_dir() else "do not exist"
+            where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+            raise LaceError(f"The weights '{path}' were required and {reason}{where}: correct the path.")
         return path
     return _verified(str(name))
 

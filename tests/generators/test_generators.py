@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,122 @@ class Loud(nn.Module):
 def test_what_is_no_generator_is_refused(build, words: str) -> None:
     with pytest.raises(LaceError, match=words):
         check_generator(build())
+
+
+class Half(nn.Module):
+    """Takes and returns pictures by conventions of its own."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, flat: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.flat = nn.Linear(4, 48).to(dtype), flat
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        images = torch.tanh(self.net(z))
+        return images if self.flat else images.unflatten(1, (3, 4, 4))
+
+    def pair(self, z: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self(z), None
+
+    def conditional(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        shift = label[:, None] if label.ndim == 1 else label.sum(1, keepdim=True)
+        return self(z + shift.to(z.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("flat", [False, True])
+def test_modules_of_any_floating_type_and_of_flat_pictures(dtype: torch.dtype, flat: bool) -> None:
+    generator = ModuleGenerator(Half(dtype, flat), 4, (3, 4, 4))
+    check_generator(generator)
+    z = generator.prior(3)
+    images = generator(z)
+    assert images.dtype == torch.float32
+    expected = ModuleGenerator(Half(), 4, (3, 4, 4))(z)
+    torch.testing.assert_close(images, expected, atol=0.02 if dtype.itemsize < 4 else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("condition", "shift"), [(2, 2.0), ([0.5, 1.0], 1.5)])
+def test_a_conditional_module(condition, shift: float) -> None:
+    generator = ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="conditional", condition=condition)
+    check_generator(generator)
+    z = generator.prior(3)
+    torch.testing.assert_close(generator(z), Half()(z + shift))
+    other = ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="conditional", condition=0)
+    assert generator.digest != other.digest
+
+
+class Noisy(nn.Module):
+    """Adds noise of its own: at every call, or by the place in the batch."""
+
+    def __init__(self, by_place: bool) -> None:
+        super().__init__()
+        self.by_place = by_place
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        lot = torch.Generator().manual_seed(0) if self.by_place else None
+        noise = torch.randn(len(z), 3, 4, 4, generator=lot)
+        return torch.tanh(z.mean(1)[:, None, None, None] + 0.1 * noise)
+
+
+class Broken(Loud):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        images = torch.tanh(super().forward(z))
+        return torch.where(torch.arange(4) == 1, self.gain, images)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda: ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="pair"),
+            r"Half\.pair returns tuple: set synthesis to a",
+        ),
+        (lambda: ModuleGenerator(Half(), 5, (3, 4, 4)), r"shape \(2, 5\), and Half does not \(.*\): set z_dim to"),
+        (lambda: ModuleGenerator(Decoder(), 6, (3, 4, 4)), r"Decoder does not \(.*\): set z_dim .* or reshape to the"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="conditional"), "label.*: set condition where it is"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), condition=1), r"and a condition, .*: set condition, z_dim, or"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), condition=-1), "class number from 0 or a list of numbers"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), mapping="pair"), r"must return w as one tensor, and Half\.pair"),
+        (
+            lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=(1, 1)),
+            r"lowest and its highest value, .* \[1, 1\]",
+        ),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=(1,)), "output_range .* received .1.: correct it"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=(1, -1)), "output_range .* received"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=3), "output_range .* received 3"),
+        (
+            lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=(0, float("nan"))),
+            "output_range .* finite number",
+        ),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4)), "three numbers, channels, height and width"),
+        (lambda: ModuleGenerator(Half(), 0, (3, 4, 4)), "z_dim of a generator must be a whole number from 1"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), reshape=(5, 1)), r"must have 4 numbers, .* received \[5, 1\]"),
+        (
+            lambda: ModuleGenerator(Half(), 4, (3, 4, 4), w_dim=6),
+            "without a mapping has w_dim = z_dim, received 6 and 4",
+        ),
+        (
+            lambda: ModuleGenerator(Noisy(False), 4, (3, 4, 4)),
+            r"same pictures .* between two calls: store the noise as",
+        ),
+        (lambda: ModuleGenerator(Noisy(True), 4, (3, 4, 4)), "must not depend on its place in a batch"),
+        (lambda: ModuleGenerator(Broken(float("nan")), 3, (3, 4, 4)), "96 of 96 values of two pictures are NaN or"),
+        (lambda: ModuleGenerator(Broken(float("inf")), 3, (3, 4, 4)), "24 of 96 values of two pictures are NaN or"),
+    ],
+)
+def test_what_a_module_does_not_do_is_one_sentence(build, words: str) -> None:
+    with pytest.raises(LaceError, match=words) as caught:
+        check_generator(build())
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_never_go_below_zero_are_said() -> None:
+    bright = nn.Sequential(nn.Linear(4, 48), nn.Sigmoid(), nn.Unflatten(1, (3, 4, 4)))
+    with pytest.warns(UserWarning, match=r"go from 0\.\d+ to 0\.\d+, .*: set output_range=\[0, 1\] unless"):
+        check_generator(ModuleGenerator(bright, 4, (3, 4, 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_generator(ModuleGenerator(bright, 4, (3, 4, 4), output_range=(0, 1)))
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:

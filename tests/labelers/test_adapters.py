@@ -152,6 +152,68 @@ def test_a_script_answers_as_it_does_by_itself(tmp_path: Path) -> None:
         script_labeler(tmp_path / "missing.pt", HATS)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_script_of_other_channels(tmp_path: Path, channels: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, 3))
+    torch.jit.script(network).save(str(tmp_path / "labels.pt"))
+    labeler = script_labeler(tmp_path / "labels.pt", HATS, resolution=32)
+    images = torch.rand(4, channels, 32, 32) * 2 - 1
+    assert labeler.channels == channels
+    with torch.no_grad():
+        torch.testing.assert_close(labeler(images), network(images))
+    if channels > 1:
+        torch.testing.assert_close(labeler(images[:, :1]), labeler(images[:, :1].repeat(1, channels, 1, 1)))
+    with pytest.raises(LaceError, match=f"'labels' takes pictures of {channels} channels?, and received 3: choose a"):
+        labeler(pictures())
+    with pytest.raises(
+        LaceError, match=rf"labeler\.mean must have {channels} numbers?, .* received \[0\.1, 0\.2, 0\.3\]"
+    ):
+        script_labeler(tmp_path / "labels.pt", HATS, resolution=32, mean=(0.1, 0.2, 0.3))
+
+
+def test_a_program_of_any_channels(tmp_path: Path) -> None:
+    class Means(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=[1, 2, 3]).unsqueeze(1).repeat(1, 3)
+
+    torch.jit.script(Means()).save(str(tmp_path / "labels.pt"))
+    labeler = script_labeler(tmp_path / "labels.pt", HATS)
+    assert labeler.channels is None
+    for channels in (1, 3, 4, 7):
+        images = torch.rand(2, channels, 8, 8)
+        torch.testing.assert_close(labeler(images)[:, 0], images.mean((1, 2, 3)))
+
+
+def test_grey_pictures_are_repeated_for_every_labeler(tiny_labeler) -> None:
+    grey = torch.rand(3, 1, 16, 16) * 2 - 1
+    colours = grey.repeat(1, 3, 1, 1)
+    torch.testing.assert_close(tiny_labeler(grey), tiny_labeler(colours))
+    torch.testing.assert_close(tiny_labeler.features(grey), tiny_labeler.features(colours))
+    assert tiny_labeler.labels(grey).values.equal(tiny_labeler.labels(colours).values)
+    for images in (torch.zeros(2, 4, 16, 16), torch.zeros(2, 2, 16, 16)):
+        with pytest.raises(LaceError, match=f"takes pictures of 3 channels, and received {images.shape[1]}: choose"):
+            tiny_labeler.labels(images)
+
+
+def test_weights_of_a_library_network_by_their_content(tmp_path: Path) -> None:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    state = get_model("mobilenet_v3_small", num_classes=3).state_dict()
+    raw = {name: value * 2 for name, value in state.items()}
+    torch.save({"model": raw, "model_ema": {f"_orig_mod.{k}": v for k, v in state.items()}}, tmp_path / "real.pth.tar")
+    torch.save(state, tmp_path / "alone.pth")
+
+    def labeler(name: str, **options):
+        return library_labeler("torchvision", "mobilenet_v3_small", COLOURS, tmp_path / name, resolution=32, **options)
+
+    with pytest.warns(UserWarning, match="the average of the weights under 'model_ema' is taken"):
+        average = labeler("real.pth.tar")
+    assert average.digest.split("-")[0] == labeler("alone.pth").digest.split("-")[0]
+    assert labeler("real.pth.tar", checkpoint_key="model").digest != average.digest
+
+
 def redness(images: torch.Tensor) -> torch.Tensor:
     red = images[:, 0].mean((1, 2))
     return torch.stack([torch.where(red.abs() < 0.01, torch.nan, (red > 0).float()), red / 2 + 0.5], dim=1)
