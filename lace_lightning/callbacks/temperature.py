@@ -140,7 +140,8 @@ class TemperatureStrips(SystemEvaluation):
 
     def _probability(self, logits: Tensor) -> Tensor:
         """Return the probability (B,) that the judge gives the query."""
-        return (-build(self.query)(logits)).exp()
+        result: Tensor = (-build(self.query)(logits)).exp()
+        return result
 
     def _strips(self, levels: Sequence[_Level]) -> Image.Image | None:
         if not levels[0].kept:

@@ -58,7 +58,8 @@ class WrappedImageNetwork(Normalized):
         return self.normalize(images)
 
     def features(self, images: Tensor) -> Tensor:
-        return self.body(self.seen(images))
+        result: Tensor = self.body(self.seen(images))
+        return result
 
 
 def _of_channels(name: str, values: Sequence[float], channels: int | None) -> Sequence[float]:

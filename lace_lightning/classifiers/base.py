@@ -109,7 +109,8 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the logits (B, L) of u (B, ...)."""
-        return self.network(u)
+        result: Tensor = self.network(u)
+        return result
 
     def scale_logits(self, factors: Mapping[str, float]) -> None:
         """Multiply the logits of some attributes by factors, in the weights of the last layer.

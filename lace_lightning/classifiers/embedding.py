@@ -80,7 +80,8 @@ class Embedding(nn.Module):
         Returns:
             Distances (B,), from 0 (the same embedding) to 2.
         """
-        return (self(first) - self(second)).norm(dim=1)
+        result: Tensor = (self(first) - self(second)).norm(dim=1)
+        return result
 
     @property
     def protocol(self) -> dict[str, Any]:

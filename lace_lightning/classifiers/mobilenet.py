@@ -112,4 +112,5 @@ class MobileNet(Normalized):
         return [*maps[1:], x]
 
     def features(self, images: Tensor) -> Tensor:
-        return self.neck(super().features(images))
+        result: Tensor = self.neck(super().features(images))
+        return result

@@ -188,7 +188,8 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(y)
-        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
+        result: Tensor = shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
+        return result
 
 
 class WideBlocks(nn.Module):
@@ -215,7 +216,8 @@ class WideBlocks(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+        result: Tensor = self.layer(x)
+        return result
 
 
 class WideResNetCIFAR(Normalized):

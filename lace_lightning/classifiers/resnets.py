@@ -84,7 +84,8 @@ class ImageNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, L) of pictures (B, 3, R, R) in [-1, 1]."""
-        return self.head(self.features(images))
+        result: Tensor = self.head(self.features(images))
+        return result
 
 
 class ResNet9(ImageNetwork):
@@ -143,7 +144,8 @@ class PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.silu(self.norm0(x))
         shortcut = x if self.skip is None else self.skip(y)
-        return shortcut + self.conv1(F.silu(self.norm1(self.conv0(y))))
+        result: Tensor = shortcut + self.conv1(F.silu(self.norm1(self.conv0(y))))
+        return result
 
 
 class WideResNet(ImageNetwork):
@@ -177,7 +179,8 @@ class WideResNet(ImageNetwork):
         self.head = nn.Linear(channels, num_logits)
 
     def features(self, images: Tensor) -> Tensor:
-        return self.body(images).mean((2, 3))
+        result: Tensor = self.body(images).mean((2, 3))
+        return result
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         maps, x = [], images
@@ -318,4 +321,5 @@ def inference_copy(network: ImageNetwork, dtype: torch.dtype = torch.float32) ->
     Returns:
         The network, in evaluation mode.
     """
-    return network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    result: ImageNetwork = network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return result

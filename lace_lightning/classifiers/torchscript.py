@@ -24,7 +24,8 @@ def load_program(path: str | os.PathLike[str], device: torch.device | str = "cpu
     """
     with opened(path, "a TorchScript file"):
         try:
-            return torch.jit.load(str(path), map_location=device).eval()
+            result: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device).eval()
+            return result
         except (RuntimeError, ValueError, OSError) as error:
             raise Refused(
                 f"it could not be read ({last_line(error)})",

@@ -127,7 +127,8 @@ def open_rows(folder: Path, name: str) -> NDArray[Any]:
             f"The array '{file}' is damaged in {sum(block.rows for block in bad)} rows: run the command that made it "
             "once more, which makes them again."
         )
-    return array[: rows_done(folder)]
+    result: NDArray[Any] = array[: rows_done(folder)]
+    return result
 
 
 def _damaged(folder: Path, blocks: Iterable[Block], arrays: Mapping[str, NDArray[Any]]) -> list[Block]:

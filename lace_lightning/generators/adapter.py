@@ -108,7 +108,8 @@ class ModuleGenerator(Generator):
             images = images.unflatten(1, self.image_shape)
         if (self.low, self.high) != (-1.0, 1.0):
             images = (images - self.low) * (2 / (self.high - self.low)) - 1
-        return images.clamp(-1, 1) if self.clamp else images
+        result: Tensor = images.clamp(-1, 1) if self.clamp else images
+        return result
 
 
 def _shape(reshape: Any, w_dim: int) -> tuple[int, ...]:

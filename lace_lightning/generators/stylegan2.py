@@ -181,14 +181,16 @@ class StyleGAN2Generator(Generator):
         return torch.cat([mean.lerp(ws[:, :cut], self.truncation), ws[:, cut:]], dim=1)
 
     def bytes_per_picture(self) -> int:
-        return self.network.synthesis.bytes_per_picture(compute_dtype(self.precision, self.device), self.device)
+        result: int = self.network.synthesis.bytes_per_picture(compute_dtype(self.precision, self.device), self.device)
+        return result
 
     def render(self, ws: Tensor) -> Tensor:
         # Solvers with error control need gradients as exact as their tolerance.
         exact = self.precision == "auto" and ws.requires_grad
         dtype = torch.float32 if exact else compute_dtype(self.precision, ws.device)
         images = self.network.synthesis(ws, self.noise, dtype)
-        return images.clamp(-1, 1) if images.requires_grad else images.clamp_(-1, 1)
+        result: Tensor = images.clamp(-1, 1) if images.requires_grad else images.clamp_(-1, 1)
+        return result
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str], **options: Any) -> StyleGAN2Generator:
@@ -250,7 +252,8 @@ def own_kind(path: str | os.PathLike[str]) -> str:
     try:
         config = load_config(path)
         if isinstance(config, dict) and isinstance(config.get("kind"), str):
-            return config["kind"]
+            result: str = config["kind"]
+            return result
         reason = "is no table with a kind"
     except RecursionError as error:
         reason = f"cannot be read ({in_one_line(error, 60)})"

@@ -209,7 +209,10 @@ class SynthesisBlock(nn.Module):
         # then one of conv1.
         y = self.conv0(x, ws[:, 0], noise_mode, first=begin)[:, :, low - begin : high - begin]
         y = self.conv1(y, ws[:, 1], noise_mode, gain, first=low)[:, :, first - low : last - low]
-        return self.skip(x, gain)[:, :, first - begin : last - begin] + y if self.architecture == "resnet" else y
+        result: Tensor = (
+            self.skip(x, gain)[:, :, first - begin : last - begin] + y if self.architecture == "resnet" else y
+        )
+        return result
 
     def _rgb(self, x: Tensor, ws: Tensor) -> Tensor | None:
         return self.torgb(x, ws[:, self.num_conv]).float() if self.has_rgb else None
@@ -331,7 +334,8 @@ class SynthesisNetwork(nn.Module):
             )
             first += block.num_conv
         assert image is not None
-        return image
+        result: Tensor = image
+        return result
 
     @property
     def blocks(self) -> list[SynthesisBlock]:
@@ -379,7 +383,8 @@ class StyleNetwork(nn.Module):
     def forward(
         self, z: Tensor, c: Tensor | None = None, noise_mode: str = "const", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        return self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)
+        result: Tensor = self.synthesis(self.broadcast(self.mapping(z, c)), noise_mode, dtype)
+        return result
 
 
 class StyleGAN2Network(StyleNetwork):
@@ -473,7 +478,8 @@ def network_from(kind: type[StyleNetwork], config: Any, tensors: MappingType[str
                 f"{str(tensor.dtype).removeprefix('torch.')}: get the file again."
             )
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    return network.requires_grad_(False).eval()
+    result: StyleNetwork = network.requires_grad_(False).eval()
+    return result
 
 
 MAPPING_NAMES = names_of(MappingNetwork, without=("self", "z_dim", "c_dim", "w_dim"))

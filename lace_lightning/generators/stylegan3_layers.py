@@ -245,7 +245,8 @@ class FourierInput(nn.Module):
             place[:, None] * freqs[:, None, :, 0] + phases[:, None]
         )[:, None]
         features = torch.sin(2 * math.pi * angles) * fade[:, None, None]
-        return (features @ (self.weight.T / math.sqrt(len(self.weight)))).permute(0, 3, 1, 2)
+        result: Tensor = (features @ (self.weight.T / math.sqrt(len(self.weight)))).permute(0, 3, 1, 2)
+        return result
 
 
 class AliasFreeLayer(nn.Module):

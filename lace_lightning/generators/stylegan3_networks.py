@@ -128,7 +128,8 @@ class AliasFreeSynthesis(nn.Module):
 
     def bytes_per_picture(self, dtype: torch.dtype, device: torch.device) -> int:
         """Return the peak memory of `forward` in bytes for each picture of a batch."""
-        return dtype.itemsize * max(getattr(self, name).numbers_per_picture(device) for name in self.layer_names)
+        result: int = dtype.itemsize * max(getattr(self, name).numbers_per_picture(device) for name in self.layer_names)
+        return result
 
     def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the pictures of ws (B, L, Dw), with features computed in `dtype`.
@@ -138,7 +139,8 @@ class AliasFreeSynthesis(nn.Module):
         x = self.input(ws[:, 0]).to(dtype)
         for index, name in enumerate(self.layer_names, start=1):
             x = getattr(self, name)(x, ws[:, index])
-        return x.to(torch.promote_types(x.dtype, torch.float32)) * self.output_scale
+        result: Tensor = x.to(torch.promote_types(x.dtype, torch.float32)) * self.output_scale
+        return result
 
 
 class StyleGAN3Network(StyleNetwork):

@@ -118,7 +118,8 @@ def _library_network(library: str, model: str, weights: str | None, arguments: M
         if library == "torchvision":
             from torchvision.models import get_model
 
-            return get_model(model, weights=weights, **arguments)
+            network: nn.Module = get_model(model, weights=weights, **arguments)
+            return network
         import timm
     except ImportError:
         raise LaceError(
@@ -294,7 +295,8 @@ def _imported(name: str) -> Callable[[Tensor], Tensor]:
             f"labeler.function must be the name of a Python function, and '{name}' is a value of type "
             f"{type(found).__name__}: name a function."
         )
-    return found
+    result: Callable[[Tensor], Tensor] = found
+    return result
 
 
 def _labeler(

@@ -41,7 +41,8 @@ def cached(kind: str, key: Any, make: Callable[[], T]) -> T:
     name = f"{kind}-{digest(key)}"
     if name not in BUILT:
         BUILT[name] = make()
-    return BUILT[name]
+    result: T = BUILT[name]
+    return result
 
 
 @dataclass(frozen=True)

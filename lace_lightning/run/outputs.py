@@ -189,22 +189,26 @@ class LastingLogger(Logger):
     @property
     def name(self) -> str | None:
         """Name of the logger's experiment."""
-        return self._hand(lambda: self._logger.name)
+        result: str | None = self._hand(lambda: self._logger.name)
+        return result
 
     @property
     def version(self) -> int | str | None:
         """Version of the logger's experiment."""
-        return self._hand(lambda: self._logger.version)
+        result: int | str | None = self._hand(lambda: self._logger.version)
+        return result
 
     @property
     def save_dir(self) -> str | None:
         """Folder of the logger."""
-        return self._hand(lambda: self._logger.save_dir)
+        result: str | None = self._hand(lambda: self._logger.save_dir)
+        return result
 
     @property
     def root_dir(self) -> str | None:
         """Folder of all versions of the logger's experiment."""
-        return self._hand(lambda: self._logger.root_dir)
+        result: str | None = self._hand(lambda: self._logger.root_dir)
+        return result
 
     @property
     def experiment(self) -> Any:
@@ -335,4 +339,5 @@ def _wandb(settings: Settings, node: Node) -> Logger:
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(SLOW))
     mode = wandb_mode(node.arguments, f"{settings.paths.output}/wandb/offline-run-*")
     # Lightning's own `offline` would set WANDB_MODE for all that follows.
-    return node.build("offline", **({} if mode is None else {"mode": mode}))
+    result: Logger = node.build("offline", **({} if mode is None else {"mode": mode}))
+    return result

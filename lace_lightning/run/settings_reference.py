@@ -93,7 +93,8 @@ def yaml_value(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    result: str = text.removesuffix("...\n").strip()
+    return result
 
 
 def model_rows(prefix: str, kind: type[BaseModel], without: tuple[str, ...] = ()) -> Iterator[str]:

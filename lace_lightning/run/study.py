@@ -279,7 +279,8 @@ def labeler_of(node: Node) -> Labeler:
     Raises:
         LaceError: when its constructor fails.
     """
-    return cached("labeler", node.content, node.build)
+    result: Labeler = cached("labeler", node.content, node.build)
+    return result
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:

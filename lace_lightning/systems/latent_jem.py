@@ -147,7 +147,8 @@ class LatentJEM(ConditionalModel):
 
     def forward(self, w: Tensor) -> Tensor:
         """Return the logits (B, L)."""
-        return self.classifier(w)
+        result: Tensor = self.classifier(w)
+        return result
 
     def energy(self, query: str | Query, free: Labels | None = None, **options: Any) -> Energy:
         """Return the energy E(w) - log p(query|w) on w (B, Dw), which is E(w, c) for a query that names a code c.
@@ -212,7 +213,8 @@ class LatentJEM(ConditionalModel):
                 },
                 prog_bar=True,
             )
-        return loss
+        result: Tensor = loss
+        return result
 
     @torch.no_grad()
     def negatives(self, w: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class ResidualDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, O, H/2, W/2) of x (B, I, H, W)."""
         main = F.avg_pool2d(self.conv1(self.conv0(x)), 2)
-        return (main + self.skip(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+        result: Tensor = (main + self.skip(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+        return result
 
 
 class Discriminator(nn.Module):
@@ -108,7 +109,8 @@ class Discriminator(nn.Module):
         x = images.to(dtype, memory_format=torch.channels_last)
         x = self.blocks(self.from_rgb(x)).float()
         x = self.conv(torch.cat([x, self.minibatch_deviation(x)], dim=1))
-        return self.out(self.fc(x.flatten(1)))[:, 0]
+        result: Tensor = self.out(self.fc(x.flatten(1)))[:, 0]
+        return result
 
     def minibatch_deviation(self, x: Tensor) -> Tensor:
         """Return the mean standard deviation within groups of samples as one more channel (B, 1, H, W)."""

@@ -79,4 +79,5 @@ class _Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x = nn.functional.leaky_relu(self.conv0(nn.functional.conv2d(features, self.mix)), 0.2)
-        return self.out(nn.functional.leaky_relu(self.conv1(x), 0.2)).flatten(1).float()
+        result: Tensor = self.out(nn.functional.leaky_relu(self.conv1(x), 0.2)).flatten(1).float()
+        return result

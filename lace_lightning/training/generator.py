@@ -149,7 +149,8 @@ class GANTraining(pl.LightningModule):
     def rate_factor(self, step: int, steps: int) -> float:
         """Return the factor of the learning rates at `step` of `steps`: 1, falling to about 0.1 during the cooldown."""
         left = (steps - step) / max(1.0, self.hparams["cooldown"] * steps)
-        return min(1.0, 0.1 + 0.9 * left)
+        result: float = min(1.0, 0.1 + 0.9 * left)
+        return result
 
     def _set_rates(self, optimizers: Sequence[Any], step: int) -> None:
         if not self.hparams["cooldown"] or (steps := self.trainer.estimated_stepping_batches) == float("inf"):
@@ -170,7 +171,8 @@ class GANTraining(pl.LightningModule):
         losses = [
             F.softplus(sign * logits).mean() for logits in self.feature_discriminator(images, self.features_dtype)
         ]
-        return self.hparams["features_weight"] * torch.stack(losses).mean()
+        result: Tensor = self.hparams["features_weight"] * torch.stack(losses).mean()
+        return result
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Make one step of the discriminator and one of the generator."""
@@ -203,7 +205,8 @@ class GANTraining(pl.LightningModule):
         w = self.generator.mapping(z)
         if torch.is_grad_enabled():
             self.generator.mapping.w_avg.lerp_(w.detach().mean(0), 0.005)
-        return self.generator.synthesis(self.generator.broadcast(w), "random", self.features_dtype)
+        result: Tensor = self.generator.synthesis(self.generator.broadcast(w), "random", self.features_dtype)
+        return result
 
     def _discriminator_step(self, optimizer: Any, real: Tensor, fake: Tensor, step: int) -> Tensor:
         # Real and generated pictures pass separately: minibatch statistics must not mix them.
@@ -227,7 +230,8 @@ class GANTraining(pl.LightningModule):
         count = max(1, int(real.shape[0] * self.hparams["r1_fraction"]))
         x = self.augment(real[:count]).detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.discriminator(x).sum(), x, create_graph=True)
-        return self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
+        result: Tensor = self.hparams["r1_gamma"] / 2 * gradient.square().sum((1, 2, 3)).mean()
+        return result
 
     def _generator_step(self, optimizer: Any, fake: Tensor) -> Tensor:
         critics = self._critics()
@@ -272,4 +276,5 @@ class GANTraining(pl.LightningModule):
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Return pictures (count, 3, R, R) of the moving average in [-1, 1], which depend on the seed alone."""
         z = torch.randn(count, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        return self.average(z, dtype=self.features_dtype).clamp(-1, 1)
+        result: Tensor = self.average(z, dtype=self.features_dtype).clamp(-1, 1)
+        return result

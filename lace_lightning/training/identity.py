@@ -82,7 +82,8 @@ class IdentityTraining(pl.LightningModule):
         """Return unit vectors (B, size) of pictures (B, 3, R, R), uint8 or in [-1, 1]."""
         images = from_bytes(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.hparams["bf16"]):
-            return self.embedding(images)
+            result: Tensor = self.embedding(images)
+            return result
 
     def margin_logits(self, vectors: Tensor, people: Tensor) -> Tensor:
         """Return s·cos(θ_j + m·[j is the right person]) (B, num_people) for unit vectors (B, size)."""
@@ -90,7 +91,8 @@ class IdentityTraining(pl.LightningModule):
         right = F.one_hot(people, cosine.shape[1]).bool()
         # Beyond π - m the cosine would rise again.
         angle = (cosine.acos() + self.hparams["margin"]).clamp(max=torch.pi)
-        return self.hparams["scale"] * torch.where(right, angle.cos(), cosine)
+        result: Tensor = self.hparams["scale"] * torch.where(right, angle.cos(), cosine)
+        return result
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the cross-entropy of a batch's margin logits."""

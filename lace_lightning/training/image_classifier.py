@@ -134,7 +134,8 @@ class ImageClassifierTraining(pl.LightningModule):
     def _logits(self, network: Any, images: Tensor) -> Tensor:
         images = from_bytes(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.feature_dtype == torch.bfloat16):
-            return network(images).float()
+            result: Tensor = network(images).float()
+            return result
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """Return the weighted loss of a batch."""

@@ -108,7 +108,8 @@ class LatentClassifier(pl.LightningModule):
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the logits (B, L) of u."""
-        return self.classifier(from_bytes(u))
+        result: Tensor = self.classifier(from_bytes(u))
+        return result
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the weighted loss of a batch."""
@@ -178,7 +179,8 @@ class LatentClassifier(pl.LightningModule):
             batch_size=len(u),
             sync_dist=True,
         )
-        return logits
+        result: Tensor = logits
+        return result
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log loss and accuracy of a batch."""

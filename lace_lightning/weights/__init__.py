@@ -44,7 +44,8 @@ def card(name: str) -> dict[str, Any]:
             f"The shipped weights are {', '.join(weight_names()) or 'none'}, received '{name}'."
             f"{suggest(name, weight_names())}"
         )
-    return read_json(FOLDER / f"{name}.json")
+    result: dict[str, Any] = read_json(FOLDER / f"{name}.json")
+    return result
 
 
 def weight_path(name: str | os.PathLike[str]) -> Path:

@@ -208,7 +208,8 @@ class CondEBM(EnergyModel):
             loss = data.mean() - ((-ends).detach().softmax(0) * ends).sum(0).mean()
         else:
             loss = data.mean() - ends.mean()
-        return loss + self.hparams["l2"] * (positive.square() + negative.square()).mean((0, 2)).sum()
+        result: Tensor = loss + self.hparams["l2"] * (positive.square() + negative.square()).mean((0, 2)).sum()
+        return result
 
     def sampler_loss(self, x: Tensor, labels: Labels, others: Tensor | None) -> Tensor:
         """Return the loss of ends x (B, 3, H, W) of chains: their energy and their distance from other points.
@@ -221,7 +222,8 @@ class CondEBM(EnergyModel):
         if others is not None:
             distance = torch.cdist(x.flatten(1), others.flatten(1)).amin(1)
             loss = loss - self.hparams["repel"] * distance.clamp(min=1e-6).log().mean()
-        return loss
+        result: Tensor = loss
+        return result
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch and put the ends of its chains into the buffer."""

@@ -119,7 +119,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, H, W) plus `gamma` times its attention."""
         weights = (self.query(x).flatten(2).transpose(1, 2) @ self.key(x).flatten(2)).softmax(-1)
-        return x + self.gamma * (self.value(x).flatten(2) @ weights.transpose(1, 2)).view_as(x)
+        result: Tensor = x + self.gamma * (self.value(x).flatten(2) @ weights.transpose(1, 2)).view_as(x)
+        return result
 
 
 class ScaleNetwork(nn.Module):
@@ -155,7 +156,8 @@ class ScaleNetwork(nn.Module):
         x = F.silu(self.stem(x))
         for block in self.blocks:
             x = block(x) if isinstance(block, Attention) else block(x, condition)
-        return self.head(F.silu(x).mean((2, 3)))
+        result: Tensor = self.head(F.silu(x).mean((2, 3)))
+        return result
 
 
 class ResidualEnergy(nn.Module):
@@ -344,7 +346,8 @@ class SpectralEnergy(nn.Module):
         x = F.leaky_relu(self.stem(x), 0.2)
         for block in self.blocks:
             x = block(x, condition)
-        return self.head(F.relu(x).sum((2, 3)))
+        result: Tensor = self.head(F.relu(x).sum((2, 3)))
+        return result
 
 
 ENERGY_NETWORKS: dict[str, type[nn.Module]] = {"residual": ResidualEnergy, "spectral": SpectralEnergy}

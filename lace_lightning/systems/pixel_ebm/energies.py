@@ -56,7 +56,8 @@ class AttributeEnergies(nn.Module):
         attribute = self.schema.attributes[index]
         discrete = attribute.kind == "discrete"
         condition = F.one_hot(value.long(), attribute.num_classes).to(x) if discrete else value[:, None].to(x)
-        return self.networks[index](x, condition)
+        result: Tensor = self.networks[index](x, condition)
+        return result
 
     def forward(self, x: Tensor, codes: Labels) -> Tensor:
         """Return energies (B, K, S) of pictures given codes (B rows); 0 for values that are not known."""

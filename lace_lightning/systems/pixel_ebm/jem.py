@@ -232,7 +232,8 @@ class JEM(EnergyModel):
             self.log_dict(
                 {"loss": loss.detach(), **{name: value.detach() for name, value in figures.items()}}, prog_bar=True
             )
-        return loss
+        result: Tensor = loss
+        return result
 
     def classification_loss(self, u: Tensor, labels: Labels) -> Tensor:
         """Return the mean of -log p(c|x), up to a constant, from outputs (B, L) of the network."""

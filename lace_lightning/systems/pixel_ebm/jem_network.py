@@ -39,7 +39,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features of x (B, C, H, W)."""
         y = self.conv1(F.leaky_relu(x, SLOPE))
-        return self.conv2(F.leaky_relu(y, SLOPE)) + self.shortcut(x)
+        result: Tensor = self.conv2(F.leaky_relu(y, SLOPE)) + self.shortcut(x)
+        return result
 
 
 class Body(nn.Module):

@@ -191,14 +191,16 @@ class ScoreModel(ConditionalModel):
     def _output(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
         """Return the output of the score network, which is score·s(t) up to its sign."""
         with self._autocast(networks):
-            return networks["score"](x if self.sde.centered else 2 * x - 1, self.sde.level(t)).float()
+            result: Tensor = networks["score"](x if self.sde.centered else 2 * x - 1, self.sde.level(t)).float()
+            return result
 
     def _logits(self, networks: nn.ModuleDict, x: Tensor, t: Tensor) -> Tensor:
         """Return the output of the classifier; its input is the picture in [0, 1] plus noise for every diffusion."""
         a, s = self._times(t, x)
         images, sigma = ((x / a + 1) / 2, s / (2 * a)) if self.sde.centered else (x, s)
         with self._autocast(networks):
-            return networks["classifier"](images, sigma.flatten()).float()
+            result: Tensor = networks["classifier"](images, sigma.flatten()).float()
+            return result
 
     def score(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ∇ log p_t(x) by the moving average, for x (B, C, R, R) in the diffusion's range and times t (B,)."""

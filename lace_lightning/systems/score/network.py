@@ -138,7 +138,8 @@ class Attention(nn.Module):
         h = self.norm(x)
         query, key, value = (part(h).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(x.shape)
-        return (x + self.out(attended)) * ROOT_HALF
+        result: Tensor = (x + self.out(attended)) * ROOT_HALF
+        return result
 
 
 class ResidualBlock(nn.Module):
@@ -179,7 +180,8 @@ class ResidualBlock(nn.Module):
             x, h = self.resample(x), self.resample(h)
         h = self.conv0(h) + self.level(F.silu(embedding))[:, :, None, None]
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
-        return ((x if self.skip is None else self.skip(x)) + h) * ROOT_HALF
+        result: Tensor = ((x if self.skip is None else self.skip(x)) + h) * ROOT_HALF
+        return result
 
 
 class Step(nn.Module):
@@ -388,7 +390,8 @@ class ScoreNetwork(nn.Module):
             h = step(h, embedding)
         for up in self.up:
             h = up(h, embedding, held)
-        return self.out(F.silu(self.norm(h)))
+        result: Tensor = self.out(F.silu(self.norm(h)))
+        return result
 
 
 def load_published(network: ScoreNetwork, path: str | os.PathLike[str]) -> None:

@@ -45,7 +45,8 @@ class NoisyBlock(nn.Module):
         h = h + self.level(F.silu(embedding))[:, :, None, None]
         h = self.conv1(F.relu(self.norm1(h)))
         around = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
-        return F.pad(around, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2)) + h
+        result: Tensor = F.pad(around, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2)) + h
+        return result
 
 
 class NoisyClassifier(nn.Module):
@@ -117,7 +118,8 @@ class NoisyClassifier(nn.Module):
         embedding = self.embed(sigma.log())
         for block in self.blocks:
             h = block(h, embedding)
-        return self.head(F.relu(self.norm(h)).mean((2, 3)))
+        result: Tensor = self.head(F.relu(self.norm(h)).mean((2, 3)))
+        return result
 
 
 def label_log_p(schema: Schema, output: Tensor, values: Tensor, known: Tensor, sigma: float) -> Tensor:

@@ -125,7 +125,8 @@ class ReverseDiffusion(ScoreSampler):
 
     def _norm(self, x: Tensor) -> Tensor:
         norms = x.flatten(1).norm(dim=1)
-        return (norms.mean().expand_as(norms) if self.coupled else norms).reshape(-1, *[1] * (x.ndim - 1))
+        result: Tensor = (norms.mean().expand_as(norms) if self.coupled else norms).reshape(-1, *[1] * (x.ndim - 1))
+        return result
 
 
 class ProbabilityFlow(ScoreSampler):
