@@ -557,10 +557,9 @@ def test_a_killed_training_is_no_success_and_goes_on(
     ]
     process = subprocess.Popen([*command, "trainer.max_epochs=100000"], stderr=subprocess.PIPE, text=True)
     csv = tmp_path / "out" / "csv" / "metrics.csv"
-    folders = cache / "systems"
     for _ in range(600):
-        # Training has begun once its folder and its log are there.
-        if csv.is_file() and folders.is_dir() and any(not any(folder.iterdir()) for folder in folders.iterdir()):
+        # A training holds the lock of its folder, and its log is written after the first epochs.
+        if csv.is_file() and list(cache.glob("systems/*/.owner")):
             break
         time.sleep(0.1)
     time.sleep(1)
