@@ -154,5 +154,12 @@ def _end() -> None:
 
 
 def _is_first_process() -> bool:
-    """Return whether this is the first of the processes of a training, by the names that launchers set."""
+    """Return whether this is the first of the processes of a training.
+
+    Before Lightning has been imported, the variables of launchers are all that is known.
+    """
+    lightning = sys.modules.get("lightning_utilities.core.rank_zero")
+    rank = getattr(getattr(lightning, "rank_zero_only", None), "rank", None)
+    if rank is not None:
+        return bool(rank == 0)
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

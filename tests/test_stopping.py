@@ -184,6 +184,18 @@ def test_one_process_of_several_says_it() -> None:
     assert (done.returncode, done.stderr) == (143, "")
 
 
+def test_a_process_of_its_own_says_it_beside_variables_of_launchers() -> None:
+    """Lightning's rank counts where it is known."""
+    code = (
+        "from lightning_utilities.core import rank_zero\nrank_zero.rank_zero_only.rank = {}\n"
+        "with stopping.stopping_signals():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)"
+    )
+    done = _python(code.format(0), env={**os.environ, "RANK": "1", "SLURM_PROCID": "1"})
+    assert (done.returncode, done.stderr) == (143, SENTENCE + "\n")
+    done = _python(code.format(1))
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_workers_of_launchers_have_no_handlers(tmp_path: Path, monkeypatch, capsys) -> None:
     """A worker that is stopped is a job that failed; the sweep goes on. `job` is all that a worker calls."""
     from hydra.core.hydra_config import HydraConfig

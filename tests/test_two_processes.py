@@ -1,4 +1,4 @@
-"""Results do not depend on the number of processes."""
+"""Results do not depend on the number of processes, nor on what launchers left in the environment."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+from lace_lightning.run.check import launcher_plugins
+
+# What torchrun and srun set for the second of two processes.
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
+SLURM = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7",
+         "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2"}  # fmt: skip
+LEFT = {
+    "torchrun": TORCHRUN,
+    "srun": SLURM,
+    "parts of both": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+}
 
 
-def _run(folder: Path, prefix: list[str], *extra: str) -> dict[str, float]:
+def _run(
+    folder: Path, prefix: list[str], *extra: str, environment: Mapping[str, str] | None = None
+) -> dict[str, float]:
     command = [
         sys.executable,
         *prefix,
@@ -24,8 +41,13 @@ def _run(folder: Path, prefix: list[str], *extra: str) -> dict[str, float]:
         f"hydra.run.dir={folder}",
         *extra,
     ]
-    environment = {**os.environ, "LACE_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=folder.parent)
+    everything = {
+        **os.environ,
+        **(environment or {}),
+        "LACE_CACHE": str(folder.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=everything, cwd=folder.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "metrics.json").read_text())["metrics"]
 
@@ -41,3 +63,39 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     for name, value in one.items():
         if "seconds" not in name and not name.startswith("classifier/"):
             assert two[name] == pytest.approx(value, rel=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("launchers")
+    return folder, _run(folder / "undisturbed", [], "metrics.num_samples=8")
+
+
+@pytest.mark.parametrize("launcher", LEFT)
+def test_variables_that_a_launcher_left_change_nothing(
+    launcher: str, undisturbed: tuple[Path, dict[str, float]]
+) -> None:
+    folder, expected = undisturbed
+    found = _run(folder / launcher.replace(" ", "_"), [], "metrics.num_samples=8", environment=LEFT[launcher])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if "seconds" not in name:
+            assert found[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_a_run_on_one_device_is_no_task_of_a_larger_one(monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    for devices in (1, "1", [0]):
+        (plugin,) = launcher_plugins({"devices": devices, "num_nodes": 1})
+        assert isinstance(plugin, LightningEnvironment), devices
+    for trainer in ({"devices": 2}, {"devices": "auto"}, {"devices": [0, 1]}, {"devices": 1, "num_nodes": 2}, {}):
+        assert launcher_plugins(trainer) == [], trainer
+
+
+@pytest.mark.parametrize("tasks", [None, "1"])
+def test_lightning_finds_the_launcher_of_one_task(tasks: str | None, monkeypatch) -> None:
+    """There it requeues jobs on Slurm."""
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    if tasks is not None:
+        monkeypatch.setenv("SLURM_NTASKS", tasks)
+    assert launcher_plugins({"devices": 1}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from .text import Table
 OUTCOMES: dict[str, str] = {}
 SEEN = ".seen"
 FAILED = "failed.json"
+# Seconds between two questions to Slurm, and for the result of a job that has left its queue to be seen.
+QUEUE_PAUSE, QUEUE_GRACE = 10.0, 30.0
 # Settings that repeat an experiment rather than change it.
 SEED_KEYS = ("seed", "metrics.seed", "pairs.seed")
 
@@ -201,6 +204,8 @@ def _wait_for_every_job(folder: Path) -> None:
     @wraps(given)
     def results(self: Any) -> list[Any]:
         try:
+            if type(self).__name__ == "SlurmJob":
+                _wait_for_slurm(self)
             return list(given(self))
         except Exception as error:
             overrides = list(self.submission().args[0])
@@ -208,6 +213,46 @@ def _wait_for_every_job(folder: Path) -> None:
             return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED)]
 
     Job.results = results
+
+
+def _wait_for_slurm(job: Any) -> None:
+    """Wait until a job of submitit has left Slurm's queue, and has a result or is lost.
+
+    submitit takes the result of the first attempt, also where Slurm runs the job again. It asks sacct alone for lost
+    jobs, which knows nothing where Slurm keeps no accounts: it would wait for them without end.
+
+    Args:
+        job: the job.
+
+    Raises:
+        RuntimeError: for a job that has left the queue without a result, where submitit does not know of it.
+    """
+    gone_since: float | None = None
+    while True:
+        has_result, is_queued = job.paths.result_pickle.exists(), _is_queued(job.job_id)
+        if has_result and not is_queued:
+            return
+        if is_queued is not False:
+            gone_since = None
+        elif gone_since is None:
+            gone_since = time.monotonic()
+        elif time.monotonic() - gone_since >= QUEUE_GRACE:
+            if job.watcher.is_done(job.job_id, mode="force"):
+                return  # submitit gives the reason.
+            raise RuntimeError(f"Job {job.job_id} left the queue of Slurm without a result: it was cancelled or killed")
+        time.sleep(QUEUE_PAUSE)
+
+
+def _is_queued(job_id: str) -> bool | None:
+    """Return whether a job waits, runs or ends in Slurm; None where Slurm does not answer."""
+    command = ["squeue", "--noheader", "--array", "--jobs", job_id, "--format", "%i"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return False if "Invalid job id" in done.stderr else None
+    return bool(done.stdout.strip())
 
 
 def varied_keys(config: DictConfig) -> list[str]:

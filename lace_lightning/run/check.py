@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -308,6 +311,28 @@ def edit_options(settings: Settings) -> Any:
     return options(**values)
 
 
+def launcher_plugins(trainer: Mapping[str, Any]) -> list[LightningEnvironment]:
+    """Return the plugins of the Trainer that keep a run on one device apart from the other tasks of Slurm.
+
+    Args:
+        trainer: settings of the Trainer.
+
+    Returns:
+        Lightning's environment of a process of its own where the run has one device and SLURM_NTASKS says several
+        tasks; no plugin elsewhere, so that Lightning finds the launcher itself.
+
+    Example:
+        >>> launcher_plugins({"devices": 2})
+        []
+    """
+    tasks, devices = os.environ.get("SLURM_NTASKS", "1"), trainer.get("devices")
+    has_one = (len(devices) if isinstance(devices, (list, tuple)) else devices) in (1, "1")
+    if tasks == "1" or not has_one or trainer.get("num_nodes", 1) != 1:
+        return []
+    # The variable may be left over from a shell or a batch script, and Lightning would refuse it.
+    return [LightningEnvironment()]
+
+
 def _check_trainer(settings: Settings) -> None:
     """Refuse (LaceError) arguments that Lightning's Trainer refuses, or accepts but cannot train with."""
     known = inspect.signature(pl.Trainer.__init__).parameters
@@ -325,10 +350,20 @@ def _check_trainer(settings: Settings) -> None:
                 f"The setting 'trainer.{name}' must be at least -1 (-1: without end), received "
                 f"{settings.trainer[name]}."
             )
+    # Lightning advises srun for every process of a machine that has the command, also where none is needed.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    if plugins := launcher_plugins(settings.trainer):
+        warnings.warn(
+            f"SLURM_NTASKS is {os.environ['SLURM_NTASKS']} and trainer.devices is 1: each process is a run of its own. "
+            "For one run on several devices set trainer.devices and trainer.strategy=ddp, and start it with srun "
+            "--ntasks-per-node.",
+            stacklevel=2,
+        )
     try:
         trainer = pl.Trainer(
             **{
                 **settings.trainer,
+                "plugins": [*(settings.trainer.get("plugins") or []), *plugins],
                 "logger": False,
                 "enable_checkpointing": False,
                 "enable_progress_bar": False,

@@ -26,6 +26,7 @@ from ..pictures.animation import save_animation
 from ..report.paper import paper_row
 from ..report.text import results_table
 from ..wandb_service import remember, server_of, start_anew, wandb_mode
+from .check import launcher_plugins
 from .nodes import Node
 from .settings import Settings
 
@@ -150,6 +151,7 @@ def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.
     own = [Node(f"callbacks.{name}", node).build() for name, node in settings.callbacks.items() if node is not None]
     callbacks = [*options.pop("callbacks", []), *own]
     given = {**settings.trainer, **options}
+    given["plugins"] = [*(given.get("plugins") or []), *launcher_plugins(settings.trainer)]
     return pl.Trainer(**given, callbacks=callbacks, logger=loggers, default_root_dir=settings.paths.output)
 
 

@@ -140,17 +140,25 @@ def test_importing_loads_neither_arrays_nor_plots() -> None:
 FAST = ["-m", "+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.fid=none", "metrics.seed=1,2,3"]
 
 
+def _basic_launcher() -> type:
+    """Return Hydra's launcher: the class that it has found itself, as its first search imports the module anew."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.launcher import Launcher
+
+    return next(kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher")
+
+
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_killed_job_of_a_launcher_is_failed_and_the_others_are_recorded(
     returns: bool, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     """Launchers raise what killed a job (submitit, joblib), or hand it to Hydra, which raises it."""
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
     from hydra.core.utils import JobReturn, JobStatus
 
     from lace_lightning import cli
 
-    original = BasicLauncher.launch
+    launcher = _basic_launcher()
+    original = launcher.launch
     killed = RuntimeError("Job 7 (task: 0)\nwas cancelled\nError stream produced:\n" + "-" * 40 + "\nTraceback")
 
     def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -164,7 +172,7 @@ def test_a_killed_job_of_a_launcher_is_failed_and_the_others_are_recorded(
             raise killed
         return [*done, JobReturn(status=JobStatus.FAILED, _return_value=killed)]
 
-    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    monkeypatch.setattr(launcher, "launch", launch)
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -213,15 +221,64 @@ def test_submitit_waits_for_the_jobs_behind_one_that_was_killed(tmp_path: Path, 
     assert sweeps.OUTCOMES[record["folder"]] == "failed"
 
 
+SQUEUE = """#!/bin/sh
+case "$*" in
+    *"--jobs 7_0 "*) echo 7_0 ;;
+    *"--jobs 7_1 "*) ;;
+    *"--jobs 7_2 "*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
+    *) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script stands for squeue")
+def test_slurm_s_answers_on_a_job(tmp_path: Path, monkeypatch) -> None:
+    """A controller that does not answer is no reason to give a job up."""
+    (tmp_path / "squeue").write_text(SQUEUE)
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert [sweeps._is_queued(f"7_{number}") for number in range(4)] == [True, False, False, None]
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert sweeps._is_queued("7_2") is None
+
+
+@pytest.mark.parametrize("accounts", [False, True])
+def test_a_job_that_left_slurm_s_queue_without_a_result_is_lost(accounts: bool, tmp_path: Path, monkeypatch) -> None:
+    import types
+
+    # A requeued job is out of the queue for a moment.
+    answers: list[bool | None] = [True, False, True, None, False, False, False, False]
+    monkeypatch.setattr(sweeps, "_is_queued", lambda job: answers.pop(0))
+    monkeypatch.setattr(sweeps, "QUEUE_PAUSE", 0.0)
+    ticks = iter(range(0, 1000, 10))
+    monkeypatch.setattr(sweeps.time, "monotonic", lambda: float(next(ticks)))
+    job = types.SimpleNamespace(
+        job_id="7_1",
+        paths=types.SimpleNamespace(result_pickle=tmp_path / "result.pkl"),
+        watcher=types.SimpleNamespace(is_done=lambda job, mode: accounts),
+    )
+    if accounts:
+        sweeps._wait_for_slurm(job)
+    else:
+        with pytest.raises(RuntimeError, match="Job 7_1 left the queue of Slurm without a result"):
+            sweeps._wait_for_slurm(job)
+    assert answers == []
+    (tmp_path / "result.pkl").touch()
+    for last in (False, None):
+        # The result of an attempt that Slurm repeats is not the last one.
+        answers.extend([True, True, last])
+        sweeps._wait_for_slurm(job)
+        assert answers == []
+
+
 def test_a_launcher_that_cannot_start_has_no_report(tmp_path: Path, monkeypatch, capsys) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
     from lace_lightning import cli
 
     def launch(self, *_: object, **__: object) -> None:
         raise RuntimeError("no srun here")
 
-    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    monkeypatch.setattr(_basic_launcher(), "launch", launch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="no srun here"):
         cli.main(FAST)
