@@ -53,12 +53,16 @@ def _run(
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
-    one = _run(tmp_path / "one", [])
+    """Of one classifier: a training on two devices is another training."""
+    trained = f"classifier.weights={tmp_path / 'trained' / 'classifier.safetensors'}"
+    _run(tmp_path / "trained", [], "task.export=classifier")
+    one = _run(tmp_path / "one", [], trained)
     two = _run(
         tmp_path / "two",
         ["-m", "torch.distributed.run", "--nproc_per_node=2"],
         "trainer.devices=2",
         "trainer.strategy=ddp",
+        trained,
     )
     for name, value in one.items():
         if "seconds" not in name and not name.startswith("classifier/"):
