@@ -122,6 +122,8 @@ def _quoted(argument: str, sweep: bool = False) -> str:
     if edits is not None:
         texts = [text.strip() for text in edits[1].strip("[]").split(",")]
         return "task.edits=[" + ",".join(f'"{text}"' for text in texts if text) + "]"
+    if argument.startswith("edits=["):
+        return f"task.{argument}"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
     if match is None:
         return _quoted_value(argument, sweep)

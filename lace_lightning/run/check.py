@@ -325,6 +325,13 @@ def _check_trainer(settings: Settings) -> None:
                 f"The setting 'trainer.{name}' must be at least -1 (-1: without end), received "
                 f"{settings.trainer[name]}."
             )
+    precision = str(settings.trainer.get("precision") or "32")
+    if settings.task.name in SYSTEM_TASKS and precision not in ("32", "32-true", "16", "bf16", "16-mixed", "bf16-mixed"):
+        # These convert the weights for good, and latents are float32.
+        raise LaceError(
+            "Systems of latents are trained in float32 or in mixed precision: trainer.precision must be 32, 16-mixed or "
+            f"bf16-mixed, received {precision}."
+        )
     try:
         trainer = pl.Trainer(
             **{
