@@ -114,16 +114,30 @@ def identity_of(module: Any) -> str:
     described = _Description()
     described.seen |= {id(part): part for part in module.modules()}
     for name, part in module.named_modules():
-        for key, value in _attributes(part, described):
+        for key, value in _attributes(part, described, has_digest=True):
             foreign[f"{name}.{key}"] = value
     return digest({"digest": module.digest, "foreign": foreign}) if foreign else str(module.digest)
 
 
-def _attributes(part: nn.Module, described: _Description) -> Iterator[tuple[str, Any]]:
-    """Yield what a module of another package computes with besides its weights, and functions it holds."""
-    is_own = type(part).__module__.partition(".")[0] == PACKAGE
+def description_of(value: Any) -> Any:
+    """Return a description of any object in plain values: of its content, its code, and all that it holds.
+
+    Args:
+        value: the object, such as an energy.
+
+    Example:
+        >>> description_of(nn.LeakyReLU(0.1)) == description_of(nn.LeakyReLU(0.2))
+        False
+    """
+    return _Description()(value)
+
+
+def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:
+    """Yield what a module computes with besides its weights; functions alone for one that a digest describes."""
+    kind = type(part)
+    is_own = has_digest and kind.__module__.partition(".")[0] == PACKAGE
     if not is_own:
-        yield "class", code_of(type(part))
+        yield "class", code_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
         # The state of a module leaves these out.
         for key in sorted(part._non_persistent_buffers_set):
             yield key, described(part._buffers[key])
@@ -174,7 +188,7 @@ class _Description:
             return sorted(digest(self(item)) for item in value)
         if isinstance(value, nn.Module):
             self.seen |= {id(part): part for part in value.modules()}
-            parts = {name: dict(_attributes(part, self)) for name, part in value.named_modules()}
+            parts = {name: dict(_attributes(part, self, has_digest=False)) for name, part in value.named_modules()}
             return {"state": digest(dict(value.state_dict())), "parts": parts}
         if isinstance(value, partial):
             return [self(value.func), self(value.args), self(value.keywords)]
@@ -184,13 +198,14 @@ class _Description:
 
     def _object(self, value: Any) -> Any:
         kind = type(value)
+        code = code_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
         slots = [name for base in kind.__mro__ for name in _names(getattr(base, "__slots__", ()))]
         inside = {**{name: getattr(value, name, None) for name in slots}, **getattr(value, "__dict__", {})}
         is_library = kind.__module__.partition(".")[0] in sys.stdlib_module_names
         if not inside or (is_library and not isinstance(value, (Namespace, SimpleNamespace))):
             text = repr(value)
-            return [code_of(kind), "" if " at 0x" in text else text]
-        return [code_of(kind), {name: self(item) for name, item in inside.items() if not name.startswith("__")}]
+            return [code, "" if " at 0x" in text else text]
+        return [code, {name: self(item) for name, item in inside.items() if not name.startswith("__")}]
 
 
 def _names(slots: Any) -> tuple[str, ...]:

@@ -590,9 +590,12 @@ def test_debug_goes_last() -> None:
         "query=label",
         'query.text="label == *"',
     ]
-    assert cli.normalize(
-        ["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'edits=["a == 1"]', "task.edits=[]"]
-    ) == ['task.edits=["a == 1","b == 0.5"]', 'task.edits=["a == 1"]', 'task.edits=["a == 1"]', "task.edits=[]"]
+    assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'edits=["a == 1"]', "task.edits=[]"]) == [
+        'task.edits=["a == 1","b == 0.5"]',
+        'task.edits=["a == 1"]',
+        'task.edits=["a == 1"]',
+        "task.edits=[]",
+    ]
     with pytest.raises(LaceError):
         cli.check_choices(["+experiment=none_such"])
 

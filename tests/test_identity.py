@@ -119,7 +119,7 @@ def test_a_smoke_test_is_of_a_part_of_the_data(trainer: dict[str, Any], reason: 
     assert part_of_data(SimpleNamespace(trainer=trainer)) == reason  # type: ignore[arg-type]
 
 
-def test_files_that_are_named_count_by_their_content(tmp_path: Path) -> None:
+def test_files_that_are_named_count_by_their_content(tmp_path: Path, monkeypatch) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("sample,hat\n0,1\n")
     content = {"pairs": {"source": str(labels)}}
@@ -136,6 +136,12 @@ def test_files_that_are_named_count_by_their_content(tmp_path: Path) -> None:
     empty = digest(result_identity(content))
     (folder / "a.png").write_bytes(b"1")
     assert digest(result_identity(content)) != empty
+    # A folder's name alone, without a separator, is a folder too.
+    monkeypatch.chdir(tmp_path)
+    content = {"pairs": {"source": "pictures"}}
+    before = digest(result_identity(content))
+    (folder / "b.npy").write_bytes(b"2")
+    assert digest(result_identity(content)) != before
 
 
 @pytest.fixture
