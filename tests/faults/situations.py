@@ -139,7 +139,7 @@ def conversion(folder: Path) -> None:
     source = folder.parent / "source.pt"
     if not source.is_file():
         torch.save(GENERATOR.network.state_dict(), source)
-    convert(source, folder / "converted.safetensors")
+    convert(source, folder / "converted.safetensors", lr_multiplier=1.0)
 
 
 def download(folder: Path) -> None:
