@@ -117,17 +117,28 @@ def _noted(given: str, taken: str) -> str:
     return taken
 
 
+# A text between quotes of its own, and the parts of a list whose commas stand outside of quotes.
+WHOLE = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
+PARTS = re.compile(r"""(?:"[^"]*"|'[^']*'|[^,])+""")
+
+
 def _quoted(argument: str, sweep: bool = False) -> str:
-    edits = re.match(r"^(?:task\.)?edits=([^\[].*|\[[^'\"]*\])$", argument)
+    edits = re.match(r"^(?:task\.)?edits=(.*)$", argument)
     if edits is not None:
-        texts = [text.strip() for text in edits[1].strip("[]").split(",")]
-        return "task.edits=[" + ",".join(f'"{text}"' for text in texts if text) + "]"
+        text = edits[1]
+        if re.match(r"\[\s*['\"]", text):
+            return f"task.edits={text}"  # a list of texts in quotes, as Hydra reads it
+        whole = WHOLE.fullmatch(text)
+        text = whole[2] if whole else text.removeprefix("[").removesuffix("]")
+        parts = [part.strip() for part in PARTS.findall(text)]
+        return "task.edits=[" + ",".join(_in_quotes(part) for part in parts if part) + "]"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
     if match is None:
         return _quoted_value(argument, sweep)
-    if match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1]):
+    whole = WHOLE.fullmatch(match[1])
+    if whole is None and (match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
         return argument
-    return f'query.text="{match[1]}"'
+    return f"query.text={_in_quotes(whole[2] if whole else match[1])}"
 
 
 def _quoted_value(argument: str, sweep: bool) -> str:

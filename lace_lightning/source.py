@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import dis
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import sys
 import sysconfig
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from .artifacts import digest
@@ -42,8 +48,7 @@ def code_of(target: Any) -> dict[str, Any]:
         ('torch.nn.modules.linear.Linear', {})
     """
     if isinstance(target, partial):
-        given = {"arguments": repr(target.args), "keywords": repr(sorted(target.keywords.items()))}
-        return {**code_of(target.func), **given}
+        return {**code_of(target.func), "arguments": _Description()([target.args, target.keywords])}
     if not (inspect.isclass(target) or inspect.isroutine(target)):
         target = type(target)
     name = str(getattr(target, "__module__", None) or "builtins")
@@ -54,11 +59,11 @@ def code_of(target: Any) -> dict[str, Any]:
     module = sys.modules.get(name)
     file = _file(module)
     if file is None:
-        return result if top in sys.stdlib_module_names else {**result, "code": _bytecode(target)}
+        return result if top in sys.stdlib_module_names else {**result, "code": _bytecode(target), **_values(target)}
     if not _is_own(file):
         return result if top in sys.stdlib_module_names or top == "torch" else {**result, "version": _version(top)}
     assert module is not None
-    return {**result, "source": sources_of(module)}
+    return {**result, "source": sources_of(module), **_values(target)}
 
 
 def sources_of(module: ModuleType) -> str:
@@ -106,33 +111,186 @@ def identity_of(module: Any) -> str:
         (True, False)
     """
     foreign = {}
+    described = _Description()
+    described.seen |= {id(part): part for part in module.modules()}
     for name, part in module.named_modules():
-        for key, value in _attributes(part):
+        for key, value in _attributes(part, described, has_digest=True):
             foreign[f"{name}.{key}"] = value
     return digest({"digest": module.digest, "foreign": foreign}) if foreign else str(module.digest)
 
 
-def _attributes(part: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield what a module of another package computes with besides its weights, and functions it holds."""
-    is_own = type(part).__module__.partition(".")[0] == PACKAGE
+def description_of(value: Any) -> Any:
+    """Return a description of any object in plain values: of its content, its code, and all that it holds.
+
+    Args:
+        value: the object, such as an energy.
+
+    Example:
+        >>> description_of(nn.LeakyReLU(0.1)) == description_of(nn.LeakyReLU(0.2))
+        False
+    """
+    return _Description()(value)
+
+
+def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:
+    """Yield what a module computes with besides its weights; functions alone for one that a digest describes."""
+    kind = type(part)
+    is_own = has_digest and kind.__module__.partition(".")[0] == PACKAGE
     if not is_own:
-        yield "class", code_of(type(part))
+        yield "class", code_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
+        # The state of a module leaves these out.
+        for key in sorted(part._non_persistent_buffers_set):
+            yield key, described(part._buffers[key])
+        for key in ("_forward_hooks", "_forward_pre_hooks"):
+            if hooks := getattr(part, key):
+                yield key, described(list(hooks.values()))
     for key, value in vars(part).items():
-        if callable(value) and not isinstance(value, nn.Module) and code_of(value):
-            yield key, code_of(value)
-        elif not is_own and key not in _STATE and not key.startswith("__") and (plain := _plain(value)) is not None:
-            yield key, plain
+        is_code = callable(value) and not isinstance(value, nn.Module) and bool(code_of(value))
+        if is_code or (not is_own and key not in _STATE and not key.startswith("__")):
+            yield key, described(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return a plain value or container of them in a form that can be digested, None for anything else."""
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    if isinstance(value, (list, tuple)) and value and all(isinstance(item, _PLAIN) for item in value):
-        return [repr(item) for item in value]
-    if isinstance(value, Mapping) and value and all(isinstance(item, _PLAIN) for item in value.values()):
-        return {str(key): repr(item) for key, item in value.items()}
-    return None
+class _Description:
+    """Descriptions of any objects in plain values, without addresses; an object that holds itself ends.
+
+    Containers, arrays and networks count by their content, functions by their code and by the values that it uses,
+    other objects by their class and attributes. Objects of the standard library that show an address count by class.
+    """
+
+    def __init__(self) -> None:
+        # The objects are kept: another one must not get the address of one that was seen.
+        self.seen: dict[int, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if id(value) in self.seen:
+            return "seen"
+        self.seen[id(value)] = value
+        try:
+            return self._content(value)
+        # Objects of others may refuse to be read, or be nested without end.
+        except Exception:
+            return type(value).__qualname__
+
+    def _content(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            return self(value.tolist())
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            return digest(value)
+        if value is os.environ or isinstance(value, ModuleType):
+            return getattr(value, "__name__", "environ")
+        if isinstance(value, Mapping):
+            return {str(key): self(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self(item) for item in value]
+        if isinstance(value, (set, frozenset)):
+            return sorted(digest(self(item)) for item in value)
+        if isinstance(value, nn.Module):
+            self.seen |= {id(part): part for part in value.modules()}
+            parts = {name: dict(_attributes(part, self, has_digest=False)) for name, part in value.named_modules()}
+            return {"state": digest(dict(value.state_dict())), "parts": parts}
+        if isinstance(value, partial):
+            return [self(value.func), self(value.args), self(value.keywords)]
+        if inspect.isclass(value) or inspect.isroutine(value):
+            return [code_of(value), self(getattr(value, "__self__", None))]
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        kind = type(value)
+        code = code_of(kind) or f"{kind.__module__}.{kind.__qualname__}"
+        slots = [name for base in kind.__mro__ for name in _names(getattr(base, "__slots__", ()))]
+        inside = {**{name: getattr(value, name, None) for name in slots}, **getattr(value, "__dict__", {})}
+        is_library = kind.__module__.partition(".")[0] in sys.stdlib_module_names
+        if not inside or (is_library and not isinstance(value, (Namespace, SimpleNamespace))):
+            text = repr(value)
+            return [code, "" if " at 0x" in text else text]
+        return [code, {name: self(item) for name, item in inside.items() if not name.startswith("__")}]
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+# Values that functions and classes use, as they were when they were first asked for: code may keep something there.
+_VALUES: dict[Any, dict[str, Any]] = {}
+
+
+def _values(target: Any) -> dict[str, Any]:
+    """Return the values from outside that a user's function, or the methods of a class, compute with; none for none.
+
+    These are defaults, enclosed values, and global ones that the code does not set itself, also those of functions that
+    it calls. The source of functions and classes is counted elsewhere.
+    """
+    target = getattr(target, "__func__", target)
+    if target not in _VALUES:
+        # It may hold itself.
+        _VALUES[target] = {}
+        classes = target.__mro__ if inspect.isclass(target) else ()
+        members = {
+            f"{one.__qualname__}.{name}": member
+            for one in classes
+            if one is target or _is_users(one.__module__)
+            for name, member in vars(one).items()
+            if not name.startswith("__") or _function_of(member)
+        } or {"": target}
+        functions = [function for member in members.values() if (function := _function_of(member))]
+        others = {name: member for name, member in members.items() if not _function_of(member)}
+        _VALUES[target] = _values_of(functions) | {name: _Description()(member) for name, member in others.items()}
+    return {"values": _VALUES[target]} if _VALUES[target] else {}
+
+
+def _values_of(functions: list[FunctionType]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    described, done = _Description(), set()
+    while functions:
+        function = functions.pop()
+        if function in done:
+            continue
+        done.add(function)
+        for name, value in _uses(function).items():
+            inner = _function_of(value)
+            if inner is None and not inspect.isclass(value) and not isinstance(value, ModuleType):
+                found[f"{function.__module__}.{function.__qualname__}.{name}"] = described(value)
+            elif inner is not None and _is_users(inner.__module__):
+                functions.append(inner)
+    return found
+
+
+def _is_users(name: str) -> bool:
+    """Return whether a module is the user's: neither of this package nor installed."""
+    file = _file(sys.modules.get(name))
+    return name.partition(".")[0] != PACKAGE and file is not None and _is_own(file)
+
+
+def _uses(function: FunctionType) -> dict[str, Any]:
+    uses: dict[str, Any] = {}
+    if function.__defaults__ or function.__kwdefaults__:
+        uses["()"] = [function.__defaults__, function.__kwdefaults__]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        # A cell is empty where the name was not set.
+        with suppress(ValueError):
+            uses[name] = cell.cell_contents
+    names = _global_names(function.__code__)
+    return uses | {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+
+
+def _function_of(value: Any) -> Any:
+    """Return the Python function behind a function, a method or a property, None for anything else."""
+    value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+    value = inspect.unwrap(value) if callable(value) else value
+    return value if inspect.isfunction(value) else None
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """Return the global names that code reads and does not set, also in functions inside of it."""
+    instructions = list(dis.get_instructions(code))
+    read = {str(one.argval) for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    written = {str(one.argval) for one in instructions if one.opname == "STORE_GLOBAL"}
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            read |= _global_names(part)
+    return read - written
 
 
 def _file(module: ModuleType | None) -> Path | None:

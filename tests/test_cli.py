@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -589,9 +590,12 @@ def test_debug_goes_last() -> None:
         "query=label",
         'query.text="label == *"',
     ]
-    assert cli.normalize(
-        ["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'task.edits=["a == 1"]', "task.edits=[]"]
-    ) == ['task.edits=["a == 1","b == 0.5"]', 'task.edits=["a == 1"]', 'task.edits=["a == 1"]', "task.edits=[]"]
+    assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'edits=["a == 1"]', "task.edits=[]"]) == [
+        'task.edits=["a == 1","b == 0.5"]',
+        'task.edits=["a == 1"]',
+        'task.edits=["a == 1"]',
+        "task.edits=[]",
+    ]
     with pytest.raises(LaceError):
         cli.check_choices(["+experiment=none_such"])
 
@@ -707,3 +711,23 @@ def test_published_weights_label_pairs(tmp_path: Path) -> None:
         ]
     )
     assert results(tmp_path / "out")[0]["metrics"]["evaluations"] > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("""query=breed == "cat's eye\"""", """breed == "cat's eye\""""),
+        ("query=breed == 'british shorthair'", "breed == 'british shorthair'"),
+        ('query="breed == cat"', "breed == cat"),
+        ("query.text='breed == cat'", "breed == cat"),
+        ('edits=breed == "british shorthair", age == 0.5', ['breed == "british shorthair"', "age == 0.5"]),
+        ("edits=breed == 'a, b', age == 0.5", ["breed == 'a, b'", "age == 0.5"]),
+        ('edits="label == cat or label == dog"', ["label == cat or label == dog"]),
+        ('edits=[breed == "a b"]', ['breed == "a b"']),
+        ("edits=['a == 1', 'b == 1']", ["a == 1", "b == 1"]),
+        ("task.edits=[]", []),
+    ],
+)
+def test_classes_and_conditions_may_be_quoted(argument: str, value: object) -> None:
+    (text,) = cli.normalize([argument])
+    assert OverridesParser.create().parse_override(text).value() == value

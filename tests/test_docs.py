@@ -92,7 +92,9 @@ def overrides(words: list[str], folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
-def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, capsys) -> None:
+def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, capsys, monkeypatch) -> None:
+    # Labelers of random weights may give all pictures one label.
+    monkeypatch.setattr("lace_lightning.data.pairs.FEW", 10**9)
     if words[0] == "pip":
         assert words == ["pip", "install", ".[clip]"]
         return

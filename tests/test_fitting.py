@@ -6,17 +6,22 @@ import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lace_lightning import cli
 from lace_lightning.artifacts import read_json
 from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.configuration import config_folder
 from lace_lightning.data.batches import TensorBatches
-from lace_lightning.run.train import fit_to_end
+from lace_lightning.report.sweeps import register_resolvers
+from lace_lightning.run.check import check
+from lace_lightning.run.train import fit_classifier, fit_to_end
 from lace_lightning.training.checkpoints import SealedCheckpoints, newest_checkpoint
 from lace_lightning.training.learning_rates import with_staircase
 
@@ -160,3 +165,24 @@ def test_control_reports_the_training_of_its_classifier(tmp_path: Path, monkeypa
     again = minutes()
     assert again is not None
     assert again != trained
+
+
+def test_a_shorter_training_is_not_taken_from_a_longer_one(tmp_path: Path, monkeypatch) -> None:
+    folders = []
+
+    class Stop(Exception):
+        pass
+
+    def fit(settings: Any, module: Any, data: Any, folder: Path, *_: Any, **__: Any) -> None:
+        folders.append(folder)
+        raise Stop
+
+    monkeypatch.setattr("lace_lightning.run.train.fit_to_end", fit)
+    for overrides in (["trainer.max_steps=20"], ["trainer.max_steps=10"], ["trainer.max_epochs=3"], []):
+        register_resolvers()
+        paths = [f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/cache"]
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            cfg = compose("config", overrides=["+experiment=portraits_labeler", *overrides, *paths])
+        with pytest.raises(Stop):
+            fit_classifier(check(cfg))
+    assert len(set(folders)) == 4

@@ -119,7 +119,7 @@ def test_a_smoke_test_is_of_a_part_of_the_data(trainer: dict[str, Any], reason: 
     assert part_of_data(SimpleNamespace(trainer=trainer)) == reason  # type: ignore[arg-type]
 
 
-def test_files_that_are_named_count_by_their_content(tmp_path: Path) -> None:
+def test_files_that_are_named_count_by_their_content(tmp_path: Path, monkeypatch) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("sample,hat\n0,1\n")
     content = {"pairs": {"source": str(labels)}}
@@ -136,6 +136,12 @@ def test_files_that_are_named_count_by_their_content(tmp_path: Path) -> None:
     empty = digest(result_identity(content))
     (folder / "a.png").write_bytes(b"1")
     assert digest(result_identity(content)) != empty
+    # A folder's name alone, without a separator, is a folder too.
+    monkeypatch.chdir(tmp_path)
+    content = {"pairs": {"source": "pictures"}}
+    before = digest(result_identity(content))
+    (folder / "b.npy").write_bytes(b"2")
+    assert digest(result_identity(content)) != before
 
 
 @pytest.fixture
@@ -199,6 +205,7 @@ def test_sources_follow_relative_imports(tmp_path: Path, monkeypatch) -> None:
     (package / "inner.py").write_text("X = 1\n")
     (package / "outer.py").write_text("def f():\n    from .inner import X\n    return X\n")
     monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
     outer = importlib.import_module("my_package.outer")
     first = sources_of(outer)
     outer.f()
@@ -251,3 +258,71 @@ def test_a_smoke_test_is_never_taken_for_the_whole_training(tmp_path: Path, monk
     assert again["metrics"]["acc"] == whole["metrics"]["acc"]
     # The smoke test leaves none.
     assert len(list((tmp_path / "cache" / "systems").glob("*/system.safetensors"))) == 2
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch):
+    """A user's module whose pictures depend on what its attributes and its globals hold."""
+    (tmp_path / "my_held.py").write_text(
+        "import argparse, json, torch\n"
+        "from pathlib import Path\n"
+        "from torch import nn\n\n"
+        "LIMIT = json.loads(Path(__file__).with_name('limit.json').read_text())\n"
+        "NETWORK = nn.Linear(3, 1)\n"
+        "nn.init.constant_(NETWORK.weight, LIMIT[0])\n"
+        "def inner(x):\n"
+        "    return x - torch.tensor(LIMIT)\n"
+        "def label(x):\n"
+        "    return inner(x) > 0\n"
+        "def by_network(x):\n"
+        "    return NETWORK(x) > 0\n"
+        "def silent(x):\n"
+        "    return x > 0\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, kind, shift):\n"
+        "        super().__init__()\n"
+        "        self.parent = (self,)\n"
+        "        self.held = {\n"
+        "            'tensor': lambda: torch.tensor([shift]),\n"
+        "            'nested': lambda: [[shift], {'a': [shift]}],\n"
+        "            'object': lambda: argparse.Namespace(shift=shift),\n"
+        "            'closure': lambda: lambda x: x + shift,\n"
+        "            'modules': lambda: [nn.Threshold(shift, 0.0)],\n"
+        "        }[kind]()\n"
+        "        self.register_buffer('left_out', torch.tensor([float(kind == 'tensor')]), persistent=False)\n"
+        "    def forward(self, z):\n"
+        "        return z\n"
+        "    def other(self, z):\n"
+        "        return -z\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(limit: float = 0.5) -> Any:
+        (tmp_path / "limit.json").write_text(f"[{limit}]")
+        sys.modules.pop("my_held", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("my_held")
+
+    yield load
+    sys.modules.pop("my_held", None)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "nested", "object", "closure", "modules"])
+def test_what_a_module_holds_counts_whatever_its_kind(held, kind: str) -> None:
+    module = held()
+
+    def identity(shift: float, **options: Any) -> str:
+        return identity_of(ModuleGenerator(module.Net(kind, shift), 12, (3, 2, 2), **options))
+
+    assert identity(0.1) == identity(0.1)
+    assert identity(0.1) != identity(0.2)
+    assert identity(0.1) != identity(0.1, synthesis="other")
+
+
+def test_what_a_function_uses_counts_with_its_source(held) -> None:
+    first, again, changed = held(), held(), held(0.7)
+    for name in ("label", "by_network"):
+        assert digest(code_of(getattr(first, name))) != digest(code_of(getattr(changed, name)))
+    # The bias of this network is drawn at random.
+    assert digest(code_of(first.label)) == digest(code_of(again.label))
+    assert digest(code_of(first.silent)) == digest(code_of(changed.silent))

@@ -105,7 +105,10 @@ WRONG = [
     ("trainer.devices=0", "Trainer refuses"),
     ("+trainer.gpus=1", "no setting 'trainer.gpus'"),
     ("trainer.max_epochs=null", "'trainer.max_epochs' must be a whole number"),
-    ("trainer.precision=17", "Trainer refuses"),
+    ("trainer.precision=17", "must be 32, 16-mixed or bf16-mixed, received 17"),
+    ("trainer.precision=16-true", "must be 32, 16-mixed or bf16-mixed, received 16-true"),
+    ("trainer.precision=64", "must be 32, 16-mixed or bf16-mixed, received 64"),
+    ("classifier.max_epochs=0", "'classifier.max_epochs' must be at least 1"),
     ("labeler=clip judge=clip", "'labeler.prompts' needs a value"),
     ("+callbacks.mine.text=x", "no class"),
 ]

@@ -282,7 +282,7 @@ def _from_csv(path: Path) -> GivenPairs:
 
 
 def _sample_number(cell: str, path: Path, row: int) -> int:
-    match = re.fullmatch(r"(?:.*[/\\])?0*(\d{1,12}?)(?:\.\w+)?", cell)
+    match = re.fullmatch(r"(?:.*[/\\])?0*(\d{1,12}?)(?:\.0+|\.[A-Za-z]\w*)?", cell)
     if match is None:
         raise LaceError(
             f"The sample in row {row} of '{path}' must be a number or the name of a picture such as 000012.png, "

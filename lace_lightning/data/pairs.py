@@ -26,6 +26,8 @@ from .resumable_arrays import META, fill, open_rows, rows_done
 
 # Fewer labels than this may be of one class by chance.
 FEW = 50
+# So many pictures are labelled in pairs too.
+APART = 8
 # Pictures of up to so many bytes are stored even where no classifier needs them.
 SMALL = 2**32
 
@@ -129,6 +131,30 @@ def check_values(schema: Schema, logits: Tensor) -> None:
             raise LaceError(
                 f"Values of '{attribute.name}' must lie in [0, 1], and the labeler gives {float(known.min()):g} to "
                 f"{float(known.max()):g}: scale them."
+            )
+
+
+def check_apart(labeler: Labeler, images: Tensor, logits: Tensor) -> None:
+    """Refuse a labeler whose answer for a picture depends on the other pictures of its batch.
+
+    Args:
+        labeler: the labeler.
+        images: pictures (B, C, H, W) in [-1, 1].
+        logits: its answers (B, L) for these pictures in a larger batch.
+
+    Raises:
+        LaceError: when an answer is another one in batches of two, by more than rounding explains.
+    """
+    apart = torch.cat([labeler(two) for two in images.split(2)])
+    for attribute in labeler.schema:
+        columns = labeler.schema.slices[attribute.name]
+        moved = (apart[:, columns] - logits[:, columns]).abs().nan_to_num(0, posinf=0).max()
+        # Half precision moves logits by less than 1, and values by less than 0.1.
+        if float(moved) > (1.0 if attribute.kind == "discrete" else 0.1):
+            raise LaceError(
+                f"The label of a picture must depend on that picture alone, and the labeler's answer for "
+                f"'{attribute.name}' differs by {float(moved):.2g} without the other pictures of its batch: let it "
+                "compare a picture with fixed numbers, not with the mean of its batch."
             )
 
 
@@ -310,6 +336,8 @@ def make_pairs(
             # The labeler sees the stored picture, rounding included.
             answers.append(labeler(from_bytes(images)))
             check_values(labeler.schema, answers[-1])
+            if first == 0 and len(answers) == 1:
+                check_apart(labeler, from_bytes(images[:APART]), answers[-1][:APART])
             if pictures:
                 kept.append(images.cpu())
         logits = torch.cat(answers)

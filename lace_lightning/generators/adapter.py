@@ -85,6 +85,7 @@ class ModuleGenerator(Generator):
         if checkpoint is not None:
             load_state(module, checkpoint, strict, key=checkpoint_key)
         self.module = module
+        self._methods = {"mapping": mapping, "synthesis": synthesis, "reshape": self.reshape or None}
         first = self.condition if mapping is not None else None
         self.mapping = nn.Identity() if mapping is None else _Method(module, mapping, first, "mapping")
         rest = self.condition if mapping is None else None
@@ -99,6 +100,7 @@ class ModuleGenerator(Generator):
             "range": [self.low, self.high],
             "clamp": self.clamp,
             **({} if self.condition is None else {"condition": self.condition}),
+            **{name: value for name, value in self._methods.items() if value is not None},
         }
 
     def render(self, ws: Tensor) -> Tensor:

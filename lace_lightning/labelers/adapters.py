@@ -244,8 +244,9 @@ class FunctionNetwork(ImageNetwork):
 def function_labeler(function: str | Callable[[Tensor], Tensor], schema: Mapping[str, Any], **options: Any) -> Labeler:
     """Return a labeler from a Python function.
 
-    The digest of the labeler depends on the name and the source of the function, so pairs are labelled again when the
-    function changes. Functions that it calls do not count. Pictures are given in float32 unless `precision` is given.
+    The digest of the labeler depends on the name and the source of the function. The cache also compares its module,
+    the user's modules that it imports, and the values that it uses: pairs are labelled again when one of these changes.
+    Pictures are given in float32 unless `precision` is given.
 
     Args:
         function: function of pictures (B, C, H, W) in [-1, 1], or its name as package.module.name. It returns labels

@@ -35,6 +35,8 @@ TRAININGS = {
 }
 # Tasks that train or take a system and measure it.
 SYSTEM_TASKS = tuple(name for name, kind in TASKS.items() if issubclass(kind, SystemTask))
+# Others convert the weights for good, and latents are float32.
+PRECISIONS = ("32", "32-true", "16", "bf16", "16-mixed", "bf16-mixed")
 
 
 def check(cfg: DictConfig) -> Settings:
@@ -358,6 +360,12 @@ def _check_trainer(settings: Settings) -> None:
             "For one run on several devices set trainer.devices and trainer.strategy=ddp, and start it with srun "
             "--ntasks-per-node.",
             stacklevel=2,
+        )
+    precision = str(settings.trainer.get("precision") or "32")
+    if settings.task.name in SYSTEM_TASKS and precision not in PRECISIONS:
+        raise LaceError(
+            "Systems are trained in float32 or in mixed precision: trainer.precision must be 32, 16-mixed or "
+            f"bf16-mixed, received {precision}."
         )
     try:
         trainer = pl.Trainer(

@@ -50,6 +50,9 @@ NOT_TRAINING = (
 # Settings of the trainer that make a training one of a part of the data, with the value that takes all of it.
 PARTS = {"fast_dev_run": (None, False, 0), "limit_train_batches": (None, 1.0), "overfit_batches": (None, 0.0, 0)}
 
+# Settings whose value may be a folder: any other word without a separator is a name.
+FOLDERS = ("root", "source", "folder", "path", "weights", "checkpoint", "reference")
+
 _SUMS: dict[tuple[str, int, int], str] = {}
 
 
@@ -163,14 +166,14 @@ def _files(node: Any) -> Iterator[tuple[str, str]]:
 
     The identity of a file is its checksum, that of a folder the names, sizes and times of its files.
     """
-    for _, value in _leaves(node):
+    for key, value in _leaves(node):
         if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
             continue
         path = Path(os.path.expanduser(value))
         try:
             if path.is_file():
                 yield value, _sum(path)
-            elif os.sep in value and path.is_dir():
+            elif (os.sep in value or key in FOLDERS) and path.is_dir():
                 yield value, digest([_stamp(file, path) for file in sorted(path.rglob("*"))])
         except OSError:
             continue

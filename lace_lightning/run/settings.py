@@ -100,7 +100,7 @@ class Classifier(Group):
     continuous_weight: float = setting(
         1.0, "Weight of the squared error of continuous attributes; 50 is -log p with an error of 0.1.", ge=0
     )
-    max_epochs: int | None = setting(None, "At most so many epochs; null: trainer.max_epochs.", "epochs", ge=0)
+    max_epochs: int | None = setting(None, "At most so many epochs; null: trainer.max_epochs.", "epochs", ge=1)
 
 
 class QuerySettings(Group):

@@ -200,6 +200,8 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
         "epochs": settings.limits[0],
         "steps": settings.limits[1],
         "holdout": list(settings.pairs.holdout),
+        # A model of latents without one takes that of the classifier.
+        **({} if settings.model.get("batch_size") else {"batch_size": getattr(data, "batch_size", None)}),
     }
 
 

@@ -26,7 +26,7 @@ from ..samplers import Annealed, Filtered, Rejection, Sample, Sampler
 from ..samplers.arrival import STUCK
 from ..schema import Labels
 from ..seeds import RunSeeds, sample_seeds
-from ..source import identity_of
+from ..source import description_of, identity_of
 from ..targets import free_labels, wanted_labels
 
 if TYPE_CHECKING:
@@ -388,6 +388,10 @@ class EnergySystem(Protocol):
     frozen: Any
 
     @property
+    def extra(self) -> Energy | None:
+        """The energy that is added to that of every query; None for none."""
+
+    @property
     def generator(self) -> Generator:
         """The generator whose latents are sampled."""
 
@@ -463,6 +467,7 @@ class LaceObserver:
             "generator": identity_of(self.generator),
             "query": self.query.text,
             "options": vars(self.system.options),
+            **({} if self.system.extra is None else {"extra": description_of(self.system.extra)}),
             "batches": list(plan.batches),
             "seed": plan.seed,
             "sets": plan.posterior_sets,

@@ -247,6 +247,11 @@ class LACE(LatentClassifier, System):
             self._part = (query, self.classifier.part(query.attributes))
         return self._part[1]
 
+    @property
+    def extra(self) -> Energy | None:
+        """The energy of z (B, Dz) that is added to that of every query; None for none."""
+        return self._extra[0] if self._extra else None
+
     def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
         """Return the energy of a query on z (B, Dz).
 

@@ -10,6 +10,7 @@ from torch import nn
 from lace_lightning.cache import Cache
 from lace_lightning.callbacks import ConditionalSampling, SequentialEditing
 from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.energies import HalfLine
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import ModuleGenerator
 from lace_lightning.labelers import Labeler
@@ -63,7 +64,8 @@ def build(query: str, **options) -> tuple[ConditionalSampling, LACE]:
         classifier.network.bias0.zero_()
         classifier.network.weight0[0, 0] = torch.tensor([-4.0, 4.0, 0.0])
     labeler = options.pop("labeler", None)
-    system = LACE.of(classifier.requires_grad_(False), options.pop("sampler", Heun()))
+    extra = options.pop("extra", None)
+    system = LACE.of(classifier.requires_grad_(False), options.pop("sampler", Heun()), extra=extra)
     callback = ConditionalSampling(
         Reader(),
         parse(query, SCHEMA),
@@ -262,6 +264,14 @@ def test_the_hybrid_asks_the_labeler_and_diagnoses_come_along(tmp_path) -> None:
     assert other["spread"] < other["spread/reference"] - 0.1
     with pytest.raises(LaceError, match="needs a labeler"):
         build("side == *", sampler=Checked())
+
+
+def test_exact_samples_are_of_the_added_energy_too(tmp_path) -> None:
+    energies = [None, HalfLine(slice(1, 2), 0.0), HalfLine(slice(1, 2), 0.5)]
+    for count, extra in enumerate([*energies, energies[-1]], 1):
+        callback, system = build("side == *", extra=extra, cache=Cache(tmp_path), posterior_sets=2)
+        callback.evaluate(system)
+        assert len(list((tmp_path / "posterior").glob("*"))) == 2 * min(count, 3)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, latents, generator, c
         ("sample,hat\n1,1\n1,0\n", "sample 1 has several"),
         ("sample,hat\n1,1\n2,1\n", "at least two different"),
         ("sample,hat\ncat.png,1\n2,0\n", "received 'cat.png'"),
+        ("sample,hat\n0.5,1\n2,0\n", "received '0.5'"),
         ("sample,hat\n1,1.5\n2,0\n", "must lie in"),
     ],
 )

@@ -9,6 +9,7 @@ from lace_lightning.data import pairs as pairs_module
 from lace_lightning.data.batches import TensorBatches
 from lace_lightning.data.resumable_arrays import rows_done
 from lace_lightning.errors import LaceError
+from lace_lightning.labelers import function_labeler
 from lace_lightning.training.latent_classifier import LatentClassifier
 
 
@@ -139,3 +140,28 @@ def test_pictures_are_stored_where_they_are_needed_or_small(tiny_generator) -> N
         keep_pictures(False, tiny_generator, few, "x")
     with pytest.raises(LaceError, match="auto, true or false"):
         keep_pictures("maybe", tiny_generator, few, "w")
+
+
+def test_a_labeler_that_compares_pictures_with_each_other_is_refused(tiny_generator, tmp_path) -> None:
+    schema = {
+        "name": "s",
+        "attributes": [{"name": "bright", "num_classes": 2}, {"name": "light", "kind": "continuous"}],
+    }
+
+    def light(images):
+        return images.mean((1, 2, 3))
+
+    def relative(images):
+        return torch.stack([(light(images) > light(images).mean()).float(), light(images) / 2 + 0.5], 1)
+
+    def scaled(images):
+        value = light(images)
+        return torch.stack([(value > 0).float(), (value - value.min()) / (value.max() - value.min())], 1)
+
+    def fixed(images):
+        return torch.stack([(light(images) > 0).float(), light(images) / 2 + 0.5], 1)
+
+    for function, name in ((relative, "bright"), (scaled, "light")):
+        with pytest.raises(LaceError, match=f"labeler's answer for '{name}' differs by .* other pictures"):
+            make_pairs(tmp_path / name, tiny_generator, function_labeler(function, schema), 16, progress=False)
+    assert make_pairs(tmp_path / "fixed", tiny_generator, function_labeler(fixed, schema), 16, progress=False).complete

@@ -179,6 +179,18 @@ def test_a_conditional_module(condition, shift: float) -> None:
     assert generator.digest != other.digest
 
 
+class Centred(nn.Module):
+    """Pictures relative to their batch, whatever its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 48)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x = self.layer(z)
+        return torch.tanh(x - x.mean(0)).unflatten(1, (3, 4, 4))
+
+
 class Noisy(nn.Module):
     """Adds noise of its own: at every call, or by the place in the batch."""
 
@@ -234,6 +246,7 @@ class Broken(Loud):
             r"same pictures .* between two calls: store the noise as",
         ),
         (lambda: ModuleGenerator(Noisy(True), 4, (3, 4, 4)), "must not depend on its place in a batch"),
+        (lambda: ModuleGenerator(Centred(), 4, (3, 4, 4)), "or on other pictures"),
         (lambda: ModuleGenerator(Broken(float("nan")), 3, (3, 4, 4)), "96 of 96 values of two pictures are NaN or"),
         (lambda: ModuleGenerator(Broken(float("inf")), 3, (3, 4, 4)), "24 of 96 values of two pictures are NaN or"),
     ],
