@@ -30,7 +30,7 @@ test: $(VENV)/tools  ## build the environment and run the tests
 test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processor without vector instructions
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(NUMERICAL)
 
-faults: $(VENV)/tools  ## kill, damage and race everything that is kept, and print a table (about half an hour)
+faults: $(VENV)/tools  ## kill, damage and race everything that is kept, and print a table (long)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.faults
 
 docs: $(VENV)/tools  ## write docs/settings.md from the code

@@ -128,16 +128,53 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return hasher.hexdigest()
 
 
+# Checksums by what the file system says of a file, which a rename leaves as it is.
+_SUMS: dict[tuple[int, int, int, int], str] = {}
+
+
+def known_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the full sha256 of a file, computed once in a process while the file stays the same.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> with tempfile.NamedTemporaryFile() as stream:
+        ...     known_sha256(stream.name) == file_sha256(stream.name)
+        True
+    """
+    known = os.stat(path)
+    stamp = (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns)
+    if stamp not in _SUMS:
+        _SUMS[stamp] = file_sha256(path)
+    return _SUMS[stamp]
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where there is one.
+
+    Args:
+        path: the file or folder.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     remove_path(Path(folder, "missing"))
+    """
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _remove_ownerless(target: Path) -> None:
     """Remove temporary names of a path that processes of this machine left when they were killed."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(_HOST)}.*.tmp"):
         pid = left.name.split(".")[-3]
-        if not pid.isdigit() or _is_alive(int(pid)):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        if pid.isdigit() and not _is_alive(int(pid)):
+            remove_path(left)
 
 
 def _is_alive(pid: int) -> bool:
@@ -208,10 +245,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             "command again."
         ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove_path(temporary)
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

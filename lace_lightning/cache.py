@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifacts import atomic_path, check_writable, digest, file_sha256, write_json
+from .artifacts import atomic_path, check_writable, digest, known_sha256, remove_path, write_json
 from .errors import LaceError
 
 # Seconds between two messages of a process that waits for another.
@@ -23,13 +23,6 @@ REMIND = 60.0
 IDENTITY = "identity.json"
 LOCK, OWNER = ".lock", ".owner"
 SUM = ".sha256"
-# Files whose checksum was found right in this process, with what the file system says of them.
-_CHECKED: dict[Path, tuple[int, int, int]] = {}
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    known = path.stat()
-    return known.st_ino, known.st_size, known.st_mtime_ns
 
 
 def sum_file(path: Path) -> Path:
@@ -69,12 +62,11 @@ def sealed_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with atomic_path(target) as temporary:
         yield temporary
-        text = f"{file_sha256(temporary)}  {target.name}\n"
+        text = f"{known_sha256(temporary)}  {target.name}\n"
         # A process that is killed here leaves no file, or a file with its checksum.
         target.unlink(missing_ok=True)
         with atomic_path(sum_file(target)) as beside:
             beside.write_text(text, encoding="utf-8")
-    _CHECKED[target] = _stamp(target)
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
@@ -91,15 +83,14 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
         False
     """
     path = Path(path)
+    if not path.is_file():
+        return False
     try:
-        stamp = _stamp(path)
-        if _CHECKED.get(path) == stamp:
-            return True
         required = sum_file(path).read_text(encoding="utf-8", errors="replace").split()
     except OSError:
         return False
     try:
-        received = file_sha256(path)
+        received = known_sha256(path)
     except OSError as error:
         received = f"unreadable ({error.strerror})"
     if required != [received, path.name]:
@@ -109,7 +100,6 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
             stacklevel=2,
         )
         return False
-    _CHECKED[path] = stamp
     return True
 
 
@@ -169,7 +159,7 @@ def locked(folder: str | os.PathLike[str], title: str, waits: bool = True) -> It
     try:
         for left in path.rglob(".*.tmp"):
             # Only the owner of the lock writes here: these are of processes that were killed.
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            remove_path(left)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S"), "title": title}
         with suppress(OSError):
             (path / OWNER).write_text(json.dumps(owner), encoding="utf-8")
@@ -390,21 +380,6 @@ class Cache:
         """
         return Entry(self.root / kind / digest(identity), kind, identity)
 
-    def folder(self, kind: str, key: str) -> Path:
-        """Return a folder by its key, and create it if needed.
-
-        Args:
-            kind: kind of what is kept, such as `pairs`.
-            key: digest of what it depends on.
-
-        Returns:
-            Its path.
-
-        Raises:
-            LaceError: when nothing can be written there.
-        """
-        return check_writable(self.root / kind / key)
-
     def stored(self) -> list[Stored]:
         """Return what there is, sorted by kind and age."""
         found = []
@@ -433,7 +408,7 @@ class Cache:
             for path in entry.folder.iterdir():
                 if path.name != LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.rmtree(entry.folder, ignore_errors=True)
+        remove_path(entry.folder)
 
     def __repr__(self) -> str:
         return f"Cache({str(self.root)!r})"

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +227,7 @@ def _job(cfg: DictConfig) -> float | None:
     from .cache import locked
     from .report import sweeps
     from .run import check, run
-    from .run.study import is_rank_zero
+    from .run.study import in_first
 
     _quiet()  # Lightning sets its own level of logging when it is imported.
     hydra_config = HydraConfig.get()
@@ -238,8 +238,7 @@ def _job(cfg: DictConfig) -> float | None:
     try:
         settings = check(cfg)
         # The other processes of a run on several devices share the folder of the first.
-        alone = locked(folder, "the run", waits=in_sweep) if is_rank_zero() else nullcontext()
-        with alone:
+        with in_first(locked(folder, "the run", waits=in_sweep)):
             done = folder / "metrics.json"
             if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
                 sweeps.OUTCOMES[folder.name] = "skipped"
@@ -406,6 +405,8 @@ def _quiet() -> None:
         r".*lr_scheduler.step\(\).*",
         r".*You have overridden `on_after_batch_transfer`.*",
         r".*You passed in a `val_dataloader` but.*",
+        # Also where no job of Slurm is wanted.
+        r"The `srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)

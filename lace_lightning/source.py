@@ -82,9 +82,9 @@ def sources_of(module: ModuleType) -> str:
         file = _file(current)
         if current.__name__ in seen or file is None or not _is_own(file):
             continue
-        content = file.read_bytes()
-        seen[current.__name__] = hashlib.sha256(content).hexdigest()
-        for name in _imports(content, current.__name__, bool(getattr(current, "__path__", None))):
+        is_package = bool(getattr(current, "__path__", None))
+        seen[current.__name__], names = _parsed(file.read_bytes(), current.__name__, is_package)
+        for name in names:
             found = sys.modules.get(name) or _beside(name, file, current.__name__)
             if found is not None:
                 waiting.append(found)
@@ -325,6 +325,12 @@ def _bytecode(target: Any) -> str:
     members = vars(target).values() if inspect.isclass(target) else [target]
     codes = [getattr(getattr(member, "__func__", member), "__code__", None) for member in members]
     return digest([described(code) for code in codes if isinstance(code, CodeType)])
+
+
+@lru_cache(maxsize=1000)
+def _parsed(content: bytes, name: str, is_package: bool) -> tuple[str, list[str]]:
+    """Return the checksum of a source and its imports; a network has many modules of one source."""
+    return hashlib.sha256(content).hexdigest(), _imports(content, name, is_package)
 
 
 def _imports(content: bytes, name: str, is_package: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Output streams that no encoding, closed pipe or full disk can turn into an error."""
+"""Output streams that raise no error for an encoding, a closed pipe or a full disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class LastingStream:
-    """Text stream that drops its output from the first error on, so that a run goes on where its reader has ended.
+    """Text stream that drops its output from the first error on, so that a run continues after a pipe was closed.
 
     Args:
         stream: the stream that is written to.
@@ -19,7 +19,7 @@ class LastingStream:
         >>> reading, writing = os.pipe()
         >>> os.close(reading)
         >>> stream = LastingStream(open(writing, "w"))
-        >>> _ = stream.write("nobody reads this")
+        >>> _ = stream.write("text")
         >>> stream.flush()
     """
 
@@ -53,7 +53,9 @@ class LastingStream:
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Let stdout and stderr show other letters as `?`, and outlast their readers; open those that are closed.
+    """Make stdout and stderr print letters that the encoding lacks as `?`, and drop output after an error.
+
+    Streams that are closed are opened on the null device.
 
     Inside another block of this kind nothing is changed.
 

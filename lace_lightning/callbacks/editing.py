@@ -52,16 +52,11 @@ class SequentialEditing(SystemEvaluation):
         Sequential editing, DES and ID of LACE (arXiv 2110.10873).
 
     Example:
-        >>> import torch
-        >>> from lace_lightning.classifiers import AttributeClassifier
-        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
-        >>> from lace_lightning.schema import Attribute, Schema
-        >>> from lace_lightning.systems.lace import LACE
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
-        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> schema = tiny_schema()
+        >>> lace = tiny_lace()
+        >>> judge = tiny_labeler()
         >>> from lace_lightning.systems.editing import EditOptions
         >>> edits = [parse("hat == 1", schema)]
         >>> editing = SequentialEditing(judge, edits, EditOptions(), num_samples=2, batch_size=2, progress=False)

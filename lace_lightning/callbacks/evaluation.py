@@ -82,16 +82,11 @@ class SystemEvaluation(pl.Callback):
         metrics: further metrics of the pictures.
 
     Example:
-        >>> import torch
-        >>> from lace_lightning.classifiers import AttributeClassifier
-        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
-        >>> from lace_lightning.schema import Attribute, Schema
-        >>> from lace_lightning.systems.lace import LACE
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(ModuleGenerator(decoder, 4, (3, 16, 16)))
-        >>> judge = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> schema = tiny_schema()
+        >>> lace = tiny_lace()
+        >>> judge = tiny_labeler()
         >>> class Count(SystemEvaluation):
         ...     def measure(self, system, device, rank, world_size):
         ...         return Evaluation({"batches": len(list(self._batches(rank, world_size, "count")))})

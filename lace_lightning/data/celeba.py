@@ -254,15 +254,25 @@ class CelebADataModule(FacesDataModule):
 
     def _pictures(self, split: str, names: list[str]) -> Tensor:
         """Return the pictures (N, 3, R, R) uint8, memory-mapped, after decoding what is not in the cache."""
-        key = digest({"names": names, "files": _stamp(self.files), "box": self.box, "resolution": self.resolution})
+        entry = Cache(self.cache).entry(
+            "celeba",
+            {
+                "split": split,
+                "names": digest(names),
+                "files": _stamp(self.files),
+                "box": self.box,
+                "resolution": self.resolution,
+            },
+        )
+        entry.describe()
 
         def make(count: int, first: int) -> dict[str, Tensor]:
             return {IMAGES: torch.stack([self._decode(name) for name in names[first : first + count]])}
 
         shapes = {IMAGES: (3, self.resolution, self.resolution)}
         folder = fill(
-            Cache(self.cache).folder("celeba", f"{split}-{key}"),
-            {"key": key, "count": len(names)},
+            entry.folder,
+            {"key": entry.key, "count": len(names)},
             shapes,
             make,
             BATCH,

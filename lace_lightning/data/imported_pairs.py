@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..artifacts import digest, file_sha256
+from ..artifacts import digest, known_sha256
 from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
@@ -342,7 +342,7 @@ def _value(attribute: Attribute, cell: str) -> float:
 def _sources(path: Path) -> dict[str, str]:
     """Return the sha256 of the files by name."""
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".pickle", ".npy"))
-    return {file.name: file_sha256(file) for file in files}
+    return {file.name: known_sha256(file) for file in files}
 
 
 @torch.no_grad()

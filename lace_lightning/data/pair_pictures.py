@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..artifacts import digest
 from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
@@ -150,7 +149,9 @@ class PairPicturesDataModule(FacesDataModule):
 
     def _pictures(self) -> Tensor:
         """Return the pictures (M, C, R, R) uint8, memory-mapped, after making what is not in the cache."""
-        key = digest({name: value for name, value in self.source.items() if name not in ("split", "fractions")})
+        identity = {name: value for name, value in self.source.items() if name not in ("split", "fractions")}
+        entry = Cache(self.cache).entry("pair_pictures", identity)
+        entry.describe()
         w = self.pairs.array("w")[self.rows]
         generator = self.generator.to(self.trainer.strategy.root_device if self.trainer else self.generator.device)
 
@@ -169,8 +170,8 @@ class PairPicturesDataModule(FacesDataModule):
 
         shapes = {IMAGES: tuple(self.source["shape"])}
         folder = fill(
-            Cache(self.cache).folder("pair_pictures", key),
-            {"key": key, "count": len(w)},
+            entry.folder,
+            {"key": entry.key, "count": len(w)},
             shapes,
             make,
             self.synthesis_batch_size,

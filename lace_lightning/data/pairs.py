@@ -22,7 +22,7 @@ from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
 from ..source import code_of, identity_of
 from .batches import TensorBatches
-from .resumable_arrays import META, fill, open_rows, rows_done
+from .resumable_arrays import META, blocks_of, fill, open_rows, rows_done
 
 # Fewer labels than this may be of one class by chance.
 FEW = 50
@@ -222,7 +222,7 @@ class PairSet:
             raise LaceError(f"Pairs were required in '{self.folder}', and its {META} is missing or damaged.")
         self.meta: dict[str, Any] = read_json(self.folder / META)
         self.schema = Schema.from_config(self.meta["schema"])
-        self.seed, self.done = int(self.meta["seed"]), rows_done(self.folder)
+        self.seed, self.done = int(self.meta["seed"]), rows_done(blocks_of(self.folder))
         self.arrays: tuple[str, ...] = tuple(self.meta.get("arrays", self.NAMES))
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import atomic_path, check_writable, digest, read_json
+from ..artifacts import atomic_path, digest, read_json
 from ..cache import is_whole, locked, remove_sealed, sealed_path
 from ..errors import LaceError
 from ..progress import byte_bar
@@ -91,14 +91,18 @@ def blocks_of(folder: Path) -> list[Block]:
     return [block for block in map(Block.read, lines) if block is not None]
 
 
-def rows_done(folder: Path) -> int:
+def rows_done(blocks: Iterable[Block]) -> int:
     """Return how many rows from the first on are on disk.
 
     Args:
-        folder: a folder that `fill` wrote.
+        blocks: the blocks of a folder, in any order.
+
+    Example:
+        >>> rows_done([Block(2, 2, {}), Block(0, 2, {}), Block(6, 2, {})])
+        4
     """
     done = 0
-    for block in sorted(blocks_of(folder), key=lambda block: block.first):
+    for block in sorted(blocks, key=lambda block: block.first):
         if block.first <= done:
             done = max(done, block.first + block.rows)
     return done
@@ -118,16 +122,17 @@ def open_rows(folder: Path, name: str) -> NDArray[Any]:
         LaceError: when rows are damaged.
     """
     file = folder / f"{name}.npy"
-    if not _has_length(file, int(read_json(folder / META)["count"])):
+    if _shape_of(file)[:1] != (int(read_json(folder / META)["count"]),):
         raise LaceError(f"The array '{file}' is missing or damaged: run the command that made it once more.")
     array = np.load(file, mmap_mode="c")
-    bad = _damaged(folder, blocks_of(folder), {name: array})
+    blocks = blocks_of(folder)
+    bad = _damaged(folder, blocks, {name: array})
     if bad:
         raise LaceError(
             f"The array '{file}' is damaged in {sum(block.rows for block in bad)} rows: run the command that made it "
             "once more, which makes them again."
         )
-    result: NDArray[Any] = array[: rows_done(folder)]
+    result: NDArray[Any] = array[: rows_done(blocks)]
     return result
 
 
@@ -179,7 +184,7 @@ def fill(
         ...     np.load(path / "z.npy")[:, 0].tolist()
         [0.0, 0.0, 2.0]
     """
-    path, count = check_writable(folder), int(meta["count"])
+    path, count = Path(folder), int(meta["count"])
     try:
         with locked(path, title):
             _prepare(path, meta, shapes, title)
@@ -203,7 +208,7 @@ def _prepare(path: Path, meta: Mapping[str, Any], shapes: Mapping[str, tuple[int
                 f"The folder '{path}' holds {title} that depend on something else (weights, count or seed) than those "
                 "that are asked for: use another folder."
             )
-        if all(_has_shape(path / f"{name}.npy", (count, *shape)) for name, shape in shapes.items()):
+        if all(_shape_of(path / f"{name}.npy") == (count, *shape) for name, shape in shapes.items()):
             return
         warnings.warn(f"Arrays of {title} in '{path}' are missing or damaged: all rows are made again.", stacklevel=3)
     # A folder without this file holds nothing.
@@ -224,19 +229,13 @@ def _prepare(path: Path, meta: Mapping[str, Any], shapes: Mapping[str, tuple[int
         temporary.write_text(json.dumps(dict(meta), indent=2) + "\n", encoding="utf-8")
 
 
-def _has_shape(file: Path, shape: tuple[int, ...]) -> bool:
+def _shape_of(file: Path) -> tuple[int, ...]:
+    """Return the shape of an array on disk, () where the file is missing or damaged."""
     try:
-        return bool(np.load(file, mmap_mode="r").shape == shape)
+        return tuple(np.load(file, mmap_mode="r").shape)
     # A damaged header can be anything.
     except Exception:
-        return False
-
-
-def _has_length(file: Path, count: int) -> bool:
-    try:
-        return len(np.load(file, mmap_mode="r")) == count
-    except Exception:
-        return False
+        return ()
 
 
 def take_space(file: Path) -> None:
@@ -306,9 +305,9 @@ def is_filled(folder: Path) -> bool:
     known = read_json(folder / META)
     blocks = blocks_of(folder)
     names = {name for block in blocks for name in block.sums}
-    if rows_done(folder) != known["count"]:
+    if rows_done(blocks) != known["count"]:
         return False
-    if not all(_has_length(folder / f"{name}.npy", known["count"]) for name in names):
+    if not all(_shape_of(folder / f"{name}.npy")[:1] == (known["count"],) for name in names):
         return False
     return not _damaged(folder, blocks, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
 

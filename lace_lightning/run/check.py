@@ -352,8 +352,6 @@ def _check_trainer(settings: Settings) -> None:
                 f"The setting 'trainer.{name}' must be at least -1 (-1: without end), received "
                 f"{settings.trainer[name]}."
             )
-    # Lightning advises srun for every process of a machine that has the command, also where none is needed.
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
     if plugins := launcher_plugins(settings.trainer):
         warnings.warn(
             f"SLURM_NTASKS is {os.environ['SLURM_NTASKS']} and trainer.devices is 1: each process is a run of its own. "

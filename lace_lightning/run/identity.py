@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_object
 
 from .. import __version__
-from ..artifacts import digest, file_sha256
+from ..artifacts import digest, known_sha256
 from ..source import code_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ PARTS = {"fast_dev_run": (None, False, 0), "limit_train_batches": (None, 1.0), "
 # Settings whose value may be a folder: any other word without a separator is a name.
 FOLDERS = ("root", "source", "folder", "path", "weights", "checkpoint", "reference")
 
-_SUMS: dict[tuple[str, int, int], str] = {}
-
 
 def is_indifferent(key: str) -> bool:
     """Return whether a setting is declared to change no figure.
@@ -83,12 +81,7 @@ def result_identity(content: Mapping[str, Any]) -> dict[str, Any]:
     if "trainer" in counts:
         # Lightning tells 1 (a batch) from 1.0 (all batches), and a digest does not.
         counts["trainer"] = {name: repr(value) for name, value in counts["trainer"].items()}
-    return {
-        "settings": counts,
-        "files": dict(_files(counts)),
-        "code": dict(_codes(counts)),
-        "version": __version__,
-    }
+    return {"settings": counts, **_named(counts), "version": __version__}
 
 
 def training_identity(settings: Settings) -> dict[str, Any]:
@@ -106,12 +99,7 @@ def training_identity(settings: Settings) -> dict[str, Any]:
         if value is not None and name not in NOT_TRAINING and not is_indifferent(f"trainer.{name}")
     }
     callbacks = {name: node for name, node in settings.callbacks.items() if node is not None}
-    return {
-        "trainer": trainer,
-        "callbacks": callbacks,
-        "files": dict(_files(callbacks)),
-        "code": dict(_codes(callbacks)),
-    }
+    return {"trainer": trainer, "callbacks": callbacks, **_named(callbacks)}
 
 
 def node_identity(content: Any, key: str = "") -> dict[str, Any]:
@@ -122,7 +110,7 @@ def node_identity(content: Any, key: str = "") -> dict[str, Any]:
         key: its dotted name; parts of it may be declared to change no figure.
     """
     counts = _without_indifferent(content, f"{key}." if key else "")
-    return {"node": counts, "files": dict(_files(counts)), "code": dict(_codes(counts))}
+    return {"node": counts, **_named(counts)}
 
 
 def part_of_data(settings: Settings) -> str | None:
@@ -137,6 +125,11 @@ def part_of_data(settings: Settings) -> str | None:
         if not any(type(value) is type(one) and value == one for one in whole):
             return f"trainer.{name}={value}"
     return None
+
+
+def _named(node: Any) -> dict[str, Any]:
+    """Return the identity of the files, and of a user's own classes and functions, that settings name."""
+    return {"files": dict(_files(node)), "code": dict(_codes(node))}
 
 
 def _without_indifferent(node: Any, prefix: str = "") -> Any:
@@ -172,7 +165,7 @@ def _files(node: Any) -> Iterator[tuple[str, str]]:
         path = Path(os.path.expanduser(value))
         try:
             if path.is_file():
-                yield value, _sum(path)
+                yield value, known_sha256(path)
             elif (os.sep in value or key in FOLDERS) and path.is_dir():
                 yield value, digest([_stamp(file, path) for file in sorted(path.rglob("*"))])
         except OSError:
@@ -182,14 +175,6 @@ def _files(node: Any) -> Iterator[tuple[str, str]]:
 def _stamp(file: Path, folder: Path) -> list[Any]:
     known = file.stat()
     return [str(file.relative_to(folder)), known.st_size if file.is_file() else 0, known.st_mtime_ns]
-
-
-def _sum(path: Path) -> str:
-    known = path.stat()
-    key = (str(path.resolve()), known.st_size, known.st_mtime_ns)
-    if key not in _SUMS:
-        _SUMS[key] = file_sha256(path)
-    return _SUMS[key]
 
 
 def _codes(node: Any) -> Iterator[tuple[str, Any]]:

@@ -88,8 +88,8 @@ def check_labelers(settings: Settings) -> dict[str, float]:
     data.setup("fit")
     pictures, truth, *known = data.splits["test"]
 
-    def logits(who: Labeler, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([who(part.to(device)).cpu() for part in float_batches(images)])
+    def logits(network: Labeler, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([network(part.to(device)).cpu() for part in float_batches(images)])
 
     with torch.no_grad():
         shown, seen = [], []
@@ -97,23 +97,23 @@ def check_labelers(settings: Settings) -> dict[str, float]:
             images = generator.pictures(
                 generator.mapping(generator.prior(min(size, count - first), settings.metrics.seed, first, device))
             )
-            seen.append([logits(who, images) for who in (labeler, judge)])
+            seen.append([logits(network, images) for network in (labeler, judge)])
             shown.append(downscale(images[: max(80 - first, 0)].cpu()))
 
-    # What the data set cannot tell is measured by nobody.
-    told = known[0].any(0).tolist() if known else [True] * len(schema)
+    # Attributes without labels in the data set are left out.
+    has_labels = known[0].any(0).tolist() if known else [True] * len(schema)
     scores = {
-        who: {
+        role: {
             name: score
-            for (name, score), some in zip(
-                attribute_scores(schema, logits(network, pictures), truth, *known).items(), told, strict=True
+            for (name, score), is_known in zip(
+                attribute_scores(schema, logits(network, pictures), truth, *known).items(), has_labels, strict=True
             )
-            if some
+            if is_known
         }
-        for who, network in (("labeler", labeler), ("judge", judge))
+        for role, network in (("labeler", labeler), ("judge", judge))
     }
     scores["agreement"] = attribute_scores(schema, *map(torch.cat, zip(*seen, strict=True)))
-    metrics = {f"{who}/{name}": float(value) for who, column in scores.items() for name, value in column.items()}
+    metrics = {f"{role}/{name}": float(value) for role, column in scores.items() for name, value in column.items()}
     rows = [
         [
             a.name,

@@ -15,7 +15,7 @@ from ..seeds import RunSeeds
 from ..systems.steered_latents import ControlledLatents
 from ..training.latent_classifier import LatentClassifier
 from .nodes import cached
-from .study import Study
+from .study import Study, say
 from .train import Stage, classifier_arguments, train
 
 
@@ -122,9 +122,9 @@ def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = N
     entry = study.cache.entry("pairs", pairs_identity(generator, labeler, count, seed, latents, pictures))
     title = "pairs" if latents is None else "more pairs"
     if is_filled(entry.folder):
-        study.say(f"found {count} {title} {entry.key}")
+        say(f"found {count} {title} {entry.key}")
     else:
-        study.say(f"making {count} {title} {entry.key}", entry.why())
+        say(f"making {count} {title} {entry.key}", entry.why())
         entry.describe()
     return make_pairs(
         entry.folder,

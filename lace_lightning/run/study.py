@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from ..artifacts import file_sha256
+from ..artifacts import known_sha256
 from ..cache import Cache
 from ..data import PairSet, given_pairs, keep_pictures
 from ..errors import LaceError
@@ -30,6 +31,26 @@ from .settings import Settings
 def is_rank_zero() -> bool:
     """Return whether this process is the first of several, or the only one."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[None]:
+    """Return a context for the first of several processes, and one that does nothing for the others.
+
+    Args:
+        context: the context of the first process.
+    """
+    return context if is_rank_zero() else nullcontext()
+
+
+@rank_zero_only
+def say(text: str, reason: str = "") -> None:
+    """Print a line on stderr, in the first process.
+
+    Args:
+        text: the line.
+        reason: text behind a colon; empty for none.
+    """
+    print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -135,16 +156,6 @@ class Study:
         study.pairs_generator = study._pairs_generator()
         study.feature_space = study._feature_space()
         return study
-
-    def say(self, text: str, reason: str = "") -> None:
-        """Print on stderr that an object was found in the cache or is made.
-
-        Args:
-            text: the object and its place.
-            reason: why it is made, empty where it was found.
-        """
-        if is_rank_zero():
-            print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
     def note_partial(self, reason: str) -> None:
         """Record, with a warning, that the training is shortened.
@@ -316,5 +327,5 @@ def _given_statistics(path: str | None) -> GivenStatistics | None:
     """Return the statistics of `metrics.reference`, read once while the file stays the same."""
     if path is None:
         return None
-    content = file_sha256(path) if Path(path).is_file() else None
+    content = known_sha256(path) if Path(path).is_file() else None
     return cached("statistics", [str(path), content], lambda: read_statistics(path))

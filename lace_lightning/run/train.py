@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +26,7 @@ from ..training.image_classifier import ImageClassifierTraining
 from .identity import node_identity, part_of_data, training_identity
 from .outputs import loggers_of, trainer_of, write_results
 from .settings import Settings
-from .study import is_rank_zero
+from .study import in_first, is_rank_zero, say
 
 if TYPE_CHECKING:
     from .study import Study
@@ -111,14 +109,14 @@ def train(
     part = part_of_data(study.settings)
     if part is not None:
         study.note_partial(f"{kind.__name__} is trained on a part of the data ({part})")
-    with entry.making(f"the training of {kind.__name__}") if is_rank_zero() else nullcontext():
+    with in_first(entry.making(f"the training of {kind.__name__}")):
         if entry.has(TRAINED):
-            study.say(f"found {kind.__name__} {entry.key}")
+            say(f"found {kind.__name__} {entry.key}")
             if is_rank_zero():
                 # A process that was killed at its very end leaves them.
                 remove_checkpoints(entry.folder)
         else:
-            study.say(f"training {kind.__name__} {entry.key}", entry.why())
+            say(f"training {kind.__name__} {entry.key}", entry.why())
             seconds = _fit_stages(study, module, data, stages, entry, loggers)
             if seconds is not None:
                 module.to(study.device)
@@ -222,8 +220,8 @@ def fit_to_end(
         plugins=[SealedCheckpoints()],
         **options,
     )
-    if last is not None and is_rank_zero():
-        print(f"found {last}", file=sys.stderr, flush=True)
+    if last is not None:
+        say(f"found {last}")
     trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
     # Where the end was there, nothing started. A smoke test leaves nothing to go on from.
     if clock.start_time("train") is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -357,7 +355,7 @@ def _fit(
         },
     )
     every = {"every_n_train_steps": task.checkpoint_steps}
-    with entry.making(f"the training of {task.export}") if is_rank_zero() else nullcontext():
+    with in_first(entry.making(f"the training of {task.export}")):
         trainer, _ = fit_to_end(settings, module, data, entry.folder, loggers, every, callbacks)
     if not is_overridden("test_step", module):
         return {}

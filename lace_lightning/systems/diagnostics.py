@@ -92,14 +92,12 @@ class PictureCheck:
         tolerance: the largest difference, 0 or more, at which a continuous attribute equals its value.
 
     Example:
+        >>> from lace_lightning.examples import tiny_generator, tiny_labeler, tiny_schema
         >>> import torch
-        >>> from lace_lightning.generators import ModuleGenerator
         >>> from lace_lightning.query import parse
-        >>> from lace_lightning.schema import Attribute, Schema
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
-        >>> labeler = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> schema = tiny_schema()
+        >>> generator = tiny_generator()
+        >>> labeler = tiny_labeler()
         >>> check = PictureCheck(generator, labeler, parse("hat == 1", schema), None, count=5, tolerance=0.1)
         >>> check(torch.zeros(2, 4), torch.tensor([0, 3])).shape, check.images.shape
         (torch.Size([2]), torch.Size([5, 3, 16, 16]))
@@ -128,13 +126,11 @@ class Diagnosis:
         device: device of the sums.
 
     Example:
+        >>> from lace_lightning.examples import tiny_generator, tiny_schema
         >>> import torch
-        >>> from lace_lightning.generators import ModuleGenerator
         >>> from lace_lightning.query import parse
-        >>> from lace_lightning.schema import Attribute, Schema
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
+        >>> schema = tiny_schema()
+        >>> generator = tiny_generator()
         >>> classifier = AttributeClassifier(schema, "z", "mlp", {"input_dim": 4, "hidden": []})
         >>> diagnosis = Diagnosis(parse("hat == 1", schema), classifier, generator, torch.device("cpu"))
         >>> z, energy = generator.prior(8), classifier.energy("hat == 1")
@@ -416,16 +412,12 @@ class LaceObserver:
             sets of exact samples.
 
     Example:
-        >>> import torch
-        >>> from lace_lightning.generators import ModuleGenerator
+        >>> from lace_lightning.examples import tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
-        >>> from lace_lightning.schema import Attribute, Schema
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
+        >>> schema = tiny_schema()
         >>> from lace_lightning.systems.base import SamplingPlan
-        >>> from lace_lightning.systems.lace import LACE
-        >>> lace = LACE(schema, space="z", arguments={"input_dim": 4}).bind(generator)
+        >>> lace = tiny_lace()
+        >>> generator = lace.generator
         >>> observer = LaceObserver(lace, parse("hat == 1", schema), SamplingPlan([(0, 8)], seed=0))
         >>> z = generator.prior(8)
         >>> observer.update(z, Sample(z, 0.0, 0.0), None)

@@ -18,7 +18,7 @@ from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, CelebADataModule, celeba
 from lace_lightning.data.celeba import face_labels, read_table
 from lace_lightning.data.faces import FaceBatches
-from lace_lightning.data.resumable_arrays import rows_done
+from lace_lightning.data.resumable_arrays import blocks_of, rows_done
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import Labeler
 from lace_lightning.schema import Labels
@@ -204,7 +204,7 @@ def test_a_killed_decoding_goes_on(root: Path, monkeypatch) -> None:
     monkeypatch.setattr(CelebADataModule, "_decode", dying)
     with pytest.raises(KeyboardInterrupt):
         _data(root).setup()
-    assert rows_done(next((root.parent / "cache").rglob("meta.json")).parent) == 5
+    assert rows_done(blocks_of(next((root.parent / "cache").rglob("meta.json")).parent)) == 5
     assert torch.equal(_data(root).train_pictures(), whole)
     assert len(decoded) == 8 + 7 + 12  # 5 kept and 3 lost, then the rest of train, val and test
     _data(root).setup()

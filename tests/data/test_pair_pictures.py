@@ -12,7 +12,7 @@ from lace_lightning import cli
 from lace_lightning.artifacts import digest
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.data import FACES_SCHEMA, LatentPairsDataModule, PairPicturesDataModule, make_pairs
-from lace_lightning.data.resumable_arrays import fill, rows_done
+from lace_lightning.data.resumable_arrays import blocks_of, fill, rows_done
 from lace_lightning.errors import LaceError
 from lace_lightning.generators import Generator, load_generator
 from lace_lightning.labelers import Labeler
@@ -99,7 +99,7 @@ def test_a_killed_synthesis_goes_on_and_a_finished_one_is_found(tiny_generator, 
     monkeypatch.setattr(type(tiny_generator), "render", dying)
     with pytest.raises(KeyboardInterrupt):
         _data(tiny_generator, tmp_path / "killed").setup()
-    assert rows_done(next((tmp_path / "killed").rglob("meta.json")).parent) == 16
+    assert rows_done(blocks_of(next((tmp_path / "killed").rglob("meta.json")).parent)) == 16
     again = _data(tiny_generator, tmp_path / "killed")
     again.setup()
     assert sum(calls) == 60 + 8

@@ -7,7 +7,7 @@ import torch
 from lace_lightning.data import LatentPairsDataModule, keep_pictures, make_pairs
 from lace_lightning.data import pairs as pairs_module
 from lace_lightning.data.batches import TensorBatches
-from lace_lightning.data.resumable_arrays import rows_done
+from lace_lightning.data.resumable_arrays import blocks_of, rows_done
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import function_labeler
 from lace_lightning.training.latent_classifier import LatentClassifier
@@ -38,7 +38,7 @@ def test_a_killed_run_goes_on_without_loss_or_repetition(tiny_generator, tiny_la
     monkeypatch.setattr(type(tiny_generator), "render", dying)
     with pytest.raises(KeyboardInterrupt):
         make_pairs(tmp_path / "killed", tiny_generator, tiny_labeler, 40, batch_size=8, progress=False)
-    assert rows_done(tmp_path / "killed") == 16
+    assert rows_done(blocks_of(tmp_path / "killed")) == 16
     again = make_pairs(tmp_path / "killed", tiny_generator, tiny_labeler, 40, batch_size=8, progress=False)
     assert sum(calls) == 48  # 16 kept, 8 lost with the kill, 24 more
     for name in pairs_module.PairSet.NAMES:

@@ -227,10 +227,10 @@ def same(a: Any, b: Any) -> bool:
 
 def _forget() -> None:
     """Let this process check every file again, as a new process would."""
-    from lace_lightning import cache
+    from lace_lightning import artifacts
     from lace_lightning.data import resumable_arrays
 
-    cache._CHECKED.clear()
+    artifacts._SUMS.clear()
     resumable_arrays._CHECKED.clear()
 
 

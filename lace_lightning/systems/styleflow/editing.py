@@ -254,15 +254,12 @@ class FlowEditor:
         labeler: the network that labels the pictures before any edit.
 
     Example:
+        >>> from lace_lightning.examples import tiny_generator, tiny_labeler, tiny_schema
         >>> import torch
-        >>> from lace_lightning.classifiers import AttributeClassifier
-        >>> from lace_lightning.generators import ModuleGenerator
-        >>> from lace_lightning.schema import Attribute, Schema
         >>> from lace_lightning.systems.styleflow.model import StyleFlow
-        >>> schema = Schema("s", (Attribute("hat"),))
-        >>> decoder = torch.nn.Sequential(torch.nn.Linear(4, 768), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 16, 16)))
-        >>> generator = ModuleGenerator(decoder, 4, (3, 16, 16))
-        >>> labeler = Labeler(AttributeClassifier(schema, "x", "resnet9", {"width": 2}), precision="float32")
+        >>> schema = tiny_schema()
+        >>> generator = tiny_generator()
+        >>> labeler = tiny_labeler()
         >>> flow = FlowStyleEditor(StyleFlow(schema, w_dim=4, hidden=[8]))
         >>> editor = FlowEditor(flow, generator, labeler)
         >>> state = editor.apply(editor.begin(torch.zeros(2, 4)), "hat == 1")
