@@ -13,7 +13,7 @@ import sysconfig
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -310,6 +310,7 @@ def _is_own(file: Path) -> bool:
     return not any(folder in file.parents for folder in _installed()) and "site-packages" not in file.parts
 
 
+@cache
 def _version(top: str) -> str:
     names = importlib.metadata.packages_distributions().get(top, [])
     return ", ".join(sorted(f"{name} {importlib.metadata.version(name)}" for name in set(names)))

@@ -199,20 +199,20 @@ def test_code_of_libraries_counts_by_name_and_version() -> None:
 
 
 def test_sources_follow_relative_imports(tmp_path: Path, monkeypatch) -> None:
-    package = tmp_path / "my_package"
+    package = tmp_path / "sources_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "inner.py").write_text("X = 1\n")
     (package / "outer.py").write_text("def f():\n    from .inner import X\n    return X\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    outer = importlib.import_module("my_package.outer")
+    outer = importlib.import_module("sources_package.outer")
     first = sources_of(outer)
     outer.f()
     assert sources_of(outer) == first
     (package / "inner.py").write_text("X = 2\n")
     assert sources_of(outer) != first
-    for name in ("my_package", "my_package.outer", "my_package.inner"):
+    for name in ("sources_package", "sources_package.outer", "sources_package.inner"):
         sys.modules.pop(name, None)
 
 
