@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifacts import read_json, write_json
+from .cache import cache_folder
 from .download import download
 from .errors import LaceError, suggest
 
@@ -96,7 +96,7 @@ def downloads_folder() -> Path:
         >>> downloads_folder().name
         'downloads'
     """
-    return Path(os.environ.get("LACE_CACHE") or "~/.cache/lace_lightning").expanduser() / "downloads"
+    return cache_folder() / "downloads"
 
 
 def published_names() -> tuple[str, ...]:

@@ -225,9 +225,9 @@ def _job(cfg: DictConfig) -> float | None:
 
     from .artifacts import read_json
     from .cache import locked
+    from .data.processes import in_first
     from .report import sweeps
     from .run import check, run
-    from .run.study import in_first
 
     _quiet()  # Lightning sets its own level of logging when it is imported.
     hydra_config = HydraConfig.get()

@@ -10,16 +10,18 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from ..data import FreshPairsDataModule, PairSet
+from ..data.processes import is_rank_zero
 from ..energies import Energy
 from ..errors import LaceError
 from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
-from ..training.latent_classifier import LatentClassifier
+from ..training.fitting import Stage
+from ..training.latent_classifier import LatentClassifier, classifier_arguments
 from .check import system_kind
 from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
-from .study import Study, is_rank_zero
-from .train import Stage, classifier_arguments, train
+from .study import Study
+from .train import train
 
 
 def system_of(study: Study) -> System:
