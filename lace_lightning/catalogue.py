@@ -151,6 +151,7 @@ def published_path(name: str, sha256: str | None = None, trust_first: bool = Fal
             without a known checksum, and in the cases of `download`.
 
     Example:
+        >>> import os
         >>> import tempfile
         >>> from unittest import mock
         >>> with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, LACE_CACHE=cache):
