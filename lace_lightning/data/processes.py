@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 from pytorch_lightning.utilities import rank_zero_only
+
+_IS_SILENT = ContextVar("_IS_SILENT", default=False)
 
 
 def is_rank_zero() -> bool:
@@ -24,10 +28,29 @@ def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[No
 
 @rank_zero_only
 def say(text: str, reason: str = "") -> None:
-    """Print a line on stderr, in the first process.
+    """Print a line on stderr, in the first process, outside of `silent`.
 
     Args:
         text: the line.
         reason: text behind a colon; empty for none.
     """
-    print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
+    if not _IS_SILENT.get():
+        print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let `say` print nothing inside of the context.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> with silent():
+        ...     say("not printed")
+    """
+    token = _IS_SILENT.set(True)
+    try:
+        yield
+    finally:
+        _IS_SILENT.reset(token)
