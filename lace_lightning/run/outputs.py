@@ -93,7 +93,7 @@ def write_results(
         protocol: how the figures were measured, in plain containers.
         grid: the picture for samples.png, None for none.
         frames: frames of samples.webp, and of samples.mp4 with the extra `video`; empty for none.
-        summary: text that is printed in place of the figures of a task without samples; None for the figures.
+        summary: text that is printed in place of the figures; None for the figures.
 
     Raises:
         LaceError: when a file cannot be written.
@@ -123,7 +123,7 @@ def write_results(
             },
         },
     )
-    if "acc" in metrics or "holds" in metrics:
+    if summary is None and ("acc" in metrics or "holds" in metrics):
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("partial"):
             print(f"partial: {protocol['partial']}")
