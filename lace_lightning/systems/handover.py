@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +33,10 @@ from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
 from ..pictures.convert import to_bytes
 from ..pictures.grids import labelled_grid
+from ..query import Query
+from ..samplers import Sample
+from ..schema import Attribute, Labels
+from .base import Drawn, System
 
 # What is needed to go on, inside of the folder: recipe, ledgers, and the arrays until they are in latents.npz.
 WORK = ".samples"
@@ -108,6 +112,81 @@ class Samples:
         return path
 
 
+def sample_table(
+    query: Query | None,
+    seeds: Sequence[int],
+    sample: Sample,
+    judged: Labels | None = None,
+    free: Labels | None = None,
+    probability: Tensor | None = None,
+) -> list[Row]:
+    """Return the rows of samples.csv of a batch.
+
+    Args:
+        query: the condition, of the judge's schema; None where none was asked.
+        seeds: numbers of the samples, B whole numbers.
+        sample: the samples, with their diagnostics.
+        judged: labels (B rows) that the judge sees; None without a judge.
+        free: values of the query's free attributes, B rows; None where nothing is free.
+        probability: p(c|w) (B,) of the query by the system itself; None where it has none.
+
+    Returns:
+        For each sample: `seed`, `asked` (the query with the sample's own values), `judge_<attribute>` (a class name or
+        a value), `holds` (whether the judge sees the query), `p`, `log_weight` (where the sampler gives one) and
+        `evaluations`. None is what is not known; without a judge, a query or a probability their columns are left out.
+
+    Example:
+        >>> from lace_lightning.examples import tiny_schema
+        >>> from lace_lightning.query import parse
+        >>> schema = tiny_schema()
+        >>> query, labels = parse("hat == *", schema), Labels.constant(schema, 1, hat=1)
+        >>> sample_table(query, [7], Sample(torch.zeros(1, 4), 12.0, 0.1), labels, free=labels)
+        [{'seed': 7, 'asked': 'hat == 1', 'judge_hat': '1', 'holds': True, 'evaluations': 12.0}]
+    """
+    count, diagnostics = len(seeds), sample.diagnostics
+    columns: dict[str, list[Any]] = {"seed": list(map(int, seeds))}
+    if query is not None:
+        columns["asked"] = [query.text if free is None else _bound(query, free, row) for row in range(count)]
+    if judged is not None:
+        judged = judged.to("cpu")
+        known = judged.known & ~judged.values.isnan()
+        for index, attribute in enumerate(judged.schema):
+            columns[f"judge_{attribute.name}"] = [
+                _seen(attribute, value) if there else None
+                for value, there in zip(judged.values[:, index].tolist(), known[:, index].tolist(), strict=True)
+            ]
+        if query is not None:
+            needed = known[:, [judged.schema.index(name) for name in query.attributes]].all(1).tolist()
+            holds = query.holds(judged, free).tolist()
+            columns["holds"] = [value if there else None for value, there in zip(holds, needed, strict=True)]
+    if probability is not None:
+        columns["p"] = _per_sample(probability, count)
+    if "log_weights" in diagnostics:
+        columns["log_weight"] = _per_sample(diagnostics["log_weights"], count)
+    columns["evaluations"] = _per_sample(diagnostics.get("per_sample", sample.evaluations), count)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _bound(query: Query, free: Labels, row: int) -> str:
+    """Return a query with the values of one row in the place of free ones."""
+    values = {name: float(free.column(name)[row]) for name in query.free}
+    return query.bind(
+        **{
+            name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
+            for name, value in values.items()
+        }
+    ).text
+
+
+def _seen(attribute: Attribute, value: float) -> str | float:
+    return attribute.class_name(int(value)) if attribute.kind == "discrete" else value
+
+
+def _per_sample(values: Any, count: int) -> list[Any]:
+    """Return one plain number for each sample, from a tensor (B,) or one number for all."""
+    return values.tolist() if isinstance(values, Tensor) and values.ndim else [values] * count
+
+
 class SampleFolder:
     """A folder of samples that is written batch by batch, goes on where it was stopped, and takes any number.
 
@@ -179,14 +258,21 @@ class SampleFolder:
         number = f"{position:0{self._width}}"
         return [f"{number}_{step}.png" for step in range(len(self.steps))] if self.steps else [f"{number}.png"]
 
-    def check(self) -> None:
+    def check(self, ignoring: Sequence[str] = ()) -> None:
         """Refuse a folder that holds something else, and change nothing.
+
+        Args:
+            ignoring: first keys of the recipe that are not known yet.
 
         Raises:
             LaceError: for samples of another recipe, with the difference, and for pictures of others.
         """
         if (self._work / RECIPE).is_file():
-            difference = _difference(read_json(self._work / RECIPE), self.recipe)
+            there, here = (
+                {name: value for name, value in recipe.items() if name not in ignoring}
+                for recipe in (read_json(self._work / RECIPE), self.recipe)
+            )
+            difference = _difference(there, here)
             if difference:
                 raise LaceError(
                     f"The folder '{self.folder}' holds samples of another command ({'; '.join(difference)}): choose "
@@ -457,7 +543,7 @@ class SampleFolder:
                 yield {"file": name, **row}
 
     def _write_table(self, blocks: Sequence[tuple[int, int, Path, int]]) -> float | None:
-        """Write samples.csv; return the share of rows that hold, None where the table does not say it."""
+        """Write samples.csv; return the share of samples that hold, at their last step, None where it does not say."""
         held = known = 0
         with atomic_path(self.folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -465,7 +551,8 @@ class SampleFolder:
                 if number == 0:
                     writer.writerow(row)
                 writer.writerow([_cell(value) for value in row.values()])
-                if isinstance(row.get("holds"), bool):
+                is_last = not self.steps or (number + 1) % len(self.steps) == 0
+                if is_last and isinstance(row.get("holds"), bool):
                     held, known = held + row["holds"], known + 1
         return held / known if known else None
 
@@ -558,3 +645,89 @@ def _disk(folder: Path) -> Iterator[None]:
             f"'{folder}' could not be written ({error.strerror or error}): free space or choose another folder, then "
             "run the same command again."
         ) from error
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples with numbers in a row, which are in one block and at positions in a row.
+
+    Args:
+        position: position of the first in the folder.
+        number: number of the first.
+        count: how many there are.
+
+    Example:
+        >>> Piece(0, 250, 10).count
+        10
+    """
+
+    position: int
+    number: int
+    count: int
+
+
+def blocks_of(seeds: Sequence[range], size: int) -> Iterator[tuple[int, list[Piece]]]:
+    """Yield the blocks of samples that are computed together, with the pieces of them that are asked for.
+
+    Block k has the numbers k·size .. (k + 1)·size - 1. A sample is always computed with all others of its block, so
+    that its bits do not depend on which of them are asked for.
+
+    Args:
+        seeds: numbers of samples, ranges without a number in common, in the order of their positions.
+        size: samples a block, at least 1.
+
+    Returns:
+        An iterator over the first number of a block, and its pieces, in the order of the numbers.
+
+    Example:
+        >>> list(blocks_of([range(3, 6), range(0, 1)], 4))  # doctest: +NORMALIZE_WHITESPACE
+        [(0, [Piece(position=3, number=0, count=1), Piece(position=0, number=3, count=1)]),
+         (4, [Piece(position=1, number=4, count=2)])]
+    """
+    pieces, position = [], 0
+    for part in seeds:
+        number = part.start
+        while number < part.stop:
+            count = min((number // size + 1) * size, part.stop) - number
+            pieces.append(Piece(position, number, count))
+            position, number = position + count, number + count
+    pieces.sort(key=lambda piece: piece.number)
+    for block, members in groupby(pieces, key=lambda piece: piece.number // size):
+        yield block * size, list(members)
+
+
+def write_pieces(
+    out: SampleFolder,
+    system: System,
+    query: Query,
+    drawn: Drawn,
+    block: int,
+    pieces: Sequence[Piece],
+    judged: Callable[[slice], Labels],
+    free: Labels | None = None,
+) -> None:
+    """Write some samples of a block into a folder, with the table of `sample_table`.
+
+    Args:
+        out: the folder.
+        system: the system that drew the block.
+        query: the condition, of the judge's schema.
+        drawn: the samples of the block.
+        block: number of its first sample.
+        pieces: the samples that are written.
+        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block.
+        free: values of the query's free attributes, a row for each sample of the block; None where nothing is free.
+    """
+    # Of the whole block: rounding depends on the samples that are computed together.
+    latents, probability = system.latents_of(drawn.sample), system.probability(query, drawn.sample, free)
+    for piece in pieces:
+        rows = slice(piece.number - block, piece.number - block + piece.count)
+        table = sample_table(
+            query,
+            range(piece.number, piece.number + piece.count),
+            drawn.sample.rows(rows),
+            judged(rows),
+            None if free is None else free[rows],
+            None if probability is None else probability[rows],
+        )
+        out.write(piece.position, drawn.images[rows], {name: value[rows] for name, value in latents.items()}, table)

@@ -190,7 +190,7 @@ def test_steps_have_a_picture_and_a_row_each(tmp_path: Path) -> None:
         report = out.finish({})
     assert [int(pixels(tmp_path / f"000{i}_{k}.png")[0, 0]) for i in (0, 1) for k in (0, 1)] == [0, 1, 2, 3]
     assert (tmp_path / "samples.csv").read_text().splitlines()[2] == "0000_1.png,7,1,true"
-    assert report["holds"] == 0.5
+    assert report["holds"] == 1.0
     with np.load(tmp_path / "latents.npz") as latents:
         assert latents["ws"].shape == (2, 2, 3, 4)
 
