@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--output", default="own_vae")
     options = parser.parse_args()
     vae, lenet = train(options.epochs, options.pictures)
+    torch.save((vae.state_dict(), lenet.state_dict()), "/tmp/vae_py.pt")
     # From here on: what you write for a VAE and a classifier that you have.
     generator = lace.as_generator(vae.decode)
     label = lambda images: lenet((images + 1) / 2)  # noqa: E731
