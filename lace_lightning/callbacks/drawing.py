@@ -19,8 +19,9 @@ from ..metrics import judged_labels
 from ..pictures.animation import VIDEO_ADVICE, can_write_video, save_animations, walk_frames
 from ..query import Query
 from ..schema import Labels
+from ..seeds import range_text
 from ..systems.base import Drawn, System
-from ..systems.handover import Piece, SampleFolder, blocks_of, write_pieces
+from ..systems.handover import Piece, SampleFolder, blocks_of, caption_of, write_pieces
 from ..targets import free_labels
 from .evaluation import Evaluation, SystemEvaluation, agreed
 
@@ -92,17 +93,18 @@ class Drawing(SystemEvaluation):
             )
 
     def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        self._prepare(system, self.query, device)
         digests = dict(zip(DIGESTS, (system.digest, system.generator.digest), strict=True))
         folder = SampleFolder(
             self.target,
             self.num_samples,
             {**self.recipe, **digests},
             title=self.query.text,
-            caption=self._caption,
+            caption=caption_of(self.query),
             rank=rank,
         )
         with folder as out:
+            if not out.is_finished():
+                self._prepare(system, self.query, device)
             self._draw(system, device, out, rank, world_size)
         # The first process goes on when the others have written their part.
         agreed(True)
@@ -123,6 +125,7 @@ class Drawing(SystemEvaluation):
         """Return the settings behind the samples, for the record."""
         return {
             "query": self.query.text,
+            "seeds": range_text(self.seeds),
             **self._common_protocol(system, device),
             **system.protocol(self.query),
         }
@@ -170,12 +173,6 @@ class Drawing(SystemEvaluation):
 
     def _seen(self, images: Tensor) -> Labels:
         return judged_labels(self.query.schema, self._judge(images)[1])
-
-    def _caption(self, row: Mapping[str, Any]) -> str:
-        words = [str(row["seed"])]
-        if len(self.query.free) == 1:
-            words.append(str(row["asked"]).rpartition("== ")[2])
-        return " ".join([*words, *(["no"] if row.get("holds") is False else [])])
 
     def _walk(self, system: System, device: torch.device) -> str:
         """Write the animation of a walk, unless it is there; return what to say."""
