@@ -46,6 +46,7 @@ class Drawing(SystemEvaluation):
         walk_to: the condition of the other end of an animated walk of the first samples; None for no walk.
         walk_frames: frames from one end to the other, at least 1.
         walk_samples: samples in the animation, at least 1.
+        judged: whether the judge labels the pictures, which can take longer than drawing them.
         settings: `batch_size`, `seed`, `progress` and `report`, see `SystemEvaluation`.
 
     Example:
@@ -70,11 +71,12 @@ class Drawing(SystemEvaluation):
         walk_to: Query | None = None,
         walk_frames: int = 24,
         walk_samples: int = 8,
+        judged: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(judge, num_samples=sum(map(len, seeds)), **settings)
         self.query, self.target, self.seeds, self.walk_to = query, Path(folder), list(seeds), walk_to
-        self.recipe = dict(recipe)
+        self.recipe, self.judged = dict(recipe), judged
         self.walk_frames, self.walk_samples = walk_frames, walk_samples
 
     def check(self, system: System) -> None:
@@ -127,6 +129,7 @@ class Drawing(SystemEvaluation):
             "query": self.query.text,
             "seeds": range_text(self.seeds),
             **self._common_protocol(system, device),
+            **({} if self.judged else {"judge": None, "judge_digest": None}),
             **system.protocol(self.query),
         }
 
@@ -169,10 +172,13 @@ class Drawing(SystemEvaluation):
         self, system: System, device: torch.device, out: SampleFolder, block: int, pieces: Sequence[Piece]
     ) -> None:
         drawn, free = self.draw(system, self.query, block, device)
-        write_pieces(out, system, self.query, drawn, block, pieces, lambda rows: self._seen(drawn.images[rows]), free)
 
-    def _seen(self, images: Tensor) -> Labels:
-        return judged_labels(self.query.schema, self._judge(images)[1])
+        def seen(rows: slice) -> Labels | None:
+            if not self.judged:
+                return None
+            return judged_labels(self.query.schema, self._judge(drawn.images[rows])[1])
+
+        write_pieces(out, system, self.query, drawn, block, pieces, seen, free)
 
     def _walk(self, system: System, device: torch.device) -> str:
         """Write the animation of a walk, unless it is there; return what to say."""

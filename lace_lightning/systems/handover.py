@@ -721,7 +721,7 @@ def write_pieces(
     drawn: Drawn,
     block: int,
     pieces: Sequence[Piece],
-    judged: Callable[[slice], Labels],
+    judged: Callable[[slice], Labels | None],
     free: Labels | None = None,
 ) -> None:
     """Write some samples of a block into a folder, with the table of `sample_table`.
@@ -733,7 +733,8 @@ def write_pieces(
         drawn: the samples of the block.
         block: number of its first sample.
         pieces: the samples that are written.
-        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block.
+        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block, None
+            without a judge.
         free: values of the query's free attributes, a row for each sample of the block; None where nothing is free.
     """
     # Of the whole block: rounding depends on the samples that are computed together.
