@@ -254,7 +254,7 @@ def drawn_folder(query: str, words: Sequence[str]) -> str:
 
     Example:
         >>> drawn_folder("label == ship", ["task=draw"])
-        'drawn/label_ship-3feb51e9'
+        'drawn/label_ship-8bd2e4d2'
     """
     slug = "_".join(re.findall(r"\w+", query))[:60] or "query"
     return f"drawn/{slug}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:8]}"

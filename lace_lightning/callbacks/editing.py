@@ -169,8 +169,8 @@ class SequentialEditing(SystemEvaluation):
             walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
         )
 
-    def kept_as(self) -> tuple[str, list[str]]:
-        return ", ".join(map(str, self.edits)), self._titles
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": ", ".join(map(str, self.edits)), "steps": self._titles}
 
     def _keep(self, first: int, made: Sequence[_Made]) -> None:
         """Write the steps of those samples of a batch that are kept as files."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..artifacts import atomic_path, digest, file_sha256, read_json, write_json
+from ..artifacts import atomic_path, digest, known_sha256, read_json, write_json
 from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
@@ -205,7 +205,7 @@ class SampleFolder:
         recipe: nested plain values that everything depends on; a folder of another recipe is refused.
         steps: names of the steps of each sample; empty for samples of one picture.
         title: text above the contact sheet.
-        caption: text below a picture of the contact sheet, from its row of the table; None for its seed.
+        caption: text below a picture of the contact sheet, from its row of the table; None for `caption_of()`.
         contact: number of samples in the contact sheet, at least 1; with steps a tenth of it.
         threads: threads that write pictures, at least 1.
         rank: number of this process, from 0.
@@ -241,7 +241,7 @@ class SampleFolder:
             raise LaceError(f"A folder of samples needs at least 1 sample, received {count}: raise it to 1.")
         self.folder, self.count, self.steps, self.title = Path(folder), count, list(steps), title
         self.recipe = json.loads(json.dumps(dict(recipe)))
-        self._caption, self._contact, self._threads, self._rank = caption or _seed, contact, threads, rank
+        self._caption, self._contact, self._threads, self._rank = caption or caption_of(), contact, threads, rank
         self._width = max(4, len(str(count - 1)))
         self._work = self.folder / WORK
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -425,7 +425,7 @@ class SampleFolder:
     def _found(self) -> NDArray[Any]:
         """Return which samples (count,) are on disk, and bring latents of a finished folder back where some are not."""
         done, damaged = np.zeros(self.count, bool), np.zeros(self.count, bool)
-        finished = self._is_finished()
+        finished = self.is_finished()
         arrays: dict[str, NDArray[Any] | None] = {}
         for block, _, _ in self._blocks():
             positions = range(block.first, block.first + block.rows)
@@ -468,13 +468,14 @@ class SampleFolder:
                     return ""
         return digest(sums)
 
-    def _is_finished(self) -> bool:
-        """Return whether the report is there, and the files that it lists with the checksums that it gives."""
+    def is_finished(self) -> bool:
+        """Return whether the report is there, and the files that it lists have the checksums that it gives."""
         if not (self.folder / REPORT).is_file():
             return False
         files = read_json(self.folder / REPORT).get("files", {})
         return bool(files) and all(
-            (self.folder / name).is_file() and file_sha256(self.folder / name) == known for name, known in files.items()
+            (self.folder / name).is_file() and known_sha256(self.folder / name) == known
+            for name, known in files.items()
         )
 
     def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -492,7 +493,7 @@ class SampleFolder:
         """
         with _disk(self.folder):
             self._settle(0)
-            if self._is_finished():
+            if self.is_finished():
                 kept: dict[str, Any] = read_json(self.folder / REPORT)
                 return kept
             blocks = self._last_blocks()
@@ -507,7 +508,7 @@ class SampleFolder:
                 **report,
                 "count": self.count,
                 **({} if holds is None else {"holds": holds}),
-                "files": {name: file_sha256(self.folder / name) for name in files},
+                "files": {name: known_sha256(self.folder / name) for name in files},
             }
             write_json(self.folder / REPORT, result)
             for name in names:
@@ -566,7 +567,9 @@ class SampleFolder:
         width = steps if self.steps else 10
         rows = list(pictures.split(width))
         captions = [[self._caption(row) for row in table[i : i + width]] for i in range(0, len(table), width)]
-        grid = labelled_grid(rows, [""] * len(rows), self.title, columns=self.steps, captions=captions)
+        # Wide enough for a caption.
+        scale = max(1, 96 // pictures.shape[-1])
+        grid = labelled_grid(rows, [""] * len(rows), self.title, scale, self.steps, captions)
         with atomic_path(self.folder / CONTACT) as temporary:
             grid.save(temporary, format="png")
 
@@ -590,8 +593,23 @@ def _plain(row: Row) -> Row:
     return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
 
 
-def _seed(row: Row) -> str:
-    return str(row.get("seed", ""))
+def caption_of(query: Query | None = None) -> Callable[[Row], str]:
+    """Return the text below a picture of the contact sheet: its seed, the value asked for, and "no" if it is not seen.
+
+    Args:
+        query: the condition, whose value is shown where one attribute is free; None for none.
+
+    Example:
+        >>> caption_of()({"seed": 3, "holds": False})
+        '3 no'
+    """
+    shows_value = query is not None and len(query.free) == 1
+
+    def caption(row: Row) -> str:
+        value = str(row["asked"]).rpartition("== ")[2] if shows_value else ""
+        return " ".join(filter(None, [str(row.get("seed", "")), value, "no" if row.get("holds") is False else ""]))
+
+    return caption
 
 
 def _cell(value: Any) -> str:
@@ -703,7 +721,7 @@ def write_pieces(
     drawn: Drawn,
     block: int,
     pieces: Sequence[Piece],
-    judged: Callable[[slice], Labels],
+    judged: Callable[[slice], Labels | None],
     free: Labels | None = None,
 ) -> None:
     """Write some samples of a block into a folder, with the table of `sample_table`.
@@ -715,7 +733,8 @@ def write_pieces(
         drawn: the samples of the block.
         block: number of its first sample.
         pieces: the samples that are written.
-        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block.
+        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block, None
+            without a judge.
         free: values of the query's free attributes, a row for each sample of the block; None where nothing is free.
     """
     # Of the whole block: rounding depends on the samples that are computed together.
