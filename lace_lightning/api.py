@@ -34,7 +34,7 @@ from .seeds import seed_ranges
 from .streams import quiet_libraries
 from .systems.editing import EditOptions, Editor, parse_edit
 from .systems.handover import Row, Samples, sample_table
-from .systems.lace import LACE, EnergyOptions
+from .systems.lace import CONTROLLED_WEIGHT, LACE, EnergyOptions
 from .targets import free_labels
 from .training.fitting import Stage, fit_to_end, train_or_load
 from .training.latent_classifier import LatentClassifier, classifier_arguments
@@ -128,16 +128,16 @@ def fit(
         pairs = cached_pairs(store, generator, labeler, num_pairs, seed, progress=progress, pictures=pictures)
         data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known)
         data.setup()
-        if epochs is None:
-            epochs = -(-STEPS // -(-len(data.parts["train"][0]) // batch_size))
+        steps = -(-len(data.parts["train"][0]) // batch_size)
+        epochs = epochs or -(-STEPS // steps)
         node = {
             "space": space,
             "network": "mlp",
             "arguments": {"hidden": list(hidden), "mode": "single"},
             "learning_rate": learning_rate,
-            "warmup_steps": 100,
+            "warmup_steps": min(100, epochs * steps // 10),
             "decay": 0.5,
-            "decay_epochs": max(1, epochs // 6),
+            "decay_epochs": -(-epochs // 5),
             "weight_decay": 0.0,
             "continuous_weight": 1.0,
         }
@@ -391,7 +391,8 @@ def edit(
         seeds: the seeds of the pictures that are edited, as `draw` takes them.
         z: latents (B, Dz) that are edited in place of those of the seeds, a tensor or an array; None for the seeds.
         sampler: the sampler of each edit's energy; None for `samplers.Heun()`.
-        options: options of the edits; None for the defaults of `EditOptions`.
+        options: options of the edits; None for `EditOptions(weight=6)`, which makes an edit certain as the controlled
+            target does.
         judge: a labeler, or a function of pictures, that says in the tables what it sees; None for none.
 
     Returns:
@@ -410,7 +411,7 @@ def edit(
     """
     system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
     own, jury = system.generator, _judge(judge, system.schema, system.generator)
-    editor = Editor(own, system.classifier, system.sampler, options)
+    editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
     wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
     if z is None:
         ranges = seed_ranges(_plain_seeds(seeds))
@@ -465,7 +466,9 @@ def _system(
             )
         classifier = load_classifier(classifier)
     _dtype(classifier)
-    system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
+    # A new system begins with random weights, which those of the classifier replace.
+    with isolate_rng():
+        system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
     return system.bind(own, None if labeler is None else _judge(labeler, system.schema, own))
 
 
