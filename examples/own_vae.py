@@ -92,7 +92,7 @@ def main() -> None:
     classifier = lace.fit(generator, lambda images: lenet((images + 1) / 2), "digit", num_pairs=options.pairs)
     drawn = lace.draw(generator, classifier, "digit == *", seeds=range(100), judge=lambda x: judge((x + 1) / 2))
     drawn.save(f"{options.output}/digits")
-    before, *edited = lace.edit(generator, classifier, ["digit == 3", "digit == 8"], seeds=range(8))
+    edited = lace.edit(generator, classifier, ["digit == 3", "digit == 8"], seeds=range(8))
     edited[-1].save(f"{options.output}/eights")
     print(f"the judge sees the digit that was asked for in {sum(row['holds'] for row in drawn.table)} of 100 pictures")
 

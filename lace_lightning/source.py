@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,17 +150,28 @@ def user_line(error: BaseException) -> str:
         >>> user_line(ValueError())
         ''
     """
-    own = Path(__file__).parent
-    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+    for frame, number in reversed(list(user_frames(error))):
+        name = frame.f_code.co_filename
+        text = linecache.getline(name, number, frame.f_globals).strip()
+        place = printable(f"{name if name.startswith('<') else Path(name).name}:{number}")
+        return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
+    return ""
+
+
+def user_frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """Yield the frames of an error that are of the user's own code, with the number of the line, outermost first.
+
+    Args:
+        error: the error, with its traceback.
+    """
+    package = Path(__file__).parent
+    for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
         # Code that was typed in has a name in brackets, which is no file.
         is_typed = name.startswith("<") and not name.startswith("<frozen")
         file = Path(name)
-        if is_typed or (file.is_file() and _is_own(file) and own not in file.resolve().parents):
-            text = linecache.getline(name, number, frame.f_globals).strip()
-            place = printable(f"{name if is_typed else file.name}:{number}")
-            return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
-    return ""
+        if is_typed or (file.is_file() and _is_own(file) and package not in file.resolve().parents):
+            yield frame, number
 
 
 def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:

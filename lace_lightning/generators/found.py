@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
-from ..source import user_line
+from ..source import user_frames, user_line
 from .adapter import ModuleGenerator
+from .arguments import require_whole
 from .base import Generator, check_generator
 
 # Names of attributes that hold the size of a latent, and of the half of an autoencoder that makes pictures.
@@ -148,24 +149,28 @@ def _found(
     for synthesis, latent in product(names, map(tuple, shapes)):
         images = _pictures(module, synthesis, latent, errors)
         if images is not None:
+            shown = image_shape or _image_shape(images)
             found = {
                 "synthesis": synthesis,
                 "reshape": latent if len(latent) > 1 else None,
                 "output_range": options.get("output_range") or _range(images),
             }
-            return ModuleGenerator(
-                module, math.prod(latent), image_shape or _image_shape(images), **{**options, **found}
-            )
+            return ModuleGenerator(module, math.prod(latent), shown, **{**options, **found})
     reason = ""
     if errors:
         # The latent of the right size came furthest.
-        latent, error = max(errors, key=lambda entry: [line for _, line in walk_tb(entry[1].__traceback__)])
+        latent, error = max(errors, key=lambda entry: _progress(entry[1]))
         reason = f" (for latents of {math.prod(latent)}: {in_one_line(error, 140)}{user_line(error)})"
     tried = "no size of its layers" if z_dim is None else z_dim
     raise LaceError(
         f"The size of a latent of {_name(module)} is required, and {tried} "
         f"gives pictures{reason}: correct the code, or pass lace.as_generator(..., z_dim=64) with the right number."
     )
+
+
+def _progress(error: Exception) -> tuple[list[int], int]:
+    """Return how far a module came: by the lines of the user's code, and of errors of one line the one of that line."""
+    return [line for _, line in user_frames(error)], -len(list(walk_tb(error.__traceback__)))
 
 
 def _name(module: nn.Module) -> str:
@@ -175,6 +180,7 @@ def _name(module: nn.Module) -> str:
 def _latent_shapes(module: nn.Module, z_dim: int | None) -> list[tuple[int, ...]]:
     """Return shapes of a latent that the module may take, the likely ones first."""
     if z_dim is not None:
+        require_whole("z_dim", z_dim, 1)
         return [(z_dim,), (z_dim, 1, 1)]
     owners = [module, *(part for part in module.children() if isinstance(module, FunctionModule))]
     owners += [part for owner in owners for part in (owner.parts if isinstance(owner, FunctionModule) else ())]
