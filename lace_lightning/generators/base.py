@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..artifacts import digest
 from ..errors import LaceError
 from ..numerics.memory import Chunks
+from ..numerics.recording import is_recording
 from ..pictures.convert import to_bytes
 from ..seeds import normal, sample_seeds
 from .arguments import require_whole
@@ -134,12 +135,13 @@ class Generator(nn.Module):
     def synthesis(self, w: Tensor) -> Tensor:
         """Return the pictures (B, C, H, W) in [-1, 1] of w (B, Dw) or ws (B, L, Dw).
 
-        `max_batch` pictures are computed at a time, but all of them at once where w requires a gradient.
+        `max_batch` pictures are computed at a time, but all of them at once where w requires a gradient or a graph is
+        recorded (torch.compile, torch.export, ONNX).
         """
         ws = self._ws(w)
         return (
             self.render(ws)
-            if ws.requires_grad
+            if ws.requires_grad or is_recording()
             else _joined(self.chunks(self.render, ws, self.bytes_per_picture()), len(ws))
         )
 
