@@ -147,8 +147,24 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def parts(self, w: Tensor) -> Iterator[Tensor]:
-        """Yield the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (N, C, H, W), `max_batch` at a time."""
-        yield from self.chunks(lambda ws: to_bytes(self.render(ws)), self._ws(w), self.bytes_per_picture())
+        """Yield the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (N, C, H, W), `max_batch` at a time.
+
+        Raises:
+            LaceError: when a picture is NaN or infinite, which bytes cannot show.
+        """
+        yield from self.chunks(self._bytes, self._ws(w), self.bytes_per_picture())
+
+    def _bytes(self, ws: Tensor) -> Tensor:
+        images = self.render(ws)
+        # The sum is finite where every value is, and is cheaper than a look at every value.
+        if not images.sum().isfinite():
+            wrong = int((~images.isfinite()).flatten(1).any(1).sum())
+            if wrong:
+                raise LaceError(
+                    f"Pictures must be finite, and {wrong} of {len(images)} pictures of {type(self).__name__} are NaN or "
+                    "infinite: check the latents and the weights, or compute in float32 (generator.precision)."
+                )
+        return to_bytes(images)
 
     def pictures(self, w: Tensor) -> Tensor:
         """Return the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (B, C, H, W).
