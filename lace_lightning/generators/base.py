@@ -161,8 +161,8 @@ class Generator(nn.Module):
             wrong = int((~images.isfinite()).flatten(1).any(1).sum())
             if wrong:
                 raise LaceError(
-                    f"Pictures must be finite, and {wrong} of {len(images)} pictures of {type(self).__name__} are NaN or "
-                    "infinite: check the latents and the weights, or compute in float32 (generator.precision)."
+                    f"Pictures must be finite, and {wrong} of {len(images)} pictures of {type(self).__name__} are NaN "
+                    "or infinite: check the latents and the weights, or compute in float32 (generator.precision)."
                 )
         return to_bytes(images)
 
