@@ -134,6 +134,10 @@ def _quoted(argument: str, sweep: bool = False) -> str:
         return "task.edits=[" + ",".join(_in_quotes(part) for part in parts if part) + "]"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
     if match is None:
+        if (seeds := re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)) is not None:
+            return f"task.seeds={_in_quotes(seeds[1])}"
+        if (walk_to := re.match(r"^(?:task\.)?walk_to=([^'\"].*)$", argument)) is not None:
+            return f"task.walk_to={_in_quotes(walk_to[1])}"
         return _quoted_value(argument, sweep)
     whole = WHOLE.fullmatch(match[1])
     if whole is None and (match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
@@ -293,8 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(given: list[str]) -> None:
     if given and given[0] in COMMANDS:
-        COMMANDS[given[0]](given[1:])
-        return
+        run = COMMANDS[given[0]](given[1:])
+        if run is None:
+            return
+        given = run
     if any(word in ("--shell-completion", "-sc") for word in given):
         print(shell_completion(given, list(COMMANDS)))
         return

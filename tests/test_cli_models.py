@@ -324,7 +324,7 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
         assert protocol["classifier"] == sampled["protocol"]["classifier"]
         assert protocol["attributes_before"].startswith("labeler: portraits_labeler")
         assert {"acc/yaw", "des", "id", "edit4/holds", "seconds/sampling_per_64"} <= set(metrics)
-        assert (tmp_path / name / "samples.gif").is_file()
+        assert (tmp_path / name / "samples.webp").is_file()
     assert len(list((tmp_path / "cache" / "systems").rglob("system.safetensors"))) == 1
     assert protocol["editing"]["layers"]["age"] == [0, 1]
     assert "training, minutes" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from ..pictures.animation import walk_frames
 from ..pictures.convert import downscale, from_bytes
 from ..pictures.grids import labelled_grid
 from ..query import Query
+from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..systems.base import ConditionalModel, System
 from ..systems.editing import EditState
+from ..systems.handover import sample_table
 from ..targets import wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
 
@@ -107,6 +110,7 @@ class SequentialEditing(SystemEvaluation):
             original = before_images = generator.pictures(state.ws)
             before_features, before = self._labels(original)
             kept, styles = [downscale(original[: self.strips])], [state.ws]
+            made = [_Made(original, state, before, None)]
             for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
                 state = editor.apply(state, query, seeds)
                 images = generator.pictures(state.ws)
@@ -141,11 +145,14 @@ class SequentialEditing(SystemEvaluation):
                                 before=earlier,
                             )
                         )
+                made.append(_Made(images, state, judged, holds))
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before, before_images, before_features = judged, images, features
                 kept.append(downscale(images[: self.strips]))
                 styles.append(state.ws)
+            if self.kept is not None and first < self.kept.count:
+                self._keep(first, made)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
@@ -161,6 +168,35 @@ class SequentialEditing(SystemEvaluation):
             self._strips(rows),
             walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
         )
+
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": ", ".join(map(str, self.edits)), "steps": self._titles}
+
+    def _keep(self, first: int, made: Sequence[_Made]) -> None:
+        """Write the steps of those samples of a batch that are kept as files."""
+        assert self.kept is not None
+        count = min(len(made[0].images), self.kept.count - first)
+        latents = {
+            name: torch.stack([getattr(step.state, name)[:count] for step in made], 1)
+            for name in ("z", "ws")
+            # Not every editor knows z.
+            if all(hasattr(step.state, name) for step in made)
+        }
+        tables = []
+        for number, (step, title) in enumerate(zip(made, self._titles, strict=True)):
+            # The seconds of a step are of all its samples, and its evaluations of each.
+            sample = Sample(step.images, step.state.evaluations, step.state.seconds)
+            rows = sample_table(None, range(first, first + count), sample, step.judged[:count])
+            holds = [None] * count if step.holds is None else step.holds[:count].tolist()
+            asked = title if number else None
+            tables.append(
+                [
+                    {"seed": row["seed"], "step": number, "asked": asked, **row, "holds": true}
+                    for row, true in zip(rows, holds, strict=True)
+                ]
+            )
+        images = torch.stack([step.images[:count] for step in made], 1)
+        self.kept.write(first, images, latents, [row for steps in zip(*tables, strict=True) for row in steps])
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
@@ -232,6 +268,16 @@ class SequentialEditing(SystemEvaluation):
         if not rows:
             return None
         return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
+
+
+@dataclass
+class _Made:
+    """Pictures, latents and labels of a batch after one step, and whether all edits in force hold."""
+
+    images: Tensor
+    state: EditState
+    judged: Labels
+    holds: Tensor | None
 
 
 class _Step:

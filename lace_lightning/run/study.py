@@ -135,8 +135,10 @@ class Study:
             check_layers(editing.layers, generator, schema)
             queries = [parse_edit(str(edit), schema) for edit in settings.task.edits]  # type: ignore[attr-defined]
         else:
-            queries = [parse(settings.query.text, schema)]
-            options.check(queries[0])
+            walk_to = getattr(settings.task, "walk_to", None)
+            queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]
+            for query in queries:
+                options.check(query)
         keep_pictures(settings.pairs.pictures, generator, settings.pairs.count, settings.classifier.space)
         study = cls(
             settings,
@@ -212,6 +214,8 @@ class Study:
     def _feature_space(self) -> FeatureSpace | None:
         """Return features and reference of the Fréchet distance, built once for all jobs of a sweep."""
         settings, dataset = self.settings, self.settings.dataset
+        if settings.task.name == "draw":
+            return None
         theirs = _given_statistics(settings.metrics.reference)
         depends = [
             settings.judge.content,
