@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -33,6 +32,7 @@ from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
 from ..pictures.convert import to_bytes
 from ..pictures.grids import labelled_grid
+from ..pictures.png import check_channels, png_files
 from ..query import Query
 from ..samplers import Sample
 from ..schema import Attribute, Labels
@@ -337,10 +337,7 @@ class SampleFolder:
                 f"A batch needs {len(images) * max(1, len(self.steps))} pictures and as many rows of the table, "
                 f"received {len(pictures)} and {len(table)}: give one row for each picture."
             )
-        if pictures.shape[1] > 4:
-            raise LaceError(
-                f"A PNG picture has 1 to 4 channels, received {pictures.shape[1]}: choose the channels to show."
-            )
+        check_channels(pictures.shape[1])
         names = [name for row in range(len(images)) for name in self.names(first + row)]
         values = {name: value.detach().float().cpu().numpy() for name, value in latents.items()}
         array = pictures.permute(0, 2, 3, 1).contiguous().numpy()
@@ -367,12 +364,7 @@ class SampleFolder:
     def _write_pictures(self, names: Sequence[str], pictures: NDArray[Any]) -> list[str]:
         """Write pictures (N, H, W, C), each atomically; return their checksums."""
         sums = []
-        for name, picture in zip(names, pictures, strict=True):
-            stream = io.BytesIO()
-            Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(
-                stream, format="png", compress_level=1
-            )
-            content = stream.getvalue()
+        for name, content in zip(names, png_files(pictures), strict=True):
             temporary = self.folder / f".{name}.tmp"
             temporary.write_bytes(content)
             os.replace(temporary, self.folder / name)
