@@ -48,8 +48,8 @@ FEWEST = 100
 LOOKED_AT = 500
 # Shares of the pairs for calibration and for the accuracy that is said.
 HOLDOUT = (0.05, 0.05)
-# Training steps that a number of epochs is chosen for.
-STEPS = 1000
+# Training steps that a number of epochs is chosen for, and the most epochs that are chosen.
+STEPS, MOST_EPOCHS = 1000, 50
 
 
 def fit(
@@ -85,7 +85,7 @@ def fit(
         num_pairs: number of pictures that are labelled, at least 100.
         space: space of the classifier: z, w, or None for w where the generator has a mapping and z elsewhere.
         hidden: widths of the perceptron's hidden layers.
-        epochs: passes through the pairs, at least 1; None for about 1,000 training steps.
+        epochs: passes through the pairs, at least 1; None for about 1,000 training steps, at most 50.
         batch_size: pairs of a training step, at least 1.
         learning_rate: peak learning rate of Adam, above 0.
         soft_labels: whether the classifier learns the labeler's probabilities in place of its decisions.
@@ -129,7 +129,7 @@ def fit(
         data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known)
         data.setup()
         steps = -(-len(data.parts["train"][0]) // batch_size)
-        epochs = epochs or -(-STEPS // steps)
+        epochs = epochs or min(-(-STEPS // steps), MOST_EPOCHS)
         node = {
             "space": space,
             "network": "mlp",
