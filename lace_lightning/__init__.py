@@ -34,6 +34,9 @@ __version__ = "0.2.0"
 _NAMES = {
     "load_generator": "generators",
     "ModuleGenerator": "generators",
+    "as_generator": "generators",
+    "as_labeler": "labelers",
+    "fit": "api",
     "load_classifier": "classifiers",
     "Attribute": "schema",
     "Schema": "schema",
