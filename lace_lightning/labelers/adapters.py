@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +23,12 @@ from ..classifiers.adapter import (
 )
 from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from ..classifiers.resnets import ImageNetwork
-from ..classifiers.torchscript import load_program
 from ..errors import LaceError, in_one_line, suggest
 from ..generators.found import as_module
 from ..schema import Schema
-from ..source import user_line
+from ..source import imported, source_of, user_line
 from ..unpickle.state import load_state
+from ..unpickle.torchscript import load_program
 from .labeler import Labeler
 
 LIBRARIES = ("torchvision", "timm")
@@ -308,37 +306,18 @@ def function_labeler(
         >>> labeler.labels(torch.full((1, 3, 8, 8), 0.5)).values.tolist()
         [[0.75]]
     """
-    parsed, called = Schema.of(schema), _imported(function) if isinstance(function, str) else function
-    try:
-        source = inspect.getsource(called)
-    except (OSError, TypeError):
-        source = ""
-    name = f"{getattr(called, '__module__', '')}.{getattr(called, '__qualname__', type(called).__name__)}"
+    parsed, called = (
+        Schema.of(schema),
+        imported(function, "labeler.function") if isinstance(function, str) else function,
+    )
+    source = source_of(called)
     return _labeler(
         FunctionNetwork(called, parsed),
         parsed,
-        {"function": name, "source": source},
-        name,
+        source,
+        source["function"],
         {"precision": "float32", **options},
     )
-
-
-def _imported(name: str) -> Callable[[Tensor], Tensor]:
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LaceError(
-            f"labeler.function must be the name of a Python function such as my_package.labels.hats, and '{name}' "
-            f"could not be imported ({error}): check the name and PYTHONPATH."
-        ) from None
-    if not callable(found):
-        raise LaceError(
-            f"labeler.function must be the name of a Python function, and '{name}' is a value of type "
-            f"{type(found).__name__}: name a function."
-        )
-    result: Callable[[Tensor], Tensor] = found
-    return result
 
 
 def _labeler(
