@@ -81,7 +81,7 @@ def test_a_flat_decoder_of_grey_pictures_and_a_function(own_code: Path, experime
     [
         (
             ["generator.image_shape=[4,16,16]", "+generator.module.channels=4"],
-            "takes pictures of 3 channels, and received 4",
+            "must take the generator's pictures of 4 channels, and 'cifar10_labeler' takes pictures of 3",
         ),
         (["generator.image_shape=[1,16,16]", "generator.z_dim=9"], "set z_dim to the size of its latents"),
         (["generator.image_shape=[1,9,9]"], "must return the shape (2, 1, 9, 9) for two samples"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
 from ..source import user_line
-from ..unpickle.state import load_state
+from ..unpickle.state import load_state, under
 from .arguments import is_whole, require_number, require_whole
 from .base import Generator
 from .priors import LatentPrior, describe_prior, prior_of
@@ -115,9 +115,12 @@ class ModuleGenerator(Generator):
         own_range = None if output_range == AUTO else _range(output_range)
         start = prior_of(prior)
         if checkpoint is not None:
-            load_state(module, checkpoint, strict, key=_key(checkpoint_key, checkpoint_prefix))
+            load_state(module, checkpoint, strict, key=under(checkpoint_key, checkpoint_prefix))
         if freeze:
-            module.eval().requires_grad_(False)
+            module.eval()
+            # A program of TorchScript has no requires_grad_ of its own.
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
         latent = _own_shape("latent_shape", latent_shape, z_dim)
         styles = _own_shape("reshape", reshape, w_dim if mapping is not None else (z_dim if w_dim is None else w_dim))
         if mapping is None:
@@ -140,7 +143,7 @@ class ModuleGenerator(Generator):
         w_total = z_total if mapping is None else (w_dim or math.prod(steps.styles))
         super().__init__(z_total, w_total, image_shape, has_w=mapping is not None, max_batch=max_batch, memory=memory)
         self.module, self.clamp, self.condition = module, clamp, chosen
-        self._steps = steps
+        self._steps, self.has_gradients = steps, getattr(module, "has_gradients", True) is not False
         self.mapping = nn.Identity() if mapping is None else _Mapping(steps)
         self._methods = {
             "mapping": mapping,
@@ -214,11 +217,6 @@ class ClassChoice:
     def describe(self) -> dict[str, Any]:
         """Return the choice as plain values."""
         return {"classes": self.classes, "one_hot": self.one_hot}
-
-
-def _key(key: str | None, prefix: str | None) -> str | None:
-    names = [name.strip(".") for name in (key, prefix) if name]
-    return ".".join(names) or None
 
 
 def _own_shape(name: str, shape: Any, size: int | None) -> Shape:
@@ -302,7 +300,7 @@ class _Steps:
     def map(self, z: Tensor) -> Tensor:
         """Return w of z, flat; the shape that synthesis takes is noted at the first call."""
         assert self._map is not None
-        w = self._map(*self._latents(z))
+        w: Tensor = self._map(*self._latents(z))
         if not self.styles:
             self.styles = tuple(w.shape[1:])
         return w.flatten(1)
@@ -310,8 +308,10 @@ class _Steps:
     def draw(self, w: Tensor) -> Tensor:
         """Return the pictures of w (B, Dw) as the module returns them."""
         if self._map is None:
-            return self._draw(*self._latents(w))
-        return self._draw(w.reshape(-1, *self.styles) if self.styles else w)
+            images: Tensor = self._draw(*self._latents(w))
+        else:
+            images = self._draw(w.reshape(-1, *self.styles) if self.styles else w)
+        return images
 
     @torch.no_grad()
     def find(self, latent: Shape, image_shape: Sequence[int] | None, found: dict[str, Any]) -> tuple[Shape, Any]:

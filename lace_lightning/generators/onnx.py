@@ -48,7 +48,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, file: str | os.PathLike[str], output: int | str | None = None) -> None:
         super().__init__()
-        self.file = str(file)
+        self.file = os.fspath(file)
         self._open()
         names = [slot.name for slot in self._session.get_outputs()]
         if output is not None and output not in (*range(len(names)), *names):
@@ -86,10 +86,10 @@ class OnnxModule(nn.Module):
         self._inputs = self._session.get_inputs()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_session", "_inputs")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_session", "_inputs")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._open()
 
     @property

@@ -66,7 +66,8 @@ class UniformPrior:
         _require_order(self.low, self.high)
 
     def __call__(self, z: Tensor) -> Tensor:
-        return self.low + (self.high - self.low) * torch.special.ndtr(z)
+        share: Tensor = torch.special.ndtr(z)
+        return self.low + (self.high - self.low) * share
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class TruncatedPrior:
         wide = z.double()
         first, last = torch.special.ndtr(wide.new_tensor([self.low, self.high])).unbind()
         share = first + (last - first) * torch.special.ndtr(wide)
-        return (self.scale * torch.special.ndtri(share).clamp(self.low, self.high)).to(z.dtype)
+        bounded: Tensor = torch.special.ndtri(share).clamp(self.low, self.high)
+        return (self.scale * bounded).to(z.dtype)
 
 
 LatentPrior = NormalPrior | UniformPrior | TruncatedPrior
@@ -144,7 +146,8 @@ def prior_of(given: Any) -> LatentPrior | None:
             f"The prior of a generator must be {', '.join(PRIORS)} with its arguments, such as {{name: uniform, low: "
             f"-1, high: 1}}, received {given!r}: correct it.{suggest(str(name), PRIORS)}"
         )
-    kind, arguments = PRIORS[name], {key: value for key, value in table.items() if key != "name"}
+    kind = PRIORS[name]
+    arguments: dict[str, Any] = {str(key): value for key, value in table.items() if key != "name"}
     known = list(kind.__dataclass_fields__)
     for key in arguments:
         if key not in known:

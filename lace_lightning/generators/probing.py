@@ -81,13 +81,13 @@ def first_that_draws(
         >>> first_that_draws(lambda shape, name: torch.zeros(2, 3, 8, 8), [(4,)], [None], "Decoder")[0]
         (4,)
     """
-    errors: list[tuple[Shape, LaceError]] = []
+    errors: list[tuple[Shape, BaseException]] = []
     for name in names:
         for shape in shapes:
             try:
                 images = draw(shape, name)
             except LaceError as error:
-                errors.append((shape, error))
+                errors.append((shape, error.__cause__ or error))
                 continue
             # A part that returns its latents makes no pictures.
             if images.ndim in (2, 3, 4) and len(images) == TRIED and images[0].numel() > math.prod(shape):
@@ -95,17 +95,12 @@ def first_that_draws(
     reason = ""
     if errors:
         # The latent of the right size came furthest.
-        shape, error = max(errors, key=lambda entry: [line for _, line in walk_tb(_cause(entry[1]).__traceback__)])
-        cause = _cause(error)
+        shape, cause = max(errors, key=lambda entry: [line for _, line in walk_tb(entry[1].__traceback__)])
         reason = f" (for latents of {math.prod(shape)}: {in_one_line(cause, 140)}{user_line(cause)})"
     raise LaceError(
         f"The size of a latent of {title} is required, and no size of its layers gives pictures{reason}: set z_dim to "
         "the right number, or latent_shape to the shape of one latent."
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    return error.__cause__ or error
 
 
 def shape_of_pictures(images: Tensor) -> Shape:
