@@ -40,6 +40,7 @@ NEEDED = {
     "check_labelers": ("generator", "labeler", "judge"),
     "style_layers": ("generator", "labeler"),
     "pictures": ("generator",),
+    "reference": ("judge",),
 }
 # Others convert the weights for good, and latents are float32.
 PRECISIONS = ("32", "32-true", "16", "bf16", "16-mixed", "bf16-mixed")
@@ -158,7 +159,8 @@ def _check_nodes(settings: Settings) -> None:
     """Refuse (LaceError) wrong arguments of everything that the task builds."""
     task = settings.task.name
     for key in NEEDED.get(task, ()):
-        if getattr(settings, key) is None:
+        is_given = getattr(settings, key) is not None
+        if not is_given and not (task == "reference" and settings.metrics.fid == "inception"):
             raise LaceError(f"The task {task} needs a {key}, and {key}=none: choose one of conf/{key}.")
     for node in (settings.generator, settings.labeler, settings.judge, settings.sampler, settings.energy):
         if node is not None and _is_used(node.key, task):
@@ -186,7 +188,7 @@ def _check_nodes(settings: Settings) -> None:
 def _is_used(key: str, task: str) -> bool:
     if task in SYSTEM_TASKS:
         return True
-    return key in NEEDED.get(task, ()) or (key == "judge" and task == "reference")
+    return key in NEEDED.get(task, ())
 
 
 def _node(key: str, content: Any, known: list[str] | None = None) -> Node:

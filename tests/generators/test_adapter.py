@@ -281,3 +281,36 @@ def test_what_is_no_onnx_file_is_one_sentence(tmp_path: Path, content: bytes | N
         (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(LaceError, match=words):
         onnx_generator(tmp_path / "a.onnx")
+
+
+def test_samplers_without_gradients_take_a_generator_without_them(onnx_file: Path) -> None:
+    from lace_lightning.classifiers import AttributeClassifier
+    from lace_lightning.query import parse
+    from lace_lightning.samplers import CrankNicolson, EllipticalSlice, Heun, Rejection
+    from lace_lightning.schema import Attribute, Schema
+    from lace_lightning.systems.lace import LACE
+
+    torch.manual_seed(0)
+    generator, schema = onnx_generator(onnx_file, output_range=(-1, 1)), Schema("s", (Attribute("hat"),))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    of_pictures = AttributeClassifier(schema, "x", network)
+
+    def of(classifier: AttributeClassifier, sampler: Any) -> LACE:
+        lace = LACE(schema, sampler, space="z", arguments={"input_dim": 3})
+        lace.classifier = classifier
+        return lace.bind(generator)
+
+    with pytest.raises(
+        LaceError, match=r"Heun needs gradients through the generator .* set sampler=pcn, sampler=slice or"
+    ):
+        of(of_pictures, Heun())
+    z = generator.prior(64)
+    for sampler in (CrankNicolson(num_steps=20), EllipticalSlice(num_steps=20), Rejection()):
+        assert not sampler.uses_gradient
+        lace = of(of_pictures, sampler)
+        drawn = lace.draw(parse("hat == 1", schema), z, torch.arange(64))
+        chosen = [network(generator(latents)).detach().softmax(1)[:, 1].mean() for latents in (z, drawn.sample.z)]
+        assert chosen[1] > chosen[0]
+    # A classifier of latents needs no gradient of the pictures.
+    latent = AttributeClassifier(schema, "z", "mlp", {"input_dim": 3, "hidden": []})
+    of(latent, Heun()).draw(parse("hat == 1", schema), z, torch.arange(64))

@@ -137,7 +137,12 @@ def of_module(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
     network.append(nn.Linear(16, SCHEMA.num_logits))
     torch.save({"net": network.state_dict()}, path / f"module{seed}.pt")
     return module_labeler(
-        copy.deepcopy(network), CONFIG, path / f"module{seed}.pt", image_shape=(3, SIDE, SIDE), **options
+        copy.deepcopy(network),
+        CONFIG,
+        path / f"module{seed}.pt",
+        image_shape=(3, SIDE, SIDE),
+        resolution=SIDE,
+        **options,
     )
 
 
@@ -210,7 +215,7 @@ CASES: dict[str, Case] = {
     "timm": Case(library_labeler, WrappedImageNetwork, of_timm, 32),
     "script": Case(script_labeler, WrappedImageNetwork, of_script(SIDE), SIDE),
     "script of any size": Case(script_labeler, WrappedImageNetwork, of_script(None)),
-    "module": Case(module_labeler, WrappedImageNetwork, of_module),
+    "module": Case(module_labeler, WrappedImageNetwork, of_module, SIDE),
     "clip": Case(clip_labeler, WrappedImageNetwork, of_clip, 32),
     "function of labels": Case(
         function_labeler, FunctionNetwork, of_function(label_colours, label_other_colours), abstains=True
