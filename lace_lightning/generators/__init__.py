@@ -14,7 +14,7 @@ from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check_generator
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
-from .found import as_generator
+from .found import as_generator, function_generator, onnx_generator, script_generator
 from .stylegan2 import StyleGAN2Generator, own_kind
 from .stylegan2_networks import StyleGAN2Network
 from .stylegan3 import StyleGAN3Generator
@@ -31,9 +31,12 @@ __all__ = [
     "as_generator",
     "check_generator",
     "convert",
+    "function_generator",
     "load_generator",
+    "onnx_generator",
     "read_generator",
     "sample_seeds",
+    "script_generator",
 ]
 
 SHIPPED = {"cifar10": "cifar10_generator"}

@@ -60,6 +60,10 @@ class Generator(nn.Module):
     """
 
     mapping: nn.Module
+    # Arguments that were found by trying, as they are written on the command line.
+    found: list[str] = []
+    # Whether gradients of the pictures reach the latents.
+    has_gradients = True
 
     def __init__(
         self,

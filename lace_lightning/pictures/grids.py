@@ -27,7 +27,8 @@ def labelled_grid(
     are broken into lines where they are long.
 
     Args:
-        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C = 1 or 3.
+        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C from 1 to 4; with 2
+            or 4 the last channel is the opacity, above white.
         labels: text on the left of each row, one for each.
         title: text above everything; empty for none.
         scale: pixels of the grid for a pixel of a picture, at least 1; None chooses.
@@ -82,7 +83,9 @@ def labelled_grid(
             array = picture.permute(1, 2, 0).cpu().numpy()
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
             image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(image, (left + c * cell_w, y))
+            # A fourth channel, or a second one, is the opacity.
+            image = image.convert("RGBA") if array.shape[2] in (2, 4) else image
+            canvas.paste(image, (left + c * cell_w, y), image if image.mode == "RGBA" else None)
             if captions:
                 place = left + c * cell_w + width * scale // 2, y + height * scale
                 draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")

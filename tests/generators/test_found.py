@@ -77,7 +77,8 @@ def test_a_vae_in_every_form(form: Any) -> None:
 
 def test_latents_of_convolutions_and_other_types() -> None:
     generator = as_generator(DCGAN().double())
-    assert (generator.z_dim, generator.image_shape, generator.reshape) == (10, (3, 8, 8), (10, 1, 1))
+    assert (generator.z_dim, generator.image_shape) == (10, (3, 8, 8))
+    assert "latent_shape=[10,1,1]" in generator.found
     assert (generator.low, generator.high) == (-1.0, 1.0)
 
 
@@ -114,16 +115,20 @@ def test_a_function_moves_with_its_networks() -> None:
 @pytest.mark.parametrize(
     ("form", "options", "words"),
     [
-        (lambda z: z.tanh(), {}, "pass lace.as_generator(..., z_dim=64)"),
+        (
+            lambda z: z.tanh(),
+            {},
+            "set z_dim to the right number, or latent_shape to the shape of one latent. These are arguments of lace.as",
+        ),
         (Wrong(), {}, "for latents of 4: shape '[-1, 3, 9, 9]' is invalid"),
         (Wrong(), {}, "`return self.net(z).reshape(-1, 3, 9, 9)`"),
-        (Wrong(), {"z_dim": 5}, "and 5 gives pictures (for latents of 5"),
+        (Wrong(), {"z_dim": 5}, "must take latents of the shape (2, 5)"),
         (
             nn.Sequential(nn.Linear(3, 100), nn.Linear(100, 200)),
             {},
-            "pass lace.as_generator(..., image_shape=(C, H, W))",
+            "set image_shape to [channels, height, width]",
         ),
-        (nn.Linear(3, 192), {}, "output_range=(lowest, highest), clamp=True"),
+        (nn.Linear(3, 192), {}, "set output_range to the lowest and the highest value and clamp to true"),
         (nn.Linear(3, 192), {"z_dim": 3.5}, "z_dim"),
         (7, {}, "received int: give one of these"),
     ],
