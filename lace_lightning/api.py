@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +45,8 @@ AnyGenerator = Generator | nn.Module | Callable[..., Any] | str | os.PathLike[st
 AnyLabeler = Labeler | AttributeClassifier | Callable[[Tensor], Any] | str | os.PathLike[str]
 # Fewer pairs leave too few for calibration and test.
 FEWEST = 100
+# A temperature is fitted on no fewer pairs.
+FEWEST_CALIBRATING = 20
 # Pictures by which the kinds of a function's labels are found.
 LOOKED_AT = 500
 # Shares of the pairs for calibration and for the accuracy that is said.
@@ -122,7 +125,7 @@ def fit(
         raise LaceError(f"The space of a latent classifier must be z or w, received '{space}': leave it out.")
     with nullcontext() if progress else silent(), quiet_libraries():
         labeler = _labeler_of(labeler, attributes, generator)
-        known = labeler.schema if isinstance(attributes, (Mapping, Schema)) else _part(labeler.schema, attributes)
+        known = _part(labeler.schema, attributes)
         store = Cache(cache_folder() if cache is None else cache)
         pictures = keep_pictures("auto", generator, num_pairs, space)
         pairs = cached_pairs(store, generator, labeler, num_pairs, seed, progress=progress, pictures=pictures)
@@ -144,9 +147,10 @@ def fit(
         with isolate_rng():
             torch.manual_seed(seed)
             module = LatentClassifier(known, **classifier_arguments(node, generator))
-            module.calibrates = True
+            module.calibrates = len(data.parts["val"][0]) >= FEWEST_CALIBRATING
             _train(module, data, node, epochs, store, generator.device, progress)
         classifier = module.classifier.eval().requires_grad_(False)
+        classifier.metadata["labeler"] = labeler.digest
         return _with_accuracy(classifier, data)
 
 
@@ -161,8 +165,12 @@ def _labeler_of(labeler: AnyLabeler, attributes: Any, generator: Generator) -> L
     return as_labeler(labeler, attributes, images).to(generator.device)
 
 
-def _part(schema: Schema, names: str | Sequence[str] | None) -> Schema:
-    return schema if names is None else schema.part([names] if isinstance(names, str) else names)
+def _part(schema: Schema, attributes: str | Sequence[str] | Mapping[str, Any] | Schema | None) -> Schema:
+    """Return the attributes of a schema that are learned."""
+    if attributes is None:
+        return schema
+    names = attributes.names if isinstance(attributes, Schema) else attributes
+    return schema.part([names] if isinstance(names, str) else list(names))
 
 
 def _train(
@@ -210,6 +218,8 @@ def _train(
 def _with_accuracy(classifier: AttributeClassifier, data: LatentPairsDataModule) -> AttributeClassifier:
     """Measure the classifier on pairs that it was not trained on, keep the figures in its metadata, and say them."""
     u, target, known = data.parts["test"]
+    if not len(u):
+        return classifier
     logits = classifier(u.to(next(classifier.parameters()).device)).cpu()
     scores = attribute_scores(data.schema, logits, target, known)
     classifier.metadata["accuracy"] = {name: round(float(score), 4) for name, score in scores.items()}
@@ -284,7 +294,7 @@ def draw(
     system = _system(generator, classifier, sampler, options, energy, labeler)
     query = system.parsed(query)
     system.check_query(query)
-    jury = _judge(judge, system.schema, system.generator)
+    jury = _judge(judge, system)
     asked = query if jury is None else query.on(jury.schema)
     z = _prior(system, [range(PILOT_SIZE)])
     system.prepare(query, z, free_labels(query, PILOT_SIZE))
@@ -356,7 +366,7 @@ def evaluate(
     """
     options = _options(target, weight, logic=logic, sigma=sigma, temperature=temperature)
     system = _system(generator, classifier, sampler, options, energy, labeler)
-    jury = _judge(judge, system.schema, system.generator)
+    jury = _judge(judge, system)
     if jury is None:
         raise LaceError("A measurement needs a judge, received None: give a labeler or a function of pictures.")
     sampling = ConditionalSampling(
@@ -410,7 +420,7 @@ def edit(
         (torch.Size([2, 3, 32, 32]), 'label == truck')
     """
     system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
-    own, jury = system.generator, _judge(judge, system.schema, system.generator)
+    own, jury = system.generator, _judge(judge, system)
     editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
     wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
     if z is None:
@@ -469,7 +479,7 @@ def _system(
     # A new system begins with random weights, which those of the classifier replace.
     with isolate_rng():
         system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
-    return system.bind(own, None if labeler is None else _judge(labeler, system.schema, own))
+    return system.bind(own, None if labeler is None else as_labeler(labeler, system.schema).to(own.device))
 
 
 def _dtype(classifier: AttributeClassifier) -> torch.dtype:
@@ -483,9 +493,18 @@ def _dtype(classifier: AttributeClassifier) -> torch.dtype:
     return dtype
 
 
-def _judge(judge: AnyLabeler | None, schema: Schema, generator: Generator) -> Labeler | None:
+def _judge(judge: AnyLabeler | None, system: LACE) -> Labeler | None:
     """Return a judge on the device of the generator; a function answers for the attributes of the classifier."""
-    return None if judge is None else as_labeler(judge, schema).to(generator.device)
+    if judge is None:
+        return None
+    jury = as_labeler(judge, system.schema).to(system.generator.device)
+    labeler = str(system.classifier.metadata.get("labeler", ""))
+    # A function without weights may be the truth.
+    if any(True for _ in jury.parameters()) and labeler.split("-")[0] == jury.digest.split("-")[0]:
+        warnings.warn(
+            "The judge is the network that made the labels: what it sees flatters. Choose another judge.", stacklevel=3
+        )
+    return jury
 
 
 def _seen(judge: Labeler, images: Tensor) -> Labels:

@@ -150,6 +150,15 @@ def test_the_probability_in_the_table_is_the_classifier_s(generator, classifier)
     assert torch.allclose(torch.tensor([row["p"] for row in drawn.table]), wanted, atol=1e-5)
 
 
+def test_a_judge_that_made_the_labels_is_said(folder: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    options: dict[str, Any] = {"progress": False, "cache": folder}
+    classifier = fit(Decoder(), network, {"side": ["left", "right"]}, 100, epochs=1, **options)
+    with pytest.warns(UserWarning, match="The judge is the network that made the labels"):
+        drawn = draw(Decoder(), classifier, "side == left", seeds=1, judge=network)
+    assert drawn.table[0]["judge_side"] in ("left", "right")
+
+
 def test_an_energy_of_ones_own_is_added(generator, classifier) -> None:
     class Far(lace.Energy):
         is_probability = False
