@@ -71,7 +71,7 @@ def code_of(target: Any) -> dict[str, Any]:
 
 
 def sources_of(module: ModuleType) -> str:
-    """Return the digest of the source of a module and of the modules that it imports, except installed ones.
+    """Return the digest of the source of a module and of those that it imports, except installed ones and this package.
 
     Args:
         module: an imported module with a file.
@@ -84,7 +84,9 @@ def sources_of(module: ModuleType) -> str:
     while waiting:
         current = waiting.pop()
         file = _file(current)
-        if current.__name__ in seen or file is None or not _is_own(file):
+        # A checkout of this package is not installed, and counts by its version all the same.
+        is_ours = current.__name__.partition(".")[0] == PACKAGE
+        if current.__name__ in seen or is_ours or file is None or not _is_own(file):
             continue
         is_package = bool(getattr(current, "__path__", None))
         seen[current.__name__], names = _parsed(file.read_bytes(), current.__name__, is_package)
