@@ -742,3 +742,45 @@ def write_pieces(
             None if probability is None else probability[rows],
         )
         out.write(piece.position, drawn.images[rows], {name: value[rows] for name, value in latents.items()}, table)
+
+
+@dataclass
+class Step:
+    """One step of a batch: an edit, or another setting of the same samples.
+
+    Args:
+        images: pictures (B, C, H, W) uint8.
+        latents: latents (B, ...) by name.
+        table: a row for each sample, of which the first key is `seed`.
+
+    Example:
+        >>> Step(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {"z": torch.zeros(1, 4)}, [{"seed": 3}]).table
+        [{'seed': 3}]
+    """
+
+    images: Tensor
+    latents: Mapping[str, Tensor]
+    table: Sequence[Row]
+
+
+def write_steps(out: SampleFolder, first: int, steps: Sequence[Step]) -> None:
+    """Write those samples of a batch that belong into a folder with steps; latents that a step lacks are left out.
+
+    Args:
+        out: the folder, with as many steps.
+        first: position of the first sample of the batch.
+        steps: the batch after each step.
+    """
+    count = min(len(steps[0].images), out.count - first)
+    names = [name for name in steps[0].latents if all(name in step.latents for step in steps)]
+    table = [
+        {"seed": step.table[row]["seed"], "step": number, **step.table[row]}
+        for row in range(count)
+        for number, step in enumerate(steps)
+    ]
+    out.write(
+        first,
+        torch.stack([step.images[:count] for step in steps], 1),
+        {name: torch.stack([step.latents[name][:count] for step in steps], 1) for name in names},
+        table,
+    )
