@@ -146,7 +146,7 @@ def sample_table(
     count, diagnostics = len(seeds), sample.diagnostics
     columns: dict[str, list[Any]] = {"seed": list(map(int, seeds))}
     if query is not None:
-        columns["asked"] = [query.text if free is None else _bound(query, free, row) for row in range(count)]
+        columns["asked"] = [query.text] * count if free is None else _asked(query, free)
     if judged is not None:
         judged = judged.to("cpu")
         known = judged.known & ~judged.values.isnan()
@@ -167,15 +167,18 @@ def sample_table(
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _bound(query: Query, free: Labels, row: int) -> str:
-    """Return a query with the values of one row in the place of free ones."""
-    values = {name: float(free.column(name)[row]) for name in query.free}
-    return query.bind(
-        **{
-            name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
-            for name, value in values.items()
-        }
-    ).text
+def _asked(query: Query, free: Labels) -> list[str]:
+    """Return a query with the values of each row in the place of free ones."""
+    texts: dict[tuple[float, ...], str] = {}
+    rows = list(zip(*(free.column(name).tolist() for name in query.free), strict=True))
+    for row in rows:
+        if row not in texts:
+            values = {
+                name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
+                for name, value in zip(query.free, row, strict=True)
+            }
+            texts[row] = query.bind(**values).text
+    return [texts[row] for row in rows]
 
 
 def _seen(attribute: Attribute, value: float) -> str | float:
