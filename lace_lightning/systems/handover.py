@@ -30,7 +30,7 @@ from ..artifacts import atomic_path, digest, known_sha256, read_json, write_json
 from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
-from ..pictures.convert import to_bytes
+from ..pictures.convert import downscale, to_bytes
 from ..pictures.grids import labelled_grid
 from ..pictures.png import check_channels, png_files
 from ..query import Query
@@ -556,7 +556,8 @@ class SampleFolder:
         steps = max(1, len(self.steps))
         wanted = min(self.count, self._contact if not self.steps else -(-self._contact // 10)) * steps
         table = list(islice(self._rows(blocks), wanted))
-        pictures = torch.stack([_read_picture(self.folder / row["file"]) for row in table])
+        # One large picture at a time.
+        pictures = torch.cat([downscale(_read_picture(self.folder / row["file"])[None]) for row in table])
         # Pictures of the grid have 1 or 3 channels.
         pictures = pictures if pictures.shape[1] in (1, 3) else pictures[:, :1]
         width = steps if self.steps else 10
