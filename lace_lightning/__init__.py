@@ -50,6 +50,10 @@ _NAMES = {
     "Energy": "energies",
     "Labeler": "labelers",
     "LaceError": "errors",
+    "FixedFlow": "exports",
+    "export": "exports",
+    "push": "hub",
+    "pull": "hub",
     "Editor": "systems.editing",
     "EditOptions": "systems.editing",
 }

@@ -180,7 +180,7 @@ def seed_ranges(seeds: str | int | Sequence[int]) -> list[range]:
     for before, after in pairwise(sorted(parts, key=lambda part: part.start)):
         if after.start < before.stop:
             raise LaceError(
-                f"Seeds must be named once, and {_range_text(before)} and {_range_text(after)} both name "
+                f"Seeds must be named once, and {range_text([before])} and {range_text([after])} both name "
                 f"{after.start}: leave one out."
             )
     return parts
@@ -218,8 +218,17 @@ def _runs(numbers: Sequence[int]) -> list[range]:
     return result
 
 
-def _range_text(part: range) -> str:
-    return str(part.start) if len(part) == 1 else f"{part.start}-{part.stop - 1}"
+def range_text(parts: Sequence[range]) -> str:
+    """Return ranges as `seed_ranges` reads them.
+
+    Args:
+        parts: ranges of step 1.
+
+    Example:
+        >>> range_text([range(100), range(250, 251)])
+        '0-99,250'
+    """
+    return ",".join(str(part.start) if len(part) == 1 else f"{part.start}-{part.stop - 1}" for part in parts)
 
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,9 @@ from ..metrics import judged_labels
 from ..pictures.animation import VIDEO_ADVICE, can_write_video, save_animations, walk_frames
 from ..query import Query
 from ..schema import Labels
+from ..seeds import range_text
 from ..systems.base import Drawn, System
-from ..systems.handover import Piece, SampleFolder, blocks_of, write_pieces
+from ..systems.handover import Piece, SampleFolder, blocks_of, caption_of, write_pieces
 from ..targets import free_labels
 from .evaluation import Evaluation, SystemEvaluation, agreed
 
@@ -45,6 +46,7 @@ class Drawing(SystemEvaluation):
         walk_to: the condition of the other end of an animated walk of the first samples; None for no walk.
         walk_frames: frames from one end to the other, at least 1.
         walk_samples: samples in the animation, at least 1.
+        judged: whether the judge labels the pictures, which can take longer than drawing them.
         settings: `batch_size`, `seed`, `progress` and `report`, see `SystemEvaluation`.
 
     Example:
@@ -69,11 +71,12 @@ class Drawing(SystemEvaluation):
         walk_to: Query | None = None,
         walk_frames: int = 24,
         walk_samples: int = 8,
+        judged: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(judge, num_samples=sum(map(len, seeds)), **settings)
         self.query, self.target, self.seeds, self.walk_to = query, Path(folder), list(seeds), walk_to
-        self.recipe = dict(recipe)
+        self.recipe, self.judged = dict(recipe), judged
         self.walk_frames, self.walk_samples = walk_frames, walk_samples
 
     def check(self, system: System) -> None:
@@ -92,17 +95,18 @@ class Drawing(SystemEvaluation):
             )
 
     def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
-        self._prepare(system, self.query, device)
         digests = dict(zip(DIGESTS, (system.digest, system.generator.digest), strict=True))
         folder = SampleFolder(
             self.target,
             self.num_samples,
             {**self.recipe, **digests},
             title=self.query.text,
-            caption=self._caption,
+            caption=caption_of(self.query),
             rank=rank,
         )
         with folder as out:
+            if not out.is_finished():
+                self._prepare(system, self.query, device)
             self._draw(system, device, out, rank, world_size)
         # The first process goes on when the others have written their part.
         agreed(True)
@@ -121,9 +125,14 @@ class Drawing(SystemEvaluation):
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         """Return the settings behind the samples, for the record."""
+        common = self._common_protocol(system, device)
+        # The report counts the samples, and no distance is measured.
+        del common["num_samples"], common["frechet"]
         return {
             "query": self.query.text,
-            **self._common_protocol(system, device),
+            "seeds": range_text(self.seeds),
+            **common,
+            **({} if self.judged else {"judge": None, "judge_digest": None}),
             **system.protocol(self.query),
         }
 
@@ -166,16 +175,13 @@ class Drawing(SystemEvaluation):
         self, system: System, device: torch.device, out: SampleFolder, block: int, pieces: Sequence[Piece]
     ) -> None:
         drawn, free = self.draw(system, self.query, block, device)
-        write_pieces(out, system, self.query, drawn, block, pieces, lambda rows: self._seen(drawn.images[rows]), free)
 
-    def _seen(self, images: Tensor) -> Labels:
-        return judged_labels(self.query.schema, self._judge(images)[1])
+        def seen(rows: slice) -> Labels | None:
+            if not self.judged:
+                return None
+            return judged_labels(self.query.schema, self._judge(drawn.images[rows])[1])
 
-    def _caption(self, row: Mapping[str, Any]) -> str:
-        words = [str(row["seed"])]
-        if len(self.query.free) == 1:
-            words.append(str(row["asked"]).rpartition("== ")[2])
-        return " ".join([*words, *(["no"] if row.get("holds") is False else [])])
+        write_pieces(out, system, self.query, drawn, block, pieces, seen, free)
 
     def _walk(self, system: System, device: torch.device) -> str:
         """Write the animation of a walk, unless it is there; return what to say."""

@@ -198,15 +198,14 @@ class SystemEvaluation(pl.Callback):
         if rank == 0:
             remove_path(self.folder)
         agreed(True)
-        title, steps = self.kept_as()
-        with SampleFolder(self.folder, count, {}, steps, title, rank=rank) as folder:
+        with SampleFolder(self.folder, count, {}, **self.kept_as(), rank=rank) as folder:
             yield folder
         # The first process goes on when the others have written their part.
         agreed(True)
 
-    def kept_as(self) -> tuple[str, list[str]]:
-        """Return the title of the samples that are kept, and the names of their steps, none for one picture each."""
-        return "", []
+    def kept_as(self) -> dict[str, Any]:
+        """Return the title, the steps and the caption of the samples that are kept, see `SampleFolder`."""
+        return {}
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, float_batches(images)), strict=True))

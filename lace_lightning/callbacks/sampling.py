@@ -24,7 +24,7 @@ from ..query import Query
 from ..schema import KINDS, Labels
 from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
-from ..systems.handover import Piece, write_pieces
+from ..systems.handover import Piece, caption_of, write_pieces
 from ..targets import free_labels, wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
 
@@ -184,8 +184,8 @@ class ConditionalSampling(SystemEvaluation):
         grid = self._grid(system, kept) if kept else None
         return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid)
 
-    def kept_as(self) -> tuple[str, list[str]]:
-        return self.query.text, []
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": self.query.text, "caption": caption_of(self.query)}
 
     def _keep(self, system: System, first: int, drawn: Drawn, judged: Labels, free: Labels | None) -> None:
         """Write those samples of a batch that are kept as files."""

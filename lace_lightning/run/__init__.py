@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from ..artifacts import check_writable
 from .check import SYSTEM_TASKS, check
@@ -76,7 +78,8 @@ def measure_system(settings: Settings) -> dict[str, float]:
     pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
     data = None if is_ready else training_data(study, system, pairs)
-    with loggers_of(settings) as loggers:
+    no_loggers: AbstractContextManager[list[Logger]] = nullcontext([])
+    with no_loggers if data is None else loggers_of(settings) as loggers:
         seconds = None if data is None else train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)

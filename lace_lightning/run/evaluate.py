@@ -59,6 +59,7 @@ def evaluation_of(study: Study) -> SystemEvaluation:
             sample_recipe(settings),
             others[0] if others else None,
             task.walk_frames,
+            judged=task.judged,
             **kept,
         )
     common |= {"keep": settings.metrics.keep, "folder": Path(settings.paths.output) / SAMPLES}

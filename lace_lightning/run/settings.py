@@ -243,6 +243,7 @@ class DrawTask(SystemTask):
         None, "Numbers of the samples, for example 0-99,250; sample i is that of a measurement. null: from 0 on."
     )
     count: int = setting(100, "Number of samples from 0 on, where task.seeds is null.", "samples", ge=1)
+    judged: bool = setting(True, "Whether the judge labels the pictures, for samples.csv.")
     walk_to: str | None = setting(None, "Condition of the other end of an animated walk; null: no walk.")
     walk_frames: int = setting(24, "Frames from one end of the walk to the other.", "frames", ge=1)
 

@@ -42,6 +42,8 @@ def system_of(study: Study) -> System:
         LaceError: for weights of another generator, space or schema.
     """
     kind = system_kind(study.settings)
+    # The first weights depend on the seed alone, and not on the random numbers that loading the study took.
+    pl.seed_everything(study.settings.seed, workers=True, verbose=False)
     system = _lace(study) if kind is None else _model(study, kind)
     # A model reads the attributes before an edit off the picture: by the labeler, so that the judge is independent.
     labeler = study.labeler or (study.judge if study.settings.task.name == "edit" and kind is not None else None)

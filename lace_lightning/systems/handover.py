@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -27,12 +26,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..artifacts import atomic_path, digest, file_sha256, read_json, write_json
+from ..artifacts import atomic_path, digest, known_sha256, read_json, write_json
 from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
-from ..pictures.convert import to_bytes
+from ..pictures.convert import downscale, to_bytes
 from ..pictures.grids import labelled_grid
+from ..pictures.png import check_channels, png_files
 from ..query import Query
 from ..samplers import Sample
 from ..schema import Attribute, Labels
@@ -146,7 +146,7 @@ def sample_table(
     count, diagnostics = len(seeds), sample.diagnostics
     columns: dict[str, list[Any]] = {"seed": list(map(int, seeds))}
     if query is not None:
-        columns["asked"] = [query.text if free is None else _bound(query, free, row) for row in range(count)]
+        columns["asked"] = [query.text] * count if free is None else _asked(query, free)
     if judged is not None:
         judged = judged.to("cpu")
         known = judged.known & ~judged.values.isnan()
@@ -167,15 +167,18 @@ def sample_table(
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _bound(query: Query, free: Labels, row: int) -> str:
-    """Return a query with the values of one row in the place of free ones."""
-    values = {name: float(free.column(name)[row]) for name in query.free}
-    return query.bind(
-        **{
-            name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
-            for name, value in values.items()
-        }
-    ).text
+def _asked(query: Query, free: Labels) -> list[str]:
+    """Return a query with the values of each row in the place of free ones."""
+    texts: dict[tuple[float, ...], str] = {}
+    rows = list(zip(*(free.column(name).tolist() for name in query.free), strict=True))
+    for row in rows:
+        if row not in texts:
+            values = {
+                name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
+                for name, value in zip(query.free, row, strict=True)
+            }
+            texts[row] = query.bind(**values).text
+    return [texts[row] for row in rows]
 
 
 def _seen(attribute: Attribute, value: float) -> str | float:
@@ -205,7 +208,7 @@ class SampleFolder:
         recipe: nested plain values that everything depends on; a folder of another recipe is refused.
         steps: names of the steps of each sample; empty for samples of one picture.
         title: text above the contact sheet.
-        caption: text below a picture of the contact sheet, from its row of the table; None for its seed.
+        caption: text below a picture of the contact sheet, from its row of the table; None for `caption_of()`.
         contact: number of samples in the contact sheet, at least 1; with steps a tenth of it.
         threads: threads that write pictures, at least 1.
         rank: number of this process, from 0.
@@ -241,7 +244,7 @@ class SampleFolder:
             raise LaceError(f"A folder of samples needs at least 1 sample, received {count}: raise it to 1.")
         self.folder, self.count, self.steps, self.title = Path(folder), count, list(steps), title
         self.recipe = json.loads(json.dumps(dict(recipe)))
-        self._caption, self._contact, self._threads, self._rank = caption or _seed, contact, threads, rank
+        self._caption, self._contact, self._threads, self._rank = caption or caption_of(), contact, threads, rank
         self._width = max(4, len(str(count - 1)))
         self._work = self.folder / WORK
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -337,10 +340,7 @@ class SampleFolder:
                 f"A batch needs {len(images) * max(1, len(self.steps))} pictures and as many rows of the table, "
                 f"received {len(pictures)} and {len(table)}: give one row for each picture."
             )
-        if pictures.shape[1] > 4:
-            raise LaceError(
-                f"A PNG picture has 1 to 4 channels, received {pictures.shape[1]}: choose the channels to show."
-            )
+        check_channels(pictures.shape[1])
         names = [name for row in range(len(images)) for name in self.names(first + row)]
         values = {name: value.detach().float().cpu().numpy() for name, value in latents.items()}
         array = pictures.permute(0, 2, 3, 1).contiguous().numpy()
@@ -367,12 +367,7 @@ class SampleFolder:
     def _write_pictures(self, names: Sequence[str], pictures: NDArray[Any]) -> list[str]:
         """Write pictures (N, H, W, C), each atomically; return their checksums."""
         sums = []
-        for name, picture in zip(names, pictures, strict=True):
-            stream = io.BytesIO()
-            Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(
-                stream, format="png", compress_level=1
-            )
-            content = stream.getvalue()
+        for name, content in zip(names, png_files(pictures), strict=True):
             temporary = self.folder / f".{name}.tmp"
             temporary.write_bytes(content)
             os.replace(temporary, self.folder / name)
@@ -425,7 +420,7 @@ class SampleFolder:
     def _found(self) -> NDArray[Any]:
         """Return which samples (count,) are on disk, and bring latents of a finished folder back where some are not."""
         done, damaged = np.zeros(self.count, bool), np.zeros(self.count, bool)
-        finished = self._is_finished()
+        finished = self.is_finished()
         arrays: dict[str, NDArray[Any] | None] = {}
         for block, _, _ in self._blocks():
             positions = range(block.first, block.first + block.rows)
@@ -468,13 +463,14 @@ class SampleFolder:
                     return ""
         return digest(sums)
 
-    def _is_finished(self) -> bool:
-        """Return whether the report is there, and the files that it lists with the checksums that it gives."""
+    def is_finished(self) -> bool:
+        """Return whether the report is there, and the files that it lists have the checksums that it gives."""
         if not (self.folder / REPORT).is_file():
             return False
         files = read_json(self.folder / REPORT).get("files", {})
         return bool(files) and all(
-            (self.folder / name).is_file() and file_sha256(self.folder / name) == known for name, known in files.items()
+            (self.folder / name).is_file() and known_sha256(self.folder / name) == known
+            for name, known in files.items()
         )
 
     def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -492,7 +488,7 @@ class SampleFolder:
         """
         with _disk(self.folder):
             self._settle(0)
-            if self._is_finished():
+            if self.is_finished():
                 kept: dict[str, Any] = read_json(self.folder / REPORT)
                 return kept
             blocks = self._last_blocks()
@@ -507,7 +503,7 @@ class SampleFolder:
                 **report,
                 "count": self.count,
                 **({} if holds is None else {"holds": holds}),
-                "files": {name: file_sha256(self.folder / name) for name in files},
+                "files": {name: known_sha256(self.folder / name) for name in files},
             }
             write_json(self.folder / REPORT, result)
             for name in names:
@@ -560,13 +556,16 @@ class SampleFolder:
         steps = max(1, len(self.steps))
         wanted = min(self.count, self._contact if not self.steps else -(-self._contact // 10)) * steps
         table = list(islice(self._rows(blocks), wanted))
-        pictures = torch.stack([_read_picture(self.folder / row["file"]) for row in table])
+        # One large picture at a time.
+        pictures = torch.cat([downscale(_read_picture(self.folder / row["file"])[None]) for row in table])
         # Pictures of the grid have 1 or 3 channels.
         pictures = pictures if pictures.shape[1] in (1, 3) else pictures[:, :1]
         width = steps if self.steps else 10
         rows = list(pictures.split(width))
         captions = [[self._caption(row) for row in table[i : i + width]] for i in range(0, len(table), width)]
-        grid = labelled_grid(rows, [""] * len(rows), self.title, columns=self.steps, captions=captions)
+        # Wide enough for a caption.
+        scale = max(1, 96 // pictures.shape[-1])
+        grid = labelled_grid(rows, [""] * len(rows), self.title, scale, self.steps, captions)
         with atomic_path(self.folder / CONTACT) as temporary:
             grid.save(temporary, format="png")
 
@@ -590,8 +589,23 @@ def _plain(row: Row) -> Row:
     return {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
 
 
-def _seed(row: Row) -> str:
-    return str(row.get("seed", ""))
+def caption_of(query: Query | None = None) -> Callable[[Row], str]:
+    """Return the text below a picture of the contact sheet: its seed, the value asked for, and "no" if it is not seen.
+
+    Args:
+        query: the condition, whose value is shown where one attribute is free; None for none.
+
+    Example:
+        >>> caption_of()({"seed": 3, "holds": False})
+        '3 no'
+    """
+    shows_value = query is not None and len(query.free) == 1
+
+    def caption(row: Row) -> str:
+        value = str(row["asked"]).rpartition("== ")[2] if shows_value else ""
+        return " ".join(filter(None, [str(row.get("seed", "")), value, "no" if row.get("holds") is False else ""]))
+
+    return caption
 
 
 def _cell(value: Any) -> str:
@@ -703,7 +717,7 @@ def write_pieces(
     drawn: Drawn,
     block: int,
     pieces: Sequence[Piece],
-    judged: Callable[[slice], Labels],
+    judged: Callable[[slice], Labels | None],
     free: Labels | None = None,
 ) -> None:
     """Write some samples of a block into a folder, with the table of `sample_table`.
@@ -715,7 +729,8 @@ def write_pieces(
         drawn: the samples of the block.
         block: number of its first sample.
         pieces: the samples that are written.
-        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block.
+        judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block, None
+            without a judge.
         free: values of the query's free attributes, a row for each sample of the block; None where nothing is free.
     """
     # Of the whole block: rounding depends on the samples that are computed together.
@@ -731,3 +746,45 @@ def write_pieces(
             None if probability is None else probability[rows],
         )
         out.write(piece.position, drawn.images[rows], {name: value[rows] for name, value in latents.items()}, table)
+
+
+@dataclass
+class Step:
+    """One step of a batch: an edit, or another setting of the same samples.
+
+    Args:
+        images: pictures (B, C, H, W) uint8.
+        latents: latents (B, ...) by name.
+        table: a row for each sample, of which the first key is `seed`.
+
+    Example:
+        >>> Step(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {"z": torch.zeros(1, 4)}, [{"seed": 3}]).table
+        [{'seed': 3}]
+    """
+
+    images: Tensor
+    latents: Mapping[str, Tensor]
+    table: Sequence[Row]
+
+
+def write_steps(out: SampleFolder, first: int, steps: Sequence[Step]) -> None:
+    """Write those samples of a batch that belong into a folder with steps; latents that a step lacks are left out.
+
+    Args:
+        out: the folder, with as many steps.
+        first: position of the first sample of the batch.
+        steps: the batch after each step.
+    """
+    count = min(len(steps[0].images), out.count - first)
+    names = [name for name in steps[0].latents if all(name in step.latents for step in steps)]
+    table = [
+        {"seed": step.table[row]["seed"], "step": number, **step.table[row]}
+        for row in range(count)
+        for number, step in enumerate(steps)
+    ]
+    out.write(
+        first,
+        torch.stack([step.images[:count] for step in steps], 1),
+        {name: torch.stack([step.latents[name][:count] for step in steps], 1) for name in names},
+        table,
+    )

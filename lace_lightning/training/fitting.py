@@ -99,7 +99,7 @@ def train_or_load(
         Seconds of training in all, None where they are not known.
     """
     kind = type(module)
-    entry = cache.entry("systems", {"class": kind.__name__, "code": code_of(kind), **identity, "recipe": 2})
+    entry = cache.entry("systems", {"class": kind.__name__, "code": code_of(kind), **identity, "recipe": 3})
     with in_first(entry.making(f"the training of {kind.__name__}")):
         if entry.has(TRAINED):
             say(f"found {kind.__name__} {entry.key}")
@@ -137,7 +137,7 @@ def _fit_stages(
             **stage.options,
         )
         seconds += more
-        early = ended_early(trainer)
+        early = ended_early(trainer) or _untrained(trainer, module)
         if early is not None:
             break
     module.after_training(data)
@@ -150,6 +150,14 @@ def _fit_stages(
         remove_checkpoints(folder)
     trainer.strategy.barrier()
     return None
+
+
+def _untrained(trainer: pl.Trainer, module: Any) -> str | None:
+    """Return that no step was taken, None where one was or the module starts from given weights."""
+    if trainer.global_step > 0 or dict(module.hparams).get("start") is not None:
+        return None
+    limits = f"trainer.max_epochs={trainer.max_epochs}, trainer.max_steps={trainer.max_steps}"
+    return f"no step was taken: {limits}"
 
 
 def ended_early(trainer: pl.Trainer) -> str | None:
