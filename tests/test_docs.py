@@ -144,6 +144,10 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         network = catalogue.published(arguments[1])
         assert (network.sha256 is None) == ("--trust-first" in arguments)
         return
+    if arguments[0] == "draw":
+        cli.main([*arguments, *overrides(arguments, there)])
+        assert list(there.rglob("contact.png"))
+        return
     if arguments[0] in cli.COMMANDS:
         cli.main(arguments)
         return

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lace_lightning import cli
-from lace_lightning.callbacks import ConditionalSampling, Drawing, SequentialEditing
+from lace_lightning.callbacks import ConditionalSampling, Drawing, SequentialEditing, TemperatureStrips
 from lace_lightning.callbacks.drawing import blocks_of
 from lace_lightning.commands import run_command
 from lace_lightning.errors import LaceError
@@ -217,6 +217,19 @@ def test_editing_keeps_every_step(tmp_path: Path) -> None:
         assert latents["ws"].shape == (5, 3, 1, 4)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["holds"] == np.mean([row["holds"] == "true" for row in rows[2::3]])
+
+
+def test_temperatures_are_kept_as_steps(tmp_path: Path) -> None:
+    query, lace = parse("hat == 1", tiny_schema()), tiny()
+    options = {"num_samples": 3, "batch_size": 2, "progress": False, "keep": 3, "folder": tmp_path}
+    TemperatureStrips(tiny_labeler(), query, [2, 0.5], **options).evaluate(lace)  # type: ignore[arg-type]
+    rows = table(tmp_path)
+    assert [(row["file"], row["seed"], row["step"], row["temperature"]) for row in rows[2:4]] == [
+        ("0001_0.png", "1", "0", "2"),
+        ("0001_1.png", "1", "1", "0.5"),
+    ]
+    with np.load(tmp_path / "latents.npz") as latents:
+        assert latents["z"].shape == (3, 2, 4)
 
 
 SMALL = ["logger=csv", "metrics.batch_size=10", "metrics.progress=false"]

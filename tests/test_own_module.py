@@ -238,3 +238,14 @@ def test_a_run_without_labeler_and_judge_says_what_it_needs(own_code: Path, task
         "check_labelers": "The task check_labelers needs a labeler, and labeler=none",
     }
     assert words[task] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_classifier_of_the_output_of_a_layer(stranger: Path, capsys) -> None:
+    words = [*DIGITS, "classifier=features", "debug=fast", "logger=csv", "pairs.count=300", "metrics.num_samples=20"]
+    cli.main([*words, "generator.features=decoder.1", "task=edit", "edits=digit == 7", "hydra.run.dir=edited"])
+    edited = json.loads((stranger / "edited" / "metrics.json").read_text())
+    assert edited["protocol"]["space"] == "features"
+    with pytest.raises(SystemExit):
+        cli.main([*words, "hydra.run.dir=none"])
+    assert "generator.features is null: set it" in capsys.readouterr().err.splitlines()[-1]

@@ -125,10 +125,13 @@ class Drawing(SystemEvaluation):
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         """Return the settings behind the samples, for the record."""
+        common = self._common_protocol(system, device)
+        # The report counts the samples, and no distance is measured.
+        del common["num_samples"], common["frechet"]
         return {
             "query": self.query.text,
             "seeds": range_text(self.seeds),
-            **self._common_protocol(system, device),
+            **common,
             **({} if self.judged else {"judge": None, "judge_digest": None}),
             **system.protocol(self.query),
         }

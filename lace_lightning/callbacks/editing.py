@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..systems.base import ConditionalModel, System
 from ..systems.editing import EditState
-from ..systems.handover import sample_table
+from ..systems.handover import Step, sample_table, write_steps
 from ..targets import wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
 
@@ -110,7 +109,8 @@ class SequentialEditing(SystemEvaluation):
             original = before_images = generator.pictures(state.ws)
             before_features, before = self._labels(original)
             kept, styles = [downscale(original[: self.strips])], [state.ws]
-            made = [_Made(original, state, before, None)]
+            is_kept = self.kept is not None and first < self.kept.count
+            made = [self._step(0, first, original, state, before)] if is_kept else []
             for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
                 state = editor.apply(state, query, seeds)
                 images = generator.pictures(state.ws)
@@ -145,14 +145,15 @@ class SequentialEditing(SystemEvaluation):
                                 before=earlier,
                             )
                         )
-                made.append(_Made(images, state, judged, holds))
+                if is_kept:
+                    made.append(self._step(number, first, images, state, judged))
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before, before_images, before_features = judged, images, features
                 kept.append(downscale(images[: self.strips]))
                 styles.append(state.ws)
-            if self.kept is not None and first < self.kept.count:
-                self._keep(first, made)
+            if self.kept is not None and is_kept:
+                write_steps(self.kept, first, made)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
@@ -172,31 +173,24 @@ class SequentialEditing(SystemEvaluation):
     def kept_as(self) -> dict[str, Any]:
         return {"title": ", ".join(map(str, self.edits)), "steps": self._titles}
 
-    def _keep(self, first: int, made: Sequence[_Made]) -> None:
-        """Write the steps of those samples of a batch that are kept as files."""
-        assert self.kept is not None
-        count = min(len(made[0].images), self.kept.count - first)
-        latents = {
-            name: torch.stack([getattr(step.state, name)[:count] for step in made], 1)
-            for name in ("z", "ws")
-            # Not every editor knows z.
-            if all(hasattr(step.state, name) for step in made)
-        }
-        tables = []
-        for number, (step, title) in enumerate(zip(made, self._titles, strict=True)):
-            # The seconds of a step are of all its samples, and its evaluations of each.
-            sample = Sample(step.images, step.state.evaluations, step.state.seconds)
-            rows = sample_table(None, range(first, first + count), sample, step.judged[:count])
-            holds = [None] * count if step.holds is None else step.holds[:count].tolist()
-            asked = title if number else None
-            tables.append(
-                [
-                    {"seed": row["seed"], "step": number, "asked": asked, **row, "holds": true}
-                    for row, true in zip(rows, holds, strict=True)
-                ]
-            )
-        images = torch.stack([step.images[:count] for step in made], 1)
-        self.kept.write(first, images, latents, [row for steps in zip(*tables, strict=True) for row in steps])
+    def _step(self, number: int, first: int, images: Tensor, state: EditState, judged: Labels) -> Step:
+        """Return what is kept of a batch after an edit, or before all edits (0)."""
+        # Not every editor knows z.
+        found = {name: getattr(state, name, None) for name in ("z", "ws")}
+        latents = {name: value for name, value in found.items() if value is not None}
+        # The first state has cost nothing; evaluations are those of each sample.
+        sample = Sample(images, state.evaluations, state.seconds)
+        table = sample_table(None, range(first, first + len(images)), sample, judged)
+        holds = torch.stack([edit.holds(judged) for edit in state.edits]).all(0).tolist() if number else []
+        asked = str(self.edits[number - 1]) if number else None
+        return Step(
+            images,
+            latents,
+            [
+                {"seed": row["seed"], "asked": asked, **row, "holds": true}
+                for row, true in zip(table, holds or [None] * len(table), strict=True)
+            ],
+        )
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:
         features, logits = self._judge(images)
@@ -268,16 +262,6 @@ class SequentialEditing(SystemEvaluation):
         if not rows:
             return None
         return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
-
-
-@dataclass
-class _Made:
-    """Pictures, latents and labels of a batch after one step, and whether all edits in force hold."""
-
-    images: Tensor
-    state: EditState
-    judged: Labels
-    holds: Tensor | None
 
 
 class _Step:

@@ -66,6 +66,7 @@ class ModuleGenerator(Generator):
             N(0, I).
         output: which part of what the module returns is the picture: number of a tuple, or key of a table; None for
             one tensor.
+        features: name of a submodule of the module whose output is the space `features` of classifiers; None for none.
         source: further plain values by which modules of equal weights are told apart; None for none.
 
     Raises:
@@ -105,6 +106,7 @@ class ModuleGenerator(Generator):
         output: int | str | None = None,
         checkpoint_prefix: str | None = None,
         source: Mapping[str, Any] | None = None,
+        features: str | None = None,
     ) -> None:
         chosen = _condition(condition)
         if mapping is not None and isinstance(chosen, ClassChoice):
@@ -157,9 +159,15 @@ class ModuleGenerator(Generator):
             own_range = self._found_range()
             found["output_range"] = own_range
         self.low, self.high = own_range
+        self.with_features(features)
         self.found = [f"{name}={_written(value)}" for name, value in found.items()]
         if freeze:
             self.frozen()
+
+    @property
+    def feature_network(self) -> nn.Module:
+        """The module."""
+        return self.module
 
     def describe(self) -> dict[str, Any]:
         condition = self.condition.describe() if isinstance(self.condition, ClassChoice) else self.condition

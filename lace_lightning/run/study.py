@@ -119,6 +119,8 @@ class Study:
             queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]
             for query in queries:
                 options.check(query)
+        if settings.model is None and settings.classifier.space == "features":
+            generator.size_of("features")
         keep_pictures(settings.pairs.pictures, generator, settings.pairs.count, settings.classifier.space)
         study = cls(
             settings,
@@ -167,6 +169,8 @@ class Study:
             return None
         pairs = given_pairs(self.generator, settings.pairs.source, self.cache, settings.pairs.seed)
         space = settings.classifier.space if settings.model is None else "w"
+        # Features are computed from w.
+        space = "w" if space == "features" else space
         if space not in pairs.arrays:
             raise LaceError(
                 f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {space}: set "

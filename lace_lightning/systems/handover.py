@@ -30,7 +30,7 @@ from ..artifacts import atomic_path, digest, known_sha256, read_json, write_json
 from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
-from ..pictures.convert import to_bytes
+from ..pictures.convert import downscale, to_bytes
 from ..pictures.grids import labelled_grid
 from ..pictures.png import check_channels, png_files
 from ..query import Query
@@ -146,7 +146,7 @@ def sample_table(
     count, diagnostics = len(seeds), sample.diagnostics
     columns: dict[str, list[Any]] = {"seed": list(map(int, seeds))}
     if query is not None:
-        columns["asked"] = [query.text if free is None else _bound(query, free, row) for row in range(count)]
+        columns["asked"] = [query.text] * count if free is None else _asked(query, free)
     if judged is not None:
         judged = judged.to("cpu")
         known = judged.known & ~judged.values.isnan()
@@ -167,15 +167,18 @@ def sample_table(
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _bound(query: Query, free: Labels, row: int) -> str:
-    """Return a query with the values of one row in the place of free ones."""
-    values = {name: float(free.column(name)[row]) for name in query.free}
-    return query.bind(
-        **{
-            name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
-            for name, value in values.items()
-        }
-    ).text
+def _asked(query: Query, free: Labels) -> list[str]:
+    """Return a query with the values of each row in the place of free ones."""
+    texts: dict[tuple[float, ...], str] = {}
+    rows = list(zip(*(free.column(name).tolist() for name in query.free), strict=True))
+    for row in rows:
+        if row not in texts:
+            values = {
+                name: query.schema[name].class_name(int(value)) if query.schema[name].kind == "discrete" else value
+                for name, value in zip(query.free, row, strict=True)
+            }
+            texts[row] = query.bind(**values).text
+    return [texts[row] for row in rows]
 
 
 def _seen(attribute: Attribute, value: float) -> str | float:
@@ -553,7 +556,8 @@ class SampleFolder:
         steps = max(1, len(self.steps))
         wanted = min(self.count, self._contact if not self.steps else -(-self._contact // 10)) * steps
         table = list(islice(self._rows(blocks), wanted))
-        pictures = torch.stack([_read_picture(self.folder / row["file"]) for row in table])
+        # One large picture at a time.
+        pictures = torch.cat([downscale(_read_picture(self.folder / row["file"])[None]) for row in table])
         # Pictures of the grid have 1 or 3 channels.
         pictures = pictures if pictures.shape[1] in (1, 3) else pictures[:, :1]
         width = steps if self.steps else 10
@@ -742,3 +746,45 @@ def write_pieces(
             None if probability is None else probability[rows],
         )
         out.write(piece.position, drawn.images[rows], {name: value[rows] for name, value in latents.items()}, table)
+
+
+@dataclass
+class Step:
+    """One step of a batch: an edit, or another setting of the same samples.
+
+    Args:
+        images: pictures (B, C, H, W) uint8.
+        latents: latents (B, ...) by name.
+        table: a row for each sample, of which the first key is `seed`.
+
+    Example:
+        >>> Step(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {"z": torch.zeros(1, 4)}, [{"seed": 3}]).table
+        [{'seed': 3}]
+    """
+
+    images: Tensor
+    latents: Mapping[str, Tensor]
+    table: Sequence[Row]
+
+
+def write_steps(out: SampleFolder, first: int, steps: Sequence[Step]) -> None:
+    """Write those samples of a batch that belong into a folder with steps; latents that a step lacks are left out.
+
+    Args:
+        out: the folder, with as many steps.
+        first: position of the first sample of the batch.
+        steps: the batch after each step.
+    """
+    count = min(len(steps[0].images), out.count - first)
+    names = [name for name in steps[0].latents if all(name in step.latents for step in steps)]
+    table = [
+        {"seed": step.table[row]["seed"], "step": number, **step.table[row]}
+        for row in range(count)
+        for number, step in enumerate(steps)
+    ]
+    out.write(
+        first,
+        torch.stack([step.images[:count] for step in steps], 1),
+        {name: torch.stack([step.latents[name][:count] for step in steps], 1) for name in names},
+        table,
+    )
