@@ -135,5 +135,5 @@ def test_styles_that_do_not_fit_are_refused() -> None:
         editor().begin_styles(STYLES[:, :2])
     classifier = linear_classifier([[1, 0, 0, 0]] * 4)
     classifier.space = "z"
-    with pytest.raises(LaceError, match="the classifier is of z: set classifier.space=w, or give z"):
+    with pytest.raises(LaceError, match=r"the classifier is of z: set classifier\.space=w, or give z"):
         Editor(Scaled(), classifier, TIGHT).begin_styles(STYLES)

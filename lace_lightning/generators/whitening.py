@@ -34,7 +34,8 @@ class Whitening:
         using a Gaussianized Latent Space", 2020 (arXiv 2009.06529).
 
     Example:
-        >>> whitening = Whitening(torch.ones(2), torch.diag(torch.tensor([2.0, 0.0])), torch.diag(torch.tensor([.5, 0])))
+        >>> root, inverse = (torch.diag(torch.tensor([scale, 0.0])) for scale in (2.0, 0.5))
+        >>> whitening = Whitening(torch.ones(2), root, inverse)
         >>> whitening.w(torch.ones(1, 2)), whitening.u(torch.tensor([[5.0, 7.0]]))
         (tensor([[3., 1.]]), tensor([[2., 0.]]))
     """

@@ -330,7 +330,8 @@ class Editor:
         """Return the problem on z of edits, of which the last is new."""
         o = self.options
         first, last = (part.z for part in (_first(state), state))
-        assert first is not None and last is not None
+        assert first is not None
+        assert last is not None
 
         def styles(z: Tensor) -> tuple[Tensor, Tensor]:
             after = self.generator.broadcast(self.generator.mapping(z))
