@@ -1,11 +1,12 @@
-"""Commands that start no experiment: conversion, lists of networks and configurations, downloads."""
+"""Commands by name: conversion, lists of networks and configurations, downloads, editing of files of latents."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,61 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@click.command(context_settings=CONTEXT)
+@click.argument("latents")
+@click.argument("words", metavar="EDIT... [KEY=VALUE ...]", nargs=-1, required=True)
+@click.option("--experiment", metavar="NAME", required=True, help="Generator, classifier and judge (list experiment).")
+@click.option("--out", metavar="FOLDER", help="Folder of the results; LATENTS_edited by default.")
+@click.option(
+    "--space", type=click.Choice(["z", "w", "w+"]), help="Space of the latents, where shape and names fit several."
+)
+def edit(latents: str, words: Sequence[str], experiment: str, out: str | None, space: str | None) -> list[str]:
+    """Edit LATENTS (a file or a folder: .npy, .npz, .pt, .pkl) step by step.
+
+    Each EDIT is a query such as "smile == 1" or "age == 0.7"; KEY=VALUE are settings of the run. The edited latents
+    have the layout of the files. The same command goes on where it was stopped.
+    """
+    return edit_arguments(latents, words, experiment, out, {"space": space})
+
+
+def edit_arguments(
+    latents: str, words: Sequence[str], experiment: str, out: str | None, task: Mapping[str, str | None]
+) -> list[str]:
+    """Return the command line of the run that edits latents.
+
+    Args:
+        latents: file or folder of latents.
+        words: edits, and settings as key=value.
+        experiment: name of the experiment.
+        out: folder of the results; None for the name of the latents with _edited.
+        task: further settings of the task; those that are None are left out.
+
+    Raises:
+        LaceError: where there is no edit.
+
+    Example:
+        >>> edit_arguments("a.npy", ["hat == 1", "seed=2"], "portraits_edit", None, {"space": "w"})[:3]
+        ['experiment=portraits_edit', 'task=edit', 'hydra.mode=RUN']
+    """
+    settings = [word for word in words if re.match(r"[~+\w.@/-]+=(?!=)", word)]
+    edits = [word for word in words if word not in settings]
+    if not edits:
+        raise LaceError('Editing needs edits and received none: write for example "smile == 1".')
+    folder = out or f"{Path(latents).with_suffix('').name}_edited"
+    queries = ",".join(f"'{query}'" if '"' in query else f'"{query}"' for query in edits)
+    return [
+        f"experiment={experiment}",
+        "task=edit",
+        # Experiments that are sweeps become one run.
+        "hydra.mode=RUN",
+        f"hydra.run.dir={folder}",
+        f"task.edits=[{queries}]",
+        f"task.latents={latents}",
+        *(f"task.{name}={value}" for name, value in task.items() if value is not None),
+        *settings,
+    ]
+
+
 @click.command("list", context_settings=CONTEXT)
 @click.argument("group", required=False)
 def list_group(group: str | None) -> None:
@@ -226,17 +282,21 @@ CLICK: dict[str, click.Command] = {
     "models": models,
     "download": download,
     "cache": cache,
+    "edit": edit,
     "list": list_group,
     "help": help_command,
 }
 
 
-def run_command(name: str, arguments: Sequence[str]) -> None:
-    """Run a command that starts no experiment.
+def run_command(name: str, arguments: Sequence[str]) -> list[str] | None:
+    """Run a command.
 
     Args:
         name: name of the command, a key of `CLICK`.
         arguments: words after the name.
+
+    Returns:
+        The command line of the run that the command goes on with, None where it is done.
 
     Raises:
         LaceError: for arguments that the command does not take.
@@ -250,7 +310,9 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         models received 'now'
     """
     try:
-        CLICK[name].main(list(arguments), prog_name=f"lace-lightning {name}", standalone_mode=False)
+        result = CLICK[name].main(list(arguments), prog_name=f"lace-lightning {name}", standalone_mode=False)
+        # After --help it is a status.
+        return result if isinstance(result, list) else None
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
     except click.UsageError as error:
@@ -260,9 +322,9 @@ def run_command(name: str, arguments: Sequence[str]) -> None:
         ) from None
 
 
-def _command(name: str) -> Callable[[Sequence[str]], None]:
+def _command(name: str) -> Callable[[Sequence[str]], list[str] | None]:
     return lambda arguments: run_command(name, arguments)
 
 
-# Commands by the first word of a command line, which run without Hydra.
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {name: _command(name) for name in CLICK}
+# Commands by the first word of a command line, which run without Hydra; some return the command line of a run.
+COMMANDS: dict[str, Callable[[Sequence[str]], list[str] | None]] = {name: _command(name) for name in CLICK}

@@ -2,6 +2,7 @@
 
 from .editing import SequentialEditing
 from .evaluation import Evaluation, SystemEvaluation
+from .latent_editing import LatentEditing
 from .sampling import ConditionalSampling
 from .temperature import TemperatureStrips
 from .training_pictures import TrainingPictures, generator_grid
@@ -9,6 +10,7 @@ from .training_pictures import TrainingPictures, generator_grid
 __all__ = [
     "ConditionalSampling",
     "Evaluation",
+    "LatentEditing",
     "SequentialEditing",
     "SystemEvaluation",
     "TemperatureStrips",

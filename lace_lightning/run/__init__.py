@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 
 from ..artifacts import check_writable
+from ..callbacks import LatentEditing
 from .check import SYSTEM_TASKS, check
-from .evaluate import evaluation_of, test_system
+from .evaluate import evaluate_given, evaluation_of, test_system
 from .inspect import check_labelers, draw_portraits, pictures, reference, style_layers
 from .outputs import loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
@@ -70,6 +71,12 @@ def measure_system(settings: Settings) -> dict[str, float]:
     evaluation = evaluation_of(study)
     system = system_of(study)
     evaluation.check(system)
+    if system.given and isinstance(evaluation, LatentEditing):
+        # Nothing is trained, and no pairs are needed.
+        with loggers_of(settings) as loggers:
+            metrics = evaluate_given(study, system, evaluation, loggers)
+            write_results(settings, metrics, evaluation.evaluation.protocol, evaluation.evaluation.grid)
+        return metrics
     pairs = pairs_of(study) if system.training_data() == "pairs" else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
     data = training_data(study, system, pairs)

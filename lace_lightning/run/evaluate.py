@@ -7,15 +7,16 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from ..callbacks import ConditionalSampling, SequentialEditing, SystemEvaluation, TemperatureStrips
+from ..callbacks import ConditionalSampling, LatentEditing, SequentialEditing, SystemEvaluation, TemperatureStrips
 from ..classifiers import load_embedding
+from ..data import LatentFolder
 from ..errors import LaceError
 from ..metrics.base import PictureMetric
 from ..systems.base import System
 from .nodes import Node
 from .outputs import trainer_of
 from .settings import Settings
-from .study import Study
+from .study import Study, say
 
 # Prefix of a figure of a test -> prefix in the results.
 KEPT = {"classifier/": "classifier/", "calibration/": "calibration/", "test/": "model/"}
@@ -43,6 +44,20 @@ def evaluation_of(study: Study) -> SystemEvaluation:
         identity: dict[str, Any] = {}
         if embedding is not None:
             identity = {"identity": embedding.distance, "identity_protocol": embedding.protocol}
+        if task.latents is not None:  # type: ignore[attr-defined]
+            latents = LatentFolder(task.latents, study.generator, task.space)  # type: ignore[attr-defined]
+            say(latents.summary())
+            return LatentEditing(
+                study.judge,
+                study.queries,
+                study.edit_options,
+                latents,
+                settings.paths.output,
+                task.photographs,  # type: ignore[attr-defined]
+                strips=task.strips,  # type: ignore[attr-defined]
+                **identity,
+                **common,
+            )
         return SequentialEditing(
             study.judge,
             study.queries,
@@ -95,6 +110,26 @@ def metrics_of(settings: Settings) -> list[PictureMetric]:
         metric.name = name if type(metric).name == PictureMetric.name else metric.name
         result.append(metric)
     return result
+
+
+def evaluate_given(
+    study: Study, system: System, evaluation: SystemEvaluation, loggers: list[Logger]
+) -> dict[str, float]:
+    """Run the evaluation of a system with given weights, without the data that it was trained on.
+
+    Args:
+        study: the study.
+        system: the system.
+        evaluation: the evaluation, as `evaluation_of` returns it.
+        loggers: loggers of the figures.
+
+    Returns:
+        Figures of the evaluation by name.
+    """
+    evaluation.evaluation = evaluation.evaluate(system.to(study.device))
+    for logger in loggers:
+        logger.log_metrics({f"sampling/{name}": value for name, value in evaluation.evaluation.metrics.items()})
+    return dict(evaluation.evaluation.metrics)
 
 
 def test_system(
