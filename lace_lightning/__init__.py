@@ -45,6 +45,9 @@ _NAMES = {
     "LaceError": "errors",
     "Editor": "systems.editing",
     "EditOptions": "systems.editing",
+    "project": "systems.projection",
+    "Projected": "systems.projection",
+    "ProjectionOptions": "systems.projection",
 }
 _MODULES = (
     "samplers",

@@ -30,6 +30,8 @@ def version() -> str:
     return f"lace_lightning {__version__}, Python {platform.python_version()}, torch {torch}"
 
 
+# A word of the command line that is a setting, key=value, and no query such as "smile==1".
+SETTING = re.compile(r"[~+\w.@/-]+=(?!=)")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -227,7 +229,7 @@ def edit_arguments(
         >>> edit_arguments("a.npy", ["hat == 1", "seed=2"], "portraits_edit", None, {"space": "w"})[:3]
         ['experiment=portraits_edit', 'task=edit', 'hydra.mode=RUN']
     """
-    settings = [word for word in words if re.match(r"[~+\w.@/-]+=(?!=)", word)]
+    settings = [word for word in words if SETTING.match(word)]
     edits = [word for word in words if word not in settings]
     if not edits:
         raise LaceError('Editing needs edits and received none: write for example "smile == 1".')
@@ -244,6 +246,62 @@ def edit_arguments(
         *(f"task.{name}={value}" for name, value in task.items() if value is not None),
         *settings,
     ]
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("words", metavar="PHOTOGRAPH... [KEY=VALUE ...]", nargs=-1, required=True)
+@click.option("--generator", metavar="NAME", help="The generator: portraits, cifar10, a file (list generator).")
+@click.option("--experiment", metavar="NAME", help="Generator, judge and identity embedding of an experiment.")
+@click.option("--out", metavar="FOLDER", default="projected", show_default=True, help="Folder of the results.")
+@click.option("--space", type=click.Choice(["z", "w", "w+"]), help="Space of the latents; the last that there is.")
+@click.option("--crop", metavar="X,Y,W,H", help="Part of every photograph in pixels; the square in the middle.")
+@click.option("--features", metavar="NETWORK", help="identity, judge or none; the first that there is.")
+@click.option("--steps", type=int, help="Steps of the optimisation.")
+@click.option("--starts", type=int, help="Points at which it begins.")
+@click.option("--prior", type=float, help="Weight that holds latents near the prior.")
+@click.option("--seed", type=int, help="Seed of the candidates for the starts.")
+@click.option("--edit", "edits", metavar="QUERY", multiple=True, help="Edit the latents; needs --experiment.")
+def project(
+    words: Sequence[str],
+    generator: str | None,
+    experiment: str | None,
+    out: str,
+    crop: str | None,
+    features: str | None,
+    edits: Sequence[str],
+    **options: Any,
+) -> list[str] | None:
+    """Find latents of photographs (files or folders), and edit them.
+
+    The same command goes on where it was stopped.
+    """
+    settings = [word for word in words if SETTING.match(word) and not Path(word).exists()]
+    photographs = [word for word in words if word not in settings]
+    if edits and experiment is None:
+        raise LaceError("--edit needs a classifier: give --experiment NAME, such as portraits_edit (list experiment).")
+    from .run.project import project_command
+    from .systems.projection import ProjectionOptions
+
+    given = ProjectionOptions(**{name: value for name, value in options.items() if value is not None})
+    project_command(
+        photographs, generator, experiment, out, settings, given, features=features, crop=_numbers("crop", crop, 4)
+    )
+    if not edits:
+        return None
+    own = [f"generator={generator}"] if generator is not None else []
+    return edit_arguments(
+        f"{out}/latents", [*edits, *own, *settings], str(experiment), out, {"photographs": f"{out}/photographs"}
+    )
+
+
+def _numbers(name: str, text: str | None, count: int) -> list[int] | None:
+    """Return the whole numbers of a list with commas, None for none."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != count or not all(re.fullmatch(r"-?\d{1,9}", part) for part in parts):
+        raise LaceError(f"--{name} must be {count} whole numbers with commas, received '{text}': write 10,20,300,300.")
+    return [int(part) for part in parts]
 
 
 @click.command("list", context_settings=CONTEXT)
@@ -283,6 +341,7 @@ CLICK: dict[str, click.Command] = {
     "download": download,
     "cache": cache,
     "edit": edit,
+    "project": project,
     "list": list_group,
     "help": help_command,
 }

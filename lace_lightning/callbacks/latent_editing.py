@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +18,7 @@ from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
 from ..pictures.convert import downscale, from_bytes
-from ..pictures.grids import to_picture
+from ..pictures.grids import read_image, to_picture
 from ..query import Query
 from ..schema import Labels
 from ..systems.base import System
@@ -86,6 +84,7 @@ class LatentEditing(SequentialEditing):
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
         >>> from lace_lightning.systems.editing import EditOptions
@@ -337,7 +336,7 @@ class LatentEditing(SequentialEditing):
             for row in range(count):
                 if len(rows) == self.strips:
                     return rows
-                strip = _read_picture(self._picture(number, row))
+                strip = read_image(self._picture(number, row))
                 rows.append(
                     downscale(torch.stack([*self._photograph(number), *strip.chunk(1 + len(self.edits), dim=2)]))
                 )
@@ -345,14 +344,4 @@ class LatentEditing(SequentialEditing):
 
     def _photograph(self, number: int) -> list[Tensor]:
         """Return the photograph behind the latents of a file, where there are photographs."""
-        return [] if self.photographs is None else [_read_picture(self.photographs / f"{self._stem(number)}.png")]
-
-
-def _read_picture(path: Path) -> Tensor:
-    """Return a picture (C, H, W) uint8 of a file of this program."""
-    try:
-        with Image.open(path) as image:
-            array = np.array(image)
-    except OSError as error:
-        raise LaceError(f"The picture '{path}' could not be read ({error}): remove the folder of results.") from None
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+        return [] if self.photographs is None else [read_image(self.photographs / f"{self._stem(number)}.png")]
