@@ -255,7 +255,7 @@ def edit_arguments(
 @click.option("--out", metavar="FOLDER", default="projected", show_default=True, help="Folder of the results.")
 @click.option("--space", type=click.Choice(["z", "w", "w+"]), help="Space of the latents; the last that there is.")
 @click.option("--crop", metavar="X,Y,W,H", help="Part of every photograph in pixels; the square in the middle.")
-@click.option("--features", metavar="NETWORK", help="identity, judge or none; the first that there is.")
+@click.option("--features", metavar="NETWORKS", help="identity, judge, both with a comma, or none; those there are.")
 @click.option("--steps", type=int, help="Steps of the optimisation.")
 @click.option("--starts", type=int, help="Points at which it begins.")
 @click.option("--prior", type=float, help="Weight that holds latents near the prior.")

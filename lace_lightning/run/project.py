@@ -39,7 +39,6 @@ from ..weights import weight_names
 from .nodes import Node
 from .study import generator_of, labeler_of
 
-FEATURES = ("identity", "judge", "none")
 # Rows of the contact sheet.
 SHOWN = 16
 
@@ -97,29 +96,33 @@ class Networks:
         judge = labeler_of(Node("judge", plain["judge"])) if has_judge and plain.get("judge") else None
         return cls(network, judge, load_embedding(identity))
 
-    def features(self, choice: str | None) -> tuple[Labeler | Embedding | None, str]:
-        """Return the network whose features are compared, and its role in words.
+    def features(self, choice: str | None) -> dict[str, Labeler | Embedding]:
+        """Return the networks whose features are compared, by their roles.
 
         Args:
-            choice: identity, judge or none; None for the first of them that there is.
+            choice: identity, judge, both with a comma, or none; None for those that there are.
 
         Raises:
             LaceError: for a network that there is not, and another word.
         """
-        if choice is not None and choice not in FEATURES:
-            raise LaceError(
-                f"The features of a projection must be one of {', '.join(FEATURES)}, received '{choice}'."
-                f"{suggest(choice, FEATURES)}"
-            )
-        for name, network in (("identity", self.identity), ("judge", self.judge)):
-            if choice == name and network is None:
+        own: dict[str, Labeler | Embedding | None] = {"identity": self.identity, "judge": self.judge}
+        if choice is None:
+            return {name: network for name, network in own.items() if network is not None}
+        found: dict[str, Labeler | Embedding] = {}
+        for name in [] if choice == "none" else choice.split(","):
+            if name not in own:
+                raise LaceError(
+                    f"The features of a projection must be of {' or '.join(own)}, or none, received '{name}'."
+                    f"{suggest(name, own)}"
+                )
+            network = own[name]
+            if network is None:
                 raise LaceError(
                     f"The features of the {name} were asked for, and there is none for this generator: give "
                     "--experiment NAME with one, or --features none."
                 )
-            if network is not None and choice in (None, name):
-                return network, name
-        return None, "none"
+            found[name] = network
+        return found
 
 
 def _by_name(generator: str, known: Sequence[str]) -> Generator:
@@ -167,7 +170,8 @@ def project_files(
         networks: generator, judge and identity embedding.
         out: folder of the results.
         options: options of the projection.
-        features: network whose features are compared: identity, judge or none; None for the first that there is.
+        features: networks whose features are compared: identity, judge, both with a comma, or none; None for those that
+            there are.
         crop: left, top, width and height in pixels of the part of every photograph; None for the square in the middle.
         batch_size: photographs that are optimised together, at least 1; None for 16, fewer of large ones.
         progress: whether to show a progress bar.
@@ -180,11 +184,15 @@ def project_files(
     """
     folder, generator = check_writable(out), networks.generator
     files = photograph_files(paths)
-    network, role = networks.features(features)
+    compared = networks.features(features)
+    role = " and ".join(compared) or "none"
     space = options.space_of(generator)
     recipe = {
         "generator": identity_of(generator),
-        "features": [role, network.protocol if isinstance(network, Embedding) else network and network.digest],
+        "features": {
+            name: network.protocol if isinstance(network, Embedding) else network.digest
+            for name, network in compared.items()
+        },
         "identity": None if networks.identity is None else networks.identity.protocol,
         "options": asdict(options),
         "space": space,
@@ -199,7 +207,7 @@ def project_files(
             for name in undone:
                 read_photograph(files[name], generator.image_shape, crop)
             size = batch_size or at_a_time(torch.empty(1, *generator.image_shape, device="meta"), 16)
-            projector = Projector(generator, options, network, networks.identity)
+            projector = Projector(generator, options, list(compared.values()), networks.identity)
             bar = tqdm(total=len(undone), desc="projection", unit="photograph", disable=not progress, leave=False)
             with bar:
                 for first in range(0, len(undone), size):
@@ -305,7 +313,7 @@ def summary(records: Sequence[Mapping[str, Any]], options: ProjectionOptions) ->
     ]
     if "identity" in names:
         under = sum(record["identity"] < record["closest"] / 2 for record in records)
-        optimised = ", which was optimised" if features == "identity" else ""
+        optimised = ", which was optimised" if "identity" in features else ""
         lines.append(
             f"Identity{optimised}: below half of the closest other person's for {under} of {len(records)} photographs."
         )

@@ -24,6 +24,8 @@ from ..pictures.convert import at_a_time, from_bytes, with_channels
 from ..seeds import RunSeeds
 
 Features = Callable[[Tensor], Tensor]
+Network = Labeler | Embedding | Features
+Networks = Network | Sequence[Network] | None
 SPACES = ("z", "w", "w+")
 # Largest side of pictures that candidates are compared at, and smallest side of the pyramid of a picture.
 COMPARED_SIDE, SMALLEST_SIDE = 64, 8
@@ -36,10 +38,11 @@ MOMENTS = (0.9, 0.99)
 class ProjectionOptions:
     """Options of a projection.
 
-    For a picture x and u, the whitened w (`Whitening`), a projection minimises P(G(w), x) + φ·‖f(G(w)) - f(x)‖² +
-    π·mean(ū²) + σ·mean((u_l - ū)²), where ū is the mean of u_l over the style layers. P is the mean squared difference
-    of pixels, summed over a pyramid of half, quarter ... resolution, and of neighbouring pixels' differences. For z the
-    last terms are π·mean(z²). Pixels are in [-1, 1].
+    For a picture x and u, the whitened w (`Whitening`), a projection minimises P(G(w), x) + φ·Σ_k ‖f_k(G(w)) -
+    f_k(x)‖²/v_k + π·mean(ū²) + σ·mean((u_l - ū)²), where ū is the mean of u_l over the style layers, and v_k is the
+    total variance of the features of network k over the prior. P is the mean squared difference of pixels, summed over
+    a pyramid of half, quarter ... resolution, and of neighbouring pixels' differences. For z the last terms are
+    π·mean(z²). Pixels are in [-1, 1].
 
     Args:
         space: z; w (one for all layers); w+ (one for each layer); None for the last of them that the generator has.
@@ -123,7 +126,8 @@ class Projected:
         ws: styles (B, L, Dw).
         images: pictures of the latents (B, C, H, W) in [-1, 1].
         rmse: root of the mean squared difference of pixels in [-1, 1] (B,).
-        distance: distance of the features (B,); None without features.
+        distance: root of the mean of ‖f_k - f_k(x)‖²/v_k over the networks (B,); √2 is usual for two samples of the
+            prior; None without features.
         identity: distance of the identity embedding (B,), from 0 to 2; None without an embedding.
         closest: the smallest of the identity distances of samples of the prior to the picture (B,); None likewise.
 
@@ -176,7 +180,7 @@ def project(
     generator: Generator,
     images: Any,
     space: str | None = None,
-    features: Labeler | Embedding | Features | None = None,
+    features: Networks = None,
     identity: Embedding | None = None,
     options: ProjectionOptions | None = None,
     batch_size: int | None = None,
@@ -192,7 +196,8 @@ def project(
             photograph or of a folder of them, or a list of paths (see `read_photograph`).
         space: z, w or w+; None for that of the options.
         features: network whose features are compared beside the pixels: an embedding, a labeler (its penultimate
-            features), or a differentiable function from pictures (B, C, H, W) in [-1, 1] to (B, F); None for none.
+            features), a differentiable function from pictures (B, C, H, W) in [-1, 1] to (B, F), or several of them;
+            None for none.
         identity: embedding that measures the result; None for none. Where it is also given as `features`, its distance
             is one that was optimised.
         options: options of the optimisation; None for the defaults.
@@ -233,7 +238,7 @@ class Projector:
     Args:
         generator: the frozen generator.
         options: options of the optimisation.
-        features: network whose features are compared, see `project`.
+        features: networks whose features are compared, see `project`.
         identity: embedding that measures the result; None for none.
 
     Raises:
@@ -251,12 +256,15 @@ class Projector:
         self,
         generator: Generator,
         options: ProjectionOptions,
-        features: Labeler | Embedding | Features | None = None,
+        features: Networks = None,
         identity: Embedding | None = None,
     ) -> None:
         self.generator, self.options, self.identity = generator, options, identity
         self.space = options.space_of(generator)
-        self.features = None if features is None or options.features == 0 else _differentiable(features)
+        networks: list[Any] = list(features) if isinstance(features, (list, tuple)) else [features]
+        self.networks = [_differentiable(one) for one in networks if one is not None] if options.features else []
+        # Factors that give the features of a network a total variance of 1 over the prior.
+        self._factors: list[Tensor] = []
         self.whitening = None if self.space == "z" else Whitening.of(generator)
         self._draw_candidates()
 
@@ -265,7 +273,8 @@ class Projector:
         """Draw samples of the prior: latents, small pictures, features and identity."""
         generator, side = self.generator, max(self.generator.image_shape[1:])
         count = self.options.candidates or max(64, min(1000, 1000 * COMPARED_SIDE**2 // side**2))
-        points, small, known, people = [], [], [], []
+        points, small, people = [], [], []
+        known: list[list[Tensor]] = [[] for _ in self.networks]
         for first in range(0, count, 100):
             z = generator.prior(
                 min(100, count - first), RunSeeds.REFERENCE + self.options.seed, first, generator.device
@@ -273,13 +282,26 @@ class Projector:
             images = generator(z)
             points.append(z if self.whitening is None else self.whitening.u(generator.mapping(z)))
             small.append(_small(images))
-            if self.features is not None:
-                known.append(self.features(images))
+            for network, part in zip(self.networks, known, strict=True):
+                part.append(network(images))
             if self.identity is not None:
                 people.append(self.identity(images))
         self._points, self._pictures = torch.cat(points), torch.cat(small)
-        self._known = torch.cat(known) if known else None
+        features = [torch.cat(part) for part in known]
+        self._factors = [_factor(part) for part in features]
+        self._known = self._joined(features)
         self._people = torch.cat(people) if people else None
+
+    def _joined(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the scaled features of all networks in one vector (B, F); F is 0 without networks."""
+        parts = [factor * part for factor, part in zip(self._factors, features, strict=True)]
+        return torch.cat(parts, 1) if parts else torch.empty(0, 0, device=self.generator.device)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the scaled features (B, F) of pictures (B, C, H, W) in [-1, 1]; F is 0 without networks."""
+        if not self.networks:
+            return images.new_zeros(len(images), 0)
+        return self._joined([network(images) for network in self.networks])
 
     def __call__(self, targets: Tensor) -> Projected:
         """Return the projections of pictures.
@@ -292,7 +314,7 @@ class Projector:
         """
         targets = targets.to(self.generator.device, torch.float32)
         with torch.inference_mode(False), torch.enable_grad():
-            wanted = None if self.features is None else self.features(targets).detach()
+            wanted = self.features(targets).detach()
             points = self._optimised(targets.clone(), wanted)
         with torch.no_grad():
             ws = self._styles(points)
@@ -305,21 +327,21 @@ class Projector:
                 images,
                 (images - targets).square().mean((1, 2, 3)).sqrt(),
             )
-            if self.features is not None and wanted is not None:
-                result.distance = (self.features(images) - wanted).norm(dim=1)
+            if self.networks:
+                result.distance = (self.features(images) - wanted).norm(dim=1) / len(self.networks) ** 0.5
             if self.identity is not None and self._people is not None:
                 result.identity = self.identity.distance(images, targets)
                 result.closest = torch.cdist(self.identity(targets), self._people).amin(1)
         return result
 
     @torch.no_grad()
-    def _starts(self, targets: Tensor, wanted: Tensor | None) -> Tensor:
+    def _starts(self, targets: Tensor, wanted: Tensor) -> Tensor:
         """Return starting points (B, S, M, D): M is the number of layers in w+, else 1."""
         small, count = _small(targets), self.options.starts
         # The mean of z has no gradient in generators that normalise z.
         use_mean = count > 1 and self.space != "z"
         distances = torch.stack([pixel_distance(self._pictures, picture[None]) for picture in small])
-        if wanted is not None and self._known is not None:
+        if self.networks:
             distances = distances + self.options.features * torch.cdist(wanted, self._known).square()
         distances = distances.nan_to_num(nan=torch.inf)
         nearest = distances.topk(min(count - use_mean, distances.shape[1]), dim=1, largest=False).indices
@@ -329,7 +351,7 @@ class Projector:
         layers = self.generator.num_ws if self.space == "w+" else 1
         return points[:, :, None].expand(-1, -1, layers, -1)
 
-    def _optimised(self, targets: Tensor, wanted: Tensor | None) -> Tensor:
+    def _optimised(self, targets: Tensor, wanted: Tensor) -> Tensor:
         """Return the best points (B, M, D) of all starts and steps."""
         options, starts = self.options, self._starts(targets, wanted)
         pictures, count = starts.shape[:2]
@@ -344,7 +366,7 @@ class Projector:
                 points, best, best_value, first, second, rows = (
                     part[kept] for part in (points, best, best_value, first, second, rows)
                 )
-            value, gradient = self._value_and_gradient(points, targets[rows], None if wanted is None else wanted[rows])
+            value, gradient = self._value_and_gradient(points, targets[rows], wanted[rows])
             better = value < best_value
             best[better], best_value[better] = points[better], value[better]
             # A start that is no longer finite goes back to its best point, and stays there.
@@ -369,12 +391,12 @@ class Projector:
         warm = min(1.0, (step + 1) / max(1.0, WARM_UP * self.options.steps))
         return self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
 
-    def _value_and_gradient(self, points: Tensor, targets: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _value_and_gradient(self, points: Tensor, targets: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values (N,) of what is minimised, and their gradient (N, M, D)."""
         options, u = self.options, points.detach().requires_grad_(True)
         images = self.generator.synthesis(self._styles(u))
         value = pixel_distance(images, targets)
-        if self.features is not None and wanted is not None:
+        if self.networks:
             value = value + options.features * (self.features(images) - wanted).square().sum(1)
         mean = u.mean(1)
         value = value + options.prior * mean.square().mean(1)
@@ -410,6 +432,12 @@ def pixel_distance(images: Tensor, targets: Tensor) -> Tensor:
         difference = F.avg_pool2d(difference, 2)
         result = result + difference.square().mean((1, 2, 3))
     return result
+
+
+def _factor(features: Tensor) -> Tensor:
+    """Return the factor that gives features (N, F) a total variance of 1; 0 where they are the same for all."""
+    variance = features.var(0, correction=0).sum()
+    return torch.where(variance > 1e-8 * features.square().sum(1).mean(), variance.clamp(min=1e-30).rsqrt(), 0.0)
 
 
 def _small(images: Tensor) -> Tensor:
