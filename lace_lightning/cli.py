@@ -297,10 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(given: list[str]) -> None:
     if given and given[0] in COMMANDS:
-        run = COMMANDS[given[0]](given[1:])
-        if run is None:
+        following = COMMANDS[given[0]](given[1:])
+        if following is None:
             return
-        given = run
+        given = following
     if any(word in ("--shell-completion", "-sc") for word in given):
         print(shell_completion(given, list(COMMANDS)))
         return

@@ -61,6 +61,8 @@ class Drawing(SystemEvaluation):
         (True, 2.0)
     """
 
+    needs_data = False
+
     def __init__(
         self,
         judge: Labeler,
