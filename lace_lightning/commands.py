@@ -105,6 +105,40 @@ def download(name: str, sha256: str | None, trust_first: bool) -> None:
     )
 
 
+@click.command("export", context_settings=CONTEXT)
+@click.argument("target", metavar="FILE")
+@click.option("--generator", default="cifar10", show_default=True, help="Name or file of the generator.")
+@click.option("--classifier", help="Name or file of a classifier of its latents; without --query it is exported.")
+@click.option(
+    "--query", help="The condition of a flow, such as 'label == ship'; 'label == *' makes the class an input."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True, help="Steps of the flow.")
+@click.option("--weight", type=click.FloatRange(min=0), help="Strength γ of the condition, 6 by default.")
+def export_command(
+    target: str, generator: str, classifier: str | None, query: str | None, steps: int, weight: float | None
+) -> None:
+    """Write a generator, a classifier or a flow to FILE (.onnx or .pt2) for programs without this one."""
+    if query is not None and classifier is None:
+        raise LaceError("A flow needs a classifier of latents beside --query: give --classifier NAME.")
+    from .classifiers import load_classifier
+    from .exports import Exportable, FixedFlow, export
+    from .generators import load_generator
+    from .samplers import Euler
+    from .systems.lace import EnergyOptions
+
+    module: Exportable
+    if classifier is None:
+        module = load_generator(generator)
+    else:
+        module = load_classifier(classifier)
+        if query is not None:
+            options = EnergyOptions(target="controlled", weight=weight)
+            sampler = Euler(grid="cubic", num_steps=steps)
+            module = FixedFlow(load_generator(generator), module, query, sampler, options)
+    path = export(module, target)
+    print(f"{path}: {_size(path.stat().st_size)}")
+
+
 @click.group("cache", context_settings=CONTEXT, invoke_without_command=True)
 @click.pass_context
 def cache(context: click.Context) -> None:
@@ -279,6 +313,7 @@ CLICK: dict[str, click.Command] = {
     "convert": convert,
     "models": models,
     "download": download,
+    "export": export_command,
     "cache": cache,
     "list": list_group,
     "help": help_command,

@@ -137,7 +137,8 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 
 
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
-def test_the_programs_of_a_page_run(page: Path) -> None:
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})
     for block in blocks(page, "yaml"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 
 from ..artifacts import known_sha256
 from ..cache import Cache
@@ -26,31 +24,6 @@ from ..systems.lace import EnergyOptions
 from .check import edit_options, system_kind
 from .nodes import Node, cached
 from .settings import Settings
-
-
-def is_rank_zero() -> bool:
-    """Return whether this process is the first of several, or the only one."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[None]:
-    """Return a context for the first of several processes, and one that does nothing for the others.
-
-    Args:
-        context: the context of the first process.
-    """
-    return context if is_rank_zero() else nullcontext()
-
-
-@rank_zero_only
-def say(text: str, reason: str = "") -> None:
-    """Print a line on stderr, in the first process.
-
-    Args:
-        text: the line.
-        reason: text behind a colon; empty for none.
-    """
-    print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
 
 @dataclass

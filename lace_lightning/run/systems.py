@@ -13,18 +13,20 @@ from pytorch_lightning.loggers import Logger
 from ..artifacts import load_config
 from ..configuration import config_folder
 from ..data import FreshPairsDataModule, PairSet
+from ..data.processes import is_rank_zero, say
 from ..energies import Energy
 from ..errors import LaceError
 from ..schema import Schema
 from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
-from ..training.latent_classifier import LatentClassifier
+from ..training.fitting import Stage
+from ..training.latent_classifier import LatentClassifier, classifier_arguments
 from ..weights import weight_names, weight_path
 from .check import system_kind
 from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
-from .study import Study, is_rank_zero, say
-from .train import Stage, classifier_arguments, train
+from .study import Study
+from .train import train
 
 # The value of task.weights that leaves the choice to the program.
 AUTO = "auto"
@@ -40,6 +42,8 @@ def system_of(study: Study) -> System:
         LaceError: for weights of another generator, space or schema.
     """
     kind = system_kind(study.settings)
+    # The first weights depend on the seed alone, and not on the random numbers that loading the study took.
+    pl.seed_everything(study.settings.seed, workers=True, verbose=False)
     system = _lace(study) if kind is None else _model(study, kind)
     # A model reads the attributes before an edit off the picture: by the labeler, so that the judge is independent.
     labeler = study.labeler or (study.judge if study.settings.task.name == "edit" and kind is not None else None)
