@@ -128,6 +128,7 @@ def test_projected_latents_are_edited(photographs, capsys) -> None:
         (["empty", "--generator", "cifar10"], "'empty' holds no picture"),
         (["text.jpg", "--generator", "cifar10"], "'text.jpg' must be a picture and could not be read"),
         (["photographs", "--generator", "cifr10"], "Did you mean 'cifar10'"),
+        (["photographs", "--generator", "cifar10", "--out", "photographs/out"], "must not be inside of the folder of"),
         (["photographs"], "needs a generator: give --generator NAME"),
         (["photographs", "--generator", "cifar10", "--crop", "0,0,9"], "must be 4 whole numbers with commas, received"),
         (["photographs", "--generator", "cifar10", "--crop", "0,0,99,99"], "must lie inside of its 120x60 pixels"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,12 @@ class LatentEditing(SequentialEditing):
         super().__init__(judge, edits, options, **{**settings, "num_samples": len(latents)})
         self.latents, self.output = latents, Path(output)
         self.photographs = None if photographs is None else Path(photographs)
+        # Names of the files without their endings, but with them where two names differ in their endings alone.
+        stems = [str(Path(name).with_suffix("")) for name in latents.names]
+        counts = Counter(stems)
+        self._stems = [stem if counts[stem] == 1 else name for stem, name in zip(stems, latents.names, strict=True)]
+        # Number of the first latent of each file.
+        self._firsts = list(accumulate(latents.counts, initial=0))
 
     def check(self, system: System) -> None:
         super().check(system)
@@ -120,6 +128,11 @@ class LatentEditing(SequentialEditing):
             raise LaceError(
                 f"Given latents are measured by the figures of editing alone, received metrics.{self.metrics[0].name}: "
                 "set it to null."
+            )
+        if self.folder.resolve().is_relative_to(self.latents.root.resolve()):
+            raise LaceError(
+                f"The results must not be inside of the folder of latents '{self.latents.root}', where they would be "
+                f"taken for latents, and are to be in '{self.folder}': choose another folder."
             )
         editor, spaces = self._editor(system), set(self.latents.spaces)
         if spaces != {"z"}:
@@ -176,27 +189,19 @@ class LatentEditing(SequentialEditing):
             for name, value in super().protocol(system, device).items()
             if name not in ("num_samples", "batch_size", "device")
         }
-        result, first = [], 0
-        for number, count in enumerate(self.latents.counts):
-            source = {"file": known_sha256(self.latents.path(number)), "space": self.latents.spaces[number]}
-            result.append(digest({**common, **source, "first": first, "recipe": 1}))
-            first += count
+        result = []
+        for number, space in enumerate(self.latents.spaces):
+            source = {"file": known_sha256(self.latents.path(number)), "space": space, "first": self._firsts[number]}
+            result.append(digest({**common, **source, "recipe": 1}))
         return result
 
-    def _stem(self, number: int) -> str:
-        """Return the name of a file without its ending, but with it where two names differ in their endings alone."""
-        name = self.latents.names[number]
-        stems = [str(Path(other).with_suffix("")) for other in self.latents.names]
-        stem = stems[number]
-        return stem if stems.count(stem) == 1 else name
-
     def _place(self, kind: str, number: int) -> Path:
-        name = self.latents.names[number] if kind == "edited" else f"{self._stem(number)}.safetensors"
+        name = self.latents.names[number] if kind == "edited" else f"{self._stems[number]}.safetensors"
         return self.output / kind / name
 
     def _picture(self, number: int, row: int) -> Path:
         count = self.latents.counts[number]
-        return self.output / "pictures" / f"{self._stem(number)}{'' if count == 1 else f'_{row:04d}'}.png"
+        return self.output / "pictures" / f"{self._stems[number]}{'' if count == 1 else f'_{row:04d}'}.png"
 
     def _is_done(self, number: int, identity: str) -> bool:
         record = self._place("records", number)
@@ -249,7 +254,7 @@ class LatentEditing(SequentialEditing):
             first = part.stop
 
     def _seeds(self, number: int) -> Tensor:
-        return sample_seeds(self.latents.counts[number], self.seed, sum(self.latents.counts[:number]))
+        return sample_seeds(self.latents.counts[number], self.seed, self._firsts[number])
 
     def _edit_batch(
         self,
@@ -346,4 +351,4 @@ class LatentEditing(SequentialEditing):
 
     def _photograph(self, number: int) -> list[Tensor]:
         """Return the photograph behind the latents of a file, where there are photographs."""
-        return [] if self.photographs is None else [read_image(self.photographs / f"{self._stem(number)}.png")]
+        return [] if self.photographs is None else [read_image(self.photographs / f"{self._stems[number]}.png")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ def photograph_files(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]
             raise LaceError(f"Photographs must be pictures or folders of them, and '{root}' {reason}: check the path.")
         found += [(root / path, path) for path in inside]
     stems = [path.with_suffix("").as_posix() for _, path in found]
-    names = [stem if stems.count(stem) == 1 else path.as_posix() for stem, (_, path) in zip(stems, found, strict=True)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(stems)
+    names = [stem if counts[stem] == 1 else path.as_posix() for stem, (_, path) in zip(stems, found, strict=True)]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise LaceError(f"Photographs must have different names, and two are called '{twice}': rename one of them.")
     return dict(zip(names, (path for path, _ in found), strict=True))

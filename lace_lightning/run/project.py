@@ -182,8 +182,14 @@ def project_files(
     Raises:
         LaceError: for photographs that cannot be read, a part outside of one, and a folder that cannot be written.
     """
-    folder, generator = check_writable(out), networks.generator
-    files = photograph_files(paths)
+    generator, files = networks.generator, photograph_files(paths)
+    inside = next((path for path in map(Path, paths) if Path(out).resolve().is_relative_to(path.resolve())), None)
+    if inside is not None:
+        raise LaceError(
+            f"The results must not be inside of the folder of photographs '{inside}', where they would be taken for "
+            f"photographs, and are to be in '{out}': choose another folder."
+        )
+    folder = check_writable(out)
     compared = networks.features(features)
     role = " and ".join(compared) or "none"
     space = options.space_of(generator)

@@ -32,6 +32,8 @@ COMPARED_SIDE, SMALLEST_SIDE = 64, 8
 # Share of the steps after which one start of each picture goes on, and of the steps of the warm-up.
 TRIAL, WARM_UP = 0.2, 0.05
 MOMENTS = (0.9, 0.99)
+# Share of the steps after which the features have their whole weight: pixels come first, which have fewer local minima.
+RAMP = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ProjectionOptions:
         learning_rate: largest rate of Adam, above 0, in units of the prior's standard deviation; it falls as a cosine.
         prior: π, the weight that holds the latent near the mean of the prior, 0 or more.
         spread: σ, the weight that holds the style layers together in w+, 0 or more.
-        features: φ, the weight of the features, 0 or more.
+        features: φ, the weight of the features, 0 or more; gradients have it in full after half of the steps.
         seed: seed of the candidates, at least 0.
 
     Raises:
@@ -70,7 +72,7 @@ class ProjectionOptions:
     """
 
     space: str | None = None
-    steps: int = 200
+    steps: int = 150
     starts: int = 3
     candidates: int | None = None
     learning_rate: float = 0.2
@@ -366,7 +368,9 @@ class Projector:
                 points, best, best_value, first, second, rows = (
                     part[kept] for part in (points, best, best_value, first, second, rows)
                 )
-            value, gradient = self._value_and_gradient(points, targets[rows], wanted[rows])
+            value, gradient = self._value_and_gradient(
+                min(1.0, step / (RAMP * options.steps)), points, targets[rows], wanted[rows]
+            )
             better = value < best_value
             best[better], best_value[better] = points[better], value[better]
             # A start that is no longer finite goes back to its best point, and stays there.
@@ -391,19 +395,23 @@ class Projector:
         warm = min(1.0, (step + 1) / max(1.0, WARM_UP * self.options.steps))
         return self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
 
-    def _value_and_gradient(self, points: Tensor, targets: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values (N,) of what is minimised, and their gradient (N, M, D)."""
+    def _value_and_gradient(
+        self, share: float, points: Tensor, targets: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the values (N,) of what is minimised, and the gradient (N, M, D) with a share of the features."""
         options, u = self.options, points.detach().requires_grad_(True)
         images = self.generator.synthesis(self._styles(u))
         value = pixel_distance(images, targets)
-        if self.networks:
-            value = value + options.features * (self.features(images) - wanted).square().sum(1)
         mean = u.mean(1)
         value = value + options.prior * mean.square().mean(1)
         if self.space == "w+":
             value = value + options.spread * (u - mean[:, None]).square().mean((1, 2))
-        (gradient,) = torch.autograd.grad(value.sum(), u)
-        return value.detach(), gradient
+        total = part = value
+        if self.networks:
+            differing = options.features * (self.features(images) - wanted).square().sum(1)
+            total, part = value + differing, value + share * differing
+        (gradient,) = torch.autograd.grad(part.sum(), u)
+        return total.detach(), gradient
 
     def _styles(self, points: Tensor) -> Tensor:
         """Return the styles (N, L, Dw) of points (N, M, D)."""

@@ -178,6 +178,10 @@ def test_the_command_edits_a_folder(styles, tmp_path, monkeypatch, capsys) -> No
     for arguments, message in (
         (["edit", "in", *words], "Editing needs edits and received none"),
         (["edit", "none", "label == ship", *words], "'none' does not exist: check the path"),
+        (
+            ["edit", "in", "label == ship", "--out", "in/out", *words],
+            "must not be inside of the folder of latents 'in'",
+        ),
         (["edit", "in", "label == ship"], "Missing option '--experiment'"),
         (["edit", "in", "label == ship", "--space", "s", *words], "is not one of 'z', 'w', 'w+'"),
         (["edit", "in", "label == ship", *words, "generator=portraits"], "was trained on the latents of generator"),
