@@ -33,7 +33,7 @@ from .samplers.base import PILOT_SIZE
 from .schema import Labels, Schema
 from .seeds import seed_ranges
 from .streams import quiet_libraries
-from .systems.editing import EditOptions, Editor, parse_edit
+from .systems.editing import Edited, EditOptions, Editor, parse_edit
 from .systems.handover import Row, Samples, sample_table
 from .systems.lace import CONTROLLED_WEIGHT, LACE, EnergyOptions
 from .targets import free_labels
@@ -388,6 +388,7 @@ def edit(
     edits: str | Query | Sequence[str | Query],
     seeds: int | str | Iterable[int] = range(8),
     z: Any = None,
+    w: Any = None,
     sampler: Sampler | None = None,
     options: EditOptions | None = None,
     judge: AnyLabeler | None = None,
@@ -400,6 +401,7 @@ def edit(
         edits: the edits in their order, such as ["smile == yes", "age == 0.8"].
         seeds: the seeds of the pictures that are edited, as `draw` takes them.
         z: latents (B, Dz) that are edited in place of those of the seeds, a tensor or an array; None for the seeds.
+        w: latents w (B, Dw) or w+ (B, L, Dw) that are edited in place of z, for a classifier of w; None for z.
         sampler: the sampler of each edit's energy; None for `samplers.Heun()`.
         options: options of the edits; None for `EditOptions(weight=6)`, which makes an edit certain as the controlled
             target does.
@@ -423,34 +425,42 @@ def edit(
     own, jury = system.generator, _judge(judge, system)
     editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
     wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
-    if z is None:
-        ranges = seed_ranges(_plain_seeds(seeds))
-        start, numbers = _prior(system, ranges), [number for part in ranges for number in part]
-    else:
-        start = torch.as_tensor(z).to(system.device, _dtype(system.classifier))
-        if start.ndim != 2 or start.shape[1] != own.z_dim or not len(start):
-            raise LaceError(
-                f"Latents z must have the shape (B, {own.z_dim}), received {tuple(start.shape)}: give z of this "
-                "generator."
-            )
-        numbers = list(range(len(start)))
-    state, result = editor.begin(start), []
+    state, numbers = _begun(editor, system, seeds, z, w)
+    result = []
     for query in [None, *wanted]:
         if query is not None:
             state = editor.apply(state, query, torch.tensor(numbers).to(system.device))
-        sample = Sample(state.z, state.evaluations, state.seconds)
+        sample = Sample(state.ws if state.z is None else state.z, state.evaluations, state.seconds)
         with torch.no_grad():
             images = own.pictures(state.ws)
         judged = None if jury is None else _seen(jury, images)
         asked = query if query is None or jury is None else query.on(jury.schema)
-        probability = None if query is None else system.probability(query, sample)
+        probability = None if query is None or state.z is None else system.probability(query, sample)
         table = sample_table(asked, numbers, sample, judged, None, probability)
-        latents = {"ws": state.ws} if own.has_layers else {}
-        latents = {"z": state.z, **({"w": state.ws[:, 0]} if own.has_w and not own.has_layers else {}), **latents}
+        styles = ("ws", state.ws) if own.has_layers else ("w", state.ws[:, 0])
+        latents = {**({} if state.z is None else {"z": state.z}), **dict([styles] if own.has_w else [])}
         title = ", ".join(map(str, state.edits)) or "before"
         report = {"edits": [str(one) for one in state.edits], "sampler": system.summary(), **_digests(system, jury)}
         result.append(_joined([_samples(images, latents, numbers, table)], report, title))
     return result
+
+
+def _begun(editor: Editor, system: LACE, seeds: Any, z: Any, w: Any) -> tuple[Edited, list[int]]:
+    """Return the state before any edit, and the numbers of the samples."""
+    generator, dtype = system.generator, _dtype(system.classifier)
+    if w is not None:
+        state = editor.begin_styles(torch.as_tensor(w).to(system.device, dtype))
+        return state, list(range(len(state.ws)))
+    if z is None:
+        ranges = seed_ranges(_plain_seeds(seeds))
+        return editor.begin(_prior(system, ranges)), [number for part in ranges for number in part]
+    start = torch.as_tensor(z).to(system.device, dtype)
+    if start.ndim != 2 or start.shape[1] != generator.z_dim or not len(start):
+        raise LaceError(
+            f"Latents z must have the shape (B, {generator.z_dim}), received {tuple(start.shape)}: give z of this "
+            "generator."
+        )
+    return editor.begin(start), list(range(len(start)))
 
 
 def _options(target: str | None, weight: float | None, **others: Any) -> EnergyOptions:

@@ -191,6 +191,16 @@ def test_edits_go_on_from_each_other(generator, classifier) -> None:
     assert float((red.z[:, 2:] - before.z[:, 2:]).abs().mean()) < 0.6
 
 
+def test_edits_of_w_and_of_layers() -> None:
+    generator = lace.load_generator("cifar10")
+    w = generator.mapping(generator.prior(2)).numpy()
+    for start in (w, np.repeat(w[:, None], generator.num_ws, axis=1)):
+        before, truck = edit(generator, "cifar10", "label == truck", w=start, judge="cifar10_judge")
+        assert (before.z, truck.ws.shape) == (None, (2, generator.num_ws, generator.w_dim))
+        assert torch.allclose(before.ws[:, 0], torch.from_numpy(w))
+        assert [row["judge_label"] for row in truck.table] == ["truck", "truck"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_any_type_of_weights(dtype: torch.dtype, classifier) -> None:
     decoder = Decoder().to(dtype)

@@ -110,6 +110,8 @@ def there(tmp_path, monkeypatch) -> Path:
     (tmp_path / "my_conf" / "experiment" / "digits.yaml").write_text(digits)
     text = next(block for page in RUN for block in blocks(page, "yaml") if "prompts:" in block)
     (tmp_path / "my_conf" / "labeler" / "cats.yaml").write_text(text.replace("confidence: 0.6", "confidence: 0"))
+    (tmp_path / "latents").mkdir()
+    np.savez(tmp_path / "latents" / "projected_w.npz", w=np.zeros((1, 8, 128), np.float32))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
     return tmp_path
 
@@ -149,7 +151,8 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         assert list(there.rglob("contact.png"))
         return
     if arguments[0] in cli.COMMANDS:
-        cli.main(arguments)
+        quick = {"edit": QUICK, "project": ["--steps", "2", *(["logger=csv"] if "--edit" in arguments else [])]}
+        cli.main([*arguments, *quick.get(arguments[0], [])])
         return
     line = " ".join(arguments)
     if "stylegan2_ada_cifar10" in line:
