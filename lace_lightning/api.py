@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,29 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .cache import Cache, cache_folder
-from .classifiers import AttributeClassifier
+from .callbacks import ConditionalSampling
+from .classifiers import AttributeClassifier, load_classifier
 from .data import LatentPairsDataModule, cached_pairs, keep_pictures
 from .data.processes import say, silent
+from .energies import Energy
 from .errors import LaceError
 from .generators import Generator, as_generator
 from .labelers import Labeler, as_labeler
-from .schema import Schema
+from .metrics import judged_labels
+from .pictures.convert import float_batches, from_bytes
+from .query import Query
+from .samplers import Sample, Sampler
+from .samplers.base import PILOT_SIZE
+from .schema import Labels, Schema
+from .seeds import seed_ranges
 from .streams import quiet_libraries
+from .systems.editing import EditOptions, Editor, parse_edit
+from .systems.handover import Row, Samples, sample_table
+from .systems.lace import LACE, EnergyOptions
+from .targets import free_labels
 from .training.fitting import Stage, fit_to_end, train_or_load
 from .training.latent_classifier import LatentClassifier, classifier_arguments
 from .training.losses import attribute_scores
@@ -202,3 +216,336 @@ def _with_accuracy(classifier: AttributeClassifier, data: LatentPairsDataModule)
     figures = ", ".join(f"{name} {score:.3f}" for name, score in classifier.metadata["accuracy"].items())
     say(f"classifier of {classifier.space}: accuracy {figures} ({len(u)} pairs that it was not trained on)")
     return classifier
+
+
+def draw(
+    generator: AnyGenerator,
+    classifier: AttributeClassifier | str | os.PathLike[str],
+    query: str | Query,
+    seeds: int | str | Iterable[int] = range(64),
+    sampler: Sampler | None = None,
+    judge: AnyLabeler | None = None,
+    target: str | None = None,
+    weight: float | None = None,
+    logic: str = "exact",
+    sigma: float = 0.1,
+    temperature: float = 1.0,
+    energy: Energy | None = None,
+    labeler: AnyLabeler | None = None,
+    batch_size: int = 500,
+    progress: bool = True,
+) -> Samples:
+    """Draw pictures that satisfy a condition.
+
+    Sample i is a function of its seed alone, also of those that are drawn beside it. The default target is what was
+    asked for (controlled, γ = 6): N(z)·p(c|w)^γ, of which a flow such as the default sampler follows the gradient of
+    the second factor. `target="calibrated"` draws the attribute as often and as clearly as the classifier's
+    probabilities say, with less control.
+
+    Args:
+        generator: the generator of pictures: one of this package, the name of one, or any module or function from z to
+            pictures (see `as_generator`).
+        classifier: a classifier of its latents, as `fit` returns it, or the name or file of one.
+        query: the condition, such as "red == 1 and not bright == 0"; "digit == *" draws the classes in turn.
+        seeds: the seeds of the samples, whole numbers from 0 to 2**32 - 1, each once; or text such as "0-99,250".
+        sampler: the sampler of z; None for `samplers.Heun()`.
+        judge: a labeler, or a function of pictures, that says in the table what it sees and whether the query holds;
+            other weights than the labeler's give an honest answer. None for none.
+        target: controlled, calibrated, or hard (the region in which every decision of the classifier is right); None
+            for controlled.
+        weight: γ, at least 0; None for 6, and for 1 in the calibrated target.
+        logic: exact for the algebra of probabilities, or paper for the paper's OR and NOT.
+        sigma: error of continuous attributes, above 0, in units of the attribute.
+        temperature: divisor of the logits of discrete attributes, above 0.
+        energy: an energy of z (B, Dz), such as a reward, that is added to that of the query; None for none.
+        labeler: the labeler that `samplers.Filtered` checks its pictures by; None for none.
+        batch_size: samples at a time, at least 1.
+        progress: whether progress is shown on stderr.
+
+    Returns:
+        The samples: `images` (B, C, H, W) in [-1, 1], latents `z`, `w` and `ws` where there are any, `seeds`, and the
+        `table`. `save(folder)` writes them as files.
+
+    Raises:
+        LaceError: for a query that the classifier or the judge cannot answer, seeds out of range, and a classifier of
+            another generator.
+
+    References:
+        Eq. 4 to 7 of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> drawn = draw("cifar10", "cifar10", "label == ship", seeds=[3, 250], progress=False)
+        >>> drawn.images.shape, drawn.z.shape, drawn.w.shape
+        (torch.Size([2, 3, 32, 32]), torch.Size([2, 128]), torch.Size([2, 128]))
+        >>> sorted(drawn.table[1])
+        ['asked', 'evaluations', 'p', 'seed']
+    """
+    options = _options(target, weight, logic=logic, sigma=sigma, temperature=temperature)
+    system = _system(generator, classifier, sampler, options, energy, labeler)
+    query = system.parsed(query)
+    system.check_query(query)
+    jury = _judge(judge, system.schema, system.generator)
+    asked = query if jury is None else query.on(jury.schema)
+    z = _prior(system, [range(PILOT_SIZE)])
+    system.prepare(query, z, free_labels(query, PILOT_SIZE))
+    parts = []
+    batches = _batches(seeds, batch_size)
+    for ranges in tqdm(batches, f"drawing ({system.title})", disable=not progress, leave=False, delay=1, unit="batch"):
+        numbers = [number for part in ranges for number in part]
+        free = _cat([free_labels(query, len(part), first=part.start) for part in ranges])
+        drawn = system.draw(query, _prior(system, ranges), torch.tensor(numbers).to(system.device), free)
+        judged = None if jury is None else _seen(jury, drawn.images)
+        probability = system.probability(query, drawn.sample, free)
+        table = sample_table(asked, numbers, drawn.sample, judged, free, probability)
+        parts.append(_samples(drawn.images, system.latents_of(drawn.sample), numbers, table))
+    report = {"query": query.text, "sampler": system.summary(), **_digests(system, jury), **system.protocol(query)}
+    return _joined(parts, report, query.text)
+
+
+def evaluate(
+    generator: AnyGenerator,
+    classifier: AttributeClassifier | str | os.PathLike[str],
+    query: str | Query,
+    judge: AnyLabeler,
+    num_samples: int = 1000,
+    sampler: Sampler | None = None,
+    target: str | None = None,
+    weight: float | None = None,
+    logic: str = "exact",
+    sigma: float = 0.1,
+    temperature: float = 1.0,
+    energy: Energy | None = None,
+    labeler: AnyLabeler | None = None,
+    batch_size: int = 500,
+    seed: int = 1,
+    timing_repeats: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Draw pictures that satisfy a condition, and measure them with a judge as a run does.
+
+    Args:
+        generator: the generator of pictures, see `draw`.
+        classifier: a classifier of its latents, or the name or file of one.
+        query: the condition.
+        judge: a labeler, the name of one, or a function of pictures that returns labels of the classifier's attributes
+            or their logits; other weights than the labeler's give an honest answer.
+        num_samples: number of samples, at least 1.
+        sampler: the sampler of z; None for `samplers.Heun()`.
+        target: controlled, calibrated or hard; None for controlled.
+        weight: γ, at least 0; None for 6, and for 1 in the calibrated target.
+        logic: exact or paper.
+        sigma: error of continuous attributes, above 0.
+        temperature: divisor of the logits of discrete attributes, above 0.
+        energy: an energy of z (B, Dz) that is added to that of the query; None for none.
+        labeler: the labeler that `samplers.Filtered` checks its pictures by; None for none.
+        batch_size: samples at a time, at least 1.
+        seed: the run seed of the samples, at least 0; `draw` has those of run seed 0.
+        timing_repeats: repeats of a timing with batches of 64, 0 or more.
+        progress: whether progress is shown on stderr.
+
+    Returns:
+        Figures by name, as metrics.json of a run has them: acc, holds, evaluations, seconds and others.
+
+    Raises:
+        LaceError: for a query that classifier or judge cannot answer, and a classifier of another generator.
+
+    Example:
+        >>> figures = evaluate("cifar10", "cifar10", "label == *", "cifar10_judge", num_samples=50, progress=False)
+        >>> figures["acc"] > 0.8
+        True
+    """
+    options = _options(target, weight, logic=logic, sigma=sigma, temperature=temperature)
+    system = _system(generator, classifier, sampler, options, energy, labeler)
+    jury = _judge(judge, system.schema, system.generator)
+    if jury is None:
+        raise LaceError("A measurement needs a judge, received None: give a labeler or a function of pictures.")
+    sampling = ConditionalSampling(
+        jury,
+        system.parsed(query).on(jury.schema),
+        num_samples=num_samples,
+        batch_size=batch_size,
+        seed=seed,
+        timing_repeats=timing_repeats,
+        progress=progress,
+    )
+    sampling.check(system)
+    return sampling.evaluate(system).metrics
+
+
+def edit(
+    generator: AnyGenerator,
+    classifier: AttributeClassifier | str | os.PathLike[str],
+    edits: str | Query | Sequence[str | Query],
+    seeds: int | str | Iterable[int] = range(8),
+    z: Any = None,
+    sampler: Sampler | None = None,
+    options: EditOptions | None = None,
+    judge: AnyLabeler | None = None,
+) -> list[Samples]:
+    """Edit pictures step by step: each edit keeps what the earlier ones changed, and the rest of the picture.
+
+    Args:
+        generator: the generator of pictures, see `draw`.
+        classifier: a classifier of its latents, of space z or w, or the name or file of one.
+        edits: the edits in their order, such as ["smile == yes", "age == 0.8"].
+        seeds: the seeds of the pictures that are edited, as `draw` takes them.
+        z: latents (B, Dz) that are edited in place of those of the seeds, a tensor or an array; None for the seeds.
+        sampler: the sampler of each edit's energy; None for `samplers.Heun()`.
+        options: options of the edits; None for the defaults of `EditOptions`.
+        judge: a labeler, or a function of pictures, that says in the tables what it sees; None for none.
+
+    Returns:
+        The samples before any edit, and after each edit, as `draw` returns them.
+
+    Raises:
+        LaceError: for edits that the classifier cannot make, and latents of another size.
+
+    References:
+        Sequential editing of LACE (arXiv 2110.10873).
+
+    Example:
+        >>> before, ship, truck = edit("cifar10", "cifar10", ["label == ship", "label == truck"], seeds=range(2))
+        >>> truck.images.shape, truck.table[0]["asked"]
+        (torch.Size([2, 3, 32, 32]), 'label == truck')
+    """
+    system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
+    own, jury = system.generator, _judge(judge, system.schema, system.generator)
+    editor = Editor(own, system.classifier, system.sampler, options)
+    wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
+    if z is None:
+        ranges = seed_ranges(_plain_seeds(seeds))
+        start, numbers = _prior(system, ranges), [number for part in ranges for number in part]
+    else:
+        start = torch.as_tensor(z).to(system.device, _dtype(system.classifier))
+        if start.ndim != 2 or start.shape[1] != own.z_dim or not len(start):
+            raise LaceError(
+                f"Latents z must have the shape (B, {own.z_dim}), received {tuple(start.shape)}: give z of this "
+                "generator."
+            )
+        numbers = list(range(len(start)))
+    state, result = editor.begin(start), []
+    for query in [None, *wanted]:
+        if query is not None:
+            state = editor.apply(state, query, torch.tensor(numbers).to(system.device))
+        assert state.z is not None  # the edits begin at z
+        sample = Sample(state.z, state.evaluations, state.seconds)
+        with torch.no_grad():
+            images = own.pictures(state.ws)
+        judged = None if jury is None else _seen(jury, images)
+        asked = query if query is None or jury is None else query.on(jury.schema)
+        probability = None if query is None else system.probability(query, sample)
+        table = sample_table(asked, numbers, sample, judged, None, probability)
+        latents = {"ws": state.ws} if own.has_layers else {}
+        latents = {"z": state.z, **({"w": state.ws[:, 0]} if own.has_w and not own.has_layers else {}), **latents}
+        title = ", ".join(map(str, state.edits)) or "before"
+        report = {"edits": [str(one) for one in state.edits], "sampler": system.summary(), **_digests(system, jury)}
+        result.append(_joined([_samples(images, latents, numbers, table)], report, title))
+    return result
+
+
+def _options(target: str | None, weight: float | None, **others: Any) -> EnergyOptions:
+    """Return the options of an energy, whose target is what was asked for unless another one is named."""
+    return EnergyOptions(target="controlled" if target is None and weight is None else target, weight=weight, **others)
+
+
+def _system(
+    generator: AnyGenerator,
+    classifier: AttributeClassifier | str | os.PathLike[str],
+    sampler: Sampler | None,
+    options: EnergyOptions,
+    energy: Energy | None,
+    labeler: AnyLabeler | None,
+) -> LACE:
+    """Return LACE of the parts, on the device of the generator."""
+    own = as_generator(generator)
+    if not isinstance(classifier, AttributeClassifier):
+        if not isinstance(classifier, (str, os.PathLike)):
+            raise LaceError(
+                "A classifier must be one that lace.fit returns, or the name or file of one, received "
+                f"{type(classifier).__name__}: train one by lace.fit."
+            )
+        classifier = load_classifier(classifier)
+    _dtype(classifier)
+    system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
+    return system.bind(own, None if labeler is None else _judge(labeler, system.schema, own))
+
+
+def _dtype(classifier: AttributeClassifier) -> torch.dtype:
+    """Return the type that latents are computed in. Raises LaceError for a classifier in half precision."""
+    dtype = next((one.dtype for one in classifier.parameters()), torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        raise LaceError(
+            f"A classifier of latents must have weights in float32 or float64, received {dtype}: call "
+            "classifier.float()."
+        )
+    return dtype
+
+
+def _judge(judge: AnyLabeler | None, schema: Schema, generator: Generator) -> Labeler | None:
+    """Return a judge on the device of the generator; a function answers for the attributes of the classifier."""
+    return None if judge is None else as_labeler(judge, schema).to(generator.device)
+
+
+def _seen(judge: Labeler, images: Tensor) -> Labels:
+    """Return what a judge sees in pictures, uint8."""
+    return judged_labels(judge.schema, torch.cat([judge(part) for part in float_batches(images)])).to("cpu")
+
+
+def _prior(system: LACE, ranges: Sequence[range]) -> Tensor:
+    """Return the starting points of seeds (B, Dz)."""
+    generator = system.generator
+    z = [generator.prior(len(part), first=part.start, device=generator.device) for part in ranges]
+    return torch.cat(z).to(_dtype(system.classifier))
+
+
+def _plain_seeds(seeds: Any) -> Any:
+    return seeds if isinstance(seeds, (str, range)) else seeds.tolist() if hasattr(seeds, "tolist") else _listed(seeds)
+
+
+def _listed(seeds: Any) -> Any:
+    try:
+        return seeds if isinstance(seeds, int) else list(map(operator.index, seeds))
+    except TypeError:
+        raise LaceError(
+            f"Seeds must be whole numbers, received {seeds!r}: give for example range(100) or [3, 250]."
+        ) from None
+
+
+def _batches(seeds: Any, size: int) -> list[list[range]]:
+    """Return ranges of seeds, as many in a batch as make at most `size` samples."""
+    if not (isinstance(size, int) and size >= 1):
+        raise LaceError(f"batch_size must be a whole number of at least 1, received {size}: raise it.")
+    result: list[list[range]] = [[]]
+    room = size
+    for part in seed_ranges(_plain_seeds(seeds)):
+        while len(part):
+            if room == 0:
+                result.append([])
+                room = size
+            result[-1].append(part[:room])
+            part, room = part[room:], room - len(part[:room])
+    return result
+
+
+def _cat(parts: Sequence[Labels | None]) -> Labels | None:
+    known = [part for part in parts if part is not None]
+    return Labels.cat(known) if known else None
+
+
+def _samples(images: Tensor, latents: Mapping[str, Any], numbers: Sequence[int], table: list[Row]) -> Samples:
+    return Samples(from_bytes(images), seeds=numbers, table=table, **latents)
+
+
+def _joined(parts: Sequence[Samples], report: dict[str, Any], title: str) -> Samples:
+    """Return the samples of several batches as one."""
+    latents: Any = {name: torch.cat([part.latents[name] for part in parts]) for name in parts[0].latents}
+    seeds = [seed for part in parts for seed in part.seeds]
+    table = [row for part in parts for row in part.table]
+    return Samples(
+        torch.cat([part.images for part in parts]), **latents, seeds=seeds, table=table, report=report, title=title
+    )
+
+
+def _digests(system: LACE, judge: Labeler | None) -> dict[str, Any]:
+    named = {"generator": system.generator.digest, "classifier": system.digest}
+    return named if judge is None else {**named, "judge": judge.name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import linecache
@@ -13,7 +14,7 @@ import sys
 import sysconfig
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from .artifacts import digest
-from .errors import printable
+from .errors import LaceError, in_one_line, printable
 
 PACKAGE = __name__.partition(".")[0]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -161,6 +162,58 @@ def user_line(error: BaseException) -> str:
             place = printable(f"{name if is_typed else file.name}:{number}")
             return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
     return ""
+
+
+def imported(name: str, setting: str) -> Callable[..., Any]:
+    """Return the function of a dotted name.
+
+    Args:
+        name: its name as package.module.name.
+        setting: name of the setting, for messages.
+
+    Raises:
+        LaceError: when it cannot be imported, and for a value that cannot be called.
+
+    Example:
+        >>> imported("torch.tanh", "generator.function") is torch.tanh
+        True
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise LaceError(
+            f"{setting} must be the name of a Python function such as my_package.my_module.my_function, and '{name}' "
+            f"could not be imported ({in_one_line(error)}{user_line(error)}): check the name and PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise LaceError(
+            f"{setting} must be the name of a Python function, and '{name}' is a value of type "
+            f"{type(found).__name__}: name a function."
+        )
+    result: Callable[..., Any] = found
+    return result
+
+
+def source_of(function: Callable[..., Any]) -> dict[str, str]:
+    """Return name and source of a function, for digests.
+
+    Args:
+        function: the function.
+
+    Returns:
+        `function` and `source`, which is empty where there is none.
+
+    Example:
+        >>> source_of(torch.tanh)["source"]
+        ''
+    """
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return {"function": f"{getattr(function, '__module__', '')}.{name}", "source": source}
 
 
 def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ def to_picture(image: Tensor) -> Image.Image:
     """Return a picture of Pillow.
 
     Args:
-        image: a picture (C, H, W) uint8 with C = 1 (grey) or 3.
+        image: a picture (C, H, W) uint8 with C = 1 (grey) or 3; with 2 or 4 the last channel is the opacity.
 
     Example:
         >>> import torch
@@ -69,7 +69,8 @@ def labelled_grid(
     are broken into lines where they are long.
 
     Args:
-        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C = 1 or 3.
+        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C from 1 to 4; with 2
+            or 4 the last channel is the opacity, above white.
         labels: text on the left of each row, one for each.
         title: text above everything; empty for none.
         scale: pixels of the grid for a pixel of a picture, at least 1; None chooses.
@@ -122,7 +123,8 @@ def labelled_grid(
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
         for c, picture in enumerate(row):
             image = to_picture(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(image, (left + c * cell_w, y))
+            is_open = image.mode in ("LA", "RGBA")
+            canvas.paste(image, (left + c * cell_w, y), image.convert("RGBA") if is_open else None)
             if captions:
                 place = left + c * cell_w + width * scale // 2, y + height * scale
                 draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")

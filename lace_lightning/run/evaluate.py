@@ -29,7 +29,7 @@ from .identity import sample_recipe
 from .nodes import Node
 from .outputs import command_line, trainer_of
 from .settings import DrawTask, Settings
-from .study import Study
+from .study import NO_JUDGE, Study
 
 # Folder of the samples that metrics.keep names, inside of that of the run.
 SAMPLES = "samples"
@@ -55,6 +55,8 @@ def evaluation_of(study: Study) -> SystemEvaluation:
         "metrics": metrics_of(settings),
         "report": {"command": command_line(), "version": __version__},
     }
+    if settings.judge is None:
+        common["report"]["judge_note"] = NO_JUDGE
     if isinstance(task, DrawTask):
         kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report")}
         query, *others = study.queries

@@ -73,11 +73,8 @@ def check_labelers(settings: Settings) -> dict[str, float]:
         LaceError: when labeler, judge and data set have different attributes.
     """
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
-    labeler, judge, generator = (
-        labeler_of(settings.labeler).to(device),
-        labeler_of(settings.judge).to(device),
-        generator_of(settings.generator).to(device),
-    )
+    generator = generator_of(settings.generator).to(device)
+    labeler, judge = (labeler_of(node, generator).to(device) for node in (settings.labeler, settings.judge))
     schema, data = common_schema(labeler, judge), settings.dataset.module.build()
     if data.schema.attributes != schema.attributes:
         raise LaceError(
@@ -159,7 +156,8 @@ def style_layers(settings: Settings) -> dict[str, float]:
     """
     task: Any = settings.task
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
-    labeler, generator = labeler_of(settings.labeler).to(device), generator_of(settings.generator).to(device)
+    generator = generator_of(settings.generator).to(device)
+    labeler = labeler_of(settings.labeler, generator).to(device)
     if not generator.has_layers:
         raise LaceError(
             f"Measuring style layers needs a generator that has them, and {settings.generator.name} has one latent for "

@@ -81,7 +81,9 @@ class Classifier(Group):
         ['age']
     """
 
-    space: Literal["z", "w", "x"] = setting("w", "Space that it classifies: z, w, or x for pictures.")
+    space: Literal["z", "w", "x", "features"] = setting(
+        "w", "Space that it classifies: z, w, x for pictures, or features (the output of generator.features)."
+    )
     network: str = setting("mlp", "Name of its network: mlp, or an image network for space x.")
     arguments: dict[str, Any] = setting({}, "Arguments of the network.")
     attributes: Names | None = setting(None, "Attributes to train on; null: all that the labeler knows.")

@@ -191,6 +191,8 @@ class Sampler:
     # The order of convergence of a flow's solver, None where there is none.
     order: int | None = None
     needs_noise = False
+    # Whether it needs the gradient of the energy, and not its value alone.
+    uses_gradient = True
     # A chain that goes on where a flow ends.
     corrector: Sampler | None = None
     # Of the hidden layers of closed-form gradients; a corrector, which must be exact, computes in float32.

@@ -59,6 +59,11 @@ class Filtered(Sampler):
         self.max_rounds, self.check, self.tolerance = max_rounds, check, tolerance
 
     @property
+    def uses_gradient(self) -> bool:  # type: ignore[override]
+        """Whether the sampler whose samples are checked needs the gradient of the energy."""
+        return self.sampler.uses_gradient
+
+    @property
     def is_ready(self) -> bool:
         return self.sampler.is_ready
 

@@ -48,6 +48,7 @@ class Rejection(Sampler):
     """
 
     needs_noise = True
+    uses_gradient = False
 
     def __init__(self, max_attempts: int = 2000, floor: float = 1.0) -> None:
         require_positive(max_attempts=max_attempts, floor=floor)

@@ -415,7 +415,8 @@ class Editor:
         o, schema, terms = self.options, self.classifier.schema, list(wanted)
         with torch.no_grad():
             w = self.generator.mapping(origin)
-            before = self.classifier(w if self.classifier.space == "w" else origin)
+            to_space = self.generator.map_to(self.classifier.space)
+            before = self.classifier(origin if to_space is None else to_space(origin))
         columns = [
             c
             for a in schema
@@ -429,7 +430,7 @@ class Editor:
         energy = self._to_z(_total(terms))
         if o.proximity:
             energy = energy & Anchor(origin, o.proximity)
-            if self.classifier.space == "z" and self.generator.has_w:
+            if self.classifier.space != "w" and self.generator.has_w:
                 energy = energy & Anchor(w, o.proximity).pullback(self.generator.mapping)
         return energy
 
