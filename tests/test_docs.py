@@ -181,8 +181,11 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    # The blocks of a page go on from each other.
+    names: dict = {"__name__": "__main__"}
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), {})
+        exec(compile(block, page.name, "exec"), names)
     for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block)
         if "prompts" in settings:

@@ -36,6 +36,9 @@ class Annealed(Sampler):
     Diagnostics: `acceptance` (mean over stages), `acceptance_end` (last stage), `step_sizes`, `log_weights` (B,),
     `weights_ess` (their effective sample size) and, where the energy has one power γ, `event_log_weights` (B,).
 
+    Target: N(0, I)·exp(-E), exactly after enough slice moves. Use: rare queries, powers γ above 1 and hard regions:
+    each sample is its own chain, and the weights estimate the probability of the query.
+
     Args:
         num_stages: k, at least 1.
         num_leapfrogs: L, leapfrog steps of a move, at least 1.
