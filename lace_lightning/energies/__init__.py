@@ -4,22 +4,26 @@ from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
 from .from_query import build
 from .joint import Joint
-from .logic import Cases, PaperNot, PaperOr
+from .logic import Cases, Cells, Count, PaperNot, PaperOr
 from .region import WALL, Region
-from .terms import Continuous, Discrete, HalfLine, Prior
+from .terms import Continuous, Discrete, HalfLine, Interval, OneOf, Prior
 
 __all__ = [
     "WALL",
     "Anchor",
     "And",
     "Cases",
+    "Cells",
     "Continuous",
+    "Count",
     "Discrete",
     "Energy",
     "HalfLine",
+    "Interval",
     "Joint",
     "Near",
     "Not",
+    "OneOf",
     "Or",
     "PaperNot",
     "PaperOr",
