@@ -117,26 +117,39 @@ def _noted(given: str, taken: str) -> str:
     return taken
 
 
-# A text between quotes of its own, and the parts of a list whose commas stand outside of quotes.
+# A text between quotes of its own, and a list of such texts, as Hydra reads it.
 WHOLE = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
-PARTS = re.compile(r"""(?:"[^"]*"|'[^']*'|[^,])+""")
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+TEXTS = re.compile(rf"\s*{_TEXT}(?:\s*,\s*{_TEXT})*\s*")
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a list whose commas stand outside of quotes and brackets."""
+    parts, depth = [""], 0
+    for piece in re.findall(r"""["][^"]*["]|['][^']*[']|.""", text, re.DOTALL):
+        depth += (piece == "(") - (piece == ")")
+        if piece == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _quoted(argument: str, sweep: bool = False) -> str:
-    edits = re.match(r"^(?:task\.)?edits=(.*)$", argument)
+    edits = re.match(r"^(?:task\.)?edits=(.*)$", argument, re.DOTALL)
     if edits is not None:
         text = edits[1]
-        if re.match(r"\[\s*['\"]", text):
-            return f"task.edits={text}"  # a list of texts in quotes, as Hydra reads it
+        listed = re.fullmatch(r"\[(.*)\]", text, re.DOTALL)
+        if listed and TEXTS.fullmatch(listed[1]):
+            return f"task.edits={text}"
         whole = WHOLE.fullmatch(text)
-        text = whole[2] if whole else text.removeprefix("[").removesuffix("]")
-        parts = [part.strip() for part in PARTS.findall(text)]
-        return "task.edits=[" + ",".join(_in_quotes(part) for part in parts if part) + "]"
-    match = re.match(r"^query(?:\.text)?=(.*)$", argument)
+        parts = _parts(whole[2] if whole else listed[1] if listed else text)
+        return "task.edits=[" + ",".join(map(_in_quotes, parts)) + "]"
+    match = re.match(r"^query(?:\.text)?=(.*)$", argument, re.DOTALL)
     if match is None:
         return _quoted_value(argument, sweep)
     whole = WHOLE.fullmatch(match[1])
-    if whole is None and (match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
+    if whole is None and (TEXTS.fullmatch(match[1]) or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
         return argument
     return f"query.text={_in_quotes(whole[2] if whole else match[1])}"
 

@@ -281,8 +281,21 @@ class Count:
         return f"{self.kind} {self.number} of ({', '.join(map(str, self.conditions))})"
 
 
+@dataclass(frozen=True)
+class Anything:
+    """The condition that is true of every picture; it stands alone.
+
+    Example:
+        >>> str(Anything())
+        'anything'
+    """
+
+    def __str__(self) -> str:
+        return "anything"
+
+
 Leaf = Atom | Interval | OneOf
-Node = Leaf | Not | And | Or | Count
+Node = Leaf | Not | And | Or | Count | Anything
 
 
 def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
@@ -299,7 +312,7 @@ def inner_nodes(node: Node) -> tuple[Node, ...]:
         >>> inner_nodes(Not(Atom(Attribute("hat"), "==", 1)))[0].value
         1
     """
-    if isinstance(node, Leaf):
+    if isinstance(node, (Leaf, Anything)):
         return ()
     if isinstance(node, Not):
         return (node.inner,)
@@ -318,7 +331,7 @@ def with_inner(node: Node, inner: Sequence[Node]) -> Node:
         >>> str(with_inner(Not(hat), [smile]))
         'not smile == 1'
     """
-    if isinstance(node, Leaf):
+    if isinstance(node, (Leaf, Anything)):
         return node
     return replace(node, conditions=tuple(inner)) if isinstance(node, Count) else type(node)(*inner)
 
@@ -372,6 +385,8 @@ def decided(node: Node, decide: Callable[[Leaf], bool | None]) -> Node | bool:
     if isinstance(node, Leaf):
         known = decide(node)
         return node if known is None else known
+    if isinstance(node, Anything):
+        return True
     parts = [decided(part, decide) for part in inner_nodes(node)]
     rest = [part for part in parts if not isinstance(part, bool)]
     if isinstance(node, Not):
@@ -443,6 +458,8 @@ def outcomes(node: Node | bool, tolerance: float) -> set[bool]:
     """
     if isinstance(node, bool):
         return {node}
+    if isinstance(node, Anything):
+        return {True}
     bound = [atom for atom in atoms(node) if not is_free(atom)]
     if not bound:
         return {True, False}

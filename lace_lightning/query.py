@@ -5,7 +5,7 @@ Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparis
 `0.3 < age <= 0.5`, a list `haircolor in (red, blond)` or `haircolor not in (red, blond)`, or a count
 `at least 2 of (hat == 1, smile == 1, glasses == 1)`, also with `at most` and `exactly`. Names of any alphabet are
 words, and a name that is not one word stands in quotes: `"facial hair" == 'long beard'`. `attribute == *` leaves the
-value free: it is given for each sample when the query is used.
+value free: it is given for each sample when the query is used. `anything`, alone, asks for nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .conditions import (
     NUMBER,
     WORD,
     And,
+    Anything,
     Atom,
     Count,
     Leaf,
@@ -104,6 +105,11 @@ class Query:
     def free(self) -> tuple[str, ...]:
         """Names of the attributes whose value is given per sample."""
         return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if is_free(atom)))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the query asks for something; `anything` does not."""
+        return not isinstance(self.root, Anything)
 
     @property
     def is_conjunction(self) -> bool:
@@ -189,6 +195,8 @@ class Query:
             value = labels.column(name)
             given = free.column(name).to(value) if free is not None and is_free(node) else None
             return node.true(value, tolerance, given)
+        if isinstance(node, Anything):
+            return torch.ones(len(labels), dtype=torch.bool, device=labels.values.device)
         parts = [self._holds(part, labels, free, tolerance) for part in inner_nodes(node)]
         if isinstance(node, Not):
             return ~parts[0]
@@ -390,7 +398,8 @@ def parse(text: str, schema: Schema) -> Query:
     parser = _Parser(text, schema)
     if not parser.tokens:
         raise parser.error("it is empty")
-    root = parser.disjunction()
+    alone = len(parser.tokens) == 1 and parser.accept("anything")
+    root = Anything() if alone else parser.disjunction()
     if parser.next < len(parser.tokens):
         raise parser.error(f"'{parser.tokens[parser.next][1]}' was not expected")
     return Query(root, schema)

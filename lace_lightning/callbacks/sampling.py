@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics as stats
+import sys
 from itertools import islice, product
 from math import prod
 from typing import Any
@@ -132,6 +133,8 @@ class ConditionalSampling(SystemEvaluation):
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
         self.prepare(system, device)
+        if rank == 0 and system.outlook is not None:
+            print(system.outlook.sentence, file=sys.stderr, flush=True)
         observer = system.observer(self.query, self.plan())
         for first, count in self._batches(rank, world_size, f"sampling ({system.title})"):
             drawn, z, free = self.draw(system, first, count, device)

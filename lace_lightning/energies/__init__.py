@@ -4,7 +4,7 @@ from .anchors import Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
 from .from_query import build
 from .joint import Joint
-from .logic import Cases, Cells, Count, PaperNot, PaperOr
+from .logic import Cases, Cells, Certain, Count, PaperNot, PaperOr
 from .region import WALL, Region
 from .terms import Continuous, Discrete, HalfLine, Interval, OneOf, Prior
 
@@ -14,6 +14,7 @@ __all__ = [
     "And",
     "Cases",
     "Cells",
+    "Certain",
     "Continuous",
     "Count",
     "Discrete",

@@ -13,14 +13,14 @@ from torch import Tensor
 from ..conditions import And as AndNode
 from ..conditions import Count as CountNode
 from ..conditions import Interval as IntervalNode
-from ..conditions import Leaf, Node, atoms, decided, is_free, restrict
+from ..conditions import Leaf, Node, atoms, decided, inner_nodes, is_free, restrict
 from ..conditions import Not as NotNode
 from ..conditions import OneOf as OneOfNode
 from ..errors import LaceError, suggest
 from ..query import Query
 from ..schema import Attribute, Labels
 from .base import Energy, Not, Or
-from .logic import Cases, Cells, Count, PaperNot, PaperOr
+from .logic import Cases, Cells, Certain, Count, PaperNot, PaperOr
 from .region import Region
 from .terms import Continuous, Discrete, HalfLine, Interval, OneOf
 
@@ -37,13 +37,13 @@ def check_query(query: Query, free: Labels | None, logic: str) -> None:
 
     Raises:
         LaceError: for an unknown logic, for free attributes without values, and for a query that can never be true or
-            is always true.
+            is always true, except `anything`.
     """
     if logic not in LOGICS:
         raise LaceError(f"The logic must be one of {', '.join(LOGICS)}, received '{logic}'.{suggest(logic, LOGICS)}")
     if query.free and free is None:
         raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
-    if len(outcomes := query.outcomes()) == 1:
+    if query.asks and len(outcomes := query.outcomes()) == 1:
         raise LaceError(
             f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
             "an attribute has one value at a time."
@@ -89,6 +89,8 @@ def build(
         tensor([0.2500])
     """
     check_query(query, free, logic)
+    if not query.asks:
+        return Certain()
     builder = _Builder(query, free, sigma, temperature, paper_temperature)
     energy = builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
     energy = energy if weight == 1 else weight * energy
@@ -140,7 +142,7 @@ class _Builder:
             return PaperNot(self.paper(node.inner))
         if isinstance(node, CountNode):
             raise LaceError(f"The paper's logic has no counts, and the query has '{node}': set query.logic=exact.")
-        left, right = self.paper(node.left), self.paper(node.right)
+        left, right = (self.paper(part) for part in inner_nodes(node))
         return left & right if isinstance(node, AndNode) else PaperOr(left, right)
 
     def exact(self, node: Node) -> Energy:
@@ -155,7 +157,7 @@ class _Builder:
             self._check_count(node)
             numbers = [number for number in range(len(node.conditions) + 1) if node.allows(number)]
             return Count(numbers, [self.exact(part) for part in node.conditions])
-        left, right = self.exact(node.left), self.exact(node.right)
+        left, right = (self.exact(part) for part in inner_nodes(node))
         return left & right if isinstance(node, AndNode) else Or(left, right)
 
     def _repeated(self, node: Node) -> Attribute | None:

@@ -15,6 +15,22 @@ from .base import Energy
 from .terms import HalfLine, Interval
 
 
+class Certain(Energy):
+    """The event that always happens: E = 0.
+
+    Example:
+        >>> Certain()(torch.ones(2, 3))
+        tensor([0., 0.])
+    """
+
+    def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        zero = u.new_zeros(len(u))
+        return zero, zero - math.inf
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return u.new_zeros(len(u)), torch.zeros_like(u)
+
+
 class Cases(Energy):
     """The event p = Σ_c p(c)·p(branch_c), case by case over the classes c of one discrete attribute.
 

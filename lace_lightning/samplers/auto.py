@@ -25,7 +25,7 @@ class Auto(Sampler):
 
     It is rejection where P is above 1/`max_attempts`, else annealed chains. Where the pilot's annealed chains do not
     move, or the energy is no probability, it is the flow with a corrector. `reason` of the sampler that `calibrated`
-    returns says why.
+    returns says why. A system samples the controlled target by it, N(z)·p(c|w)⁶, unless another one is asked for.
 
     Args:
         max_attempts: the most attempts per sample that rejection may take on average, above 0.
@@ -45,6 +45,7 @@ class Auto(Sampler):
     """
 
     needs_noise = True
+    default_target = "controlled"
 
     def __init__(
         self, max_attempts: float = 30, rare: float = 1e-2, few_stages: int = 10, many_stages: int = 40

@@ -181,6 +181,10 @@ class Sampler:
     # The order of convergence of a flow's solver, None where there is none.
     order: int | None = None
     needs_noise = False
+    # Whether it follows a flow, whose end points are no samples of a target.
+    is_flow = False
+    # The target of its samples where none is asked for; None for the calibrated one.
+    default_target: str | None = None
     # A chain that goes on where a flow ends.
     corrector: Sampler | None = None
     # Of the hidden layers of closed-form gradients; a corrector, which must be exact, computes in float32.

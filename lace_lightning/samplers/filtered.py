@@ -59,6 +59,11 @@ class Filtered(Sampler):
         self.max_rounds, self.check, self.tolerance = max_rounds, check, tolerance
 
     @property
+    def default_target(self) -> str | None:  # type: ignore[override]
+        """The target of the sampler that is filtered."""
+        return self.sampler.default_target
+
+    @property
     def is_ready(self) -> bool:
         return self.sampler.is_ready
 

@@ -18,12 +18,16 @@ from ..generators import Generator
 from ..labelers import Labeler
 from ..query import Query
 from ..samplers import Filtered, Heun, Sample, Sampler
+from ..samplers.base import PILOT_SIZE
 from ..schema import Labels, Schema
+from ..seeds import SampleSeeds, Streams, normal
+from ..targets import wanted_labels
 from ..training.latent_classifier import LatentClassifier
 from ..weights import weight_path
 from .base import Drawn, Observer, SamplingPlan, System
 from .diagnostics import LaceObserver, PictureCheck
 from .editing import EditOptions, Editor, StepEditor
+from .outlook import PILOT, Outlook, expected_scores
 
 TARGETS = ("calibrated", "controlled", "hard")
 # γ of the controlled target, and of the guide into a hard region, where no weight is given.
@@ -40,7 +44,8 @@ class EnergyOptions:
         temperature: divisor of the logits of discrete attributes, above 0.
         paper_temperature: whether to divide the chosen logit alone, as the paper's code does.
         target: calibrated, N(z)·p(c|w); controlled, N(z)·p(c|w)^γ; hard, N(z)·1[all decisions right]; None for
-            controlled where a weight is given and calibrated elsewhere.
+            controlled where a weight is given, the sampler's own where it has one (`Auto`: controlled), and calibrated
+            elsewhere.
         weight: γ, at least 0; None for 6 in the controlled and the hard target, and 1 elsewhere.
 
     Raises:
@@ -88,6 +93,22 @@ class EnergyOptions:
     def hard(self) -> bool:
         """Whether the target is the region in which every decision is right."""
         return self.target == "hard"
+
+    def of(self, sampler: Sampler) -> EnergyOptions:
+        """Return the options with the target of a sampler, where neither target nor weight is given.
+
+        Args:
+            sampler: the sampler.
+        """
+        is_open = self.target is None and self.weight is None and sampler.default_target is not None
+        return replace(self, target=sampler.default_target) if is_open else self
+
+    @property
+    def description(self) -> str:
+        """The target in words and as a density."""
+        if self.hard:
+            return "hard, N(z) where every decision is right"
+        return "calibrated, N(z)·p(c|w)" if self.gamma == 1 else f"controlled, N(z)·p(c|w)^{self.gamma:g}"
 
     def check(self, query: Query) -> None:
         """Refuse a query that these options cannot turn into an energy, which is evaluated once on zeros.
@@ -145,11 +166,13 @@ class LACE(LatentClassifier, System):
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        self.sampler, self.options = sampler or Heun(), options or EnergyOptions()
+        self.sampler = sampler or Heun()
+        self.options = (options or EnergyOptions()).of(self.sampler)
         # In a tuple, so that it is no part of the state that is trained and saved.
         self._extra = () if extra is None else (extra,)
         # The sampler with the settings that a pilot measured, and the classifier of the query's attributes alone.
         self.frozen: Sampler | None = None
+        self.outlook: Outlook | None = None
         self._part: tuple[Query, AttributeClassifier] | None = None
 
     @classmethod
@@ -244,7 +267,7 @@ class LACE(LatentClassifier, System):
     def part(self, query: Query) -> AttributeClassifier:
         """Return the classifier of the query's attributes alone, made once for each query."""
         if self._part is None or self._part[0] != query:
-            self._part = (query, self.classifier.part(query.attributes))
+            self._part = (query, self.classifier.part(query.attributes or self.classifier.schema.names))
         return self._part[1]
 
     @property
@@ -267,8 +290,51 @@ class LACE(LatentClassifier, System):
         return on_z if event or not self._extra else on_z & self._extra[0].to(self.device)
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
-        """Let a pilot measure the settings of the sampler, once for all batches and the same in every process."""
-        self.frozen = self.sampler.calibrated(self.energy(query, _on(free, z)), z)
+        """Let a pilot measure the settings of the sampler, once for all batches and the same in every process.
+
+        `outlook` afterwards says what is sampled and the ACC to expect.
+        """
+        energy = self.energy(query, _on(free, z))
+        self.frozen = self.sampler.calibrated(energy, z)
+        self.outlook = self._outlook(self.frozen, energy, query, z, free)
+
+    @torch.no_grad()
+    def _outlook(self, sampler: Sampler, energy: Energy, query: Query, z: Tensor, free: Labels | None) -> Outlook:
+        """Return what the sampler samples, and the ACC that the classifier expects, by a pilot of the sampler."""
+        target = self._target_in_words(query)
+        if not query.asks:
+            return Outlook(target)
+        is_checked = isinstance(sampler, Filtered)
+        if isinstance(sampler, Filtered):
+            sampler = sampler.sampler
+        index = torch.arange(min(PILOT, len(z)), device=z.device)
+        seeds = SampleSeeds.PILOT + PILOT_SIZE + torch.arange(len(index))
+        start = normal(seeds, z.shape[1:], Streams.PRIOR, z.device, z.dtype)
+        sample = sampler(energy.rows(index), start, seeds=seeds.to(z.device)).z
+        codes = None if free is None else free[: len(index)]
+        part = self.part(query)
+        wanted = wanted_labels(query.on(part.schema), len(index), None if codes is None else codes.part(part.schema))
+        if bool(wanted.known.any()):
+            map_to = self.generator.map_to(self.space) or (lambda u: u)
+            figure, scores = "ACC", expected_scores(part.schema, part(map_to(sample)), wanted, self.options.sigma)
+        else:
+            event = self.energy(query, _on(codes, z), event=True)
+            figure, scores = "share of samples for which the query holds", (-event(sample)).exp()
+        error = float(scores.std()) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+        return Outlook(target, figure, float(scores.mean()), error, len(scores), is_checked)
+
+    def _target_in_words(self, query: Query) -> str:
+        sampler = self.frozen or self.sampler
+        words = self.options.description if query.asks else "N(z)"
+        if sampler.is_flow and sampler.corrector is None:
+            words = f"none, the flow along the gradient of {words.rpartition(', ')[2]}"
+        elif self.sampler.default_target is not None and query.asks:
+            words += (
+                f" ({'query.target=calibrated' if self.options.gamma != 1 else 'query.target=controlled'} changes it)"
+            )
+        elif self.options.gamma == 1 and query.asks:
+            words += " (query.target=controlled asks for more control)"
+        return words
 
     def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
         """Return latents and pictures that satisfy a query; see `System.draw`."""
@@ -324,6 +390,8 @@ class LACE(LatentClassifier, System):
             protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
             if self.frozen.reason:
                 protocol["reason"] = self.frozen.reason
+        if self.outlook is not None:
+            protocol["outlook"] = self.outlook.sentence
         return protocol
 
     def training_data(self) -> str:
