@@ -6,6 +6,7 @@ from .from_query import build
 from .joint import Joint
 from .logic import Cases, Cells, Certain, Count, PaperNot, PaperOr
 from .region import WALL, Region
+from .reward import Reward
 from .terms import Continuous, Discrete, HalfLine, Interval, OneOf, Prior
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Prior",
     "Pullback",
     "Region",
+    "Reward",
     "Weighted",
     "build",
     "linearize",

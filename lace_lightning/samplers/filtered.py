@@ -64,6 +64,11 @@ class Filtered(Sampler):
         return self.sampler.default_target
 
     @property
+    def default_weight(self) -> float | None:  # type: ignore[override]
+        """γ of the sampler that is filtered."""
+        return self.sampler.default_weight
+
+    @property
     def is_ready(self) -> bool:
         return self.sampler.is_ready
 

@@ -6,13 +6,15 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
-from ..energies import Energy, build
+from ..energies import Energy, Reward, build
 from ..errors import LaceError, suggest
 from ..generators import Generator
 from ..labelers import Labeler
@@ -95,13 +97,15 @@ class EnergyOptions:
         return self.target == "hard"
 
     def of(self, sampler: Sampler) -> EnergyOptions:
-        """Return the options with the target of a sampler, where neither target nor weight is given.
+        """Return the options with the target and the weight of a sampler, where none are given.
 
         Args:
             sampler: the sampler.
         """
-        is_open = self.target is None and self.weight is None and sampler.default_target is not None
-        return replace(self, target=sampler.default_target) if is_open else self
+        if self.weight is not None:
+            return self
+        target = self.target or sampler.default_target
+        return replace(self, target=target, weight=sampler.default_weight if target == "controlled" else None)
 
     @property
     def description(self) -> str:
@@ -132,7 +136,8 @@ class LACE(LatentClassifier, System):
         schema: the attributes that the classifier learns.
         sampler: the sampler on z; None for Heun.
         options: how a query becomes an energy; None for the defaults.
-        extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+        extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
         training: further arguments of `LatentClassifier`, by name.
 
     References:
@@ -162,14 +167,15 @@ class LACE(LatentClassifier, System):
         schema: Schema | Mapping[str, Any],
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
         self.sampler = sampler or Heun()
         self.options = (options or EnergyOptions()).of(self.sampler)
-        # In a tuple, so that it is no part of the state that is trained and saved.
-        self._extra = () if extra is None else (extra,)
+        named = {"energy": extra} if isinstance(extra, Energy) else dict(extra or {})
+        # In a tuple, so that they are no part of the state that is trained and saved.
+        self._extra = (named,)
         # The sampler with the settings that a pilot measured, and the classifier of the query's attributes alone.
         self.frozen: Sampler | None = None
         self.outlook: Outlook | None = None
@@ -181,7 +187,7 @@ class LACE(LatentClassifier, System):
         classifier: AttributeClassifier,
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
     ) -> LACE:
         """Return LACE with a trained classifier.
 
@@ -189,7 +195,8 @@ class LACE(LatentClassifier, System):
             classifier: the classifier, of space z, w or x.
             sampler: the sampler on z; None for Heun.
             options: how a query becomes an energy; None for the defaults.
-            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+            extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
         """
         result = cls(
             classifier.schema,
@@ -211,7 +218,7 @@ class LACE(LatentClassifier, System):
         path: str | os.PathLike[str],
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
     ) -> LACE:
         """Return LACE with a trained classifier from a file.
 
@@ -219,7 +226,8 @@ class LACE(LatentClassifier, System):
             path: the classifier's file, or the name of shipped weights.
             sampler: the sampler on z; None for Heun.
             options: how a query becomes an energy; None for the defaults.
-            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+            extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
 
         Raises:
             LaceError: for missing, damaged or other weights.
@@ -262,6 +270,11 @@ class LACE(LatentClassifier, System):
         Raises:
             LaceError: for such a query.
         """
+        if not query.asks and not self.extra:
+            raise LaceError(
+                "The query 'anything' asks for nothing and no energy stands in its place: write a query, or set "
+                "energy=brightness or another energy."
+            )
         self.options.check(query.on(self.schema))
 
     def part(self, query: Query) -> AttributeClassifier:
@@ -271,9 +284,34 @@ class LACE(LatentClassifier, System):
         return self._part[1]
 
     @property
-    def extra(self) -> Energy | None:
-        """The energy of z (B, Dz) that is added to that of every query; None for none."""
-        return self._extra[0] if self._extra else None
+    def extra(self) -> dict[str, Energy]:
+        """The energies that are added to that of every query, by name."""
+        return self._extra[0]
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """Those of the added energies that are rewards."""
+        return {name: energy for name, energy in self.extra.items() if isinstance(energy, Reward)}
+
+    def rewards_of(self, z: Tensor) -> dict[str, Tensor]:
+        """Return each reward (B,) of latents z (B, Dz) by name, without its weight."""
+        points: dict[str, Tensor] = {}
+        result = {}
+        with torch.no_grad():
+            for name, energy in self.rewards.items():
+                if energy.space not in points:
+                    to = self.generator.map_to(energy.space)
+                    points[energy.space] = z if to is None else to(z)
+                result[name] = energy.reward(points[energy.space])
+        return result
+
+    def _extra_on_z(self) -> list[Energy]:
+        """Return the added energies on z, those of one space together, so that its map is evaluated once."""
+        spaces: dict[str, Energy] = {}
+        for energy in self.extra.values():
+            moved = energy.to(self.device)
+            spaces[energy.space] = spaces[energy.space] & moved if energy.space in spaces else moved
+        return [energy.pullback(self.generator.map_to(space)) for space, energy in spaces.items()]
 
     def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
         """Return the energy of a query on z (B, Dz).
@@ -287,7 +325,10 @@ class LACE(LatentClassifier, System):
         gamma, hard = (1.0, False) if event else (o.gamma, o.hard)
         energy = self.part(query).energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature, gamma, hard)
         on_z = energy.pullback(self.generator.map_to(self.space))
-        return on_z if event or not self._extra else on_z & self._extra[0].to(self.device)
+        if event or not self.extra:
+            return on_z
+        extra = self._extra_on_z()
+        return reduce(and_, [on_z, *extra] if query.asks else extra)
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
         """Let a pilot measure the settings of the sampler, once for all batches and the same in every process.
@@ -326,6 +367,8 @@ class LACE(LatentClassifier, System):
     def _target_in_words(self, query: Query) -> str:
         sampler = self.frozen or self.sampler
         words = self.options.description if query.asks else "N(z)"
+        words += "".join(f"·exp({reward.weight:g}·{name})" for name, reward in self.rewards.items())
+        words += "".join(f"·exp(-{name})" for name in self.extra if name not in self.rewards)
         if sampler.is_flow and sampler.corrector is None:
             words = f"none, the flow along the gradient of {words.rpartition(', ')[2]}"
         elif self.sampler.default_target is not None and query.asks:
@@ -368,7 +411,7 @@ class LACE(LatentClassifier, System):
     def with_temperature(self, temperature: float) -> LACE:
         """Return LACE with the logits divided by a temperature; the classifier is shared."""
         options = replace(self.options, temperature=temperature)
-        return LACE.of(self.classifier, self.sampler, options, *self._extra).bind(self.generator, self.labeler)
+        return LACE.of(self.classifier, self.sampler, options, self.extra).bind(self.generator, self.labeler)
 
     def summary(self) -> str:
         """Return the sampler and its settings in one line."""
@@ -384,8 +427,10 @@ class LACE(LatentClassifier, System):
         if query is None:
             return {}
         protocol: dict[str, Any] = {"energy": {**vars(self.options), "gamma": self.options.gamma}}
-        if self._extra:
-            protocol["extra_energy"] = " ".join(str(self._extra[0]).split())
+        if self.extra:
+            protocol["extra_energy"] = "; ".join(
+                f"{name}: {' '.join(str(energy).split())}" for name, energy in self.extra.items()
+            )
         if self.frozen is not None and self.frozen is not self.sampler:
             protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
             if self.frozen.reason:

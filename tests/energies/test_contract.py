@@ -34,6 +34,7 @@ from lace_lightning.energies import (
     Prior,
     Pullback,
     Region,
+    Reward,
     Weighted,
 )
 from lace_lightning.energies.terms import Term
@@ -127,6 +128,10 @@ CASES: dict[str, Case] = {
     "Region without free attributes": Case(
         Region(Discrete(A, 1), parse("a == 1", SCHEMA)).pullback(Map()), gradient_is_of_value=False
     ),
+    "Reward": Case(Reward(lambda u: u.square().sum(1).sin(), 2.0, space="z"), temperature_matters=False),
+    "Reward with a bound": Case(
+        Reward(lambda u: u.square().sum(1).sin(), 2.0, space="z", best=1.0), temperature_matters=False
+    ),
     "Joint": Case(Joint(partly_known(), 0.3), temperature_matters=False),
     "Joint for all samples": Case(Joint(Labels.constant(SCHEMA, 1, b=2), 0.3), temperature_matters=False),
     "Joint with an energy head": Case(
@@ -146,6 +151,8 @@ NO_EVENTS = {
     "PaperNot",
     "Region",
     "Region without free attributes",
+    "Reward",
+    "Reward with a bound",
     "Joint",
     "Joint for all samples",
     "Joint with an energy head",
