@@ -34,6 +34,9 @@ __version__ = "0.2.0"
 _NAMES = {
     "load_generator": "generators",
     "ModuleGenerator": "generators",
+    "as_generator": "generators",
+    "as_labeler": "labelers",
+    "fit": "api",
     "load_classifier": "classifiers",
     "Attribute": "schema",
     "Schema": "schema",
@@ -43,6 +46,10 @@ _NAMES = {
     "Energy": "energies",
     "Labeler": "labelers",
     "LaceError": "errors",
+    "FixedFlow": "exports",
+    "export": "exports",
+    "push": "hub",
+    "pull": "hub",
     "Editor": "systems.editing",
     "EditOptions": "systems.editing",
 }

@@ -140,9 +140,8 @@ def test_rewards_on_pictures_beside_a_query_and_alone(capsys) -> None:
     assert alone["reward/bright"] > alone["prior/reward/bright"] + 0.05
     assert "acc" not in alone
     assert "target: N(z)·exp(4·bright)" in capsys.readouterr().err
-    system = lace(EllipticalSlice(10), {"bright": reward, "dim": Reward(corner, -4.0)}, EnergyOptions(weight=6.0))
-    both = sampled(system, "hat == 1")
-    assert abs(both["reward/bright"] - both["prior/reward/bright"]) < 0.05
+    both = sampled(lace(EllipticalSlice(10), {"bright": reward}, EnergyOptions(weight=6.0)), "hat == 1")
+    assert both["reward/bright"] > both["prior/reward/bright"] + 0.05
     assert both["own/acc"] > 0.9
     z = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
     query = parse("hat == 1", tiny_schema())
