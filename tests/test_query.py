@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -306,3 +307,33 @@ def test_the_new_conditions_are_no_labels() -> None:
         assert not query.is_conjunction
         assert query.branches == ()
         assert query.on(FACES) == query
+
+
+def test_the_queries_of_the_documentation_are_read() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "queries.md").read_text(encoding="utf-8")
+    schema = Schema(
+        "page",
+        (
+            *(Attribute(name, "continuous") for name in ("age", "yaw", "возраст")),
+            *(Attribute(name) for name in ("glasses", "笑顔")),
+            Attribute("haircolor", "discrete", 3, ("black", "red", "blond")),
+            Attribute("facial hair", "discrete", 2, ("none", "long beard")),
+        ),
+    )
+    (block,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    table = page[page.index("| condition |") : page.index("```text")]
+    examples = re.findall(r"`([^`]+)`", "".join(row.split("|")[3] for row in table.splitlines()[2:] if "|" in row))
+    assert len(examples) > 10
+    for text in [*block.splitlines(), *(text for text in examples if " " in text and text not in COUNTS)]:
+        query = parse(text, schema)
+        assert parse(query.text, schema) == query
+
+
+def test_anything_stands_alone() -> None:
+    query = parse(" anything ", FACES)
+    assert (query.text, query.attributes, query.free, query.asks) == ("anything", (), (), False)
+    assert query.outcomes() == {True}
+    assert query.holds(Labels.constant(FACES, 2)).tolist() == [True, True]
+    assert parse(query.text, FACES) == query
+    with pytest.raises(LaceError, match="'anything' was asked for"):
+        parse("anything and glasses == 1", FACES)
