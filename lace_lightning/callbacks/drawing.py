@@ -23,7 +23,7 @@ from ..seeds import range_text
 from ..systems.base import Drawn, System
 from ..systems.handover import Piece, SampleFolder, blocks_of, caption_of, write_pieces
 from ..targets import free_labels
-from .evaluation import Evaluation, SystemEvaluation, agreed
+from .evaluation import Evaluation, SystemEvaluation, agreed, announce
 
 # Name of the animation of a walk, without its ending.
 WALK = "walk"
@@ -155,6 +155,7 @@ class Drawing(SystemEvaluation):
         """Let the sampler measure its settings on the same samples, whichever are drawn."""
         free = free_labels(query, self.batch_size, self.seed)
         system.prepare(query, system.generator.prior(self.batch_size, self.seed, 0, device), free)
+        announce(system)
 
     def _draw(self, system: System, device: torch.device, out: SampleFolder, rank: int, world_size: int) -> None:
         bar = tqdm(

@@ -129,10 +129,10 @@ class LatentEditing(SequentialEditing):
                 f"Given latents are measured by the figures of editing alone, received metrics.{self.metrics[0].name}: "
                 "set it to null."
             )
-        if self.folder.resolve().is_relative_to(self.latents.root.resolve()):
+        if self.output.resolve().is_relative_to(self.latents.root.resolve()):
             raise LaceError(
                 f"The results must not be inside of the folder of latents '{self.latents.root}', where they would be "
-                f"taken for latents, and are to be in '{self.folder}': choose another folder."
+                f"taken for latents, and are to be in '{self.output}': choose another folder."
             )
         editor, spaces = self._editor(system), set(self.latents.spaces)
         if spaces != {"z"}:

@@ -20,7 +20,7 @@ def to_picture(image: Tensor) -> Image.Image:
     """Return a picture of Pillow.
 
     Args:
-        image: a picture (C, H, W) uint8 with C = 1 (grey) or 3.
+        image: a picture (C, H, W) uint8 with C = 1 (grey) or 3; with 2 or 4 the last channel is the opacity.
 
     Example:
         >>> import torch
@@ -123,9 +123,8 @@ def labelled_grid(
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
         for c, picture in enumerate(row):
             image = to_picture(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            # A fourth channel, or a second one, is the opacity.
-            image = image.convert("RGBA") if image.mode in ("LA", "RGBA") else image
-            canvas.paste(image, (left + c * cell_w, y), image if image.mode == "RGBA" else None)
+            is_open = image.mode in ("LA", "RGBA")
+            canvas.paste(image, (left + c * cell_w, y), image.convert("RGBA") if is_open else None)
             if captions:
                 place = left + c * cell_w + width * scale // 2, y + height * scale
                 draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")

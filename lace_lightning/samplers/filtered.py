@@ -67,6 +67,16 @@ class Filtered(Sampler):
         return self.sampler.uses_gradient
 
     @property
+    def default_target(self) -> str | None:  # type: ignore[override]
+        """The target of the sampler that is filtered."""
+        return self.sampler.default_target
+
+    @property
+    def default_weight(self) -> float | None:  # type: ignore[override]
+        """γ of the sampler that is filtered."""
+        return self.sampler.default_weight
+
+    @property
     def is_ready(self) -> bool:
         return self.sampler.is_ready
 

@@ -69,6 +69,8 @@ class ODE(Sampler):
         (torch.Size([2, 3]), 80.0)
     """
 
+    is_flow = True
+
     def __init__(
         self,
         method: str = "dopri5",

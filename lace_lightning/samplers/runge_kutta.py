@@ -173,6 +173,8 @@ class RungeKutta(Sampler):
     # Parts of a batch do not decide a result.
     unlisted = frozenset({"chunk"})
 
+    is_flow = True
+
     def __init__(
         self,
         method: str = "bosh3",
