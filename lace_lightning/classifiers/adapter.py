@@ -27,7 +27,7 @@ class WrappedImageNetwork(Normalized):
         channels: number C of channels that the body takes; None for any.
 
     Raises:
-        LaceError: for `mean` or `std` of another number of channels, and for an argument out of range.
+        LaceError: for `mean` or `std` of another number of channels, and for one that is no number.
 
     Example:
         >>> body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
@@ -46,11 +46,6 @@ class WrappedImageNetwork(Normalized):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         channels: int | None = 3,
     ) -> None:
-        if resolution is not None and not (is_whole(resolution) and resolution >= 1):
-            raise LaceError(
-                f"labeler.resolution must be a whole number of pixels of at least 1 or null, received {resolution!r}: "
-                "correct it."
-            )
         super().__init__(_of_channels("mean", mean, channels), _of_channels("std", std, channels, above=0))
         self.channels = channels
         self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
@@ -117,10 +112,18 @@ def example_of(channels: int | None, resolution: int | None, image_shape: Sequen
         resolution: side R in pixels; None for those of `image_shape`, 64 without one.
         image_shape: (C, H, W) of the pictures that a network is for; None where it is not known.
 
+    Raises:
+        LaceError: for a resolution below 1.
+
     Example:
         >>> example_of(None, None, (1, 28, 20)).shape
         torch.Size([2, 1, 28, 20])
     """
+    if resolution is not None and not (is_whole(resolution) and resolution >= 1):
+        raise LaceError(
+            f"labeler.resolution must be a whole number of pixels of at least 1 or null, received {resolution!r}: "
+            "correct it."
+        )
     known, height, width = (3, 64, 64) if image_shape is None else image_shape
     sides = (height, width) if resolution is None else (resolution, resolution)
     return torch.randn(2, channels or known, *sides, generator=torch.Generator().manual_seed(0))
