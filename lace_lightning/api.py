@@ -31,7 +31,7 @@ from .query import Query
 from .samplers import Sample, Sampler
 from .samplers.base import PILOT_SIZE
 from .schema import Labels, Schema
-from .seeds import seed_ranges
+from .seeds import sample_seeds, seed_ranges
 from .streams import quiet_libraries
 from .systems.editing import Edited, EditOptions, Editor, parse_edit
 from .systems.handover import Row, Samples, sample_table
@@ -243,6 +243,7 @@ def draw(
     energy: Energy | None = None,
     labeler: AnyLabeler | None = None,
     batch_size: int = 500,
+    run_seed: int = 0,
     progress: bool = True,
 ) -> Samples:
     """Draw pictures that satisfy a condition.
@@ -270,6 +271,8 @@ def draw(
         energy: an energy of z (B, Dz), such as a reward, that is added to that of the query; None for none.
         labeler: the labeler that `samplers.Filtered` checks its pictures by; None for none.
         batch_size: samples at a time, at least 1.
+        run_seed: seed of the run whose samples the seeds name, at least 0: with 1 they are those that `evaluate` and
+            `lace-lightning draw` have at their defaults.
         progress: whether progress is shown on stderr.
 
     Returns:
@@ -296,19 +299,26 @@ def draw(
     system.check_query(query)
     jury = _judge(judge, system)
     asked = query if jury is None else query.on(jury.schema)
-    z = _prior(system, [range(PILOT_SIZE)])
-    system.prepare(query, z, free_labels(query, PILOT_SIZE))
+    pilot = _prior(system, [range(PILOT_SIZE)], run_seed)
+    system.prepare(query, pilot, free_labels(query, PILOT_SIZE, run_seed))
     parts = []
     batches = _batches(seeds, batch_size)
     for ranges in tqdm(batches, f"drawing ({system.title})", disable=not progress, leave=False, delay=1, unit="batch"):
         numbers = [number for part in ranges for number in part]
-        free = _cat([free_labels(query, len(part), first=part.start) for part in ranges])
-        drawn = system.draw(query, _prior(system, ranges), torch.tensor(numbers).to(system.device), free)
+        free = _cat([free_labels(query, len(part), run_seed, part.start) for part in ranges])
+        samples = torch.cat([sample_seeds(len(part), run_seed, part.start) for part in ranges]).to(system.device)
+        drawn = system.draw(query, _prior(system, ranges, run_seed), samples, free)
         judged = None if jury is None else _seen(jury, drawn.images)
         probability = system.probability(query, drawn.sample, free)
         table = sample_table(asked, numbers, drawn.sample, judged, free, probability)
         parts.append(_samples(drawn.images, system.latents_of(drawn.sample), numbers, table))
-    report = {"query": query.text, "sampler": system.summary(), **_digests(system, jury), **system.protocol(query)}
+    report = {
+        "query": query.text,
+        "run_seed": run_seed,
+        "sampler": system.summary(),
+        **_digests(system, jury),
+        **system.protocol(query),
+    }
     return _joined(parts, report, query.text)
 
 
@@ -349,7 +359,7 @@ def evaluate(
         energy: an energy of z (B, Dz) that is added to that of the query; None for none.
         labeler: the labeler that `samplers.Filtered` checks its pictures by; None for none.
         batch_size: samples at a time, at least 1.
-        seed: the run seed of the samples, at least 0; `draw` has those of run seed 0.
+        seed: the run seed of the samples, at least 0; `draw(..., run_seed=seed)` has them too.
         timing_repeats: repeats of a timing with batches of 64, 0 or more.
         progress: whether progress is shown on stderr.
 
@@ -522,10 +532,10 @@ def _seen(judge: Labeler, images: Tensor) -> Labels:
     return judged_labels(judge.schema, torch.cat([judge(part) for part in float_batches(images)])).to("cpu")
 
 
-def _prior(system: LACE, ranges: Sequence[range]) -> Tensor:
+def _prior(system: LACE, ranges: Sequence[range], run_seed: int = 0) -> Tensor:
     """Return the starting points of seeds (B, Dz)."""
     generator = system.generator
-    z = [generator.prior(len(part), first=part.start, device=generator.device) for part in ranges]
+    z = [generator.prior(len(part), run_seed, part.start, generator.device) for part in ranges]
     return torch.cat(z).to(_dtype(system.classifier))
 
 

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 import lace_lightning as lace
 from lace_lightning import LaceError
 from lace_lightning.api import edit, evaluate, fit
+from lace_lightning.callbacks import ConditionalSampling
 from lace_lightning.classifiers import AttributeClassifier
+from lace_lightning.labelers import as_labeler
+from lace_lightning.query import parse
 from lace_lightning.samplers import EllipticalSlice, Filtered, Heun
+from lace_lightning.systems.lace import LACE, EnergyOptions
 
 # A training of two seconds.
 QUICK: dict[str, Any] = {"hidden": (32,), "epochs": 30, "learning_rate": 1e-2}
@@ -119,6 +123,16 @@ def test_seeds_are_those_of_a_run(generator, classifier) -> None:
     z = [draw(generator, classifier, "bright == 1", seeds=seeds, weight=0.0).z for seeds in (numbers, "3-4,70")]
     assert torch.equal(z[0], torch.cat([generator.prior(2, first=3), generator.prior(1, first=70)]))
     assert torch.equal(*z)
+
+
+def test_samples_are_those_of_a_measurement(generator, classifier) -> None:
+    drawn = draw(generator, classifier, "bright == *", seeds=range(6), run_seed=1)
+    query = parse("bright == *", classifier.schema)
+    system = LACE.of(classifier, options=EnergyOptions(target="controlled")).bind(generator)
+    sampling = ConditionalSampling(as_labeler(bright, {"bright": 2}), query, seed=1)
+    measured = sampling.draw(system, 0, 6, torch.device("cpu"))[0]
+    assert torch.equal(drawn.z, measured.sample.z)
+    assert torch.equal(((drawn.images + 1) * 127.5).round().byte(), measured.images)
 
 
 def test_the_target_is_what_was_asked_for(generator, classifier) -> None:
