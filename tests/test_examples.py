@@ -12,10 +12,10 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 # Arguments of a small run, folders that it writes, and what it prints.
 SMALL = {
-    "own_module": (["--pairs=200"], ["."], r"\d+ of 100 pictures are red"),
-    "own_vae": (["--epochs=6", "--pictures=500", "--pairs=200"], ["digits", "eights"], r"in \d+ of 100 pictures"),
+    "own_module": (["--pairs=100"], ["."], r"\d+ of 100 pictures are red"),
+    "own_vae": (["--epochs=6", "--pictures=500", "--pairs=100"], ["digits", "eights"], r"in \d+ of 100 pictures"),
     "cifar10": (["--count=10"], ["ships_controlled", "two_ships", "pets"], r"all ten classes: ACC [01]\.\d+"),
-    "portraits": (["--pairs=200", "--count=2"], ["0", "4"], r"in force: smile == yes, age == 0.8"),
+    "portraits": (["--pairs=100", "--count=2"], ["0", "4"], r"in force: smile == yes, age == 0.8"),
     "reward": (["--count=1"], ["plain", "dark"], r"dark: mean brightness -"),
 }
 
