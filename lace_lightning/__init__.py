@@ -56,6 +56,9 @@ _NAMES = {
     "pull": "hub",
     "Editor": "systems.editing",
     "EditOptions": "systems.editing",
+    "project": "systems.projection",
+    "Projected": "systems.projection",
+    "ProjectionOptions": "systems.projection",
 }
 _MODULES = (
     "samplers",

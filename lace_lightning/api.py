@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +35,7 @@ from .seeds import seed_ranges
 from .streams import quiet_libraries
 from .systems.editing import EditOptions, Editor, parse_edit
 from .systems.handover import Row, Samples, sample_table
-from .systems.lace import LACE, EnergyOptions
+from .systems.lace import CONTROLLED_WEIGHT, LACE, EnergyOptions
 from .targets import free_labels
 from .training.fitting import Stage, fit_to_end, train_or_load
 from .training.latent_classifier import LatentClassifier, classifier_arguments
@@ -44,12 +45,14 @@ AnyGenerator = Generator | nn.Module | Callable[..., Any] | str | os.PathLike[st
 AnyLabeler = Labeler | AttributeClassifier | Callable[[Tensor], Any] | str | os.PathLike[str]
 # Fewer pairs leave too few for calibration and test.
 FEWEST = 100
+# A temperature is fitted on no fewer pairs.
+FEWEST_CALIBRATING = 20
 # Pictures by which the kinds of a function's labels are found.
 LOOKED_AT = 500
 # Shares of the pairs for calibration and for the accuracy that is said.
 HOLDOUT = (0.05, 0.05)
-# Training steps that a number of epochs is chosen for.
-STEPS = 3000
+# Training steps that a number of epochs is chosen for, and the most epochs that are chosen.
+STEPS, MOST_EPOCHS = 1000, 50
 
 
 def fit(
@@ -85,7 +88,7 @@ def fit(
         num_pairs: number of pictures that are labelled, at least 100.
         space: space of the classifier: z, w, or None for w where the generator has a mapping and z elsewhere.
         hidden: widths of the perceptron's hidden layers.
-        epochs: passes through the pairs, at least 1; None for 3,000 training steps.
+        epochs: passes through the pairs, at least 1; None for about 1,000 training steps, at most 50.
         batch_size: pairs of a training step, at least 1.
         learning_rate: peak learning rate of Adam, above 0.
         soft_labels: whether the classifier learns the labeler's probabilities in place of its decisions.
@@ -122,31 +125,32 @@ def fit(
         raise LaceError(f"The space of a latent classifier must be z or w, received '{space}': leave it out.")
     with nullcontext() if progress else silent(), quiet_libraries():
         labeler = _labeler_of(labeler, attributes, generator)
-        known = labeler.schema if isinstance(attributes, (Mapping, Schema)) else _part(labeler.schema, attributes)
+        known = _part(labeler.schema, attributes)
         store = Cache(cache_folder() if cache is None else cache)
         pictures = keep_pictures("auto", generator, num_pairs, space)
         pairs = cached_pairs(store, generator, labeler, num_pairs, seed, progress=progress, pictures=pictures)
         data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known)
         data.setup()
-        if epochs is None:
-            epochs = -(-STEPS // -(-len(data.parts["train"][0]) // batch_size))
+        steps = -(-len(data.parts["train"][0]) // batch_size)
+        epochs = epochs or min(-(-STEPS // steps), MOST_EPOCHS)
         node = {
             "space": space,
             "network": "mlp",
             "arguments": {"hidden": list(hidden), "mode": "single"},
             "learning_rate": learning_rate,
-            "warmup_steps": 100,
+            "warmup_steps": min(100, epochs * steps // 10),
             "decay": 0.5,
-            "decay_epochs": max(1, epochs // 6),
+            "decay_epochs": -(-epochs // 5),
             "weight_decay": 0.0,
             "continuous_weight": 1.0,
         }
         with isolate_rng():
             torch.manual_seed(seed)
             module = LatentClassifier(known, **classifier_arguments(node, generator))
-            module.calibrates = True
+            module.calibrates = len(data.parts["val"][0]) >= FEWEST_CALIBRATING
             _train(module, data, node, epochs, store, generator.device, progress)
         classifier = module.classifier.eval().requires_grad_(False)
+        classifier.metadata["labeler"] = labeler.digest
         return _with_accuracy(classifier, data)
 
 
@@ -161,8 +165,12 @@ def _labeler_of(labeler: AnyLabeler, attributes: Any, generator: Generator) -> L
     return as_labeler(labeler, attributes, images).to(generator.device)
 
 
-def _part(schema: Schema, names: str | Sequence[str] | None) -> Schema:
-    return schema if names is None else schema.part([names] if isinstance(names, str) else names)
+def _part(schema: Schema, attributes: str | Sequence[str] | Mapping[str, Any] | Schema | None) -> Schema:
+    """Return the attributes of a schema that are learned."""
+    if attributes is None:
+        return schema
+    names = attributes.names if isinstance(attributes, Schema) else attributes
+    return schema.part([names] if isinstance(names, str) else list(names))
 
 
 def _train(
@@ -210,6 +218,8 @@ def _train(
 def _with_accuracy(classifier: AttributeClassifier, data: LatentPairsDataModule) -> AttributeClassifier:
     """Measure the classifier on pairs that it was not trained on, keep the figures in its metadata, and say them."""
     u, target, known = data.parts["test"]
+    if not len(u):
+        return classifier
     logits = classifier(u.to(next(classifier.parameters()).device)).cpu()
     scores = attribute_scores(data.schema, logits, target, known)
     classifier.metadata["accuracy"] = {name: round(float(score), 4) for name, score in scores.items()}
@@ -284,7 +294,7 @@ def draw(
     system = _system(generator, classifier, sampler, options, energy, labeler)
     query = system.parsed(query)
     system.check_query(query)
-    jury = _judge(judge, system.schema, system.generator)
+    jury = _judge(judge, system)
     asked = query if jury is None else query.on(jury.schema)
     z = _prior(system, [range(PILOT_SIZE)])
     system.prepare(query, z, free_labels(query, PILOT_SIZE))
@@ -356,7 +366,7 @@ def evaluate(
     """
     options = _options(target, weight, logic=logic, sigma=sigma, temperature=temperature)
     system = _system(generator, classifier, sampler, options, energy, labeler)
-    jury = _judge(judge, system.schema, system.generator)
+    jury = _judge(judge, system)
     if jury is None:
         raise LaceError("A measurement needs a judge, received None: give a labeler or a function of pictures.")
     sampling = ConditionalSampling(
@@ -391,7 +401,8 @@ def edit(
         seeds: the seeds of the pictures that are edited, as `draw` takes them.
         z: latents (B, Dz) that are edited in place of those of the seeds, a tensor or an array; None for the seeds.
         sampler: the sampler of each edit's energy; None for `samplers.Heun()`.
-        options: options of the edits; None for the defaults of `EditOptions`.
+        options: options of the edits; None for `EditOptions(weight=6)`, which makes an edit certain as the controlled
+            target does.
         judge: a labeler, or a function of pictures, that says in the tables what it sees; None for none.
 
     Returns:
@@ -409,8 +420,8 @@ def edit(
         (torch.Size([2, 3, 32, 32]), 'label == truck')
     """
     system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
-    own, jury = system.generator, _judge(judge, system.schema, system.generator)
-    editor = Editor(own, system.classifier, system.sampler, options)
+    own, jury = system.generator, _judge(judge, system)
+    editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
     wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
     if z is None:
         ranges = seed_ranges(_plain_seeds(seeds))
@@ -427,6 +438,7 @@ def edit(
     for query in [None, *wanted]:
         if query is not None:
             state = editor.apply(state, query, torch.tensor(numbers).to(system.device))
+        assert state.z is not None  # the edits begin at z
         sample = Sample(state.z, state.evaluations, state.seconds)
         with torch.no_grad():
             images = own.pictures(state.ws)
@@ -465,8 +477,10 @@ def _system(
             )
         classifier = load_classifier(classifier)
     _dtype(classifier)
-    system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
-    return system.bind(own, None if labeler is None else _judge(labeler, system.schema, own))
+    # A new system begins with random weights, which those of the classifier replace.
+    with isolate_rng():
+        system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
+    return system.bind(own, None if labeler is None else as_labeler(labeler, system.schema).to(own.device))
 
 
 def _dtype(classifier: AttributeClassifier) -> torch.dtype:
@@ -480,9 +494,18 @@ def _dtype(classifier: AttributeClassifier) -> torch.dtype:
     return dtype
 
 
-def _judge(judge: AnyLabeler | None, schema: Schema, generator: Generator) -> Labeler | None:
+def _judge(judge: AnyLabeler | None, system: LACE) -> Labeler | None:
     """Return a judge on the device of the generator; a function answers for the attributes of the classifier."""
-    return None if judge is None else as_labeler(judge, schema).to(generator.device)
+    if judge is None:
+        return None
+    jury = as_labeler(judge, system.schema).to(system.generator.device)
+    labeler = str(system.classifier.metadata.get("labeler", ""))
+    # A function without weights may be the truth.
+    if any(True for _ in jury.parameters()) and labeler.split("-")[0] == jury.digest.split("-")[0]:
+        warnings.warn(
+            "The judge is the network that made the labels: what it sees flatters. Choose another judge.", stacklevel=3
+        )
+    return jury
 
 
 def _seen(judge: Labeler, images: Tensor) -> Labels:

@@ -117,32 +117,45 @@ def _noted(given: str, taken: str) -> str:
     return taken
 
 
-# A text between quotes of its own, and the parts of a list whose commas stand outside of quotes.
+# A text between quotes of its own, and a list of such texts, as Hydra reads it.
 WHOLE = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
-PARTS = re.compile(r"""(?:"[^"]*"|'[^']*'|[^,])+""")
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+TEXTS = re.compile(rf"\s*{_TEXT}(?:\s*,\s*{_TEXT})*\s*")
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a list whose commas stand outside of quotes and brackets."""
+    parts, depth = [""], 0
+    for piece in re.findall(r"""["][^"]*["]|['][^']*[']|.""", text, re.DOTALL):
+        depth += (piece == "(") - (piece == ")")
+        if piece == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _quoted(argument: str, sweep: bool = False) -> str:
-    edits = re.match(r"^(?:task\.)?edits=(.*)$", argument)
+    edits = re.match(r"^(?:task\.)?edits=(.*)$", argument, re.DOTALL)
     if edits is not None:
         text = edits[1]
-        if re.match(r"\[\s*['\"]", text):
-            return f"task.edits={text}"  # a list of texts in quotes, as Hydra reads it
+        listed = re.fullmatch(r"\[(.*)\]", text, re.DOTALL)
+        if listed and TEXTS.fullmatch(listed[1]):
+            return f"task.edits={text}"
         whole = WHOLE.fullmatch(text)
-        text = whole[2] if whole else text.removeprefix("[").removesuffix("]")
-        parts = [part.strip() for part in PARTS.findall(text)]
-        return "task.edits=[" + ",".join(_in_quotes(part) for part in parts if part) + "]"
-    match = re.match(r"^query(?:\.text)?=(.*)$", argument)
+        parts = _parts(whole[2] if whole else listed[1] if listed else text)
+        return "task.edits=[" + ",".join(map(_in_quotes, parts)) + "]"
+    seeds = re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)
+    if seeds is not None:
+        return f"task.seeds={_in_quotes(seeds[1])}"
+    match = re.match(r"^(query(?:\.text)?|(?:task\.)?walk_to)=(.*)$", argument, re.DOTALL)
     if match is None:
-        if (seeds := re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)) is not None:
-            return f"task.seeds={_in_quotes(seeds[1])}"
-        if (walk_to := re.match(r"^(?:task\.)?walk_to=([^'\"].*)$", argument)) is not None:
-            return f"task.walk_to={_in_quotes(walk_to[1])}"
         return _quoted_value(argument, sweep)
-    whole = WHOLE.fullmatch(match[1])
-    if whole is None and (match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
+    whole = WHOLE.fullmatch(match[2])
+    if whole is None and (TEXTS.fullmatch(match[2]) or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[2])):
         return argument
-    return f"query.text={_in_quotes(whole[2] if whole else match[1])}"
+    key = "query.text" if match[1].startswith("query") else "task.walk_to"
+    return f"{key}={_in_quotes(whole[2] if whole else match[2])}"
 
 
 def _quoted_value(argument: str, sweep: bool) -> str:
@@ -297,10 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(given: list[str]) -> None:
     if given and given[0] in COMMANDS:
-        run = COMMANDS[given[0]](given[1:])
-        if run is None:
+        following = COMMANDS[given[0]](given[1:])
+        if following is None:
             return
-        given = run
+        given = following
     if any(word in ("--shell-completion", "-sc") for word in given):
         print(shell_completion(given, list(COMMANDS)))
         return

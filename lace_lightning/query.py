@@ -1,228 +1,73 @@
 """Queries: conditions on attributes such as `glasses == 1 and not yaw == 0.5`, parsed and checked against a schema.
 
 Grammar, loosest first, as in Python: `or`, `and`, `not`, comparison. A comparison is `attribute op value` with `==` or
-`!=` for classes (by number or name, in quotes where a name is not one word), `==`, `<` or `>` for continuous values in
-[0, 1]. `attribute == *` leaves the value free: it is given for each sample when the query is used.
+`!=` for classes (by number or name), `==`, `!=`, `<`, `<=`, `>` or `>=` for continuous values in [0, 1], an interval
+`0.3 < age <= 0.5`, a list `haircolor in (red, blond)` or `haircolor not in (red, blond)`, or a count
+`at least 2 of (hat == 1, smile == 1, glasses == 1)`, also with `at most` and `exactly`. Names of any alphabet are
+words, and a name that is not one word stands in quotes: `"facial hair" == 'long beard'`. `attribute == *` leaves the
+value free: it is given for each sample when the query is used. `anything`, alone, asks for nothing.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .conditions import (
+    BOUNDS,
+    COUNTS,
+    NUMBER,
+    WORD,
+    And,
+    Anything,
+    Atom,
+    Count,
+    Leaf,
+    Node,
+    Not,
+    OneOf,
+    Or,
+    atoms,
+    inner_nodes,
+    is_free,
+    map_atoms,
+    merged,
+    outcomes,
+    restrict,
+)
 from .errors import LaceError
 from .schema import Attribute, Labels, Schema
 
+__all__ = ["And", "Atom", "Node", "Not", "Or", "Query", "atoms", "parse", "restrict"]
+
 _TOKEN = re.compile(
-    r"\s*(?:(?P<op>==|!=|<|>)|(?P<bracket>[()])|(?P<quoted>\"[^\"]+\"|'[^']+')"
-    r"|(?P<word>\*|[A-Za-z_][\w-]*|[0-9]*\.?[0-9]+(?:[eE][-+]?\d+)?))"
+    r"\s*(?:(?P<op>==|!=|<=|>=|<|>)|(?P<mark>[(),])|(?P<quoted>\"[^\"]+\"|'[^']+')"
+    rf"|(?P<number>{NUMBER})|(?P<word>\*|{WORD}))"
 )
-_KEYWORDS = ("and", "or", "not", "*")
 _HELP = "write for example `glasses == 1 and not yaw == 0.5`"
-
-
-@dataclass(frozen=True)
-class Atom:
-    """A comparison of one attribute with a value.
-
-    Args:
-        attribute: the attribute.
-        op: "==" or "!=", and for continuous attributes "<" or ">".
-        value: a class index, a number in [0, 1], or None where it is free and given for each sample.
-
-    Example:
-        >>> str(Atom(Attribute("yaw", "continuous"), "<", 0.25))
-        'yaw < 0.25'
-    """
-
-    attribute: Attribute
-    op: str
-    value: float | None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            text = "*"
-        elif self.attribute.kind == "discrete":
-            text = _class_text(self.attribute, int(self.value))
-        else:
-            text = f"{self.value:g}"
-        return f"{self.attribute.name} {self.op} {text}"
-
-
-@dataclass(frozen=True)
-class Not:
-    """The negation of a condition.
-
-    Args:
-        inner: the condition.
-
-    Example:
-        >>> str(Not(Atom(Attribute("hat"), "==", 1)))
-        'not hat == 1'
-    """
-
-    inner: Node
-
-    def __str__(self) -> str:
-        return f"not {_bracket(self.inner, (And, Or))}"
-
-
-@dataclass(frozen=True)
-class And:
-    """The conjunction of two conditions.
-
-    Args:
-        left: the first condition.
-        right: the second condition.
-
-    Example:
-        >>> str(And(Atom(Attribute("hat"), "==", 1), Atom(Attribute("smile"), "==", 0)))
-        'hat == 1 and smile == 0'
-    """
-
-    left: Node
-    right: Node
-
-    def __str__(self) -> str:
-        return f"{_bracket(self.left, (Or,))} and {_bracket(self.right, (Or, And))}"
-
-
-@dataclass(frozen=True)
-class Or:
-    """The disjunction of two conditions, true where at least one of them is.
-
-    Args:
-        left: the first condition.
-        right: the second condition.
-
-    Example:
-        >>> str(Or(Atom(Attribute("hat"), "==", 1), Atom(Attribute("smile"), "==", 0)))
-        'hat == 1 or smile == 0'
-    """
-
-    left: Node
-    right: Node
-
-    def __str__(self) -> str:
-        return f"{self.left} or {_bracket(self.right, (Or,))}"
-
-
-Node = Atom | Not | And | Or
-
-
-def _class_text(attribute: Attribute, index: int) -> str:
-    """Return a class as a query writes it: its name, in quotes where that is not one word."""
-    name = attribute.class_name(index)
-    match = _TOKEN.fullmatch(name)
-    if match and match["word"] == name and name not in _KEYWORDS:
-        return name
-    quotes = [mark for mark in ("'", '"') if mark not in name]
-    return f"{quotes[0]}{name}{quotes[0]}" if quotes else str(index)
-
-
-def _bracket(node: Node, kinds: tuple[type, ...]) -> str:
-    return f"({node})" if isinstance(node, kinds) else str(node)
-
-
-def atoms(node: Node) -> list[Atom]:
-    """Return the comparisons of a tree, from left to right.
-
-    Args:
-        node: the root of the tree.
-
-    Example:
-        >>> hat = Atom(Attribute("hat"), "==", 1)
-        >>> len(atoms(Or(hat, Not(hat))))
-        2
-    """
-    if isinstance(node, Atom):
-        return [node]
-    if isinstance(node, Not):
-        return atoms(node.inner)
-    return atoms(node.left) + atoms(node.right)
-
-
-def _map_atoms(node: Node, change: Callable[[Atom], Atom]) -> Node:
-    if isinstance(node, Atom):
-        return change(node)
-    if isinstance(node, Not):
-        return Not(_map_atoms(node.inner, change))
-    return type(node)(_map_atoms(node.left, change), _map_atoms(node.right, change))
-
-
-def restrict(node: Node, name: str, value: float, tolerance: float = 0.1) -> Node | bool:
-    """Return the rest of a tree when one attribute has a certain value; comparisons with free values stay.
-
-    Args:
-        node: the root of the tree.
-        name: the name of the attribute.
-        value: its class index, or its number in [0, 1].
-        tolerance: a continuous `==` holds within ± tolerance.
-
-    Returns:
-        A tree without the attribute, or True or False where the value decides it.
-
-    Example:
-        >>> hat, smile = (Atom(Attribute(name), "==", 1) for name in ("hat", "smile"))
-        >>> str(restrict(And(hat, smile), "hat", 1)), restrict(And(hat, smile), "hat", 0)
-        ('smile == 1', False)
-    """
-    if isinstance(node, Atom):
-        if node.attribute.name != name or node.value is None:
-            return node
-        return bool(_true(node.attribute, node.op, torch.tensor(float(value)), node.value, tolerance))
-    if isinstance(node, Not):
-        inner = restrict(node.inner, name, value, tolerance)
-        return not inner if isinstance(inner, bool) else Not(inner)
-    left, right = restrict(node.left, name, value, tolerance), restrict(node.right, name, value, tolerance)
-    absorbing = isinstance(node, Or)
-    if left is absorbing or right is absorbing:
-        return absorbing
-    if isinstance(left, bool):
-        return right
-    return left if isinstance(right, bool) else type(node)(left, right)
-
-
-def _outcomes(node: Node | bool, tolerance: float) -> set[bool]:
-    """Return the truth values that a tree can have, attribute by attribute."""
-    if isinstance(node, bool):
-        return {node}
-    bound = [atom for atom in atoms(node) if atom.value is not None]
-    if not bound:
-        return {True, False}
-    result: set[bool] = set()
-    attribute = bound[0].attribute
-    if attribute.kind == "discrete":
-        values: list[float] = list(range(attribute.num_classes))
-    else:
-        # Truth values change at a value or at its tolerance: test these points, and the points between them.
-        edges = sorted(
-            {
-                0.0,
-                1.0,
-                *(
-                    min(max(atom.value + shift, 0.0), 1.0)
-                    for atom in bound
-                    if atom.attribute == attribute and atom.value is not None
-                    for shift in (-tolerance, 0.0, tolerance)
-                ),
-            }
-        )
-        values = edges + [(low + high) / 2 for low, high in pairwise(edges)]
-    for value in values:
-        result |= _outcomes(restrict(node, attribute.name, value, tolerance), tolerance)
-        if len(result) == 2:
-            break
-    return result
+T = TypeVar("T")
+# Signs of a text in letters, the longest first.
+_SPOKEN = {
+    "==": " is ",
+    "!=": " is not ",
+    "<=": " at most ",
+    ">=": " at least ",
+    "<": " below ",
+    ">": " above ",
+    "*": " any ",
+    ".": "p",
+}
 
 
 class Query:
-    """A condition on the attributes of one schema; `str(query)` is its canonical text.
+    """A condition on the attributes of one schema; `str(query)` is its canonical text, and `parse` its inverse.
+
+    Bounds of one attribute that are joined by `and` become one interval.
 
     Args:
         root: the tree of the condition.
@@ -236,7 +81,7 @@ class Query:
     """
 
     def __init__(self, root: Node, schema: Schema) -> None:
-        self.root, self.schema = root, schema
+        self.root, self.schema = merged(root), schema
 
     @property
     def text(self) -> str:
@@ -247,8 +92,8 @@ class Query:
     def slug(self) -> str:
         """The text in letters, digits and underscores, for names of files and runs."""
         text = self.text
-        for mark, word in (("==", "is"), ("!=", "is not"), ("<", "below"), (">", "above"), ("*", "any"), (".", "p")):
-            text = text.replace(mark, f" {word} " if mark != "." else word)
+        for mark, word in _SPOKEN.items():
+            text = text.replace(mark, word)
         return re.sub(r"\W+", "_", text).strip("_")
 
     @property
@@ -259,7 +104,12 @@ class Query:
     @property
     def free(self) -> tuple[str, ...]:
         """Names of the attributes whose value is given per sample."""
-        return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if atom.value is None))
+        return tuple(dict.fromkeys(atom.attribute.name for atom in atoms(self.root) if is_free(atom)))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the query asks for something; `anything` does not."""
+        return not isinstance(self.root, Anything)
 
     @property
     def is_conjunction(self) -> bool:
@@ -316,12 +166,13 @@ class Query:
                     "was bound: write `attribute == *` in the query to leave a value free."
                 )
 
-        def fill(atom: Atom) -> Atom:
-            if atom.value is not None or atom.attribute.name not in values:
+        def fill(atom: Leaf) -> Node:
+            if not is_free(atom) or atom.attribute.name not in values:
                 return atom
-            return Atom(atom.attribute, atom.op, _value(atom.attribute, atom.op, str(values[atom.attribute.name])))
+            assert isinstance(atom, Atom)
+            return Atom(atom.attribute, atom.op, _value(atom.attribute, str(values[atom.attribute.name])))
 
-        return Query(_map_atoms(self.root, fill), self.schema)
+        return Query(map_atoms(self.root, fill), self.schema)
 
     def holds(self, labels: Labels, free: Labels | None = None, tolerance: float = 0.1) -> Tensor:
         """Return for each row of labels whether the query is true (N,) bool.
@@ -339,22 +190,25 @@ class Query:
         return self._holds(self.root, labels, free, tolerance)
 
     def _holds(self, node: Node, labels: Labels, free: Labels | None, tolerance: float) -> Tensor:
+        if isinstance(node, Leaf):
+            name = node.attribute.name
+            value = labels.column(name)
+            given = free.column(name).to(value) if free is not None and is_free(node) else None
+            return node.true(value, tolerance, given)
+        if isinstance(node, Anything):
+            return torch.ones(len(labels), dtype=torch.bool, device=labels.values.device)
+        parts = [self._holds(part, labels, free, tolerance) for part in inner_nodes(node)]
         if isinstance(node, Not):
-            return ~self._holds(node.inner, labels, free, tolerance)
-        if isinstance(node, (And, Or)):
-            left, right = (self._holds(side, labels, free, tolerance) for side in (node.left, node.right))
-            return left & right if isinstance(node, And) else left | right
-        value = labels.column(node.attribute.name)
-        if node.value is None:
-            assert free is not None
-            target = free.column(node.attribute.name).to(value)
-        else:
-            target = torch.full_like(value, node.value)
-        return _true(node.attribute, node.op, value, target, tolerance)
+            return ~parts[0]
+        if isinstance(node, Count):
+            allowed = node.allows(torch.stack(parts).sum(0))
+            assert isinstance(allowed, Tensor)
+            return allowed
+        return parts[0] & parts[1] if isinstance(node, And) else parts[0] | parts[1]
 
     def outcomes(self, tolerance: float = 0.1) -> set[bool]:
         """Return the truth values that the query has, over all values of its attributes."""
-        return _outcomes(self.root, tolerance)
+        return outcomes(self.root, tolerance)
 
     def __str__(self) -> str:
         return self.text
@@ -369,30 +223,24 @@ class Query:
         return hash((self.root, self.schema))
 
 
-def _true(attribute: Attribute, op: str, value: Tensor, target: Tensor | float, tolerance: float) -> Tensor:
-    """Compare values (*) with targets: bool (*)."""
-    if op in "<>":
-        return value < target if op == "<" else value > target
-    equal = (value - target).abs() <= (tolerance if attribute.kind == "continuous" else 0.5)
-    return equal if op == "==" else ~equal
-
-
-def _value(attribute: Attribute, op: str, text: str) -> float | None:
-    """Check operator and value against the attribute."""
-    allowed = ("==", "!=") if attribute.kind == "discrete" else ("==", "!=", "<", ">")
-    if op not in allowed:
+def _check_operator(attribute: Attribute, op: str) -> None:
+    """Refuse (LaceError) an operator that the attribute is not compared with."""
+    allowed = ("==", "!=", "in") if attribute.kind == "discrete" else ("==", "!=", *BOUNDS)
+    if op.removeprefix("not ") not in allowed:
+        instead = "" if op in BOUNDS else f": write `0.3 < {attribute.name} < 0.5` for an interval"
         raise LaceError(
-            f"Attribute '{attribute.name}' is {attribute.kind} and is compared with {' or '.join(allowed)}, "
-            f"received '{op}'."
+            f"Attribute '{attribute.name}' is {attribute.kind} and is compared with {', '.join(allowed[:-1])} or "
+            f"{allowed[-1]}, received '{op}'{instead}."
         )
+
+
+def _value(attribute: Attribute, text: str) -> float | None:
+    """Return the number of a class or a value. Raises LaceError where the attribute has none."""
     if text == "*":
         return None
     if attribute.kind == "discrete":
         return float(attribute.class_index(text))
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = float(text) if re.fullmatch(NUMBER, text) else -1.0
     if not 0 <= value <= 1:
         raise LaceError(
             f"Attribute '{attribute.name}' is continuous with values from 0 to 1, received '{text}': scale it."
@@ -404,36 +252,44 @@ class _Parser:
     """Recursive descent over the tokens of one text."""
 
     def __init__(self, text: str, schema: Schema) -> None:
-        self.text, self.schema = text, schema
+        self.text, self.schema = unicodedata.normalize("NFC", text), schema
         self.tokens: list[tuple[str, str]] = []
         position = 0
-        while text[position:].strip():
-            match = _TOKEN.match(text, position)
+        while rest := self.text[position:].strip():
+            match = _TOKEN.match(self.text, position)
             if match is None:
-                raise self.error(f"'{text[position:].strip()[0]}' cannot be read")
+                raise self.error(f"'{rest[0]}' cannot be read")
             kind = str(match.lastgroup)
-            self.tokens.append((kind, match[kind][1:-1] if kind == "quoted" else match[kind]))
+            found = match[kind][1:-1] if kind == "quoted" else match[kind]
+            if kind == "word" and found != "*" and not found.replace("-", "_").isidentifier():
+                # A character outside of ASCII that is no letter, such as a curved quote.
+                strange = next(c for c in found if not f"_{c}".replace("-", "_").isidentifier())
+                raise self.error(f"'{strange}' cannot be read")
+            self.tokens.append((kind, found))
             position = match.end()
         self.next = 0
 
     def error(self, problem: str) -> LaceError:
         return LaceError(f"The query '{self.text}' could not be understood, {problem}: {_HELP}.")
 
+    def peek(self, ahead: int = 0) -> tuple[str, str]:
+        """Return kind and text of a token, two empty texts behind the end."""
+        return self.tokens[self.next + ahead] if self.next + ahead < len(self.tokens) else ("", "")
+
     def accept(self, *texts: str) -> bool:
-        if (
-            self.next < len(self.tokens)
-            and self.tokens[self.next][0] != "quoted"
-            and self.tokens[self.next][1] in texts
-        ):
-            self.next += 1
-            return True
-        return False
+        """Go on behind these tokens if they are the next ones."""
+        for ahead, text in enumerate(texts):
+            kind, found = self.peek(ahead)
+            if kind == "quoted" or found != text:
+                return False
+        self.next += len(texts)
+        return True
 
     def expect(self, wanted: str, *kinds: str) -> str:
-        if self.next >= len(self.tokens):
+        kind, found = self.peek()
+        if not kind:
             raise self.error(f"{wanted} is missing at its end")
-        found_kind, found = self.tokens[self.next]
-        if found_kind not in kinds:
+        if kind not in kinds:
             raise self.error(f"'{found}' stands where {wanted} should")
         self.next += 1
         return found
@@ -458,9 +314,71 @@ class _Parser:
             if not self.accept(")"):
                 raise self.error("a bracket is not closed")
             return node
-        attribute = self.schema[self.expect("an attribute", "word")]
-        op = self.expect("a comparison (==, !=, < or >)", "op")
-        return Atom(attribute, op, _value(attribute, op, self.expect("a value", "word", "quoted")))
+        if self.peek()[0] == "number" and self.peek(1)[0] == "op":
+            return self.interval()
+        for kind in COUNTS:
+            words = kind.split()
+            # An attribute may be called `exactly`: a comparison follows on it.
+            behind = self.peek(len(words))
+            if behind[0] != "op" and behind[1] not in ("in", "not") and self.accept(*words):
+                return self.count(kind)
+        return self.comparison()
+
+    def attribute(self) -> Attribute:
+        return self.schema[self.expect("an attribute", "word", "quoted")]
+
+    def comparison(self) -> Node:
+        attribute = self.attribute()
+        for words in (("in",), ("not", "in")):
+            if self.accept(*words):
+                return self.one_of(attribute, " ".join(words))
+        op = self.expect(f"a comparison (==, !=, {', '.join(BOUNDS)} or in)", "op")
+        _check_operator(attribute, op)
+        return Atom(attribute, op, _value(attribute, self.expect("a value", "word", "number", "quoted")))
+
+    def one_of(self, attribute: Attribute, op: str) -> Node:
+        _check_operator(attribute, op)
+        names = self.listed(f"'{op}'", lambda: self.expect("a class", "word", "number", "quoted"))
+        classes = tuple(sorted({attribute.class_index(name) for name in names}))
+        if len(classes) == 1:
+            return Atom(attribute, "==" if op == "in" else "!=", float(classes[0]))
+        return OneOf(attribute, classes, op != "in")
+
+    def interval(self) -> Node:
+        """Read `value < attribute` and `value < attribute < value`; signs may also point to the left."""
+        first = self.expect("a value", "number")
+        op = self.expect("a comparison", "op")
+        attribute = self.attribute()
+        if op not in BOUNDS:
+            raise self.error(f"a value stands before '{op}', which is written behind it (`attribute {op} value`)")
+        _check_operator(attribute, op)
+        left = Atom(attribute, BOUNDS[op], _value(attribute, first))
+        if self.peek()[0] != "op":
+            return left
+        again = self.expect("a comparison", "op")
+        if again[0] != op[0]:
+            raise self.error(f"'{op}' and '{again}' point in different directions")
+        right = Atom(attribute, again, _value(attribute, self.expect("a value", "number")))
+        return merged(And(left, right))
+
+    def count(self, kind: str) -> Node:
+        number = self.expect("a whole number", "number")
+        if not number.isdigit():
+            raise self.error(f"'{number}' stands where a whole number should")
+        if not self.accept("of"):
+            raise self.error(f"'of (' is missing behind '{kind} {number}'")
+        return Count(kind, int(number), tuple(self.listed(f"'{kind} {number} of'", self.disjunction)))
+
+    def listed(self, before: str, read: Callable[[], T]) -> list[T]:
+        """Read a list in brackets, its elements by `read`."""
+        if not self.accept("("):
+            raise self.error(f"a list in brackets is missing behind {before}")
+        result = [read()]
+        while self.accept(","):
+            result.append(read())
+        if not self.accept(")"):
+            raise self.error(f"the list behind {before} is not closed")
+        return result
 
 
 def parse(text: str, schema: Schema) -> Query:
@@ -480,7 +398,8 @@ def parse(text: str, schema: Schema) -> Query:
     parser = _Parser(text, schema)
     if not parser.tokens:
         raise parser.error("it is empty")
-    root = parser.disjunction()
+    alone = len(parser.tokens) == 1 and parser.accept("anything")
+    root = Anything() if alone else parser.disjunction()
     if parser.next < len(parser.tokens):
         raise parser.error(f"'{parser.tokens[parser.next][1]}' was not expected")
     return Query(root, schema)

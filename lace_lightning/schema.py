@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +22,7 @@ class Attribute:
     """A property of pictures: discrete with two or more classes, or continuous with values in [0, 1].
 
     Args:
-        name: a word of letters, digits and underscores.
+        name: a name of letters, digits, `_`, `-` and spaces, of any alphabet.
         kind: "discrete" or "continuous".
         num_classes: number of classes of a discrete attribute, at least 2.
         class_names: different names of the classes in order; empty where they have none.
@@ -40,11 +42,14 @@ class Attribute:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
-        if not self.name.isidentifier():
+        # The same letter may be written by different characters: names are compared in one form.
+        object.__setattr__(self, "name", unicodedata.normalize("NFC", str(self.name)))
+        names = tuple(unicodedata.normalize("NFC", str(name)) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
+        if not re.sub("[- ]", "_", f"_{self.name}").isidentifier() or self.name.strip() != self.name or not self.name:
             raise LaceError(
-                f"An attribute's name must be a word of letters, digits and underscores, received '{self.name}': "
-                "rename it."
+                "An attribute's name must consist of letters, digits, underscores, hyphens and spaces between them, "
+                f"received '{self.name}': rename it."
             )
         if self.kind not in KINDS:
             raise LaceError(
@@ -96,6 +101,7 @@ class Attribute:
         Raises:
             LaceError: when the attribute has no such class.
         """
+        text = unicodedata.normalize("NFC", text)
         if text in self.class_names:
             return self.class_names.index(text)
         if text.isdigit() and int(text) < self.num_classes:

@@ -726,6 +726,16 @@ def test_published_weights_label_pairs(tmp_path: Path) -> None:
         ('edits=[breed == "a b"]', ['breed == "a b"']),
         ("edits=['a == 1', 'b == 1']", ["a == 1", "b == 1"]),
         ("task.edits=[]", []),
+        ("query=haircolor in (red, blond)", "haircolor in (red, blond)"),
+        ("query='facial hair' == 'long beard'", "'facial hair' == 'long beard'"),
+        ("""query="facial hair" in ('a, b', "c")""", """"facial hair" in ('a, b', "c")"""),
+        ("query=0.3<=возраст<0.5", "0.3<=возраст<0.5"),
+        ("query.text=null", None),
+        (
+            "edits=at least 2 of (a == 1, b in (x, y)), 0.3 < c < 0.5",
+            ["at least 2 of (a == 1, b in (x, y))", "0.3 < c < 0.5"],
+        ),
+        ("edits='x y' == 'a', 'x y' == 'b'", ["'x y' == 'a'", "'x y' == 'b'"]),
     ],
 )
 def test_classes_and_conditions_may_be_quoted(argument: str, value: object) -> None:

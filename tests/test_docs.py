@@ -110,6 +110,8 @@ def there(tmp_path, monkeypatch) -> Path:
     (tmp_path / "my_conf" / "experiment" / "digits.yaml").write_text(digits)
     text = next(block for page in RUN for block in blocks(page, "yaml") if "prompts:" in block)
     (tmp_path / "my_conf" / "labeler" / "cats.yaml").write_text(text.replace("confidence: 0.6", "confidence: 0"))
+    (tmp_path / "latents").mkdir()
+    np.savez(tmp_path / "latents" / "projected_w.npz", w=np.zeros((1, 8, 128), np.float32))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
     return tmp_path
 
@@ -145,11 +147,14 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         assert (network.sha256 is None) == ("--trust-first" in arguments)
         return
     if arguments[0] == "draw":
-        cli.main([*arguments, *overrides(arguments, there)])
+        # The shipped classifier is for settings that debug=fast changes.
+        quick = overrides(arguments, there) if "--experiment" in arguments else ["metrics.batch_size=10"]
+        cli.main([*arguments, *quick])
         assert list(there.rglob("contact.png"))
         return
     if arguments[0] in cli.COMMANDS:
-        cli.main(arguments)
+        quick = {"edit": QUICK, "project": ["--steps", "2", *(["logger=csv"] if "--edit" in arguments else [])]}
+        cli.main([*arguments, *quick.get(arguments[0], [])])
         return
     line = " ".join(arguments)
     if "stylegan2_ada_cifar10" in line:
@@ -178,8 +183,11 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    # The blocks of a page go on from each other.
+    names: dict = {"__name__": "__main__"}
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), {})
+        exec(compile(block, page.name, "exec"), names)
     for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block)
         if "prompts" in settings:

@@ -23,7 +23,7 @@ from ..seeds import range_text
 from ..systems.base import Drawn, System
 from ..systems.handover import Piece, SampleFolder, blocks_of, caption_of, write_pieces
 from ..targets import free_labels
-from .evaluation import Evaluation, SystemEvaluation, agreed
+from .evaluation import Evaluation, SystemEvaluation, agreed, announce
 
 # Name of the animation of a walk, without its ending.
 WALK = "walk"
@@ -60,6 +60,8 @@ class Drawing(SystemEvaluation):
         ...     (Path(folder) / "0001.png").is_file(), figures["drawn"]
         (True, 2.0)
     """
+
+    needs_data = False
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class Drawing(SystemEvaluation):
         """Let the sampler measure its settings on the same samples, whichever are drawn."""
         free = free_labels(query, self.batch_size, self.seed)
         system.prepare(query, system.generator.prior(self.batch_size, self.seed, 0, device), free)
+        announce(system)
 
     def _draw(self, system: System, device: torch.device, out: SampleFolder, rank: int, world_size: int) -> None:
         bar = tqdm(
@@ -176,12 +179,11 @@ class Drawing(SystemEvaluation):
     ) -> None:
         drawn, free = self.draw(system, self.query, block, device)
 
-        def seen(rows: slice) -> Labels | None:
-            if not self.judged:
-                return None
-            return judged_labels(self.query.schema, self._judge(drawn.images[rows])[1])
+        write_pieces(out, system, self.query, drawn, block, pieces, lambda rows: self.seen(drawn.images[rows]), free)
 
-        write_pieces(out, system, self.query, drawn, block, pieces, seen, free)
+    def seen(self, images: Tensor) -> Labels | None:
+        """Return the labels that the judge sees in pictures (B, C, H, W) uint8, None where it is left out."""
+        return judged_labels(self.query.schema, self._judge(images)[1]) if self.judged else None
 
     def _walk(self, system: System, device: torch.device) -> str:
         """Write the animation of a walk, unless it is there; return what to say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,6 +47,21 @@ def agreed(choice: bool) -> bool:
     choices = [choice]
     torch.distributed.broadcast_object_list(choices)
     return choices[0]
+
+
+@rank_zero_only
+def announce(system: System) -> None:
+    """Say what a system is going to sample and the ACC to expect, in one line on stderr of the first process.
+
+    Args:
+        system: the system, after `prepare`.
+
+    Example:
+        >>> from lace_lightning.examples import tiny_lace
+        >>> announce(tiny_lace())
+    """
+    if system.outlook is not None:
+        print(system.outlook.sentence, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -90,6 +107,9 @@ class SystemEvaluation(pl.Callback):
         folder: where these are written, a folder of their own that is replaced; None writes none.
         report: further plain values for their report.json.
 
+    Attributes:
+        needs_data: whether a system with given weights is tested on its data too.
+
     Example:
         >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
@@ -102,6 +122,8 @@ class SystemEvaluation(pl.Callback):
         >>> Count(judge, num_samples=5, batch_size=2, progress=False).evaluate(lace).metrics
         {'batches': 3}
     """
+
+    needs_data = True
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
 from ..systems.handover import Piece, caption_of, write_pieces
 from ..targets import free_labels, wanted_labels
-from .evaluation import Evaluation, SystemEvaluation
+from .evaluation import Evaluation, SystemEvaluation, announce
 
 
 class ConditionalSampling(SystemEvaluation):
@@ -133,6 +133,7 @@ class ConditionalSampling(SystemEvaluation):
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
         self.prepare(system, device)
+        announce(system)
         observer = system.observer(self.query, self.plan())
         for first, count in self._batches(rank, world_size, f"sampling ({system.title})"):
             drawn, z, free = self.draw(system, first, count, device)

@@ -83,6 +83,11 @@ class Embedding(nn.Module):
         result: Tensor = (self(first) - self(second)).norm(dim=1)
         return result
 
+    def with_gradient(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1], with a graph where one is asked for."""
+        result: Tensor = self(images)
+        return result
+
     @property
     def protocol(self) -> dict[str, Any]:
         """Plain values that the distance depends on."""
@@ -222,6 +227,10 @@ class ScriptedEmbedding(Embedding):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1]."""
+        return self.with_gradient(images)
+
+    def with_gradient(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1], with a graph where one is asked for."""
         inputs = self.prepare(images)
         vectors = self.program(inputs)
         if self.flip:

@@ -38,6 +38,9 @@ class Energy(nn.Module):
         ([20.0, 20.0], [8.0, 8.0, 8.0, 8.0, 8.0])
     """
 
+    # What u is where the energy stands beside a query: z, w, or x for pictures.
+    space: str = "z"
+
     def forward(self, u: Tensor) -> Tensor:
         """Return E(u) (B,) for u (B, D); an event needs to define `pair` only."""
         return -self.pair(u)[0]

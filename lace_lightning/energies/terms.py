@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -234,6 +235,130 @@ class HalfLine(Term):
         return HalfLine(self.columns, target, self.above, self.sigma)
 
 
+class Interval(Energy):
+    """The event that a continuous value lies between a and b: p = Φ((b - f)/σ) - Φ((a - f)/σ).
+
+    Value and gradient are stable where p is tiny: both ends are taken to the lower tail, and computed in float64.
+
+    Args:
+        columns: the attribute's one column of the logits (B, L).
+        low: a, in units of the attribute, below `high`.
+        high: b, in units of the attribute.
+        sigma: the standard deviation σ of the classifier's normal error, above 0.
+
+    Raises:
+        LaceError: when sigma is not above 0, and for an interval that is empty.
+
+    Example:
+        >>> import torch
+        >>> torch.exp(-Interval(slice(0, 1), 0.4, 0.6, sigma=0.1)(torch.tensor([[0.5]]))).round(decimals=4)
+        tensor([0.6827])
+    """
+
+    def __init__(self, columns: slice, low: float, high: float, sigma: float = 0.1) -> None:
+        super().__init__()
+        if not low < high:
+            raise LaceError(
+                f"An interval must begin below its end, received {low:g} to {high:g}: write the smaller value first, "
+                "and `==` for a single value."
+            )
+        self.columns, self.low, self.high, self.sigma = columns, float(low), float(high), _positive(sigma)
+
+    def _ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        f = u[:, self.columns.start].double()
+        return (self.low - f) / self.sigma, (self.high - f) / self.sigma
+
+    def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self._ends(u)
+        outside = torch.logaddexp(log_ndtr(a), log_ndtr(-b))
+        return _log_between(a, b).to(u.dtype), outside.to(u.dtype)
+
+    def _ratios(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return a, b, φ(a)/p, φ(b)/p and log p, where φ is the normal density."""
+        a, b = self._ends(u.detach())
+        log_p = _log_between(a, b)
+        low, high = (torch.exp(-x.square() / 2 - math.log(2 * math.pi) / 2 - log_p) for x in (a, b))
+        return a, b, low, high, log_p
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        _, _, low, high, log_p = self._ratios(u)
+        gradient = torch.zeros_like(u)
+        gradient[:, self.columns.start] = ((high - low) / self.sigma).to(u.dtype)
+        return -log_p.to(u.dtype), gradient
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # The second derivative of -log p in f, with r = φ/p at the ends, is (b·r_b - a·r_a + (r_b - r_a)²)/σ².
+        value, gradient = self.value_and_grad(u)
+        a, b, low, high, _ = self._ratios(u)
+        rows = u.new_zeros(len(u), 1, u.shape[1])
+        second = b * high - a * low + (high - low).square()
+        rows[:, 0, self.columns.start] = (second.clamp(min=0).sqrt() / self.sigma).to(u.dtype)
+        return value, gradient, rows
+
+    def extra_repr(self) -> str:
+        return f"columns {self.columns.start}:{self.columns.stop}, {self.low:g} to {self.high:g}"
+
+
+class OneOf(Energy):
+    """The event that a discrete attribute has one of several classes: p = Σ_c p(c), for logits f.
+
+    Args:
+        columns: the attribute's columns of the logits (B, L), one a class.
+        classes: numbers of the classes from 0, at least one and not all of them.
+        temperature: divides the logits f, above 0.
+
+    Raises:
+        LaceError: when the temperature is not above 0, and for no class or all of them.
+
+    Example:
+        >>> import torch
+        >>> torch.exp(-OneOf(slice(0, 4), [0, 2])(torch.zeros(1, 4)))
+        tensor([0.5000])
+    """
+
+    inside: Tensor
+
+    def __init__(self, columns: slice, classes: Sequence[int], temperature: float = 1.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise LaceError(f"A temperature must be above 0, received {temperature}: 1 is the classifier's own.")
+        self.columns, self.classes, self.temperature = columns, sorted(set(classes)), float(temperature)
+        count = columns.stop - columns.start
+        if not self.classes or len(self.classes) >= count or self.classes[0] < 0 or self.classes[-1] >= count:
+            raise LaceError(
+                f"Some of the classes 0 to {count - 1} must be chosen, and not all, received {list(classes)}: correct "
+                "them."
+            )
+        with torch.inference_mode(False):
+            inside = torch.zeros(count, dtype=torch.bool)
+            inside[self.classes] = True
+            self.register_buffer("inside", inside, persistent=False)
+
+    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p (B, C) of all classes, and of those inside and outside, where the others count for nothing."""
+        log_p = (u[:, self.columns] / self.temperature).log_softmax(1)
+        inside = self.inside.to(u.device)
+        # A large finite number, not infinity, keeps the gradients free of 0·inf.
+        lowest = torch.finfo(log_p.dtype).min
+        return log_p, log_p.masked_fill(~inside, lowest), log_p.masked_fill(inside, lowest)
+
+    def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        _, inside, outside = self._parts(u)
+        return inside.logsumexp(1), outside.logsumexp(1)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, inside, _ = self._parts(u.detach())
+        gradient = torch.zeros_like(u)
+        gradient[:, self.columns] = (log_p.exp() - inside.softmax(1)) / self.temperature
+        return -inside.logsumexp(1), gradient
+
+    def tempered(self, temperature: float) -> Energy:
+        return OneOf(self.columns, self.classes, self.temperature * temperature)
+
+    def extra_repr(self) -> str:
+        return f"columns {self.columns.start}:{self.columns.stop}, classes {self.classes}"
+
+
 class Prior(Energy):
     """The energy E(z) = ½‖z‖² of the standard normal prior of latents z (B, D), up to its constant.
 
@@ -252,6 +377,18 @@ class Prior(Energy):
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         u = u.detach()
         return u.square().sum(1) / 2, u.clone()
+
+
+def _log_between(a: Tensor, b: Tensor) -> Tensor:
+    """Return log(Φ(b) - Φ(a)) for a < b, without cancellation in either tail."""
+    # Φ(b) - Φ(a) = Φ(-a) - Φ(-b): in the lower tail the logs of both are exact.
+    upper = a + b > 0
+    a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
+    log_b = log_ndtr(b)
+    # Far from f both ends round to one number: the difference stays below 0.
+    ratio = (log_ndtr(a) - log_b).clamp(max=-TINY)
+    result: Tensor = log_b + torch.log(-torch.expm1(ratio))
+    return result
 
 
 def _positive(sigma: float) -> float:

@@ -127,7 +127,10 @@ def as_generator(
                 "A generator must be a Generator, the name of one, or a module or function from latents z (B, Dz) to "
                 f"pictures (B, C, H, W), received {type(generator).__name__}: give one of these."
             )
-        generator = ModuleGenerator(as_module(generator), z_dim, image_shape, **{"output_range": AUTO, **options})
+        try:
+            generator = ModuleGenerator(as_module(generator), z_dim, image_shape, **{"output_range": AUTO, **options})
+        except LaceError as error:
+            raise LaceError(f"{error} These are arguments of lace.as_generator.") from error.__cause__
     check_generator(generator.frozen())
     return generator
 

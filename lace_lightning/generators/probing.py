@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
-from ..source import user_line
+from ..source import user_frames, user_line
 
 # Names of attributes that hold the size of a latent, and of the half of an autoencoder that makes pictures.
 SIZES = ("z_dim", "latent_dim", "latent_size", "nz", "dim_z", "zdim")
@@ -95,12 +95,17 @@ def first_that_draws(
     reason = ""
     if errors:
         # The latent of the right size came furthest.
-        shape, cause = max(errors, key=lambda entry: [line for _, line in walk_tb(entry[1].__traceback__)])
+        shape, cause = max(errors, key=lambda entry: _progress(entry[1]))
         reason = f" (for latents of {math.prod(shape)}: {in_one_line(cause, 140)}{user_line(cause)})"
     raise LaceError(
         f"The size of a latent of {title} is required, and no size of its layers gives pictures{reason}: set z_dim to "
         "the right number, or latent_shape to the shape of one latent."
     )
+
+
+def _progress(error: BaseException) -> tuple[list[int], int]:
+    """Return how far a module came: by the lines of the user's code, and of errors in one line the one of that line."""
+    return [line for _, line in user_frames(error)], -len(list(walk_tb(error.__traceback__)))
 
 
 def shape_of_pictures(images: Tensor) -> Shape:

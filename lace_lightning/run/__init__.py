@@ -73,13 +73,13 @@ def measure_system(settings: Settings) -> dict[str, float]:
     evaluation = evaluation_of(study)
     system = system_of(study)
     evaluation.check(system)
-    # Drawing measures no classifier: a given system needs no data.
-    is_ready = settings.task.name == "draw" and system.given
+    # A given system needs no data, unless its classifier is measured on them.
+    is_ready = system.given and not evaluation.needs_data
     pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
     data = None if is_ready else training_data(study, system, pairs)
     no_loggers: AbstractContextManager[list[Logger]] = nullcontext([])
-    with no_loggers if data is None else loggers_of(settings) as loggers:
+    with no_loggers if is_ready and settings.task.name == "draw" else loggers_of(settings) as loggers:
         seconds = None if data is None else train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)

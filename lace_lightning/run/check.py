@@ -162,9 +162,12 @@ def _check_nodes(settings: Settings) -> None:
         is_given = getattr(settings, key) is not None
         if not is_given and not (task == "reference" and settings.metrics.fid == "inception"):
             raise LaceError(f"The task {task} needs a {key}, and {key}=none: choose one of conf/{key}.")
-    for node in (settings.generator, settings.labeler, settings.judge, settings.sampler, settings.energy):
+    for node in (settings.generator, settings.labeler, settings.judge, settings.sampler):
         if node is not None and _is_used(node.key, task):
             node.check()
+    if task in SYSTEM_TASKS:
+        for node in settings.extra_energies.values():
+            _node(node.key, node.content).check()
     if settings.dataset.module is not None and task not in ("style_layers", "draw_portraits", "pictures"):
         settings.dataset.module.check()
     for group in ("logger", "callbacks"):
@@ -233,9 +236,10 @@ def _check_system(settings: Settings) -> None:
         batch_size = settings.model.get("batch_size")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise LaceError(f"The setting 'model.batch_size' must be at least 1, received {batch_size!r}.")
-        if settings.energy is not None:
+        if settings.extra_energies:
             raise LaceError(
-                f"An energy is added to that of LACE's query, and model is {settings.model.name}: set energy=none."
+                f"An energy is added to that of LACE's query, and model is {settings.model.name}: set energy=none "
+                "and no energies."
             )
     elif settings.task.name == "model":
         raise LaceError("The task 'model' needs a model and model=none: set model=latent_jem or another of conf/model.")

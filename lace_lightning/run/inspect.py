@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ..artifacts import atomic_path, check_writable
@@ -17,7 +16,7 @@ from ..labelers import Labeler
 from ..metrics import LayerShares, layers_of
 from ..metrics.feature_space import inception_extractor, judge_extractor, measure_reference
 from ..pictures.convert import downscale, float_batches, to_bytes
-from ..pictures.grids import labelled_grid
+from ..pictures.grids import labelled_grid, to_picture
 from ..portraits import attribute_rows
 from ..report.text import Table
 from ..seeds import RunSeeds
@@ -267,7 +266,7 @@ def pictures(settings: Settings) -> dict[str, float]:
             ).cpu()
         for name, image in zip(part, images, strict=True):
             with atomic_path(name) as temporary:
-                Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")
+                to_picture(image).save(temporary, format="png")
         shown = shown or list(images[:80].split(10))
     with atomic_path(table) as temporary:
         temporary.write_text(

@@ -16,6 +16,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_condition(value: Any) -> Any:
+    """Return null as the condition that asks for nothing."""
+    return "anything" if value is None else value
+
+
 def setting(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
     """Return a field of a group of settings.
 
@@ -113,15 +118,18 @@ class QuerySettings(Group):
         'exact'
     """
 
-    text: str = setting("label == *", "The condition, for example `glasses == 1 and not yaw == 0.5`.")
+    text: Annotated[str, BeforeValidator(_as_condition)] = setting(
+        "label == *", "The condition, for example `glasses == 1 and not yaw == 0.5`; null or anything: none."
+    )
     logic: Literal["exact", "paper"] = setting("exact", "Algebra of probabilities, or the paper's OR and NOT.")
     sigma: float = setting(0.1, "Error of continuous attributes.", gt=0)
     temperature: float = setting(1.0, "Divisor of the logits of discrete attributes.", gt=0)
     paper_temperature: bool = setting(False, "Divide the chosen logit alone, as the paper's code does.")
     target: Literal["calibrated", "controlled", "hard"] | None = setting(
-        None, "Target: p(c|w), p(c|w)^γ, or the region where every decision is right; null: by the weight."
+        None,
+        "Target: p(c|w), p(c|w)^γ, or where every decision is right; null: by the weight, controlled for auto.",
     )
-    weight: float | None = setting(None, "γ of the target; null: 6 for controlled and hard, else 1.", ge=0)
+    weight: float | None = setting(None, "γ of the target; null: 6 for controlled and hard (10 by auto), else 1.", ge=0)
 
 
 class Metrics(Group):
@@ -214,6 +222,13 @@ class EditTask(SystemTask):
     edits: Names = setting([], "Edits in their order, for example age == 0.8.")
     identity: Annotated[Identity, BeforeValidator(_as_identity)] = setting(Identity(), "The embedding behind ID.")
     strips: int = setting(8, "People in the picture.", "people", ge=1)
+    latents: str | None = setting(None, "File or folder of latents to edit; null: samples of the prior.")
+    space: Literal["z", "w", "w+"] | None = setting(
+        None, "Space of these latents, where neither their shape nor their names decide; null: found."
+    )
+    photographs: str | None = setting(
+        None, "Folder of pictures that are shown beside those of the latents; null: none."
+    )
 
 
 class TemperatureTask(SystemTask):
@@ -380,6 +395,11 @@ class Dataset(Group):
     module: Any = setting(None, "The data module, a PictureData.")
 
 
+def _last_word(node: Node) -> str:
+    """Return the name of an energy: that of its function, else of its class."""
+    return str(node.get("function") or node.name).rpartition(".")[2]
+
+
 class Settings(Group):
     """All settings of a run, checked.
 
@@ -407,7 +427,8 @@ class Settings(Group):
     labeler: Any = setting(None, "The network that labels the pairs; null: pairs or classifier are given.")
     judge: Any = setting(None, "The network that measures.")
     sampler: Any = setting(None, "The sampler of LACE.")
-    energy: Any = setting(None, "An energy of z that is added to that of the query (LACE); null: none.")
+    energy: Any = setting(None, "An energy or a reward that is added to that of the query (LACE); null: none.")
+    energies: dict[str, Any] = setting({}, "Further energies and rewards by name, each with a `_target_`.")
     model: Any = setting(None, "Another system than LACE; null: LACE.")
     training: dict[str, Any] = setting({}, "Settings of the training of an image network.")
     editing: dict[str, Any] = setting({}, "Options of the editor.")
@@ -422,6 +443,12 @@ class Settings(Group):
     def limits(self) -> tuple[int, int]:
         """The values of trainer.max_epochs and trainer.max_steps; -1 is no limit."""
         return int(self.trainer["max_epochs"]), int(self.trainer.get("max_steps", -1))
+
+    @property
+    def extra_energies(self) -> dict[str, Node]:
+        """The nodes of energies that are added to that of the query, by name."""
+        own = {} if self.energy is None else {_last_word(self.energy): self.energy}
+        return own | {name: Node(f"energies.{name}", content) for name, content in self.energies.items() if content}
 
     def nodes(self) -> Sequence[Node]:
         """Return the nodes of generator, labeler, judge, sampler and model that are set."""

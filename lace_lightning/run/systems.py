@@ -53,7 +53,7 @@ def system_of(study: Study) -> System:
 def _lace(study: Study) -> System:
     settings, classifier = study.settings, study.settings.classifier
     sampler = settings.sampler.build()
-    extra = _extra_energy(study)
+    extra = _extra_energies(study)
     path = settings.task.weights  # type: ignore[attr-defined]
     is_free = path == AUTO and classifier.weights is None
     path = _shipped_classifier(study) if is_free else classifier.weights if path in (None, AUTO) else path
@@ -93,16 +93,18 @@ def _shipped_classifier(study: Study) -> str | None:
     return None
 
 
-def _extra_energy(study: Study) -> Energy | None:
-    """Return the energy that is added to that of the query. Raises LaceError for an object that is no Energy."""
-    node = study.settings.energy
-    energy = None if node is None else node.build()
-    if energy is not None and not isinstance(energy, Energy):
-        raise LaceError(
-            f"The setting 'energy' must be an Energy, and {type(energy).__name__} is none: make it a subclass of "
-            "lace_lightning.energies.Energy."
-        )
-    return energy
+def _extra_energies(study: Study) -> dict[str, Energy]:
+    """Return the energies that are added to that of the query, by name. Raises LaceError for another object."""
+    energies = {}
+    for name, node in study.settings.extra_energies.items():
+        energy = node.build()
+        if not isinstance(energy, Energy):
+            raise LaceError(
+                f"The setting '{node.key}' must be an Energy, and {type(energy).__name__} is none: make it a subclass "
+                "of lace_lightning.energies.Energy, or a lace_lightning.energies.Reward of your function."
+            )
+        energies[name] = energy
+    return energies
 
 
 def _model(study: Study, kind: type[System]) -> System:

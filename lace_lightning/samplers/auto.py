@@ -8,6 +8,7 @@ import math
 from torch import Tensor
 
 from ..energies import Energy
+from ..errors import LaceError
 from ..seeds import Noise, Streams
 from .annealed import Annealed
 from .base import Field, NoiseSource, Record, Run, Sampler, require_positive
@@ -25,7 +26,10 @@ class Auto(Sampler):
 
     It is rejection where P is above 1/`max_attempts`, else annealed chains. Where the pilot's annealed chains do not
     move, or the energy is no probability, it is the flow with a corrector. `reason` of the sampler that `calibrated`
-    returns says why.
+    returns says why. A system samples the controlled target by it, N(z)·p(c|w)¹⁰, unless another one is asked for.
+
+    Target: N(0, I)·exp(-E), exactly, except where the choice is the flow of an energy that is no probability. Use: to
+    draw from the target that was named without choosing a sampler.
 
     Args:
         max_attempts: the most attempts per sample that rejection may take on average, above 0.
@@ -45,6 +49,9 @@ class Auto(Sampler):
     """
 
     needs_noise = True
+    default_target = "controlled"
+    # The power with which samples of ten classes have the ACC of .94 (CIFAR-10; γ = 6 has .91).
+    default_weight = 10.0
 
     def __init__(
         self, max_attempts: float = 30, rare: float = 1e-2, few_stages: int = 10, many_stages: int = 40
@@ -60,7 +67,7 @@ class Auto(Sampler):
         if not energy.is_probability:
             return _with(
                 self._flow(energy, z, noise),
-                "the query has no probability (the paper's logic or temperature): the flow with a corrector",
+                "the target is no probability (a reward, or the paper's logic or temperature): chains of slice moves",
             )
         log_p, error = estimate(energy, z, noise)
         if log_p > -math.log(self.max_attempts) and error < 0.5:
@@ -68,6 +75,11 @@ class Auto(Sampler):
                 Rejection(int(self.max_attempts)).prepare(energy, z, noise),
                 f"P is {math.exp(log_p):.2g}, about {math.exp(-log_p):.0f} forward passes a sample: rejection, which "
                 "is exact",
+            )
+        if not _has_gradient(energy, z):
+            return _with(
+                EllipticalSlice().prepare(energy, z, noise),
+                f"P is about {math.exp(log_p):.1g}, and the reward has no gradient: chains of slice moves",
             )
         rare = log_p < math.log(self.rare) or error > 0.5
         stages = self.many_stages if rare else self.few_stages
@@ -92,10 +104,21 @@ class Auto(Sampler):
         )
 
     def _flow(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
+        if not _has_gradient(energy, z):
+            return EllipticalSlice().prepare(energy, z, noise)
         return GaussNewton(corrector=EllipticalSlice())
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
         raise AssertionError("Auto becomes another sampler before it runs.")
+
+
+def _has_gradient(energy: Energy, z: Tensor) -> bool:
+    """Return whether the energy has a gradient, which a reward may lack."""
+    try:
+        energy.value_and_grad(z)
+    except LaceError:
+        return False
+    return True
 
 
 def _with(sampler: Sampler, reason: str) -> Sampler:

@@ -193,6 +193,12 @@ class Sampler:
     needs_noise = False
     # Whether it needs the gradient of the energy, and not its value alone.
     uses_gradient = True
+    # Whether it follows a flow, whose end points are no samples of a target.
+    is_flow = False
+    # The target of its samples where none is asked for; None for the calibrated one.
+    default_target: str | None = None
+    # γ of its controlled target where none is asked for; None for that of all samplers.
+    default_weight: float | None = None
     # A chain that goes on where a flow ends.
     corrector: Sampler | None = None
     # Of the hidden layers of closed-form gradients; a corrector, which must be exact, computes in float32.

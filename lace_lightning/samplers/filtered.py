@@ -28,6 +28,9 @@ class Filtered(Sampler):
     check: the classifier only leaves out pictures that are unlikely to pass. Diagnostics: those of the first round, and
     `checks` per sample and `pass_rate`.
 
+    Target: that of the sampler, restricted to samples that pass the check. Use: what the generator itself draws of a
+    class, and samples that must be right by the labeler.
+
     Args:
         sampler: the sampler in latent space; rejection with floor 0.2 by default.
         max_rounds: the most rounds, at least 1.
@@ -62,6 +65,16 @@ class Filtered(Sampler):
     def uses_gradient(self) -> bool:  # type: ignore[override]
         """Whether the sampler whose samples are checked needs the gradient of the energy."""
         return self.sampler.uses_gradient
+
+    @property
+    def default_target(self) -> str | None:  # type: ignore[override]
+        """The target of the sampler that is filtered."""
+        return self.sampler.default_target
+
+    @property
+    def default_weight(self) -> float | None:  # type: ignore[override]
+        """γ of the sampler that is filtered."""
+        return self.sampler.default_weight
 
     @property
     def is_ready(self) -> bool:

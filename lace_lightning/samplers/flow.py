@@ -32,6 +32,8 @@ class Flow(Sampler):
         (40.0, True)
     """
 
+    is_flow = True
+
     def steps(self) -> list[Step]:
         """Return (time that messages show, start, end) of every step, in order."""
         raise NotImplementedError

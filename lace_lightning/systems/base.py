@@ -24,6 +24,7 @@ from ..samplers import Sample
 from ..schema import Attribute, Labels, Schema
 from ..targets import free_labels, wanted_labels
 from .editing import StepEditor
+from .outlook import Outlook
 
 M = TypeVar("M", bound="ConditionalModel")
 
@@ -183,6 +184,9 @@ class System(pl.LightningModule):
         Raises:
             LaceError: for such a query.
         """
+
+    # What the system is going to sample, and the ACC to expect; None before `prepare`, and where it is not known.
+    outlook: Outlook | None = None
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
         """Measure on a pilot the settings that the sampler needs; called once with the first batch, before `draw`."""

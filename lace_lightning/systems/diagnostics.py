@@ -368,6 +368,38 @@ def draw_exactly(
         return by(Annealed(120, num_slice_moves=30))
 
 
+class MeanRewards:
+    """Means of rewards over all samples, and over the starting points, which are samples of the prior.
+
+    Example:
+        >>> means = MeanRewards()
+        >>> means.update({"bright": torch.zeros(2)}, {"bright": torch.tensor([1.0, 2.0])})
+        >>> means.compute()
+        {'reward/bright': 1.5, 'prior/reward/bright': 0.0}
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[Tensor]] = {}
+
+    def update(self, start: Mapping[str, Tensor], samples: Mapping[str, Tensor]) -> None:
+        """Add the rewards (B,) of the starting points and of the samples of a batch, by name."""
+        for name, rewards in samples.items():
+            part = torch.stack([rewards.double().sum(), start[name].double().sum()]).cpu()
+            total, count = self.sums.get(name, [torch.zeros(2, dtype=torch.float64), torch.zeros(1)])
+            self.sums[name] = [total + part, count + len(rewards)]
+
+    def compute(self) -> dict[str, float]:
+        """Return the means over the batches of all processes, by name."""
+        result = {}
+        for name, (total, count) in self.sums.items():
+            table = torch.cat([total, count.double()])
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(table)
+            result[f"reward/{name}"] = float(table[0] / table[2])
+            result[f"prior/reward/{name}"] = float(table[1] / table[2])
+        return result
+
+
 class EnergySystem(Protocol):
     """Protocol of a system that samples energies of z by a latent classifier, such as `LACE`.
 
@@ -384,8 +416,11 @@ class EnergySystem(Protocol):
     frozen: Any
 
     @property
-    def extra(self) -> Energy | None:
-        """The energy that is added to that of every query; None for none."""
+    def extra(self) -> Mapping[str, Energy]:
+        """The energies that are added to that of every query, by name."""
+
+    def rewards_of(self, z: Tensor) -> dict[str, Tensor]:
+        """Return each reward (B,) of latents z (B, Dz) by name."""
 
     @property
     def generator(self) -> Generator:
@@ -429,6 +464,7 @@ class LaceObserver:
         self.system, self.query, self.plan = system, query, plan
         self.part, self.generator, self.device = system.part(query), system.generator, system.device
         self.diagnosis = Diagnosis(query, self.part, self.generator, self.device)
+        self.rewards = MeanRewards()
         self.distance: PosteriorDistance | None = None
         if plan.posterior_sets > 1:
             space = self.part.space if self.part.space != "x" else "z"
@@ -445,12 +481,14 @@ class LaceObserver:
         codes = None if free is None else free.to(self.device)
         event, target = self.system.energy(self.query, codes, event=True), self.system.energy(self.query, codes)
         self.diagnosis.update(start, sample, codes, event, target)
+        self.rewards.update(self.system.rewards_of(start), self.system.rewards_of(sample.z))
         if self.distance is not None:
             self.distance.update(sample.z, codes)
 
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the figures by name, and the name of the sampler of the exact sets for the record."""
         figures, observed = self._chains()
+        figures = figures | self.rewards.compute()
         if self.distance is None:
             return figures, observed
         plan = self.plan
@@ -459,7 +497,7 @@ class LaceObserver:
             "generator": identity_of(self.generator),
             "query": self.query.text,
             "options": vars(self.system.options),
-            **({} if self.system.extra is None else {"extra": description_of(self.system.extra)}),
+            **({"extra": description_of(dict(self.system.extra))} if self.system.extra else {}),
             "batches": list(plan.batches),
             "seed": plan.seed,
             "sets": plan.posterior_sets,

@@ -6,24 +6,30 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
-from ..energies import Energy, build
+from ..energies import Energy, Reward, build
 from ..errors import LaceError, suggest
 from ..generators import Generator
 from ..labelers import Labeler
 from ..query import Query
 from ..samplers import Filtered, Heun, Sample, Sampler
+from ..samplers.base import PILOT_SIZE
 from ..schema import Labels, Schema
+from ..seeds import SampleSeeds, Streams, normal
+from ..targets import wanted_labels
 from ..training.latent_classifier import LatentClassifier
 from ..weights import weight_path
 from .base import Drawn, Observer, SamplingPlan, System
 from .diagnostics import LaceObserver, PictureCheck
 from .editing import EditOptions, Editor, StepEditor
+from .outlook import PILOT, Outlook, expected_scores
 
 TARGETS = ("calibrated", "controlled", "hard")
 # γ of the controlled target, and of the guide into a hard region, where no weight is given.
@@ -40,7 +46,8 @@ class EnergyOptions:
         temperature: divisor of the logits of discrete attributes, above 0.
         paper_temperature: whether to divide the chosen logit alone, as the paper's code does.
         target: calibrated, N(z)·p(c|w); controlled, N(z)·p(c|w)^γ; hard, N(z)·1[all decisions right]; None for
-            controlled where a weight is given and calibrated elsewhere.
+            controlled where a weight is given, the sampler's own where it has one (`Auto`: controlled), and calibrated
+            elsewhere.
         weight: γ, at least 0; None for 6 in the controlled and the hard target, and 1 elsewhere.
 
     Raises:
@@ -89,6 +96,24 @@ class EnergyOptions:
         """Whether the target is the region in which every decision is right."""
         return self.target == "hard"
 
+    def of(self, sampler: Sampler) -> EnergyOptions:
+        """Return the options with the target and the weight of a sampler, where none are given.
+
+        Args:
+            sampler: the sampler.
+        """
+        if self.weight is not None:
+            return self
+        target = self.target or sampler.default_target
+        return replace(self, target=target, weight=sampler.default_weight if target == "controlled" else None)
+
+    @property
+    def description(self) -> str:
+        """The target in words and as a density."""
+        if self.hard:
+            return "hard, N(z) where every decision is right"
+        return "calibrated, N(z)·p(c|w)" if self.gamma == 1 else f"controlled, N(z)·p(c|w)^{self.gamma:g}"
+
     def check(self, query: Query) -> None:
         """Refuse a query that these options cannot turn into an energy, which is evaluated once on zeros.
 
@@ -111,7 +136,8 @@ class LACE(LatentClassifier, System):
         schema: the attributes that the classifier learns.
         sampler: the sampler on z; None for Heun.
         options: how a query becomes an energy; None for the defaults.
-        extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+        extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
         training: further arguments of `LatentClassifier`, by name.
 
     References:
@@ -141,15 +167,18 @@ class LACE(LatentClassifier, System):
         schema: Schema | Mapping[str, Any],
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        self.sampler, self.options = sampler or Heun(), options or EnergyOptions()
-        # In a tuple, so that it is no part of the state that is trained and saved.
-        self._extra = () if extra is None else (extra,)
+        self.sampler = sampler or Heun()
+        self.options = (options or EnergyOptions()).of(self.sampler)
+        named = {"energy": extra} if isinstance(extra, Energy) else dict(extra or {})
+        # In a tuple, so that they are no part of the state that is trained and saved.
+        self._extra = (named,)
         # The sampler with the settings that a pilot measured, and the classifier of the query's attributes alone.
         self.frozen: Sampler | None = None
+        self.outlook: Outlook | None = None
         self._part: tuple[Query, AttributeClassifier] | None = None
 
     @classmethod
@@ -158,7 +187,7 @@ class LACE(LatentClassifier, System):
         classifier: AttributeClassifier,
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
     ) -> LACE:
         """Return LACE with a trained classifier.
 
@@ -166,7 +195,8 @@ class LACE(LatentClassifier, System):
             classifier: the classifier, of space z, w or x.
             sampler: the sampler on z; None for Heun.
             options: how a query becomes an energy; None for the defaults.
-            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+            extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
         """
         result = cls(
             classifier.schema,
@@ -188,7 +218,7 @@ class LACE(LatentClassifier, System):
         path: str | os.PathLike[str],
         sampler: Sampler | None = None,
         options: EnergyOptions | None = None,
-        extra: Energy | None = None,
+        extra: Energy | Mapping[str, Energy] | None = None,
     ) -> LACE:
         """Return LACE with a trained classifier from a file.
 
@@ -196,7 +226,8 @@ class LACE(LatentClassifier, System):
             path: the classifier's file, or the name of shipped weights.
             sampler: the sampler on z; None for Heun.
             options: how a query becomes an energy; None for the defaults.
-            extra: an energy of z (B, Dz) that is added to that of every query; None for none.
+            extra: an energy that is added to that of every query, or several by name; None for none. Each is one of z
+            (B, Dz), or of what its `space` says: w, or x for pictures.
 
         Raises:
             LaceError: for missing, damaged or other weights.
@@ -245,18 +276,48 @@ class LACE(LatentClassifier, System):
         Raises:
             LaceError: for such a query.
         """
+        if not query.asks and not self.extra:
+            raise LaceError(
+                "The query 'anything' asks for nothing and no energy stands in its place: write a query, or set "
+                "energy=brightness or another energy."
+            )
         self.options.check(query.on(self.schema))
 
     def part(self, query: Query) -> AttributeClassifier:
         """Return the classifier of the query's attributes alone, made once for each query."""
         if self._part is None or self._part[0] != query:
-            self._part = (query, self.classifier.part(query.attributes))
+            self._part = (query, self.classifier.part(query.attributes or self.classifier.schema.names))
         return self._part[1]
 
     @property
-    def extra(self) -> Energy | None:
-        """The energy of z (B, Dz) that is added to that of every query; None for none."""
-        return self._extra[0] if self._extra else None
+    def extra(self) -> dict[str, Energy]:
+        """The energies that are added to that of every query, by name."""
+        return self._extra[0]
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """Those of the added energies that are rewards."""
+        return {name: energy for name, energy in self.extra.items() if isinstance(energy, Reward)}
+
+    def rewards_of(self, z: Tensor) -> dict[str, Tensor]:
+        """Return each reward (B,) of latents z (B, Dz) by name, without its weight."""
+        points: dict[str, Tensor] = {}
+        result = {}
+        with torch.no_grad():
+            for name, energy in self.rewards.items():
+                if energy.space not in points:
+                    to = self.generator.map_to(energy.space)
+                    points[energy.space] = z if to is None else to(z)
+                result[name] = energy.reward(points[energy.space])
+        return result
+
+    def _extra_on_z(self) -> list[Energy]:
+        """Return the added energies on z, those of one space together, so that its map is evaluated once."""
+        spaces: dict[str, Energy] = {}
+        for energy in self.extra.values():
+            moved = energy.to(self.device)
+            spaces[energy.space] = spaces[energy.space] & moved if energy.space in spaces else moved
+        return [energy.pullback(self.generator.map_to(space)) for space, energy in spaces.items()]
 
     def energy(self, query: Query, free: Labels | None, event: bool = False) -> Energy:
         """Return the energy of a query on z (B, Dz).
@@ -270,11 +331,59 @@ class LACE(LatentClassifier, System):
         gamma, hard = (1.0, False) if event else (o.gamma, o.hard)
         energy = self.part(query).energy(query, free, o.logic, o.sigma, o.temperature, o.paper_temperature, gamma, hard)
         on_z = energy.pullback(self.generator.map_to(self.space))
-        return on_z if event or not self._extra else on_z & self._extra[0].to(self.device)
+        if event or not self.extra:
+            return on_z
+        extra = self._extra_on_z()
+        return reduce(and_, [on_z, *extra] if query.asks else extra)
 
     def prepare(self, query: Query, z: Tensor, free: Labels | None) -> None:
-        """Let a pilot measure the settings of the sampler, once for all batches and the same in every process."""
-        self.frozen = self.sampler.calibrated(self.energy(query, _on(free, z)), z)
+        """Let a pilot measure the settings of the sampler, once for all batches and the same in every process.
+
+        `outlook` afterwards says what is sampled and the ACC to expect.
+        """
+        energy = self.energy(query, _on(free, z))
+        self.frozen = self.sampler.calibrated(energy, z)
+        self.outlook = self._outlook(self.frozen, energy, query, z, free)
+
+    @torch.no_grad()
+    def _outlook(self, sampler: Sampler, energy: Energy, query: Query, z: Tensor, free: Labels | None) -> Outlook:
+        """Return what the sampler samples, and the ACC that the classifier expects, by a pilot of the sampler."""
+        target = self._target_in_words(query)
+        if not query.asks:
+            return Outlook(target)
+        is_checked = isinstance(sampler, Filtered)
+        if isinstance(sampler, Filtered):
+            sampler = sampler.sampler
+        index = torch.arange(min(PILOT, len(z)), device=z.device)
+        seeds = SampleSeeds.PILOT + PILOT_SIZE + torch.arange(len(index))
+        start = normal(seeds, z.shape[1:], Streams.PRIOR, z.device, z.dtype)
+        sample = sampler(energy.rows(index), start, seeds=seeds.to(z.device)).z
+        codes = None if free is None else free[: len(index)]
+        part = self.part(query)
+        wanted = wanted_labels(query.on(part.schema), len(index), None if codes is None else codes.part(part.schema))
+        if bool(wanted.known.any()):
+            map_to = self.generator.map_to(self.space) or (lambda u: u)
+            figure, scores = "ACC", expected_scores(part.schema, part(map_to(sample)), wanted, self.options.sigma)
+        else:
+            event = self.energy(query, _on(codes, z), event=True)
+            figure, scores = "share of samples for which the query holds", (-event(sample)).exp()
+        error = float(scores.std()) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+        return Outlook(target, figure, float(scores.mean()), error, len(scores), is_checked)
+
+    def _target_in_words(self, query: Query) -> str:
+        sampler = self.frozen or self.sampler
+        words = self.options.description if query.asks else "N(z)"
+        words += "".join(f"·exp({reward.weight:g}·{name})" for name, reward in self.rewards.items())
+        words += "".join(f"·exp(-{name})" for name in self.extra if name not in self.rewards)
+        if sampler.is_flow and sampler.corrector is None:
+            words = f"none, the flow along the gradient of {words.rpartition(', ')[2]}"
+        elif self.sampler.default_target is not None and query.asks:
+            words += (
+                f" ({'query.target=calibrated' if self.options.gamma != 1 else 'query.target=controlled'} changes it)"
+            )
+        elif self.options.gamma == 1 and query.asks:
+            words += " (query.target=controlled asks for more control)"
+        return words
 
     def draw(self, query: Query, z: Tensor, seeds: Tensor, free: Labels | None = None) -> Drawn:
         """Return latents and pictures that satisfy a query; see `System.draw`."""
@@ -318,7 +427,7 @@ class LACE(LatentClassifier, System):
     def with_temperature(self, temperature: float) -> LACE:
         """Return LACE with the logits divided by a temperature; the classifier is shared."""
         options = replace(self.options, temperature=temperature)
-        return LACE.of(self.classifier, self.sampler, options, *self._extra).bind(self.generator, self.labeler)
+        return LACE.of(self.classifier, self.sampler, options, self.extra).bind(self.generator, self.labeler)
 
     def summary(self) -> str:
         """Return the sampler and its settings in one line."""
@@ -334,12 +443,16 @@ class LACE(LatentClassifier, System):
         if query is None:
             return {}
         protocol: dict[str, Any] = {"energy": {**vars(self.options), "gamma": self.options.gamma}}
-        if self._extra:
-            protocol["extra_energy"] = " ".join(str(self._extra[0]).split())
+        if self.extra:
+            protocol["extra_energy"] = "; ".join(
+                f"{name}: {' '.join(str(energy).split())}" for name, energy in self.extra.items()
+            )
         if self.frozen is not None and self.frozen is not self.sampler:
             protocol |= {"frozen": repr(self.frozen), "pilot_seconds": round(self.frozen.pilot_seconds, 3)}
             if self.frozen.reason:
                 protocol["reason"] = self.frozen.reason
+        if self.outlook is not None:
+            protocol["outlook"] = self.outlook.sentence
         return protocol
 
     def training_data(self) -> str:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...conditions import And as AndNode
+from ...conditions import Atom, Leaf, Node, Or, conjuncts
+from ...conditions import Not as NotNode
 from ...energies import And, Energy
 from ...energies.from_query import check_query
 from ...errors import LaceError
-from ...query import And as AndNode
-from ...query import Atom, Node, Query
-from ...query import Not as NotNode
+from ...query import Query
 from ...schema import Labels, Schema
 from .cond_ebm_network import build_energy
 
@@ -269,7 +270,7 @@ def compose(
     check_query(query, free, logic)
     if logic == "paper":
         return _published(models, query, query.root, free)
-    sides = _sides(query.root)
+    sides = conjuncts(query.root)
     names = [name for side in sides for name in Query(side, query.schema).attributes]
     single = [
         side for side in sides if isinstance(side, Atom) and side.op == "==" and names.count(side.attribute.name) == 1
@@ -284,15 +285,12 @@ def compose(
     return And(*parts) if len(parts) > 1 else parts[0]
 
 
-def _sides(node: Node) -> list[Node]:
-    return [*_sides(node.left), *_sides(node.right)] if isinstance(node, AndNode) else [node]
-
-
-def _given(models: Sequence[AttributeEnergies], query: Query, atom: Atom, free: Labels | None) -> Energy:
-    if atom.op in "<>":
+def _given(models: Sequence[AttributeEnergies], query: Query, atom: Leaf, free: Labels | None) -> Energy:
+    if not isinstance(atom, Atom) or atom.is_bound:
+        received = f"the half-line '{atom}'" if isinstance(atom, Atom) else f"'{atom}'"
         raise LaceError(
-            f"An energy of pictures requires a value of '{atom.attribute.name}', received the half-line '{atom}': use "
-            "== and a value."
+            f"An energy of pictures requires a value of '{atom.attribute.name}', received {received}: use == and a "
+            "value."
         )
     if atom.value is None:
         assert free is not None
@@ -303,11 +301,13 @@ def _given(models: Sequence[AttributeEnergies], query: Query, atom: Atom, free: 
 
 
 def _published(models: Sequence[AttributeEnergies], query: Query, node: Node, free: Labels | None) -> Energy:
-    if isinstance(node, Atom):
+    if isinstance(node, Leaf):
         energy = _given(models, query, node, free)
-        return energy if node.op == "==" else -NEGATION * energy
+        return -NEGATION * energy if isinstance(node, Atom) and node.op == "!=" else energy
     if isinstance(node, NotNode):
         return -NEGATION * _published(models, query, node.inner, free)
+    if not isinstance(node, (AndNode, Or)):
+        raise LaceError(f"The paper's logic has no counts, and the query has '{node}': set query.logic=exact.")
     left, right = (_published(models, query, side, free) for side in (node.left, node.right))
     return left & right if isinstance(node, AndNode) else SoftMinimum(left, right)
 
