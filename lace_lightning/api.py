@@ -86,7 +86,8 @@ def fit(
         attributes: the attributes that the classifier learns: a name, names, or a schema. For a function they say what
             it returns (see `as_labeler`). None for all of a labeler.
         num_pairs: number of pictures that are labelled, at least 100.
-        space: space of the classifier: z, w, or None for w where the generator has a mapping and z elsewhere.
+        space: space of the classifier: z, w, features (the output of the layer that the generator's `features` names),
+            or None for w where the generator has a mapping and z elsewhere.
         hidden: widths of the perceptron's hidden layers.
         epochs: passes through the pairs, at least 1; None for about 1,000 training steps, at most 50.
         batch_size: pairs of a training step, at least 1.
@@ -121,20 +122,21 @@ def fit(
             raise LaceError(f"{name} must be a whole number of at least {least}, received {value}: raise it.")
     generator = as_generator(generator)
     space = space or ("w" if generator.has_w else "z")
-    if space not in ("z", "w"):
-        raise LaceError(f"The space of a latent classifier must be z or w, received '{space}': leave it out.")
+    if space not in ("z", "w", "features"):
+        raise LaceError(f"The space of a latent classifier must be z, w or features, received '{space}': leave it out.")
     with nullcontext() if progress else silent(), quiet_libraries():
         labeler = _labeler_of(labeler, attributes, generator)
         known = _part(labeler.schema, attributes)
         store = Cache(cache_folder() if cache is None else cache)
         pictures = keep_pictures("auto", generator, num_pairs, space)
         pairs = cached_pairs(store, generator, labeler, num_pairs, seed, progress=progress, pictures=pictures)
-        data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known)
+        data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known, generator=generator)
         data.setup()
         steps = -(-len(data.parts["train"][0]) // batch_size)
         epochs = epochs or min(-(-STEPS // steps), MOST_EPOCHS)
         node = {
             "space": space,
+            **({"features": generator.feature_name} if space == "features" else {}),
             "network": "mlp",
             "arguments": {"hidden": list(hidden), "mode": "single"},
             "learning_rate": learning_rate,

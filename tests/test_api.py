@@ -270,7 +270,7 @@ def test_a_class_beyond_the_found_ones_is_one_sentence(generator, folder: Path) 
         (lambda g, c: fit(g, bright, "bright", 10), "num_pairs must be a whole number of at least 100"),
         (lambda g, c: fit(g, bright), "needs the names of what it returns"),
         (lambda g, c: fit(g, 5, "bright"), "A labeler must be a Labeler"),
-        (lambda g, c: fit(g, bright, "bright", space="x"), "must be z or w, received 'x'"),
+        (lambda g, c: fit(g, bright, "bright", space="x"), "must be z, w or features, received 'x'"),
         (lambda g, c: fit(5, bright, "bright"), "A generator must be a Generator"),
         (lambda g, c: evaluate(g, c, "bright == 1", lambda x: x[:, 0, 0, 0] > 0), "must return labels"),
     ],

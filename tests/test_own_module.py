@@ -249,3 +249,18 @@ def test_a_classifier_of_the_output_of_a_layer(stranger: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main([*words, "hydra.run.dir=none"])
     assert "generator.features is null: set it" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_pictures_with_opacity_are_drawn_and_a_judge_of_other_channels_is_refused(own_code: Path, capsys) -> None:
+    four = ["+experiment=yours", *MODULE, "generator.image_shape=[4,16,16]", "+generator.module.channels=4"]
+    labels = ["labeler.function=own_code.bright", SCHEMA, "query=bright == yes"]
+    with pytest.raises(SystemExit):
+        cli.main([*four, *labels, "judge=cifar10", *QUICK])
+    assert "The judge must take the generator's pictures of 4 channels" in capsys.readouterr().err.splitlines()[-1]
+    cli.main([*four, *labels, "task=draw", "task.count=2", *QUICK])
+    report = json.loads(next(own_code.glob("out/**/report.json")).read_text())
+    assert "ACC flatters" in report["judge_note"]
+    from PIL import Image
+
+    assert Image.open(next(own_code.glob("out/**/0000.png"))).mode == "RGBA"

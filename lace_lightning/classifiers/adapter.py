@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
 from ..generators.arguments import is_number, is_whole
+from ..source import user_line
 from .published import Normalized
 
 
@@ -152,7 +153,7 @@ def logits_of(model: nn.Module, example: Tensor) -> Tensor:
     except Exception as error:
         raise LaceError(
             f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
-            f"({in_one_line(error, 120)}): set labeler.resolution to its size."
+            f"({in_one_line(error, 120)}{user_line(error)}): set labeler.resolution to its size."
         ) from None
     if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
         received = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__

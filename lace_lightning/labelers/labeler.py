@@ -18,6 +18,7 @@ from ..generators.arguments import is_number, is_whole
 from ..numerics.precision import check_precision, compute_dtype
 from ..pictures.convert import at_a_time, with_channels
 from ..schema import Labels, Schema
+from ..source import user_line
 from ..weights import weight_path
 
 
@@ -115,11 +116,13 @@ class Labeler(nn.Module):
                 features = network.features(images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:
+            if isinstance(error, LaceError):
+                raise
             raise LaceError(
                 f"The network '{self.name}' takes no pictures of the shape {tuple(images.shape[1:])} "
-                f"({in_one_line(error, 120)}): choose a labeler and a judge for the pictures of the generator, or set "
-                "labeler.resolution where there is one."
+                f"({in_one_line(error, 120)}{user_line(error)}): choose a labeler and a judge for the pictures of the "
+                "generator, or set labeler.resolution where there is one."
             ) from error
         features = features.float()
         return features, network.head(features)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lace_lightning as lace
 from lace_lightning import LaceError
 from lace_lightning.data import LatentPairsDataModule, make_pairs
 from lace_lightning.data.online_pairs import FreshPairsDataModule
@@ -107,3 +108,17 @@ def test_stored_and_fresh_pairs_have_the_features_of_their_latents(tmp_path) -> 
     assert fresh.data.space == "features"
     with pytest.raises(LaceError, match="Features are computed by the generator of the pairs"):
         LatentPairsDataModule(pairs, "features").setup()
+
+
+def test_a_classifier_of_features_is_fitted_and_edits_from_python(tmp_path) -> None:
+    generator = module_generator("first")
+    options = {"num_pairs": 200, "epochs": 1, "space": "features", "progress": False, "cache": tmp_path}
+    classifier = lace.fit(generator, lambda x: x.mean((1, 2, 3)) > 0, "bright", **options)
+    assert classifier.space == "features"
+    assert classifier.generator == generator.digest_for("features")
+    z = generator.prior(2)
+    editor = lace.Editor(generator, classifier, lace.samplers.Heun())
+    state = editor.apply(editor.begin(z), "bright == 1")
+    assert state.ws.shape == (2, 1, 6)
+    with pytest.raises(LaceError, match="was trained on the latents of generator"):
+        lace.Editor(module_generator("last.1"), classifier, lace.samplers.Heun())

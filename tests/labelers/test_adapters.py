@@ -372,3 +372,13 @@ def test_arguments_of_labelers_are_refused_in_one_sentence(options: dict, words:
     with pytest.raises(LaceError, match=words) as caught:
         module_labeler(network, schema, image_shape=[3, 8, 8], **options)
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_of_a_network_that_fails_is_shown() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.nothing(images)  # the broken line
+
+    schema = {"name": "s", "attributes": [{"name": "hat", "num_classes": 2}]}
+    with pytest.raises(LaceError, match=r"in test_adapters.py:\d+ `return self.nothing\(images\)  # the broken line`"):
+        module_labeler(Broken(), schema, image_shape=[3, 8, 8])
