@@ -25,6 +25,11 @@ LOCK, OWNER = ".lock", ".owner"
 SUM = ".sha256"
 
 
+def cache_folder() -> Path:
+    """Return the folder of the cache: LACE_CACHE, by default ~/.cache/lace_lightning."""
+    return Path(os.environ.get("LACE_CACHE") or "~/.cache/lace_lightning").expanduser()
+
+
 def sum_file(path: Path) -> Path:
     """Return the file that holds the checksum of a file, in the format of `sha256sum`.
 

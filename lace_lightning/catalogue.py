@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifacts import read_json, write_json
+from .cache import cache_folder
 from .download import download
 from .errors import LaceError, suggest
 
@@ -96,7 +96,7 @@ def downloads_folder() -> Path:
         >>> downloads_folder().name
         'downloads'
     """
-    return Path(os.environ.get("LACE_CACHE") or "~/.cache/lace_lightning").expanduser() / "downloads"
+    return cache_folder() / "downloads"
 
 
 def published_names() -> tuple[str, ...]:
@@ -151,6 +151,7 @@ def published_path(name: str, sha256: str | None = None, trust_first: bool = Fal
             without a known checksum, and in the cases of `download`.
 
     Example:
+        >>> import os
         >>> import tempfile
         >>> from unittest import mock
         >>> with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, LACE_CACHE=cache):

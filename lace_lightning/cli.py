@@ -20,7 +20,7 @@ from .errors import LaceError, suggest
 from .folders import forget_folders
 from .renamed import former_folder_advice, former_group_advice, renamed_arguments
 from .stopping import is_handled, stop_status, stopping_signals
-from .streams import lasting_streams
+from .streams import LOGGERS, MESSAGES, lasting_streams
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -134,6 +134,10 @@ def _quoted(argument: str, sweep: bool = False) -> str:
         return "task.edits=[" + ",".join(_in_quotes(part) for part in parts if part) + "]"
     match = re.match(r"^query(?:\.text)?=(.*)$", argument)
     if match is None:
+        if (seeds := re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)) is not None:
+            return f"task.seeds={_in_quotes(seeds[1])}"
+        if (walk_to := re.match(r"^(?:task\.)?walk_to=([^'\"].*)$", argument)) is not None:
+            return f"task.walk_to={_in_quotes(walk_to[1])}"
         return _quoted_value(argument, sweep)
     whole = WHOLE.fullmatch(match[1])
     if whole is None and (match[1][:1] in "'\"" or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
@@ -225,9 +229,9 @@ def _job(cfg: DictConfig) -> float | None:
 
     from .artifacts import read_json
     from .cache import locked
+    from .data.processes import in_first
     from .report import sweeps
     from .run import check, run
-    from .run.study import in_first
 
     _quiet()  # Lightning sets its own level of logging when it is imported.
     hydra_config = HydraConfig.get()
@@ -396,20 +400,9 @@ def _quiet() -> None:
     if os.environ.get("LACE_VERBOSE"):
         return
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("pytorch_lightning", "lightning.pytorch", "torch.distributed", "wandb"):
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        r".*isinstance\(treespec.*",
-        r".*does not have many workers.*",
-        r".*`weights_only` was not set.*",
-        r".*Found \d+ module\(s\) in eval mode.*",
-        r".*Checkpoint directory .* exists.*",
-        r".*lr_scheduler.step\(\).*",
-        r".*You have overridden `on_after_batch_transfer`.*",
-        r".*You passed in a `val_dataloader` but.*",
-        # Also where no job of Slurm is wanted.
-        r"The `srun` command is available.*",
-    ):
+    for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 

@@ -1,7 +1,8 @@
-"""Commands by name: conversion, lists of networks and configurations, downloads, editing of files of latents."""
+"""Commands by name: drawing, editing, projection, conversion, exports, lists of networks, downloads, the cache."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -104,6 +105,40 @@ def download(name: str, sha256: str | None, trust_first: bool) -> None:
         f"{published(name).what}, {published(name).licence}\n{path}: {_size(path.stat().st_size)}, sha256 "
         f"{file_sha256(path)}"
     )
+
+
+@click.command("export", context_settings=CONTEXT)
+@click.argument("target", metavar="FILE")
+@click.option("--generator", default="cifar10", show_default=True, help="Name or file of the generator.")
+@click.option("--classifier", help="Name or file of a classifier of its latents; without --query it is exported.")
+@click.option(
+    "--query", help="The condition of a flow, such as 'label == ship'; 'label == *' makes the class an input."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True, help="Steps of the flow.")
+@click.option("--weight", type=click.FloatRange(min=0), help="Strength γ of the condition, 6 by default.")
+def export_command(
+    target: str, generator: str, classifier: str | None, query: str | None, steps: int, weight: float | None
+) -> None:
+    """Write a generator, a classifier or a flow to FILE (.onnx or .pt2) for programs without this one."""
+    if query is not None and classifier is None:
+        raise LaceError("A flow needs a classifier of latents beside --query: give --classifier NAME.")
+    from .classifiers import load_classifier
+    from .exports import Exportable, FixedFlow, export
+    from .generators import load_generator
+    from .samplers import Euler
+    from .systems.lace import EnergyOptions
+
+    module: Exportable
+    if classifier is None:
+        module = load_generator(generator)
+    else:
+        module = load_classifier(classifier)
+        if query is not None:
+            options = EnergyOptions(target="controlled", weight=weight)
+            sampler = Euler(grid="cubic", num_steps=steps)
+            module = FixedFlow(load_generator(generator), module, query, sampler, options)
+    path = export(module, target)
+    print(f"{path}: {_size(path.stat().st_size)}")
 
 
 @click.group("cache", context_settings=CONTEXT, invoke_without_command=True)
@@ -321,6 +356,57 @@ def list_group(group: str | None) -> None:
         print(f"  {name:<{width}}  {text}".rstrip())
 
 
+@click.command(context_settings={**CONTEXT, "ignore_unknown_options": True})
+@click.argument("query")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, metavar="[OVERRIDES]...")
+@click.option("--experiment", default="cifar10_heun", show_default=True, metavar="NAME", help="Generator, sampler, ...")
+@click.option("--seeds", metavar="LIST", help="Numbers of the samples, for example 0-99,250.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="The first N samples; 100 without --seeds.")
+@click.option("--out", metavar="FOLDER", help="Folder of the files; by default one in drawn/ for each command.")
+@click.option("--walk-to", metavar="QUERY", help="Also write an animated walk of the first samples to this condition.")
+def draw(
+    query: str,
+    overrides: tuple[str, ...],
+    experiment: str,
+    seeds: str | None,
+    count: int | None,
+    out: str | None,
+    walk_to: str | None,
+) -> list[str]:
+    """Draw pictures for which QUERY holds into a folder: pictures, latents, a table, a contact sheet, a report.
+
+    OVERRIDES are settings, as of any run: generator=portraits sampler=hmc metrics.batch_size=50.
+    The same command goes on where it was stopped.
+    """
+    if seeds is not None and count is not None:
+        raise LaceError(f"draw takes --seeds or --count, received --seeds {seeds} and --count {count}: leave one out.")
+    words = [f"query={query}"]
+    if seeds is not None:
+        words.append(f"seeds={seeds}")
+    if count is not None:
+        words.append(f"task.count={count}")
+    if walk_to is not None:
+        words.append(f"walk_to={walk_to}")
+    # An experiment of several runs, as of seeds, is one run here.
+    run = [f"+experiment={experiment}", "task=draw", "hydra.mode=RUN", *words, *overrides]
+    return [*run, f"hydra.run.dir={out or drawn_folder(query, run)}"]
+
+
+def drawn_folder(query: str, words: Sequence[str]) -> str:
+    """Return the folder of a command that names none: the same for the same command.
+
+    Args:
+        query: the condition.
+        words: all words of the command.
+
+    Example:
+        >>> drawn_folder("label == ship", ["task=draw"])
+        'drawn/label_ship-8bd2e4d2'
+    """
+    slug = "_".join(re.findall(r"\w+", query))[:60] or "query"
+    return f"drawn/{slug}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:8]}"
+
+
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
@@ -336,9 +422,11 @@ def help_command(command: str | None) -> None:
 
 
 CLICK: dict[str, click.Command] = {
+    "draw": draw,
     "convert": convert,
     "models": models,
     "download": download,
+    "export": export_command,
     "cache": cache,
     "edit": edit,
     "project": project,
@@ -348,14 +436,14 @@ CLICK: dict[str, click.Command] = {
 
 
 def run_command(name: str, arguments: Sequence[str]) -> list[str] | None:
-    """Run a command.
+    """Run a command that starts no experiment, or return the words of the run that the command stands for.
 
     Args:
         name: name of the command, a key of `CLICK`.
         arguments: words after the name.
 
     Returns:
-        The command line of the run that the command goes on with, None where it is done.
+        The words of a run for Hydra; None where the command did its work.
 
     Raises:
         LaceError: for arguments that the command does not take.
@@ -370,7 +458,7 @@ def run_command(name: str, arguments: Sequence[str]) -> list[str] | None:
     """
     try:
         result = CLICK[name].main(list(arguments), prog_name=f"lace-lightning {name}", standalone_mode=False)
-        # After --help it is a status.
+        # click returns the exit status of --help, a number.
         return result if isinstance(result, list) else None
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
@@ -385,5 +473,5 @@ def _command(name: str) -> Callable[[Sequence[str]], list[str] | None]:
     return lambda arguments: run_command(name, arguments)
 
 
-# Commands by the first word of a command line, which run without Hydra; some return the command line of a run.
+# Commands by the first word of a command line, which run without Hydra, or return the words of a run.
 COMMANDS: dict[str, Callable[[Sequence[str]], list[str] | None]] = {name: _command(name) for name in CLICK}

@@ -6,7 +6,10 @@ They do not depend on the batch, the device or the number of devices.
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -145,6 +148,87 @@ def sample_seeds(count: int, seed: int = 0, first: int = 0) -> Tensor:
         [5, 6]
     """
     return seed * SEED_STRIDE + torch.arange(first, first + count)
+
+
+def seed_ranges(seeds: str | int | Sequence[int]) -> list[range]:
+    """Return the numbers of samples that a text or a sequence names, as ranges in the order in which they are named.
+
+    Number i stands for sample i of a run: `sample_seeds(1, seed, first=i)`.
+
+    Args:
+        seeds: numbers and ranges with their end, such as "0-99,250"; or one number; or numbers. Each is from 0 to
+            2**32 - 1.
+
+    Returns:
+        Ranges of step 1, at least one, without a number in common.
+
+    Raises:
+        LaceError: for no numbers, other words, numbers out of range, a range that goes down, and a number that is
+            named twice.
+
+    Example:
+        >>> seed_ranges("0-99,250"), seed_ranges([3, 4, 9])
+        ([range(0, 100), range(250, 251)], [range(3, 5), range(9, 10)])
+    """
+    parts = _parsed_ranges(seeds) if isinstance(seeds, str) else _runs([seeds] if isinstance(seeds, int) else seeds)
+    if not parts:
+        raise LaceError("Seeds must be one or more numbers, received none: write for example 0-99,250.")
+    for part in parts:
+        if part.start < 0 or part.stop > SEED_STRIDE:
+            wrong = part.start if part.start < 0 else part.stop - 1
+            raise LaceError(f"Seeds must be from 0 to 2**32 - 1, received {wrong}: write for example 0-99,250.")
+    for before, after in pairwise(sorted(parts, key=lambda part: part.start)):
+        if after.start < before.stop:
+            raise LaceError(
+                f"Seeds must be named once, and {range_text([before])} and {range_text([after])} both name "
+                f"{after.start}: leave one out."
+            )
+    return parts
+
+
+def _parsed_ranges(text: str) -> list[range]:
+    result = []
+    for word in (part.strip() for part in text.split(",")):
+        if not word and not text.strip():
+            continue
+        match = re.fullmatch(r"(-?\d+)(?:\s*-\s*(-?\d+))?", word)
+        if match is None:
+            raise LaceError(
+                f"Seeds must be whole numbers and ranges, received '{word}' in '{text}': write for example 0-99,250."
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if min(first, last) < 0:
+            raise LaceError(f"Seeds must be from 0 to 2**32 - 1, received {word}: write for example 0-99,250.")
+        if last < first:
+            raise LaceError(f"A range of seeds must go upwards, received {word}: write {last}-{first}.")
+        result.append(range(first, last + 1))
+    return result
+
+
+def _runs(numbers: Sequence[int]) -> list[range]:
+    """Return numbers as ranges, as long as they are in a row."""
+    if isinstance(numbers, range) and numbers.step == 1:
+        return [numbers] if numbers else []
+    result: list[range] = []
+    for number in map(operator.index, numbers):
+        if result and number == result[-1].stop:
+            result[-1] = range(result[-1].start, number + 1)
+        else:
+            result.append(range(number, number + 1))
+    return result
+
+
+def range_text(parts: Sequence[range]) -> str:
+    """Return ranges as `seed_ranges` reads them.
+
+    Args:
+        parts: ranges of step 1.
+
+    Example:
+        >>> range_text([range(100), range(250, 251)])
+        '0-99,250'
+    """
+    return ",".join(str(part.start) if len(part) == 1 else f"{part.start}-{part.stop - 1}" for part in parts)
 
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

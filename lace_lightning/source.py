@@ -7,9 +7,11 @@ import dis
 import hashlib
 import importlib.metadata
 import inspect
+import linecache
 import os
 import sys
 import sysconfig
+import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,6 +25,7 @@ import torch
 from torch import nn
 
 from .artifacts import digest
+from .errors import printable
 
 PACKAGE = __name__.partition(".")[0]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -130,6 +133,34 @@ def description_of(value: Any) -> Any:
         False
     """
     return _Description()(value)
+
+
+def user_line(error: BaseException) -> str:
+    """Return the line of the user's own code in which an error was raised, for a message.
+
+    It is the innermost line that is neither of this package nor installed.
+
+    Args:
+        error: the error, with its traceback.
+
+    Returns:
+        A text such as ", in decoder.py:12 `return self.net(z)`"; an empty text where no line is the user's.
+
+    Example:
+        >>> user_line(ValueError())
+        ''
+    """
+    own = Path(__file__).parent
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = frame.f_code.co_filename
+        # Code that was typed in has a name in brackets, which is no file.
+        is_typed = name.startswith("<") and not name.startswith("<frozen")
+        file = Path(name)
+        if is_typed or (file.is_file() and _is_own(file) and own not in file.resolve().parents):
+            text = linecache.getline(name, number, frame.f_globals).strip()
+            place = printable(f"{name if is_typed else file.name}:{number}")
+            return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
+    return ""
 
 
 def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:

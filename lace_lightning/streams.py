@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# Loggers and warnings of libraries that say nothing of use to users of this program.
+LOGGERS = ("pytorch_lightning", "lightning.pytorch", "torch.distributed", "wandb")
+MESSAGES = (
+    r".*isinstance\(treespec.*",
+    r".*does not have many workers.*",
+    r".*`weights_only` was not set.*",
+    r".*Found \d+ module\(s\) in eval mode.*",
+    r".*Checkpoint directory .* exists.*",
+    r".*lr_scheduler.step\(\).*",
+    r".*You have overridden `on_after_batch_transfer`.*",
+    r".*You passed in a `val_dataloader` but.*",
+    # Also where no job of Slurm is wanted.
+    r"The `srun` command is available.*",
+)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what libraries log below a warning, and their warnings of `MESSAGES`, inside of the context.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> with quiet_libraries():
+        ...     logging.getLogger("pytorch_lightning").info("not shown")
+    """
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    try:
+        with warnings.catch_warnings():
+            for message in MESSAGES:
+                warnings.filterwarnings("ignore", message=message)
+            for name in LOGGERS:
+                logging.getLogger(name).setLevel(logging.WARNING)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class LastingStream:

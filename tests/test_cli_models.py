@@ -71,6 +71,8 @@ def test_a_model_that_knows_the_answers_has_the_accuracy_of_the_labels(tmp_path:
     assert {name: value for name, value in given.items() if "seconds" not in name} == {
         name: value for name, value in other.items() if "seconds" not in name
     }
+    cli.main([*LOOKUP, "hydra.run.dir=drawn", "task=draw", "task.count=3", "task.weights=out/lookup.safetensors"])
+    assert len(list((tmp_path / "drawn").glob("0*.png"))) == 3
     with pytest.raises(SystemExit):
         cli.main([*LOOKUP, "generator=portraits", "task.weights=out/lookup.safetensors"])
     assert "was trained on the latents of generator" in capsys.readouterr().err
@@ -314,7 +316,14 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
     sampled = results(tmp_path / "sampled")[0]
     for name, evaluations in (("styleflow_v1", (16 + 3 * 8) / 4), ("styleflow_v2", 16)):
         cli.main(
-            ["+experiment=portraits_edit_styleflow", *FLOW, "task.strips=1", f"editing={name}", f"hydra.run.dir={name}"]
+            [
+                "+experiment=portraits_edit_styleflow",
+                *FLOW,
+                "task.strips=1",
+                "metrics.keep=3",
+                f"editing={name}",
+                f"hydra.run.dir={name}",
+            ]
         )
         result = results(tmp_path / name)[0]
         metrics, protocol = result["metrics"], result["protocol"]
@@ -324,7 +333,8 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
         assert protocol["classifier"] == sampled["protocol"]["classifier"]
         assert protocol["attributes_before"].startswith("labeler: portraits_labeler")
         assert {"acc/yaw", "des", "id", "edit4/holds", "seconds/sampling_per_64"} <= set(metrics)
-        assert (tmp_path / name / "samples.gif").is_file()
+        assert (tmp_path / name / "samples.webp").is_file()
+        assert len(list((tmp_path / name / "samples").glob("0002_*.png"))) == 5
     assert len(list((tmp_path / "cache" / "systems").rglob("system.safetensors"))) == 1
     assert protocol["editing"]["layers"]["age"] == [0, 1]
     assert "training, minutes" in capsys.readouterr().out

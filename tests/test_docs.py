@@ -107,6 +107,10 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         network = catalogue.published(arguments[1])
         assert (network.sha256 is None) == ("--trust-first" in arguments)
         return
+    if arguments[0] == "draw":
+        cli.main([*arguments, *overrides(arguments, there)])
+        assert list(there.rglob("contact.png"))
+        return
     if arguments[0] in cli.COMMANDS:
         quick = {"edit": QUICK, "project": ["--steps", "2", *(["logger=csv"] if "--edit" in arguments else [])]}
         cli.main([*arguments, *quick.get(arguments[0], [])])
@@ -136,7 +140,8 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 
 
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
-def test_the_programs_of_a_page_run(page: Path) -> None:
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})
     for block in blocks(page, "yaml"):

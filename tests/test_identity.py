@@ -34,6 +34,7 @@ from lace_lightning.run.identity import (
     result_identity,
     training_identity,
 )
+from lace_lightning.run.study import Study
 from lace_lightning.source import code_of, identity_of, sources_of
 
 
@@ -256,8 +257,24 @@ def test_a_smoke_test_is_never_taken_for_the_whole_training(tmp_path: Path, monk
     again, said = run()
     assert "found LACE" in said
     assert again["metrics"]["acc"] == whole["metrics"]["acc"]
+    none, _ = run("trainer.max_epochs=0")
+    assert "no step was taken: trainer.max_epochs=0" in none["protocol"]["partial"]
     # The smoke test leaves none.
     assert len(list((tmp_path / "cache" / "systems").glob("*/system.safetensors"))) == 2
+
+
+def test_trained_weights_depend_on_the_seed_and_not_on_the_random_numbers_of_loading(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.fid=none", "metrics.timing_repeats=0"]
+    study, digests = Study.of.__func__, []
+    for taken in (0, 7):
+        monkeypatch.setenv("LACE_CACHE", str(tmp_path / str(taken)))
+        monkeypatch.setattr(
+            Study, "of", classmethod(lambda cls, settings, n=taken: (torch.rand(n), study(cls, settings))[1])
+        )
+        cli.main([*command, f"hydra.run.dir=out{taken}"])
+        digests.append(read_json(tmp_path / f"out{taken}" / "metrics.json")["protocol"]["classifier"])
+    assert digests[0] == digests[1]
 
 
 @pytest.fixture

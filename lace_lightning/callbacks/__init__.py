@@ -1,5 +1,6 @@
 """Callbacks of Lightning: measurement of systems in a test, pictures of a generator in training."""
 
+from .drawing import Drawing
 from .editing import SequentialEditing
 from .evaluation import Evaluation, SystemEvaluation
 from .latent_editing import LatentEditing
@@ -9,6 +10,7 @@ from .training_pictures import TrainingPictures, generator_grid
 
 __all__ = [
     "ConditionalSampling",
+    "Drawing",
     "Evaluation",
     "LatentEditing",
     "SequentialEditing",

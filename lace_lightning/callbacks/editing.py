@@ -20,8 +20,11 @@ from ..pictures.animation import walk_frames
 from ..pictures.convert import downscale, from_bytes
 from ..pictures.grids import labelled_grid
 from ..query import Query
+from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..systems.base import ConditionalModel, System
+from ..systems.editing import EditState
+from ..systems.handover import Step, sample_table, write_steps
 from ..targets import wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
 
@@ -106,6 +109,8 @@ class SequentialEditing(SystemEvaluation):
             original = before_images = generator.pictures(state.ws)
             before_features, before = self._labels(original)
             kept, styles = [downscale(original[: self.strips])], [state.ws]
+            is_kept = self.kept is not None and first < self.kept.count
+            made = [self._step(0, first, original, state, before)] if is_kept else []
             for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
                 state = editor.apply(state, query, seeds)
                 images = generator.pictures(state.ws)
@@ -140,11 +145,15 @@ class SequentialEditing(SystemEvaluation):
                                 before=earlier,
                             )
                         )
+                if is_kept:
+                    made.append(self._step(number, first, images, state, judged))
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
                 before, before_images, before_features = judged, images, features
                 kept.append(downscale(images[: self.strips]))
                 styles.append(state.ws)
+            if self.kept is not None and is_kept:
+                write_steps(self.kept, first, made)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
@@ -159,6 +168,28 @@ class SequentialEditing(SystemEvaluation):
             self.protocol(system, device),
             self._strips(rows, self._titles),
             walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
+        )
+
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": ", ".join(map(str, self.edits)), "steps": self._titles}
+
+    def _step(self, number: int, first: int, images: Tensor, state: EditState, judged: Labels) -> Step:
+        """Return what is kept of a batch after an edit, or before all edits (0)."""
+        # Not every editor knows z.
+        found = {name: getattr(state, name, None) for name in ("z", "ws")}
+        latents = {name: value for name, value in found.items() if value is not None}
+        # The first state has cost nothing; evaluations are those of each sample.
+        sample = Sample(images, state.evaluations, state.seconds)
+        table = sample_table(None, range(first, first + len(images)), sample, judged)
+        holds = torch.stack([edit.holds(judged) for edit in state.edits]).all(0).tolist() if number else []
+        asked = str(self.edits[number - 1]) if number else None
+        return Step(
+            images,
+            latents,
+            [
+                {"seed": row["seed"], "asked": asked, **row, "holds": true}
+                for row, true in zip(table, holds or [None] * len(table), strict=True)
+            ],
         )
 
     def _labels(self, images: Tensor) -> tuple[Tensor, Labels]:

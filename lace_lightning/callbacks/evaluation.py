@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..artifacts import remove_path
 from ..cache import Cache
 from ..errors import LaceError
 from ..generators import Generator
@@ -24,6 +27,7 @@ from ..pictures.convert import float_batches
 from ..schema import Labels
 from ..source import identity_of
 from ..systems.base import System
+from ..systems.handover import SampleFolder
 
 
 def agreed(choice: bool) -> bool:
@@ -52,6 +56,7 @@ class Evaluation:
         protocol: plain values that say how the figures were measured.
         grid: a grid of pictures, None for none.
         frames: frames of an animation, none by default.
+        summary: text that is printed in place of a table of the figures; None for the table.
 
     Example:
         >>> Evaluation({"acc": 0.9}).metrics["acc"]
@@ -62,6 +67,7 @@ class Evaluation:
     protocol: dict[str, Any] = field(default_factory=dict)
     grid: Image.Image | None = None
     frames: list[Image.Image] = field(default_factory=list)
+    summary: str | None = None
 
 
 class SystemEvaluation(pl.Callback):
@@ -80,6 +86,12 @@ class SystemEvaluation(pl.Callback):
         seed: the run's seed.
         progress: whether to show progress bars.
         metrics: further metrics of the pictures.
+        keep: number of first samples that are also written as files, at least 0.
+        folder: where these are written, a folder of their own that is replaced; None writes none.
+        report: further plain values for their report.json.
+
+    Attributes:
+        needs_data: whether a system with given weights is tested on its data too.
 
     Example:
         >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
@@ -94,6 +106,8 @@ class SystemEvaluation(pl.Callback):
         {'batches': 3}
     """
 
+    needs_data = True
+
     def __init__(
         self,
         judge: Labeler,
@@ -104,11 +118,17 @@ class SystemEvaluation(pl.Callback):
         seed: int = 1,
         progress: bool = True,
         metrics: Sequence[PictureMetric] = (),
+        keep: int = 0,
+        folder: str | os.PathLike[str] | None = None,
+        report: Mapping[str, Any] | None = None,
     ) -> None:
         self.judge, self.feature_space, self.cache = judge, feature_space, cache
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
         self.metrics = list(metrics)
+        self.keep, self.folder, self.report = keep, None if folder is None else Path(folder), dict(report or {})
         self.evaluation = Evaluation()
+        # The folder of the first samples while they are measured.
+        self.kept: SampleFolder | None = None
 
     def check(self, system: System) -> None:
         """Refuse a system that the measurement cannot be made with, before the system is trained.
@@ -161,13 +181,36 @@ class SystemEvaluation(pl.Callback):
         self.judge.to(device)
         for metric in self.metrics:
             metric.to(device).reset()
-        result = self.measure(system, device, rank, world_size)
+        with self._keeping(rank) as self.kept:
+            result = self.measure(system, device, rank, world_size)
+        if self.kept is not None and rank == 0:
+            self.kept.finish({**result.protocol, **self.report})
         system.train(training)
         return result
 
     def statistics(self, device: torch.device) -> FeatureStatistics | None:
         """Return empty statistics for the Fréchet distance, None where it is not measured."""
         return self.feature_space.statistics().to(device) if self.feature_space else None
+
+    @contextmanager
+    def _keeping(self, rank: int) -> Iterator[SampleFolder | None]:
+        """Yield an empty folder for the first samples; None where none are kept."""
+        count = min(self.keep, self.num_samples)
+        if not count or self.folder is None:
+            yield None
+            return
+        # An earlier attempt of this run may have left samples of other settings.
+        if rank == 0:
+            remove_path(self.folder)
+        agreed(True)
+        with SampleFolder(self.folder, count, {}, **self.kept_as(), rank=rank) as folder:
+            yield folder
+        # The first process goes on when the others have written their part.
+        agreed(True)
+
+    def kept_as(self) -> dict[str, Any]:
+        """Return the title, the steps and the caption of the samples that are kept, see `SampleFolder`."""
+        return {}
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, float_batches(images)), strict=True))

@@ -80,7 +80,7 @@ class LatentEditing(SequentialEditing):
         edits: queries, in their order.
         options: options of LACE's editor.
         latents: the latents.
-        folder: folder of the results.
+        output: folder of the results.
         photographs: folder with a picture <name>.png for files of latents, shown before them; None for none.
         settings: further arguments of `SequentialEditing`.
 
@@ -100,18 +100,20 @@ class LatentEditing(SequentialEditing):
         ((3, 4), 3)
     """
 
+    needs_data = False
+
     def __init__(
         self,
         judge: Labeler,
         edits: Sequence[Query],
         options: EditOptions,
         latents: LatentFolder,
-        folder: str | Path,
+        output: str | Path,
         photographs: str | Path | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(judge, edits, options, **{**settings, "num_samples": len(latents)})
-        self.latents, self.folder = latents, Path(folder)
+        self.latents, self.output = latents, Path(output)
         self.photographs = None if photographs is None else Path(photographs)
         # Names of the files without their endings, but with them where two names differ in their endings alone.
         stems = [str(Path(name).with_suffix("")) for name in latents.names]
@@ -127,10 +129,10 @@ class LatentEditing(SequentialEditing):
                 f"Given latents are measured by the figures of editing alone, received metrics.{self.metrics[0].name}: "
                 "set it to null."
             )
-        if self.folder.resolve().is_relative_to(self.latents.root.resolve()):
+        if self.output.resolve().is_relative_to(self.latents.root.resolve()):
             raise LaceError(
                 f"The results must not be inside of the folder of latents '{self.latents.root}', where they would be "
-                f"taken for latents, and are to be in '{self.folder}': choose another folder."
+                f"taken for latents, and are to be in '{self.output}': choose another folder."
             )
         editor, spaces = self._editor(system), set(self.latents.spaces)
         if spaces != {"z"}:
@@ -164,7 +166,7 @@ class LatentEditing(SequentialEditing):
                 bar.update(sum(self.latents.counts[number] for number in numbers))
         steps = [EditStep(self.judge.schema, None, device) for _ in self.edits]
         with (
-            atomic_path(self.folder / "edits.csv") as temporary,
+            atomic_path(self.output / "edits.csv") as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as stream,
         ):
             table = csv.writer(stream)
@@ -195,11 +197,11 @@ class LatentEditing(SequentialEditing):
 
     def _place(self, kind: str, number: int) -> Path:
         name = self.latents.names[number] if kind == "edited" else f"{self._stems[number]}.safetensors"
-        return self.folder / kind / name
+        return self.output / kind / name
 
     def _picture(self, number: int, row: int) -> Path:
         count = self.latents.counts[number]
-        return self.folder / "pictures" / f"{self._stems[number]}{'' if count == 1 else f'_{row:04d}'}.png"
+        return self.output / "pictures" / f"{self._stems[number]}{'' if count == 1 else f'_{row:04d}'}.png"
 
     def _is_done(self, number: int, identity: str) -> bool:
         record = self._place("records", number)

@@ -24,6 +24,7 @@ from ..query import Query
 from ..schema import KINDS, Labels
 from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
+from ..systems.handover import Piece, caption_of, write_pieces
 from ..targets import free_labels, wanted_labels
 from .evaluation import Evaluation, SystemEvaluation
 
@@ -158,6 +159,8 @@ class ConditionalSampling(SystemEvaluation):
                 )
             if quality is not None and own_codes is None:
                 quality.update(features)
+            if self.kept is not None and first < self.kept.count:
+                self._keep(system, first, drawn, judged, free)
             cost["evaluations"] += drawn.sample.evaluations * count
             cost["sampling"] += drawn.sample.seconds
             cost["synthesis"] += drawn.synthesis_seconds
@@ -180,6 +183,15 @@ class ConditionalSampling(SystemEvaluation):
         metrics |= self._timing(system, device, cost, share)
         grid = self._grid(system, kept) if kept else None
         return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid)
+
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": self.query.text, "caption": caption_of(self.query)}
+
+    def _keep(self, system: System, first: int, drawn: Drawn, judged: Labels, free: Labels | None) -> None:
+        """Write those samples of a batch that are kept as files."""
+        assert self.kept is not None
+        piece = Piece(first, first, min(len(drawn.images), self.kept.count - first))
+        write_pieces(self.kept, system, self.query, drawn, first, [piece], lambda rows: judged[rows], free)
 
     def prepare(self, system: System, device: torch.device) -> None:
         """Give the first batch to the system, which measures settings of its sampler on it."""

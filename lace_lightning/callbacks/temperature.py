@@ -15,12 +15,13 @@ from ..energies import build
 from ..errors import LaceError
 from ..generators import sample_seeds
 from ..labelers import Labeler
-from ..metrics import frechet_distance
+from ..metrics import frechet_distance, judged_labels
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import downscale
 from ..pictures.grids import labelled_grid
 from ..query import Query
-from ..systems.base import System
+from ..systems.base import Drawn, System
+from ..systems.handover import Step, sample_table, write_steps
 from .evaluation import Evaluation, SystemEvaluation
 
 
@@ -96,12 +97,15 @@ class TemperatureStrips(SystemEvaluation):
         for first, count in self._batches(rank, world_size, f"temperatures ({system.title})"):
             z = system.generator.prior(count, self.seed, first, device)
             seeds = sample_seeds(count, self.seed, first).to(device)
+            made = []
             for level in levels:
                 drawn = level.system.draw(self.query, z, seeds)
                 features, logits = self._judge(drawn.images)
                 probability = self._probability(logits)
                 level.probability.update(probability)
                 level.holds.update(self.query.holds(self.judge.schema.decode(logits)))
+                if self.kept is not None and first < self.kept.count:
+                    made.append(self._step(level, first, drawn, logits))
                 if level.quality is not None:
                     level.quality.update(features)
                 level.evaluations += drawn.sample.evaluations * count
@@ -109,6 +113,8 @@ class TemperatureStrips(SystemEvaluation):
                 if first < self.strips:
                     rows = slice(self.strips - first)
                     level.kept.append((downscale(drawn.images[rows]).cpu(), probability[rows].cpu()))
+            if self.kept is not None and made:
+                write_steps(self.kept, first, made)
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         metrics: dict[str, float] = {}
         for level in levels:
@@ -132,6 +138,20 @@ class TemperatureStrips(SystemEvaluation):
             **system.protocol(self.query),
         }
         return Evaluation({"acc": figures["holds"], **figures, **metrics}, protocol, self._strips(levels))
+
+    def kept_as(self) -> dict[str, Any]:
+        return {"title": self.query.text, "steps": [f"tau {tau:g}" for tau in self.temperatures]}
+
+    def _step(self, level: _Level, first: int, drawn: Drawn, logits: Tensor) -> Step:
+        """Return what is kept of a batch at a temperature."""
+        judged, probability = (
+            judged_labels(self.query.schema, logits),
+            level.system.probability(self.query, drawn.sample),
+        )
+        seeds = range(first, first + len(drawn.images))
+        table = sample_table(self.query, seeds, drawn.sample, judged, None, probability)
+        latents = level.system.latents_of(drawn.sample)
+        return Step(drawn.images, latents, [{"seed": row["seed"], "temperature": level.tau, **row} for row in table])
 
     def _probability(self, logits: Tensor) -> Tensor:
         """Return the probability (B,) that the judge gives the query."""

@@ -12,7 +12,7 @@ from .imported_pairs import given_pairs, read_given
 from .latent_files import LatentFile, LatentFolder, read_latents, write_latents
 from .online_pairs import FreshBatches, FreshPairsDataModule
 from .pair_pictures import PairPicturesDataModule
-from .pairs import LatentPairsDataModule, Latents, PairSet, keep_pictures, make_pairs, pairs_identity
+from .pairs import LatentPairsDataModule, Latents, PairSet, cached_pairs, keep_pictures, make_pairs, pairs_identity
 from .picture_data import PictureData, Pictures, Split
 from .portraits import PeopleDataModule, PortraitsDataModule
 from .resumable_arrays import is_filled
@@ -42,6 +42,7 @@ __all__ = [
     "PortraitsDataModule",
     "Split",
     "TensorBatches",
+    "cached_pairs",
     "given_pairs",
     "is_filled",
     "keep_pictures",

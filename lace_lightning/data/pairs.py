@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import digest, read_json
-from ..cache import is_whole
+from ..cache import Cache, is_whole
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
@@ -22,7 +22,8 @@ from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
 from ..source import code_of, identity_of
 from .batches import TensorBatches
-from .resumable_arrays import META, blocks_of, fill, open_rows, rows_done
+from .processes import say
+from .resumable_arrays import META, blocks_of, fill, is_filled, open_rows, rows_done
 
 # Fewer labels than this may be of one class by chance.
 FEW = 50
@@ -355,6 +356,46 @@ def make_pairs(
             folder, meta, shapes, make, batch_size, "latent/label pairs" if latents is None else "more pairs", progress
         )
     )
+
+
+def cached_pairs(
+    cache: Cache,
+    generator: Generator,
+    labeler: Labeler,
+    count: int,
+    seed: int = 0,
+    batch_size: int = 500,
+    progress: bool = True,
+    latents: Latents | None = None,
+    pictures: bool = True,
+) -> PairSet:
+    """Return pairs of the cache, and make what is missing of them; of several processes one does, the others wait.
+
+    Args:
+        cache: the cache.
+        generator: the generator of their pictures.
+        labeler: the labeler of their pictures.
+        count: number of pairs, at least 1.
+        seed: seed of the latents.
+        batch_size: pairs that are made together, at least 1.
+        progress: whether a progress bar is shown.
+        latents: source of the latents; None for the prior.
+        pictures: whether pictures are stored.
+
+    Returns:
+        The pairs, complete.
+
+    Raises:
+        LaceError: when they cannot be made or written.
+    """
+    entry = cache.entry("pairs", pairs_identity(generator, labeler, count, seed, latents, pictures))
+    title = "pairs" if latents is None else "more pairs"
+    if is_filled(entry.folder):
+        say(f"found {count} {title} {entry.key}")
+    else:
+        say(f"making {count} {title} {entry.key}", entry.why())
+        entry.describe()
+    return make_pairs(entry.folder, generator, labeler, count, seed, batch_size, progress, latents, pictures)
 
 
 def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tensor]:

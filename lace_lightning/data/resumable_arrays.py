@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,6 +36,7 @@ class Block:
         first: number of the first row, at least 0.
         rows: number of rows, at least 1.
         sums: 16 hexadecimal digits of the sha256 by name of the array.
+        content: plain values that are kept with the rows; None for none.
 
     Example:
         >>> block = Block(0, 2, {"z": "0123456789abcdef"})
@@ -46,10 +47,12 @@ class Block:
     first: int
     rows: int
     sums: Mapping[str, str]
+    content: Any = None
 
     def line(self) -> str:
         """Return the block as one line of the ledger, which ends in its own checksum."""
-        text = json.dumps([self.first, self.rows, dict(self.sums)], sort_keys=True)
+        content = [] if self.content is None else [self.content]
+        text = json.dumps([self.first, self.rows, dict(self.sums), *content])
         return f"{text}\t{digest(text)}\n"
 
     @classmethod
@@ -58,8 +61,7 @@ class Block:
         text, _, check = line.rstrip("\n").partition("\t")
         if digest(text) != check:
             return None
-        first, rows, sums = json.loads(text)
-        return cls(first, rows, sums)
+        return cls(*json.loads(text))
 
     def is_in(self, folder: Path, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether the rows in arrays are those that were written; each block is read once in a process."""
@@ -68,13 +70,22 @@ class Block:
                 continue
             key = (str(folder / name), self.first, self.rows, required)
             if key not in _CHECKED:
-                if _sum(arrays[name][self.first : self.first + self.rows]) != required:
+                if sum_of_rows(arrays[name][self.first : self.first + self.rows]) != required:
                     return False
                 _CHECKED.add(key)
         return True
 
 
-def _sum(rows: NDArray[Any]) -> str:
+def sum_of_rows(rows: NDArray[Any]) -> str:
+    """Return the checksum of rows that a block keeps.
+
+    Args:
+        rows: rows of an array of any type.
+
+    Example:
+        >>> len(sum_of_rows(np.zeros((2, 3))))
+        16
+    """
     return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()[:16]
 
 
@@ -217,9 +228,7 @@ def _prepare(path: Path, meta: Mapping[str, Any], shapes: Mapping[str, tuple[int
     try:
         for name, shape in shapes.items():
             dtype = np.uint8 if name == IMAGES else np.float32
-            with atomic_path(path / f"{name}.npy") as temporary:
-                np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(count, *shape)).flush()
-                take_space(temporary)
+            create_array(path / f"{name}.npy", (count, *shape), dtype)
     except LaceError:
         # Arrays without rows would keep the space that others lack.
         for name in shapes:
@@ -236,6 +245,29 @@ def _shape_of(file: Path) -> tuple[int, ...]:
     # A damaged header can be anything.
     except Exception:
         return ()
+
+
+def create_array(file: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Write an array of zeros with all its space, atomically, without holding it in memory.
+
+    Args:
+        file: the file, `<name>.npy`.
+        shape: shape of the array.
+        dtype: type of its values.
+
+    Raises:
+        LaceError: when the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     create_array(Path(folder, "z.npy"), (2, 3), np.float32)
+        ...     np.load(Path(folder, "z.npy")).shape
+        (2, 3)
+    """
+    with atomic_path(file) as temporary:
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
+        take_space(temporary)
 
 
 def take_space(file: Path) -> None:
@@ -336,7 +368,7 @@ def _write(
                 maps[name][first : first + rows] = array
                 maps[name].flush()
                 # Of what was meant, so that a fault on the way to the disk is seen.
-                sums[name] = _sum(array)
+                sums[name] = sum_of_rows(array)
             block = Block(first, rows, sums)
             # One write each, behind the rows: a line that is there stands for rows that are there.
             ledger.write(block.line())

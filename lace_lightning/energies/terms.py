@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LaceError
+from ..numerics.normal import log_ndtr
 from .base import Energy
 
 # Below this energy 1 - exp(-E) is rounding: the negation of a target that is met exactly would have a NaN gradient.
@@ -86,7 +87,7 @@ class Discrete(Term):
 
     def _split(self, u: Tensor) -> tuple[Tensor, Tensor]:
         f = u[:, self.columns]
-        return f, self.target.to(u.device).expand(len(f))
+        return f, self.target.to(u.device).expand(f.shape[0])
 
     def forward(self, u: Tensor) -> Tensor:
         f, target = self._split(u)
@@ -217,14 +218,14 @@ class HalfLine(Term):
     def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
         x = (self.target.to(u) - u[:, self.columns.start]) / self.sigma
         x = -x if self.above else x
-        return torch.special.log_ndtr(x), torch.special.log_ndtr(-x)
+        return log_ndtr(x), log_ndtr(-x)
 
     def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # With x = ±(τ - f)/σ and m = φ(x)/Φ(x) the second derivative of -log Φ(x) in f is m(x + m)/σ².
         value, gradient = self.value_and_grad(u)
         x = (self.target.to(u) - u.detach()[:, self.columns.start]) / self.sigma
         x = -x if self.above else x
-        m = torch.exp(-x.square() / 2 - torch.special.log_ndtr(x)) / math.sqrt(2 * math.pi)
+        m = torch.exp(-x.square() / 2 - log_ndtr(x)) / math.sqrt(2 * math.pi)
         rows = u.new_zeros(len(u), 1, u.shape[1])
         rows[:, 0, self.columns.start] = (m * (x + m)).clamp(min=0).sqrt() / self.sigma
         return value, gradient, rows

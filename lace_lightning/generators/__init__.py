@@ -14,6 +14,7 @@ from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check_generator
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
+from .found import as_generator
 from .stylegan2 import StyleGAN2Generator, own_kind
 from .stylegan2_networks import StyleGAN2Network
 from .stylegan3 import StyleGAN3Generator
@@ -27,6 +28,7 @@ __all__ = [
     "StyleGAN2Network",
     "StyleGAN3Generator",
     "StyleGAN3Network",
+    "as_generator",
     "check_generator",
     "convert",
     "load_generator",

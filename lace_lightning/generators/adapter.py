@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
+from ..source import user_line
 from ..unpickle.state import load_state
 from .arguments import is_whole, require_number
 from .base import Generator
@@ -182,13 +183,13 @@ class _Method(nn.Module):
             result = called(*self._arguments(x.to(weight.dtype)))
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        except Exception as error:
             if isinstance(error, LaceError):
                 raise
             raise LaceError(
                 f"The {self.part} of a generator must take latents of the shape {tuple(x.shape)}"
                 f"{'' if self.condition is None else ' and a condition'}, and {self.title} does not "
-                f"({in_one_line(error, 140)}): set {self._advice(error)}."
+                f"({in_one_line(error, 140)}{user_line(error)}): set {self._advice(error)}."
             ) from error
         if not isinstance(result, Tensor):
             kind = "w" if self.part == "mapping" else "pictures"

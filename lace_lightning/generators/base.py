@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..artifacts import digest
 from ..errors import LaceError
 from ..numerics.memory import Chunks
+from ..numerics.recording import is_recording
 from ..pictures.convert import to_bytes
 from ..seeds import normal, sample_seeds
 from .arguments import require_whole
@@ -134,19 +135,36 @@ class Generator(nn.Module):
     def synthesis(self, w: Tensor) -> Tensor:
         """Return the pictures (B, C, H, W) in [-1, 1] of w (B, Dw) or ws (B, L, Dw).
 
-        `max_batch` pictures are computed at a time, but all of them at once where w requires a gradient.
+        `max_batch` pictures are computed at a time, but all of them at once where w requires a gradient or a graph is
+        recorded (torch.compile, torch.export, ONNX).
         """
         ws = self._ws(w)
         return (
             self.render(ws)
-            if ws.requires_grad
+            if ws.requires_grad or is_recording()
             else _joined(self.chunks(self.render, ws, self.bytes_per_picture()), len(ws))
         )
 
     @torch.no_grad()
     def parts(self, w: Tensor) -> Iterator[Tensor]:
-        """Yield the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (N, C, H, W), `max_batch` at a time."""
-        yield from self.chunks(lambda ws: to_bytes(self.render(ws)), self._ws(w), self.bytes_per_picture())
+        """Yield the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (N, C, H, W), `max_batch` at a time.
+
+        Raises:
+            LaceError: when a picture is NaN or infinite, which bytes cannot show.
+        """
+        yield from self.chunks(self._bytes, self._ws(w), self.bytes_per_picture())
+
+    def _bytes(self, ws: Tensor) -> Tensor:
+        images = self.render(ws)
+        # The sum is finite where every value is, and is cheaper than a look at every value.
+        if not images.sum().isfinite():
+            wrong = int((~images.isfinite()).flatten(1).any(1).sum())
+            if wrong:
+                raise LaceError(
+                    f"Pictures must be finite, and {wrong} of {len(images)} pictures of {type(self).__name__} are NaN "
+                    "or infinite: check the latents and the weights, or compute in float32 (generator.precision)."
+                )
+        return to_bytes(images)
 
     def pictures(self, w: Tensor) -> Tensor:
         """Return the pictures of w (B, Dw) or ws (B, L, Dw) as bytes, uint8 (B, C, H, W).

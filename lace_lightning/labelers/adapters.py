@@ -27,7 +27,9 @@ from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from ..classifiers.resnets import ImageNetwork
 from ..classifiers.torchscript import load_program
 from ..errors import LaceError, in_one_line, suggest
+from ..generators.found import as_module
 from ..schema import Schema
+from ..source import user_line
 from ..unpickle.state import load_state
 from .labeler import Labeler
 
@@ -188,12 +190,45 @@ def script_labeler(
     )
 
 
+def label_values(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return what a labelling function returns for pictures, in float32 on their device.
+
+    Args:
+        function: the function; it may return a tensor, an array or a list, of numbers or truth values.
+        images: pictures (B, C, H, W) in [-1, 1].
+
+    Raises:
+        LaceError: where the function fails, with its line, and where it returns no numbers.
+
+    Example:
+        >>> label_values(lambda images: [picture.mean() > 0 for picture in images], torch.ones(2, 3, 8, 8))
+        tensor([1., 1.])
+    """
+    try:
+        with torch.autocast(images.device.type, enabled=False), torch.no_grad():
+            received = function(images.contiguous())
+    except (LaceError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise LaceError(
+            f"A labelling function must take pictures {tuple(images.shape)} in [-1, 1], and it does not "
+            f"({in_one_line(error, 140)}{user_line(error)}): correct the function."
+        ) from error
+    try:
+        return torch.as_tensor(received).to(images.device, torch.float32)
+    except Exception as error:
+        raise LaceError(
+            f"A labelling function must return a tensor or an array of numbers, received {type(received).__name__} "
+            f"({in_one_line(error, 100)}): correct the function."
+        ) from error
+
+
 class FunctionNetwork(ImageNetwork):
     """Image network that calls a function of pictures; its features are its logits.
 
     Args:
         function: function of pictures (B, C, H, W) in [-1, 1] that returns labels (B, K), NaN where they are not
-            known, or logits (B, L). It is called in float32.
+            known, or logits (B, L). It is called in float32. Networks that it uses become parts of this one.
         schema: the K attributes of the labels.
 
     Raises:
@@ -208,13 +243,15 @@ class FunctionNetwork(ImageNetwork):
 
     channels = None
 
-    def __init__(self, function: Callable[[Tensor], Tensor], schema: Schema) -> None:
+    def __init__(self, function: Callable[[Tensor], Any], schema: Schema) -> None:
         super().__init__()
-        self.function, self.schema, self.num_features, self.head = function, schema, schema.num_logits, nn.Identity()
+        self.function, self.schema = as_module(function), schema
+        self.num_features, self.head = schema.num_logits, nn.Identity()
 
     def features(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            values = torch.as_tensor(self.function(images.contiguous())).to(images.device, torch.float32)
+        values = label_values(self.function, images)
+        if len(self.schema) == 1 and values.ndim == 1:
+            values = values[:, None]
         if values.shape == (len(images), self.num_features):
             return values
         if values.shape != (len(images), len(self.schema)):
@@ -235,13 +272,16 @@ class FunctionNetwork(ImageNetwork):
                 raise LaceError(
                     f"A labelling function must return classes from 0 to {attribute.num_classes - 1} for "
                     f"'{attribute.name}', NaN for a label that is not known, received "
-                    f"{float(value[known & ~chosen.any(1)][0]):g}: correct the function."
+                    f"{float(value[known & ~chosen.any(1)][0]):g}: correct the function, or give the number of "
+                    "classes in the schema."
                 )
             columns.append((chosen * CERTAIN).masked_fill(~known[:, None], torch.nan))
         return torch.cat(columns, dim=1)
 
 
-def function_labeler(function: str | Callable[[Tensor], Tensor], schema: Mapping[str, Any], **options: Any) -> Labeler:
+def function_labeler(
+    function: str | Callable[[Tensor], Any], schema: Schema | Mapping[str, Any], **options: Any
+) -> Labeler:
     """Return a labeler from a Python function.
 
     The digest of the labeler depends on the name and the source of the function. The cache also compares its module,
@@ -250,8 +290,9 @@ def function_labeler(function: str | Callable[[Tensor], Tensor], schema: Mapping
 
     Args:
         function: function of pictures (B, C, H, W) in [-1, 1], or its name as package.module.name. It returns labels
-            (B, K), a column for each attribute, NaN where a label is not known; or logits (B, L).
-        schema: attributes of the labels, in plain containers as `Schema.from_config` reads.
+            (B, K), a column for each attribute, NaN where a label is not known; or logits (B, L). Labels of one
+            attribute may have the shape (B,), and labels may be tensors, NumPy arrays or lists.
+        schema: attributes of the labels, also in plain containers as `Schema.from_config` reads.
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
@@ -267,7 +308,7 @@ def function_labeler(function: str | Callable[[Tensor], Tensor], schema: Mapping
         >>> labeler.labels(torch.full((1, 3, 8, 8), 0.5)).values.tolist()
         [[0.75]]
     """
-    parsed, called = Schema.from_config(schema), _imported(function) if isinstance(function, str) else function
+    parsed, called = Schema.of(schema), _imported(function) if isinstance(function, str) else function
     try:
         source = inspect.getsource(called)
     except (OSError, TypeError):

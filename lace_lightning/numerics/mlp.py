@@ -64,7 +64,10 @@ def linearized_leaky_mlp(
         tensor([[1.0000, 0.2000]])
     """
     dtype, outputs, count = x.dtype, [], x.shape[-2]
-    low = lowered(dtype) if count >= BLOCK else dtype
+    low = lowered(dtype)
+    # The number of rows is looked at only where it matters, so that graphs are recorded for any number.
+    if low != dtype and count < BLOCK:
+        low = dtype
     if low != dtype:
         layers = [_cast(layer, index, low, kept or WeightCache()) for index, layer in enumerate(layers)]
     more = 0 if low == dtype else -count % BLOCK

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import torch
 
 from ..errors import LaceError, suggest
+from .recording import is_exporting
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,7 +43,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     Args:
         precision: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device has it natively (AMX or
-            AVX-512 BF16, Ampere or later), else float32.
+            AVX-512 BF16, Ampere or later), else float32, also in files for other devices (`exporting`).
         device: where networks compute.
 
     Returns:
@@ -54,6 +55,8 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision != "auto":
         return PRECISIONS[precision]
+    if is_exporting():
+        return torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = (

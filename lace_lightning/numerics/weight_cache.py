@@ -7,12 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .recording import is_recording
+
 
 class WeightCache:
     """Cache of tensors derived from frozen weights.
 
     A tensor is computed again when its weight was changed or moved. It is computed at every call while the weight is
-    trained. Copies and pickles of a cache are empty.
+    trained, and where a graph is recorded (torch.compile, torch.export, ONNX), because weights have no memory there.
+    Copies and pickles of a cache are empty.
 
     Example:
         >>> cache, weight = WeightCache(), torch.ones(2)
@@ -35,7 +38,7 @@ class WeightCache:
             weight: the weight, of any shape.
             make: function of the weight that returns the derived tensor.
         """
-        if weight.requires_grad or weight.is_inference():
+        if is_recording() or weight.requires_grad or weight.is_inference():
             return make(weight)
         known = self._known.get(key)
         if known is None or known[0].data_ptr() != weight.data_ptr() or known[1] != weight._version:

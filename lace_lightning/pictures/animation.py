@@ -1,9 +1,10 @@
-"""Animations: frames of a straight walk from one latent to the next, and GIF files."""
+"""Animations: frames of a straight walk from one latent to the next, and WebP and mp4 files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from ..artifacts import atomic_path
 from ..errors import LaceError
 from .convert import downscale
 from .grids import labelled_grid
+
+VIDEO_ADVICE = 'pip install "lace_lightning[video]"'
 
 
 def walk_frames(
@@ -68,23 +71,26 @@ def walk_frames(
 
 
 def save_animation(path: str | os.PathLike[str], frames: Sequence[Image.Image], milliseconds: int = 80) -> Path:
-    """Write frames as a GIF that repeats for ever, atomically.
+    """Write frames as a WebP that repeats for ever, or as an mp4, atomically.
+
+    An mp4 needs the extra `video`. Its sides are even: white is added at the top and on the right.
 
     Args:
-        path: the file.
+        path: the file, `<name>.webp` or `<name>.mp4`.
         frames: pictures of one size, at least one.
-        milliseconds: time of a frame in ms, at least 10 and in steps of 10, as GIF counts.
+        milliseconds: time of a frame in ms, at least 10.
 
     Returns:
         The path of the file.
 
     Raises:
-        LaceError: when there are no frames, the time is too short, or the file cannot be written.
+        LaceError: when there are no frames, the time is too short, the ending is another one, the extra is missing, or
+            the file cannot be written.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = save_animation(f"{folder}/a.gif", [Image.new("RGB", (8, 8), c) for c in ("red", "blue")])
+        ...     path = save_animation(f"{folder}/a.webp", [Image.new("RGB", (8, 8), c) for c in ("red", "blue")])
         ...     Image.open(path).n_frames
         2
     """
@@ -92,8 +98,79 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Image.Image], 
         raise LaceError("An animation needs at least 1 frame, received none: draw frames first (walk_frames).")
     if milliseconds < 10:
         raise LaceError(f"A frame of an animation takes at least 10 ms, received {milliseconds}: take 80.")
+    path = Path(path)
+    if path.suffix not in (".webp", ".mp4"):
+        raise LaceError(f"An animation is a .webp or .mp4 file, received '{path.name}': name it {path.stem}.webp.")
+    if path.suffix == ".mp4" and not can_write_video():
+        raise LaceError(f"An mp4 needs the extra video, which is not installed: {VIDEO_ADVICE}.")
     with atomic_path(path) as temporary:
-        frames[0].save(
-            temporary, format="gif", save_all=True, append_images=list(frames[1:]), duration=milliseconds, loop=0
-        )
-    return Path(path)
+        if path.suffix == ".mp4":
+            _write_video(temporary, frames, milliseconds)
+        else:
+            frames[0].save(
+                temporary,
+                format="webp",
+                save_all=True,
+                append_images=list(frames[1:]),
+                duration=milliseconds,
+                loop=0,
+                quality=90,
+            )
+    return path
+
+
+def can_write_video() -> bool:
+    """Return whether the extra `video` is installed, which mp4 files need.
+
+    Example:
+        >>> can_write_video() in (True, False)
+        True
+    """
+    return find_spec("imageio_ffmpeg") is not None
+
+
+def save_animations(path: str | os.PathLike[str], frames: Sequence[Image.Image]) -> list[Path]:
+    """Write frames as `<path>.webp`, and as `<path>.mp4` where the extra `video` is installed.
+
+    Args:
+        path: the files without their ending.
+        frames: pictures of one size, at least one.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        LaceError: when there are no frames, or a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_animations(f"{folder}/walk", [Image.new("RGB", (8, 8))])[0].name
+        'walk.webp'
+    """
+    endings = (".webp", ".mp4") if can_write_video() else (".webp",)
+    return [save_animation(f"{os.fspath(path)}{ending}", frames) for ending in endings]
+
+
+def _write_video(path: Path, frames: Sequence[Image.Image], milliseconds: int) -> None:
+    from imageio_ffmpeg import write_frames
+
+    width, height = frames[0].size
+    # Colours of H.264 are stored for squares of 2x2 pixels.
+    border = (0, height % 2, width % 2, 0)
+    size = width + width % 2, height + height % 2
+    writer = write_frames(
+        str(path),
+        size,
+        fps=1000 / milliseconds,
+        codec="libx264",
+        macro_block_size=1,
+        output_params=["-f", "mp4", "-crf", "18"],
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    try:
+        for frame in frames:
+            writer.send(ImageOps.expand(frame.convert("RGB"), border, "white").tobytes())
+    finally:
+        writer.close()

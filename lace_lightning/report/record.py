@@ -283,7 +283,7 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
     for count, (setting, numbers) in enumerate(settings.items(), 1):
         name = "samples" if len(settings) == 1 else f"samples_{count}"
         # Animations are large: one for each experiment.
-        for kind in ("png", "gif") if count == 1 else ("png",):
+        for kind in ("png", "webp") if count == 1 else ("png",):
             if (source := folders[numbers[0]] / f"samples.{kind}").is_file():
                 shutil.copy(source, target / f"{name}.{kind}")
         if (target / f"{name}.png").is_file():
@@ -292,8 +292,8 @@ def pictures(settings: Mapping[str, Sequence[int]], folders: Sequence[Path], tar
                 f"![{setting.replace('`', '') or 'Samples'}]({name}.png)",
                 "",
             ]
-        if (target / f"{name}.gif").is_file():
-            lines += [f"The way from edit to edit: [{name}.gif]({name}.gif)", ""]
+        if (target / f"{name}.webp").is_file():
+            lines += [f"The way from edit to edit: [{name}.webp]({name}.webp)", ""]
     return lines
 
 

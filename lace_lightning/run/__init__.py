@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from ..artifacts import check_writable
-from ..callbacks import LatentEditing
 from .check import SYSTEM_TASKS, check
-from .evaluate import evaluate_given, evaluation_of, test_system
+from .evaluate import check_folder, evaluation_of, test_system
 from .inspect import check_labelers, draw_portraits, pictures, reference, style_layers
 from .outputs import loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
@@ -46,6 +47,7 @@ def run(settings: Settings) -> dict[str, float]:
     Raises:
         LaceError: when a folder is not writable, parts do not fit together, or data are missing.
     """
+    check_folder(settings)
     check_writable(settings.paths.output)
     check_writable(Path(settings.paths.cache).expanduser())
     pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -71,17 +73,14 @@ def measure_system(settings: Settings) -> dict[str, float]:
     evaluation = evaluation_of(study)
     system = system_of(study)
     evaluation.check(system)
-    if system.given and isinstance(evaluation, LatentEditing):
-        # Nothing is trained, and no pairs are needed.
-        with loggers_of(settings) as loggers:
-            metrics = evaluate_given(study, system, evaluation, loggers)
-            write_results(settings, metrics, evaluation.evaluation.protocol, evaluation.evaluation.grid)
-        return metrics
-    pairs = pairs_of(study) if system.training_data() == "pairs" else None
+    # A given system needs no data, unless its classifier is measured on them.
+    is_ready = system.given and not evaluation.needs_data
+    pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
-    data = training_data(study, system, pairs)
-    with loggers_of(settings) as loggers:
-        seconds = train_system(study, system, data, loggers)
+    data = None if is_ready else training_data(study, system, pairs)
+    no_loggers: AbstractContextManager[list[Logger]] = nullcontext([])
+    with no_loggers if is_ready and settings.task.name == "draw" else loggers_of(settings) as loggers:
+        seconds = None if data is None else train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)
         metrics |= training_minutes(seconds)
@@ -89,5 +88,5 @@ def measure_system(settings: Settings) -> dict[str, float]:
         if study.partial:
             result.protocol["partial"] = "; ".join(study.partial)
         # Before the loggers are closed: a network cannot take results away.
-        write_results(settings, metrics, result.protocol, result.grid, result.frames)
+        write_results(settings, metrics, result.protocol, result.grid, result.frames, result.summary)
     return metrics

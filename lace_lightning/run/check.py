@@ -25,7 +25,7 @@ from ..systems.editing import EditOptions
 from ..systems.lace import EnergyOptions
 from .identity import result_identity
 from .nodes import MISSING, Node, check_arguments, check_type
-from .settings import TASKS, Dataset, Settings, SystemTask
+from .settings import TASKS, Dataset, DrawTask, Settings, SystemTask
 
 # Tasks that train an image network, with the LightningModule that takes the settings of `training`.
 TRAININGS = {
@@ -271,6 +271,9 @@ def _check_system(settings: Settings) -> None:
         )
     if settings.task.name == "edit":
         edit_options(settings)
+    if isinstance(settings.task, DrawTask):
+        # Read once, for its errors.
+        _ = settings.task.ranges
 
 
 def edit_options(settings: Settings) -> Any:

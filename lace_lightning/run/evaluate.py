@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from ..callbacks import ConditionalSampling, LatentEditing, SequentialEditing, SystemEvaluation, TemperatureStrips
+from .. import __version__
+from ..callbacks import (
+    ConditionalSampling,
+    Drawing,
+    LatentEditing,
+    SequentialEditing,
+    SystemEvaluation,
+    TemperatureStrips,
+)
+from ..callbacks.drawing import DIGESTS
 from ..classifiers import load_embedding
 from ..data import LatentFolder
+from ..data.processes import say
 from ..errors import LaceError
 from ..metrics.base import PictureMetric
 from ..systems.base import System
+from ..systems.handover import SampleFolder
+from .identity import sample_recipe
 from .nodes import Node
-from .outputs import trainer_of
-from .settings import Settings
-from .study import Study, say
+from .outputs import command_line, trainer_of
+from .settings import DrawTask, Settings
+from .study import Study
 
+# Folder of the samples that metrics.keep names, inside of that of the run.
+SAMPLES = "samples"
 # Prefix of a figure of a test -> prefix in the results.
 KEPT = {"classifier/": "classifier/", "calibration/": "calibration/", "test/": "model/"}
 
@@ -38,7 +53,23 @@ def evaluation_of(study: Study) -> SystemEvaluation:
     common: dict[str, Any] = {
         **settings.metrics.model_dump(include={"num_samples", "batch_size", "seed", "progress"}),
         "metrics": metrics_of(settings),
+        "report": {"command": command_line(), "version": __version__},
     }
+    if isinstance(task, DrawTask):
+        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report")}
+        query, *others = study.queries
+        return Drawing(
+            study.judge,
+            query,
+            settings.paths.output,
+            task.ranges,
+            sample_recipe(settings),
+            others[0] if others else None,
+            task.walk_frames,
+            judged=task.judged,
+            **kept,
+        )
+    common |= {"keep": settings.metrics.keep, "folder": Path(settings.paths.output) / SAMPLES}
     if task.name == "edit":
         embedding = load_embedding(task.identity.model_dump(), study.device)  # type: ignore[attr-defined]
         identity: dict[str, Any] = {}
@@ -83,6 +114,20 @@ def evaluation_of(study: Study) -> SystemEvaluation:
     return ConditionalSampling(study.judge, study.queries[0], study.feature_space, study.cache, **own, **common)
 
 
+def check_folder(settings: Settings) -> None:
+    """Refuse a folder that holds samples of another command, before anything is written there.
+
+    Args:
+        settings: settings of the run.
+
+    Raises:
+        LaceError: for the task draw in such a folder.
+    """
+    if isinstance(settings.task, DrawTask):
+        count = sum(map(len, settings.task.ranges))
+        SampleFolder(settings.paths.output, count, sample_recipe(settings)).check(DIGESTS)
+
+
 def metrics_of(settings: Settings) -> list[PictureMetric]:
     """Return the metrics that a user added to the group `metrics`.
 
@@ -112,30 +157,10 @@ def metrics_of(settings: Settings) -> list[PictureMetric]:
     return result
 
 
-def evaluate_given(
-    study: Study, system: System, evaluation: SystemEvaluation, loggers: list[Logger]
-) -> dict[str, float]:
-    """Run the evaluation of a system with given weights, without the data that it was trained on.
-
-    Args:
-        study: the study.
-        system: the system.
-        evaluation: the evaluation, as `evaluation_of` returns it.
-        loggers: loggers of the figures.
-
-    Returns:
-        Figures of the evaluation by name.
-    """
-    evaluation.evaluation = evaluation.evaluate(system.to(study.device))
-    for logger in loggers:
-        logger.log_metrics({f"sampling/{name}": value for name, value in evaluation.evaluation.metrics.items()})
-    return dict(evaluation.evaluation.metrics)
-
-
 def test_system(
     study: Study,
     system: System,
-    data: pl.LightningDataModule,
+    data: pl.LightningDataModule | None,
     evaluation: SystemEvaluation,
     loggers: list[Logger],
 ) -> dict[str, float]:
@@ -144,13 +169,18 @@ def test_system(
     Args:
         study: the study.
         system: the trained system.
-        data: data whose test split is used.
+        data: data whose test split is used; None for the evaluation alone.
         evaluation: the evaluation, as `evaluation_of` returns it.
         loggers: loggers of the test.
 
     Returns:
         Figures of the test and of the evaluation by name.
     """
+    if data is None:
+        evaluation.evaluation = evaluation.evaluate(system.to(study.device))
+        for logger in loggers:
+            logger.log_metrics({f"sampling/{name}": value for name, value in evaluation.evaluation.metrics.items()})
+        return evaluation.evaluation.metrics
     trainer = trainer_of(
         study.settings, loggers, callbacks=[evaluation], enable_progress_bar=False, enable_model_summary=False
     )

@@ -24,6 +24,7 @@ INDIFFERENT = (
     "name",
     "paper",
     "sweep",
+    "metrics.keep",
     "metrics.progress",
     "dataset.module.cache",
     "dataset.module.pairs.cache",
@@ -82,6 +83,16 @@ def result_identity(content: Mapping[str, Any]) -> dict[str, Any]:
         # Lightning tells 1 (a batch) from 1.0 (all batches), and a digest does not.
         counts["trainer"] = {name: repr(value) for name, value in counts["trainer"].items()}
     return {"settings": counts, **_named(counts), "version": __version__}
+
+
+def sample_recipe(settings: Settings) -> dict[str, Any]:
+    """Return everything that drawn samples depend on, by the names of the settings.
+
+    Args:
+        settings: the settings of the run.
+    """
+    identity = result_identity(settings.plain)
+    return {**identity.pop("settings", {}), **identity}
 
 
 def training_identity(settings: Settings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from .. import __version__
 from ..artifacts import atomic_path, write_json
-from ..pictures.animation import save_animation
+from ..pictures.animation import save_animations
 from ..report.paper import paper_row
 from ..report.text import results_table
 from ..wandb_service import remember, server_of, start_anew, wandb_mode
@@ -92,8 +92,8 @@ def write_results(
         metrics: figures by name.
         protocol: how the figures were measured, in plain containers.
         grid: the picture for samples.png, None for none.
-        frames: frames of samples.gif, empty for none.
-        summary: text that is printed in place of the figures of a task without samples; None for the figures.
+        frames: frames of samples.webp, and of samples.mp4 with the extra `video`; empty for none.
+        summary: text that is printed in place of the figures; None for the figures.
 
     Raises:
         LaceError: when a file cannot be written.
@@ -103,7 +103,7 @@ def write_results(
         with atomic_path(out / "samples.png") as temporary:
             grid.save(temporary, format="png")
     if frames:
-        save_animation(out / "samples.gif", frames)
+        save_animations(out / "samples", frames)
     paper = paper_row(settings.plain)
     write_json(
         out / "metrics.json",
@@ -123,7 +123,7 @@ def write_results(
             },
         },
     )
-    if "acc" in metrics or "holds" in metrics:
+    if summary is None and ("acc" in metrics or "holds" in metrics):
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("partial"):
             print(f"partial: {protocol['partial']}")

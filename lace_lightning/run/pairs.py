@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from ..data import LatentPairsDataModule, Latents, PairSet, is_filled, keep_pictures, make_pairs, pairs_identity
+from ..data import LatentPairsDataModule, Latents, PairSet, cached_pairs, keep_pictures
 from ..errors import LaceError
 from ..schema import Schema
 from ..seeds import RunSeeds
 from ..systems.steered_latents import ControlledLatents
-from ..training.latent_classifier import LatentClassifier
+from ..training.fitting import Stage
+from ..training.latent_classifier import LatentClassifier, classifier_arguments
 from .nodes import cached
-from .study import Study, say
-from .train import Stage, classifier_arguments, train
+from .study import Study
+from .train import train
 
 
 def pairs_of(study: Study) -> PairSet:
@@ -118,16 +119,8 @@ def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = N
     labeler, generator, settings = study.labeler, study.pairs_generator, study.settings
     if labeler is None:
         raise LaceError("Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source.")
-    pictures = keep_pictures(settings.pairs.pictures, generator, count, settings.classifier.space)
-    entry = study.cache.entry("pairs", pairs_identity(generator, labeler, count, seed, latents, pictures))
-    title = "pairs" if latents is None else "more pairs"
-    if is_filled(entry.folder):
-        say(f"found {count} {title} {entry.key}")
-    else:
-        say(f"making {count} {title} {entry.key}", entry.why())
-        entry.describe()
-    return make_pairs(
-        entry.folder,
+    return cached_pairs(
+        study.cache,
         generator.to(study.device),
         labeler.to(study.device),
         count,
@@ -135,7 +128,7 @@ def _make_pairs(study: Study, count: int, seed: int, latents: Latents | None = N
         settings.pairs.batch_size,
         settings.metrics.progress,
         latents,
-        pictures,
+        keep_pictures(settings.pairs.pictures, generator, count, settings.classifier.space),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..seeds import LARGEST_RUN_SEED
+from ..seeds import LARGEST_RUN_SEED, seed_ranges
 from .nodes import Node
 
 
@@ -142,6 +142,7 @@ class Metrics(Group):
     )
     timing_repeats: int = setting(3, "Repeats of a timing with 64 samples.", "repeats", ge=0)
     posterior_sets: int = setting(0, "Sets of exact samples that latents are measured against.", "sets", ge=0)
+    keep: int = setting(0, "First samples that are also written as files, into the folder samples.", "samples", ge=0)
     pictures_per_class: int = setting(10, "Columns of the grid of pictures.", "pictures", ge=1)
     progress: bool = setting(True, "Show progress bars.")
 
@@ -232,6 +233,31 @@ class TemperatureTask(SystemTask):
     strips: int = setting(6, "People in the picture.", "people", ge=1)
 
 
+class DrawTask(SystemTask):
+    """Draw samples by their numbers into a folder: pictures, latents, a table.
+
+    Example:
+        >>> DrawTask(seeds="0-2,7").ranges
+        [range(0, 3), range(7, 8)]
+    """
+
+    weights: str | None = setting(
+        "auto", "A trained system; auto: the shipped classifier where there is one for these settings; null: train."
+    )
+    seeds: int | str | list[int] | None = setting(
+        None, "Numbers of the samples, for example 0-99,250; sample i is that of a measurement. null: from 0 on."
+    )
+    count: int = setting(100, "Number of samples from 0 on, where task.seeds is null.", "samples", ge=1)
+    judged: bool = setting(True, "Whether the judge labels the pictures, for samples.csv.")
+    walk_to: str | None = setting(None, "Condition of the other end of an animated walk; null: no walk.")
+    walk_frames: int = setting(24, "Frames from one end of the walk to the other.", "frames", ge=1)
+
+    @property
+    def ranges(self) -> list[range]:
+        """The numbers of the samples, as ranges in their order."""
+        return [range(self.count)] if self.seeds is None else seed_ranges(self.seeds)
+
+
 class FitTask(Task):
     """Train an image classifier, an identity embedding or a generator, and export it.
 
@@ -306,6 +332,7 @@ class PicturesTask(Task):
 TASKS: dict[str, type[Task]] = {
     "control": SystemTask,
     "model": SystemTask,
+    "draw": DrawTask,
     "edit": EditTask,
     "temperature": TemperatureTask,
     "fit_classifier": FitTask,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 
 from ..artifacts import known_sha256
 from ..cache import Cache
@@ -26,31 +24,6 @@ from ..systems.lace import EnergyOptions
 from .check import edit_options, system_kind
 from .nodes import Node, cached
 from .settings import Settings
-
-
-def is_rank_zero() -> bool:
-    """Return whether this process is the first of several, or the only one."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[None]:
-    """Return a context for the first of several processes, and one that does nothing for the others.
-
-    Args:
-        context: the context of the first process.
-    """
-    return context if is_rank_zero() else nullcontext()
-
-
-@rank_zero_only
-def say(text: str, reason: str = "") -> None:
-    """Print a line on stderr, in the first process.
-
-    Args:
-        text: the line.
-        reason: text behind a colon; empty for none.
-    """
-    print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -135,8 +108,10 @@ class Study:
             check_layers(editing.layers, generator, schema)
             queries = [parse_edit(str(edit), schema) for edit in settings.task.edits]  # type: ignore[attr-defined]
         else:
-            queries = [parse(settings.query.text, schema)]
-            options.check(queries[0])
+            walk_to = getattr(settings.task, "walk_to", None)
+            queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]
+            for query in queries:
+                options.check(query)
         keep_pictures(settings.pairs.pictures, generator, settings.pairs.count, settings.classifier.space)
         study = cls(
             settings,
@@ -212,6 +187,8 @@ class Study:
     def _feature_space(self) -> FeatureSpace | None:
         """Return features and reference of the Fréchet distance, built once for all jobs of a sweep."""
         settings, dataset = self.settings, self.settings.dataset
+        if settings.task.name == "draw":
+            return None
         theirs = _given_statistics(settings.metrics.reference)
         depends = [
             settings.judge.content,

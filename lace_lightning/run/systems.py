@@ -7,19 +7,29 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from pytorch_lightning.loggers import Logger
 
+from ..artifacts import load_config
+from ..configuration import config_folder
 from ..data import FreshPairsDataModule, PairSet
+from ..data.processes import is_rank_zero, say
 from ..energies import Energy
 from ..errors import LaceError
+from ..schema import Schema
 from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
-from ..training.latent_classifier import LatentClassifier
+from ..training.fitting import Stage
+from ..training.latent_classifier import LatentClassifier, classifier_arguments
+from ..weights import weight_names, weight_path
 from .check import system_kind
 from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
-from .study import Study, is_rank_zero
-from .train import Stage, classifier_arguments, train
+from .study import Study
+from .train import train
+
+# The value of task.weights that leaves the choice to the program.
+AUTO = "auto"
 
 
 def system_of(study: Study) -> System:
@@ -32,6 +42,8 @@ def system_of(study: Study) -> System:
         LaceError: for weights of another generator, space or schema.
     """
     kind = system_kind(study.settings)
+    # The first weights depend on the seed alone, and not on the random numbers that loading the study took.
+    pl.seed_everything(study.settings.seed, workers=True, verbose=False)
     system = _lace(study) if kind is None else _model(study, kind)
     # A model reads the attributes before an edit off the picture: by the labeler, so that the judge is independent.
     labeler = study.labeler or (study.judge if study.settings.task.name == "edit" and kind is not None else None)
@@ -42,7 +54,9 @@ def _lace(study: Study) -> System:
     settings, classifier = study.settings, study.settings.classifier
     sampler = settings.sampler.build()
     extra = _extra_energy(study)
-    path = settings.task.weights or classifier.weights  # type: ignore[attr-defined]
+    path = settings.task.weights  # type: ignore[attr-defined]
+    is_free = path == AUTO and classifier.weights is None
+    path = _shipped_classifier(study) if is_free else classifier.weights if path in (None, AUTO) else path
     if path is None:
         arguments = classifier_arguments(classifier.model_dump(), study.generator)
         return LACE(study.known, sampler, study.options, extra, **arguments)
@@ -60,6 +74,25 @@ def _lace(study: Study) -> System:
     return system
 
 
+def _shipped_classifier(study: Study) -> str | None:
+    """Return the name of the shipped classifier of the study's generator and settings, None where there is none."""
+    plain = study.settings.plain.get("classifier") or {}
+    standard = yaml.safe_load((config_folder() / "classifier" / "latent.yaml").read_text(encoding="utf-8"))
+    if {**plain, "attributes": None} != standard:
+        return None
+    made_for = study.generator.digest_for(standard["space"])
+    for name in weight_names():
+        if not name.endswith("_classifier"):
+            continue
+        known = load_config(weight_path(name))
+        schema = Schema.from_config(known["schema"])
+        wanted = {attribute for query in study.queries for attribute in query.attributes}
+        if known.get("generator") == made_for and study.schema.covers(schema) and wanted <= set(schema.names):
+            say(f"classifier: {name}, shipped; task.weights=null trains one")
+            return name
+    return None
+
+
 def _extra_energy(study: Study) -> Energy | None:
     """Return the energy that is added to that of the query. Raises LaceError for an object that is no Energy."""
     node = study.settings.energy
@@ -75,6 +108,8 @@ def _extra_energy(study: Study) -> Energy | None:
 def _model(study: Study, kind: type[System]) -> System:
     settings = study.settings
     path = settings.task.weights  # type: ignore[attr-defined]
+    # No model is shipped.
+    path = None if path == AUTO else path
     if path is None:
         torch.manual_seed(settings.seed)
         dims = {"w_dim": study.generator.w_dim} if kind.space == "w" else {}
@@ -205,13 +240,13 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
     }
 
 
-def export(study: Study, system: System, data: pl.LightningDataModule, seconds: float | None) -> None:
+def export(study: Study, system: System, data: pl.LightningDataModule | None, seconds: float | None) -> None:
     """Write the trained system as <task.export>.safetensors, where task.export is set.
 
     Args:
         study: the study.
         system: the trained system.
-        data: data of the training, whose key is stored with LACE.
+        data: data of the training, whose key is stored with LACE; None where there is none.
         seconds: seconds of the training, which are stored with other systems; None where they are not known.
 
     Raises:

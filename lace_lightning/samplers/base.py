@@ -57,6 +57,16 @@ class Sample:
     trajectory: Tensor | None = None
     forward: float = 0.0
 
+    def rows(self, index: slice) -> Sample:
+        """Return the samples of some rows, with those diagnostics that have one number for each sample, or one."""
+        count = len(self.z)
+        diagnostics = {
+            name: value[index] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
+            for name, value in self.diagnostics.items()
+        }
+        trajectory = None if self.trajectory is None else self.trajectory[:, index]
+        return Sample(self.z[index], self.evaluations, self.seconds, diagnostics, trajectory, self.forward)
+
 
 @dataclass
 class Counts:

@@ -211,6 +211,30 @@ class System(pl.LightningModule):
         """Return the pictures of points as bytes, uint8 (B, C, H, W)."""
         return to_bytes(sample.z) if self.space == "x" else self.generator.pictures(sample.z)
 
+    def latents_of(self, sample: Sample) -> dict[str, Tensor]:
+        """Return the latents of points by name: z, w, and ws (B, L, Dw) where the generator has layers; none for x."""
+        if self.space == "x":
+            return {}
+        return self._with_w({}, sample.z) if self.space == "w" else self._from_z(sample.z)
+
+    def _from_z(self, z: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self._with_w({"z": z}, self.generator.mapping(z)) if self.generator.has_w else {"z": z}
+
+    def _with_w(self, latents: dict[str, Tensor], w: Tensor) -> dict[str, Tensor]:
+        layers = {"ws": self.generator.broadcast(w)} if self.generator.has_layers else {}
+        return {**latents, "w": w, **layers}
+
+    def probability(self, query: Query, sample: Sample, free: Labels | None = None) -> Tensor | None:
+        """Return the probability (B,) that the system itself gives a query at points, None where it has none.
+
+        Args:
+            query: the condition.
+            sample: the points.
+            free: values of the query's free attributes, B rows; None where nothing is free.
+        """
+        return None
+
     def timed_pictures(self, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """Return the pictures that a function makes, and its wall time in seconds."""
         start = time.perf_counter()

@@ -287,6 +287,16 @@ class LACE(LatentClassifier, System):
         """Return the pictures of latents z as bytes, uint8 (B, C, H, W)."""
         return self.generator.pictures(self.generator.mapping(sample.z))
 
+    def latents_of(self, sample: Sample) -> dict[str, Tensor]:
+        """Return z, w and ws of latents z; see `System.latents_of`."""
+        return self._from_z(sample.z)
+
+    @torch.no_grad()
+    def probability(self, query: Query, sample: Sample, free: Labels | None = None) -> Tensor:
+        """Return p(c|w) (B,), for a continuous attribute relative to that at the value itself; see `System`."""
+        energy: Tensor = self.energy(query, _on(free, sample.z), event=True)(sample.z)
+        return (-energy).exp()
+
     def observer(self, query: Query, plan: SamplingPlan) -> Observer:
         """Return diagnostics of the sampler: weights, spread, confidence, distance to exact samples."""
         return LaceObserver(self, query, plan)

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from ..classifiers import AttributeClassifier
 from ..errors import LaceError
+from ..generators import Generator
 from ..pictures.convert import from_bytes
 from ..schema import Schema
 from .calibration import fit_calibration
@@ -21,6 +22,36 @@ from .learning_rates import with_staircase
 from .losses import attribute_losses, attribute_scores, batch_parts
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+
+
+def classifier_arguments(node: Mapping[str, Any], generator: Generator) -> dict[str, Any]:
+    """Return the arguments of `LatentClassifier` for the settings of a classifier and a generator.
+
+    Args:
+        node: settings of the classifier in plain containers.
+        generator: the generator whose latents it classifies.
+
+    Returns:
+        Arguments by name, without the schema.
+    """
+    arguments = {key: value for key, value in node["arguments"].items() if value is not None}
+    if node["network"] == "mlp":
+        arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
+    names = (
+        "space",
+        "network",
+        "learning_rate",
+        "warmup_steps",
+        "decay",
+        "decay_epochs",
+        "weight_decay",
+        "continuous_weight",
+    )
+    return {
+        **{name: node[name] for name in names},
+        "arguments": arguments,
+        "generator_digest": generator.digest_for(node["space"]),
+    }
 
 
 class LatentClassifier(pl.LightningModule):

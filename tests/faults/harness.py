@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import random
+import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from lace_lightning.artifacts import file_sha256, load_tensors, read_json
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.chmod")
@@ -73,13 +77,42 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")]
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Return the files below a folder by their relative path, without those that name a process or a time."""
+def content(folder: Path) -> dict[str, Any]:
+    """Return what the files below a folder say by their relative path, without processes, times and the folder's name.
+
+    A checksum stands for itself where it is that of its file, whose time it depends on.
+    """
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): _said(path, str(folder))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in OF_THE_PROCESS
     }
+
+
+def _said(path: Path, folder: str) -> Any:
+    if path.suffix == ".sha256" and path.with_suffix("").suffix == ".safetensors":
+        return path.read_text(encoding="utf-8").split()[0] == file_sha256(path.with_suffix(""))
+    if path.suffix == ".safetensors":
+        tensors, metadata = load_tensors(path)
+        return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, _timeless(metadata)
+    if path.name == "metrics.json":
+        return json.dumps(_timeless(read_json(path))).replace(folder, "")
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = [_timeless(row) for row in csv.DictReader(lines)]
+        # A job that the first start finished is skipped by the second.
+        return [{**row, "status": "done"} if row.get("status") == "skipped" else row for row in rows]
+    return path.read_bytes().replace(folder.encode(), b"")
+
+
+def _timeless(said: Any) -> Any:
+    if isinstance(said, Mapping):
+        return {
+            name: _timeless(value)
+            for name, value in said.items()
+            if not re.search("seconds|minutes", str(name)) and name not in ("command", "date")
+        }
+    return said
 
 
 @dataclass

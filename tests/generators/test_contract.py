@@ -338,3 +338,12 @@ def test_wrong_numbers_of_pictures_at_a_time_are_refused(name: str) -> None:
     for options, words in (({"max_batch": 0}, "max_batch must be"), ({"memory": 0.0}, "memory must be")):
         with pytest.raises(LaceError, match=words):
             build(name, **options)
+
+
+@each
+def test_pictures_that_are_not_finite_do_not_become_bytes(name: str) -> None:
+    generator = build(name)
+    w = generator.mapping(generator.prior(3))
+    w[1] = float("nan")
+    with pytest.raises(LaceError, match=r"1 of \d pictures of .* are NaN or infinite"):
+        generator.pictures(w)

@@ -154,6 +154,8 @@ def test_attention_begins_as_the_identity() -> None:
 
 
 def test_spectral_filters_have_norm_one_unless_they_are_small() -> None:
+    # The iteration of the norm converges slowly where two singular values are close.
+    torch.manual_seed(0)
     for small in (False, True):
         convolution = SpectralConv(3, 4, 1, small)
         for scale in (0.1, 5.0):
