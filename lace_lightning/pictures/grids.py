@@ -101,7 +101,10 @@ def labelled_grid(
     line_height, grid = int(getattr(font, "size", 13)) + 3, left + max(len(row) for row in rows) * cell_w
     titles = _lines(title, max(grid, 300) - MARGIN, lambda line: probe.textlength(line, font=font))
     top = MARGIN + (len(titles) * line_height + MARGIN - 3 if title else 0)
-    heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=font)) for text in columns]
+    # Heads of neighbours would touch where a word is as wide as its column.
+    is_wide = any(probe.textlength(word, font=font) > cell_w - MARGIN for text in columns for word in text.split())
+    head_font = small if is_wide else font
+    heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=head_font)) for text in columns]
     head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
     width_all = max(grid, *(int(probe.textlength(line, font=font)) + MARGIN for line in titles), 0) + MARGIN
     size = (width_all, top + len(rows) * cell_h + MARGIN)
@@ -115,7 +118,7 @@ def labelled_grid(
                 (left + c * cell_w + cell_w // 2, head_top + number * line_height),
                 line,
                 fill="black",
-                font=font,
+                font=head_font,
                 anchor="ma",
             )
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):

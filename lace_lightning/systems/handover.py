@@ -558,8 +558,8 @@ class SampleFolder:
         table = list(islice(self._rows(blocks), wanted))
         # One large picture at a time.
         pictures = torch.cat([downscale(_read_picture(self.folder / row["file"])[None]) for row in table])
-        # Pictures of the grid have 1 or 3 channels.
-        pictures = pictures if pictures.shape[1] in (1, 3) else pictures[:, :1]
+        # Pictures of the grid have 1 to 4 channels.
+        pictures = pictures if pictures.shape[1] <= 4 else pictures[:, :1]
         width = steps if self.steps else 10
         rows = list(pictures.split(width))
         captions = [[self._caption(row) for row in table[i : i + width]] for i in range(0, len(table), width)]
