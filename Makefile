@@ -55,6 +55,7 @@ bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_training.py
 	$(RUN) benchmarks/bench_pairs.py
 	$(RUN) benchmarks/bench_grid.py
+	$(RUN) benchmarks/bench_drawing.py
 	$(RUN) benchmarks/bench_memory.py
 	$(RUN) benchmarks/bench_convert.py
 	$(RUN) benchmarks/bench_portraits.py

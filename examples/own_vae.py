@@ -58,11 +58,11 @@ def digits(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.stack(pictures), dtype=torch.float32)[:, None], torch.tensor(labels)
 
 
-def train(epochs: int, pictures: int) -> tuple[VAE, nn.Module]:
+def train(epochs: int, pictures: int, seed: int = 0) -> tuple[VAE, nn.Module]:
     """Return a trained VAE and a trained classifier."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     vae, classifier = VAE(), network()
-    x, y = digits(pictures, seed=0)
+    x, y = digits(pictures, seed)
     optimizer = torch.optim.Adam([*vae.parameters(), *classifier.parameters()], lr=2e-3)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(128):
@@ -78,6 +78,7 @@ def train(epochs: int, pictures: int) -> tuple[VAE, nn.Module]:
 
 
 def main() -> None:
+    """Train, draw and edit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--pictures", type=int, default=8000)
@@ -85,10 +86,15 @@ def main() -> None:
     parser.add_argument("--output", default="own_vae")
     options = parser.parse_args()
     vae, lenet = train(options.epochs, options.pictures)
+    _, judge = train(options.epochs, options.pictures, seed=1)
     # From here on: what you write for a VAE and a classifier that you have.
-    generator = lace.as_generator(vae.decode)
-    label = lambda images: lenet((images + 1) / 2)  # noqa: E731
-    classifier = lace.fit(generator, label, "digit", num_pairs=options.pairs)
+    generator = lace.as_generator(vae)
+    classifier = lace.fit(generator, lambda images: lenet((images + 1) / 2), "digit", num_pairs=options.pairs)
+    drawn = lace.draw(generator, classifier, "digit == *", seeds=range(100), judge=lambda x: judge((x + 1) / 2))
+    drawn.save(f"{options.output}/digits")
+    edited = lace.edit(generator, classifier, ["digit == 3", "digit == 8"], seeds=range(8))
+    edited[-1].save(f"{options.output}/eights")
+    print(f"the judge sees the digit that was asked for in {sum(row['holds'] for row in drawn.table)} of 100 pictures")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ _NAMES = {
     "as_generator": "generators",
     "as_labeler": "labelers",
     "fit": "api",
+    "draw": "api",
+    "evaluate": "api",
+    "edit": "api",
+    "Samples": "systems.handover",
     "load_classifier": "classifiers",
     "Attribute": "schema",
     "Schema": "schema",
@@ -52,6 +56,9 @@ _NAMES = {
     "pull": "hub",
     "Editor": "systems.editing",
     "EditOptions": "systems.editing",
+    "project": "systems.projection",
+    "Projected": "systems.projection",
+    "ProjectionOptions": "systems.projection",
 }
 _MODULES = (
     "samplers",

@@ -145,17 +145,17 @@ def _quoted(argument: str, sweep: bool = False) -> str:
         whole = WHOLE.fullmatch(text)
         parts = _parts(whole[2] if whole else listed[1] if listed else text)
         return "task.edits=[" + ",".join(map(_in_quotes, parts)) + "]"
-    match = re.match(r"^query(?:\.text)?=(.*)$", argument, re.DOTALL)
+    seeds = re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)
+    if seeds is not None:
+        return f"task.seeds={_in_quotes(seeds[1])}"
+    match = re.match(r"^(query(?:\.text)?|(?:task\.)?walk_to)=(.*)$", argument, re.DOTALL)
     if match is None:
-        if (seeds := re.match(r"^(?:task\.)?seeds=([^'\"\[]*)$", argument)) is not None:
-            return f"task.seeds={_in_quotes(seeds[1])}"
-        if (walk_to := re.match(r"^(?:task\.)?walk_to=([^'\"].*)$", argument)) is not None:
-            return f"task.walk_to={_in_quotes(walk_to[1])}"
         return _quoted_value(argument, sweep)
-    whole = WHOLE.fullmatch(match[1])
-    if whole is None and (TEXTS.fullmatch(match[1]) or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[1])):
+    whole = WHOLE.fullmatch(match[2])
+    if whole is None and (TEXTS.fullmatch(match[2]) or re.fullmatch(r"[\w-]*(,[\w-]+)*", match[2])):
         return argument
-    return f"query.text={_in_quotes(whole[2] if whole else match[1])}"
+    key = "query.text" if match[1].startswith("query") else "task.walk_to"
+    return f"{key}={_in_quotes(whole[2] if whole else match[2])}"
 
 
 def _quoted_value(argument: str, sweep: bool) -> str:
@@ -310,10 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(given: list[str]) -> None:
     if given and given[0] in COMMANDS:
-        run = COMMANDS[given[0]](given[1:])
-        if run is None:
+        following = COMMANDS[given[0]](given[1:])
+        if following is None:
             return
-        given = run
+        given = following
     if any(word in ("--shell-completion", "-sc") for word in given):
         print(shell_completion(given, list(COMMANDS)))
         return

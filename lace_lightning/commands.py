@@ -1,4 +1,4 @@
-"""Commands beside plain overrides: drawing, conversion, lists of networks and configurations, downloads."""
+"""Commands by name: drawing, editing, projection, conversion, exports, lists of networks, downloads, the cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ def version() -> str:
     return f"lace_lightning {__version__}, Python {platform.python_version()}, torch {torch}"
 
 
+# A word of the command line that is a setting, key=value, and no query such as "smile==1".
+SETTING = re.compile(r"[~+\w.@/-]+=(?!=)")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -226,6 +228,117 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@click.command(context_settings=CONTEXT)
+@click.argument("latents")
+@click.argument("words", metavar="EDIT... [KEY=VALUE ...]", nargs=-1, required=True)
+@click.option("--experiment", metavar="NAME", required=True, help="Generator, classifier and judge (list experiment).")
+@click.option("--out", metavar="FOLDER", help="Folder of the results; LATENTS_edited by default.")
+@click.option(
+    "--space", type=click.Choice(["z", "w", "w+"]), help="Space of the latents, where shape and names fit several."
+)
+def edit(latents: str, words: Sequence[str], experiment: str, out: str | None, space: str | None) -> list[str]:
+    """Edit LATENTS (a file or a folder: .npy, .npz, .pt, .pkl) step by step.
+
+    Each EDIT is a query such as "smile == 1" or "age == 0.7"; KEY=VALUE are settings of the run. The edited latents
+    have the layout of the files. The same command goes on where it was stopped.
+    """
+    return edit_arguments(latents, words, experiment, out, {"space": space})
+
+
+def edit_arguments(
+    latents: str, words: Sequence[str], experiment: str, out: str | None, task: Mapping[str, str | None]
+) -> list[str]:
+    """Return the command line of the run that edits latents.
+
+    Args:
+        latents: file or folder of latents.
+        words: edits, and settings as key=value.
+        experiment: name of the experiment.
+        out: folder of the results; None for the name of the latents with _edited.
+        task: further settings of the task; those that are None are left out.
+
+    Raises:
+        LaceError: where there is no edit.
+
+    Example:
+        >>> edit_arguments("a.npy", ["hat == 1", "seed=2"], "portraits_edit", None, {"space": "w"})[:3]
+        ['experiment=portraits_edit', 'task=edit', 'hydra.mode=RUN']
+    """
+    settings = [word for word in words if SETTING.match(word)]
+    edits = [word for word in words if word not in settings]
+    if not edits:
+        raise LaceError('Editing needs edits and received none: write for example "smile == 1".')
+    folder = out or f"{Path(latents).with_suffix('').name}_edited"
+    queries = ",".join(f"'{query}'" if '"' in query else f'"{query}"' for query in edits)
+    return [
+        f"experiment={experiment}",
+        "task=edit",
+        # Experiments that are sweeps become one run.
+        "hydra.mode=RUN",
+        f"hydra.run.dir={folder}",
+        f"task.edits=[{queries}]",
+        f"task.latents={latents}",
+        *(f"task.{name}={value}" for name, value in task.items() if value is not None),
+        *settings,
+    ]
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("words", metavar="PHOTOGRAPH... [KEY=VALUE ...]", nargs=-1, required=True)
+@click.option("--generator", metavar="NAME", help="The generator: portraits, cifar10, a file (list generator).")
+@click.option("--experiment", metavar="NAME", help="Generator, judge and identity embedding of an experiment.")
+@click.option("--out", metavar="FOLDER", default="projected", show_default=True, help="Folder of the results.")
+@click.option("--space", type=click.Choice(["z", "w", "w+"]), help="Space of the latents; the last that there is.")
+@click.option("--crop", metavar="X,Y,W,H", help="Part of every photograph in pixels; the square in the middle.")
+@click.option("--features", metavar="NETWORKS", help="identity, judge, both with a comma, or none; those there are.")
+@click.option("--steps", type=int, help="Steps of the optimisation.")
+@click.option("--starts", type=int, help="Points at which it begins.")
+@click.option("--prior", type=float, help="Weight that holds latents near the prior.")
+@click.option("--seed", type=int, help="Seed of the candidates for the starts.")
+@click.option("--edit", "edits", metavar="QUERY", multiple=True, help="Edit the latents; needs --experiment.")
+def project(
+    words: Sequence[str],
+    generator: str | None,
+    experiment: str | None,
+    out: str,
+    crop: str | None,
+    features: str | None,
+    edits: Sequence[str],
+    **options: Any,
+) -> list[str] | None:
+    """Find latents of photographs (files or folders), and edit them.
+
+    The same command goes on where it was stopped.
+    """
+    settings = [word for word in words if SETTING.match(word) and not Path(word).exists()]
+    photographs = [word for word in words if word not in settings]
+    if edits and experiment is None:
+        raise LaceError("--edit needs a classifier: give --experiment NAME, such as portraits_edit (list experiment).")
+    from .run.project import project_command
+    from .systems.projection import ProjectionOptions
+
+    given = ProjectionOptions(**{name: value for name, value in options.items() if value is not None})
+    project_command(
+        photographs, generator, experiment, out, settings, given, features=features, crop=_numbers("crop", crop, 4)
+    )
+    if not edits:
+        return None
+    own = [f"generator={generator}"] if generator is not None else []
+    return edit_arguments(
+        f"{out}/latents", [*edits, *own, *settings], str(experiment), out, {"photographs": f"{out}/photographs"}
+    )
+
+
+def _numbers(name: str, text: str | None, count: int) -> list[int] | None:
+    """Return the whole numbers of a list with commas, None for none."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != count or not all(re.fullmatch(r"-?\d{1,9}", part) for part in parts):
+        raise LaceError(f"--{name} must be {count} whole numbers with commas, received '{text}': write 10,20,300,300.")
+    return [int(part) for part in parts]
+
+
 @click.command("list", context_settings=CONTEXT)
 @click.argument("group", required=False)
 def list_group(group: str | None) -> None:
@@ -315,6 +428,8 @@ CLICK: dict[str, click.Command] = {
     "download": download,
     "export": export_command,
     "cache": cache,
+    "edit": edit,
+    "project": project,
     "list": list_group,
     "help": help_command,
 }

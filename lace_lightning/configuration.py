@@ -21,6 +21,8 @@ lace_lightning: control a frozen image generator by attribute.
   LACE_OFFLINE=1                                                download no network; say where to put its file by hand
 
   lace-lightning draw "label == ship" --seeds 0-99,250          pictures, latents and a table into a folder
+  lace-lightning edit LATENTS "smile == 1" --experiment NAME     edit z, w or w+ of others, out again as they came
+  lace-lightning project photo.jpg --generator portraits         latents of photographs; --edit "smile == 1"
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
   lace-lightning list GROUP                                     experiments, samplers, ... with their descriptions
   lace-lightning help | --version | COMMAND --help              this text, versions, the arguments of a command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import linecache
@@ -13,11 +14,11 @@ import sys
 import sysconfig
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from .artifacts import digest
-from .errors import printable
+from .errors import LaceError, in_one_line, printable
 
 PACKAGE = __name__.partition(".")[0]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -70,7 +71,7 @@ def code_of(target: Any) -> dict[str, Any]:
 
 
 def sources_of(module: ModuleType) -> str:
-    """Return the digest of the source of a module and of the modules that it imports, except installed ones.
+    """Return the digest of the source of a module and of those that it imports, except installed ones and this package.
 
     Args:
         module: an imported module with a file.
@@ -83,7 +84,9 @@ def sources_of(module: ModuleType) -> str:
     while waiting:
         current = waiting.pop()
         file = _file(current)
-        if current.__name__ in seen or file is None or not _is_own(file):
+        # A checkout of this package is not installed, and counts by its version all the same.
+        is_ours = current.__name__.partition(".")[0] == PACKAGE
+        if current.__name__ in seen or is_ours or file is None or not _is_own(file):
             continue
         is_package = bool(getattr(current, "__path__", None))
         seen[current.__name__], names = _parsed(file.read_bytes(), current.__name__, is_package)
@@ -150,17 +153,80 @@ def user_line(error: BaseException) -> str:
         >>> user_line(ValueError())
         ''
     """
-    own = Path(__file__).parent
-    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+    for frame, number in reversed(list(user_frames(error))):
+        name = frame.f_code.co_filename
+        text = linecache.getline(name, number, frame.f_globals).strip()
+        place = printable(f"{name if name.startswith('<') else Path(name).name}:{number}")
+        return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
+    return ""
+
+
+def user_frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """Yield the frames of an error that are of the user's own code, with the number of the line, outermost first.
+
+    Args:
+        error: the error, with its traceback.
+    """
+    package = Path(__file__).parent
+    for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
         # Code that was typed in has a name in brackets, which is no file.
         is_typed = name.startswith("<") and not name.startswith("<frozen")
         file = Path(name)
-        if is_typed or (file.is_file() and _is_own(file) and own not in file.resolve().parents):
-            text = linecache.getline(name, number, frame.f_globals).strip()
-            place = printable(f"{name if is_typed else file.name}:{number}")
-            return f", in {place}" + (f" `{printable(text[:100])}`" if text else "")
-    return ""
+        if is_typed or (file.is_file() and _is_own(file) and package not in file.resolve().parents):
+            yield frame, number
+
+
+def imported(name: str, setting: str) -> Callable[..., Any]:
+    """Return the function of a dotted name.
+
+    Args:
+        name: its name as package.module.name.
+        setting: name of the setting, for messages.
+
+    Raises:
+        LaceError: when it cannot be imported, and for a value that cannot be called.
+
+    Example:
+        >>> imported("torch.tanh", "generator.function") is torch.tanh
+        True
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise LaceError(
+            f"{setting} must be the name of a Python function such as my_package.my_module.my_function, and '{name}' "
+            f"could not be imported ({in_one_line(error)}{user_line(error)}): check the name and PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise LaceError(
+            f"{setting} must be the name of a Python function, and '{name}' is a value of type "
+            f"{type(found).__name__}: name a function."
+        )
+    result: Callable[..., Any] = found
+    return result
+
+
+def source_of(function: Callable[..., Any]) -> dict[str, str]:
+    """Return name and source of a function, for digests.
+
+    Args:
+        function: the function.
+
+    Returns:
+        `function` and `source`, which is empty where there is none.
+
+    Example:
+        >>> source_of(torch.tanh)["source"]
+        ''
+    """
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return {"function": f"{getattr(function, '__module__', '')}.{name}", "source": source}
 
 
 def _attributes(part: nn.Module, described: _Description, has_digest: bool) -> Iterator[tuple[str, Any]]:

@@ -74,7 +74,7 @@ JOBS = {
     "portraits_edit_styleflow": 2,
     "cifar10_pc": 2,
     "cifar10_euler": 2,
-    "cifar10_spaces": 3,
+    "cifar10_spaces": 4,
     "cifar10_ode_grid": 2,
     "cifar10_ld_grid": 4,
     "portraits_glasses": 2,

@@ -30,7 +30,43 @@ PAGES = [
     *sorted(ROOT.glob("experiments/**/README.md")),
     ROOT / "benchmarks/README.md",
 ]
+# Code of a reader, whose names the pages mention.
+PACKAGE = """
+import torch
+from torch import nn
+
+
+def Decoder():
+    return nn.Sequential(nn.Linear(64, 3072), nn.Sigmoid(), nn.Unflatten(1, (3, 32, 32)))
+
+
+class VAE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(784, 40), nn.Sequential(nn.Linear(20, 784), nn.Sigmoid())
+
+
+class LeNet(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 6, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10))
+
+
+def decode(z):
+    return (z @ torch.linspace(-1, 1, 64 * 48).reshape(64, 48)).tanh().reshape(-1, 3, 4, 4)
+
+
+def digit(images):
+    return (images.mean((1, 2, 3)) * 1000).long() % 10
+"""
 QUICK = ["debug=fast", "logger=csv", "pairs.count=200", "metrics.num_samples=20", "metrics.batch_size=10"]
+
+
+def own_network(name: str) -> torch.nn.Module:
+    """Return a network of a reader's code."""
+    names: dict = {}
+    exec(PACKAGE, names)
+    torch.manual_seed(0)
+    return names[name]()
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -59,18 +95,23 @@ def there(tmp_path, monkeypatch) -> Path:
         torch.nn.Linear(64, 3 * 32 * 32), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32))
     )
     torch.save(decoder.state_dict(), tmp_path / "decoder.pt")
-    (tmp_path / "my_package.py").write_text(
-        "import torch\n\n\ndef Decoder():\n    return torch.nn.Sequential(torch.nn.Linear(64, 3072), "
-        "torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 32, 32)))\n"
-    )
+    (tmp_path / "my_package.py").write_text(PACKAGE)
+    torch.jit.script(decoder).save(str(tmp_path / "decoder.ts"))
+    torch.save(own_network("VAE").state_dict(), tmp_path / "vae.pt")
+    torch.save(own_network("LeNet").state_dict(), tmp_path / "lenet.pt")
     (tmp_path / "my_labels.py").write_text(next(b for page in RUN for b in blocks(page, "python") if "def bright" in b))
     (tmp_path / "photographs").mkdir()
     for index in range(4):
         picture = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{index}.png")
     (tmp_path / "my_conf" / "labeler").mkdir(parents=True)
+    (tmp_path / "my_conf" / "experiment").mkdir()
+    digits = next(block for page in RUN for block in blocks(page, "yaml") if "name: digits" in block)
+    (tmp_path / "my_conf" / "experiment" / "digits.yaml").write_text(digits)
     text = next(block for page in RUN for block in blocks(page, "yaml") if "prompts:" in block)
     (tmp_path / "my_conf" / "labeler" / "cats.yaml").write_text(text.replace("confidence: 0.6", "confidence: 0"))
+    (tmp_path / "latents").mkdir()
+    np.savez(tmp_path / "latents" / "projected_w.npz", w=np.zeros((1, 8, 128), np.float32))
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(192), sigma=np.eye(192))
     return tmp_path
 
@@ -106,11 +147,14 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         assert (network.sha256 is None) == ("--trust-first" in arguments)
         return
     if arguments[0] == "draw":
-        cli.main([*arguments, *overrides(arguments, there)])
+        # The shipped classifier is for settings that debug=fast changes.
+        quick = overrides(arguments, there) if "--experiment" in arguments else ["metrics.batch_size=10"]
+        cli.main([*arguments, *quick])
         assert list(there.rglob("contact.png"))
         return
     if arguments[0] in cli.COMMANDS:
-        cli.main(arguments)
+        quick = {"edit": QUICK, "project": ["--steps", "2", *(["logger=csv"] if "--edit" in arguments else [])]}
+        cli.main([*arguments, *quick.get(arguments[0], [])])
         return
     line = " ".join(arguments)
     if "stylegan2_ada_cifar10" in line:
@@ -139,8 +183,11 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    # The blocks of a page go on from each other.
+    names: dict = {"__name__": "__main__"}
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), {})
+        exec(compile(block, page.name, "exec"), names)
     for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block)
         if "prompts" in settings:

@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 
 import lace_lightning
+from lace_lightning import samplers
+from lace_lightning.samplers import Chain, TunedChain
 
 MODULES = sorted(
     module.name
@@ -51,3 +53,18 @@ def test_public_names_are_described(name: str) -> None:
 def test_examples_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), verbose=False)
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in samplers.__all__ if inspect.isclass(getattr(samplers, name))])
+def test_help_of_a_sampler_is_complete(name: str) -> None:
+    """It says the target, when to use the sampler, and every argument, also one that a base class stores."""
+    kind = getattr(samplers, name)
+    if not issubclass(kind, samplers.Sampler) or kind in (samplers.Sampler, samplers.Flow, Chain, TunedChain):
+        return
+    text = inspect.getdoc(kind) or ""
+    # Not taken over from a base class.
+    assert kind.__doc__
+    assert " ".join(text.split()).count("Target: ") == 1
+    assert "Use: " in " ".join(text.split())
+    for argument in inspect.signature(kind).parameters:
+        assert re.search(rf"^    {argument}: ", text, re.MULTILINE), argument

@@ -20,7 +20,7 @@ from lace_lightning.errors import LaceError
 from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
 from lace_lightning.query import parse
 from lace_lightning.samplers import ODE
-from lace_lightning.seeds import range_text, sample_seeds, seed_ranges
+from lace_lightning.seeds import range_text, seed_ranges
 from lace_lightning.systems.editing import EditOptions
 from lace_lightning.systems.lace import LACE
 
@@ -295,6 +295,16 @@ def test_wrong_commands_are_refused_in_a_sentence(elsewhere: Path, capsys, words
     assert "Traceback" not in shown
 
 
+def test_seeds_and_walks_need_no_quotes_of_hydra() -> None:
+    words = ["seeds=0-99,250", "task.seeds=[1,2]", "walk_to=label == cat or label == dog", "walk_to='label == cat'"]
+    assert cli.normalize(words) == [
+        'task.seeds="0-99,250"',
+        "task.seeds=[1,2]",
+        'task.walk_to="label == cat or label == dog"',
+        'task.walk_to="label == cat"',
+    ]
+
+
 def test_a_command_without_a_folder_has_its_own(tmp_path: Path) -> None:
     folders = {
         run_command("draw", ["label == ship", *words])[-1]  # type: ignore[index]
@@ -302,7 +312,3 @@ def test_a_command_without_a_folder_has_its_own(tmp_path: Path) -> None:
     }
     assert len(folders) == 4
     assert all(folder.startswith("hydra.run.dir=drawn/label_ship-") for folder in folders)
-
-
-def test_seeds_are_those_of_samples() -> None:
-    assert sample_seeds(1, 1, 250).tolist() == [2**32 + 250]

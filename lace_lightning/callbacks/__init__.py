@@ -3,6 +3,7 @@
 from .drawing import Drawing
 from .editing import SequentialEditing
 from .evaluation import Evaluation, SystemEvaluation
+from .latent_editing import LatentEditing
 from .sampling import ConditionalSampling
 from .temperature import TemperatureStrips
 from .training_pictures import TrainingPictures, generator_grid
@@ -11,6 +12,7 @@ __all__ = [
     "ConditionalSampling",
     "Drawing",
     "Evaluation",
+    "LatentEditing",
     "SequentialEditing",
     "SystemEvaluation",
     "TemperatureStrips",

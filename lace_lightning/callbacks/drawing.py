@@ -61,6 +61,8 @@ class Drawing(SystemEvaluation):
         (True, 2.0)
     """
 
+    needs_data = False
+
     def __init__(
         self,
         judge: Labeler,
@@ -177,12 +179,11 @@ class Drawing(SystemEvaluation):
     ) -> None:
         drawn, free = self.draw(system, self.query, block, device)
 
-        def seen(rows: slice) -> Labels | None:
-            if not self.judged:
-                return None
-            return judged_labels(self.query.schema, self._judge(drawn.images[rows])[1])
+        write_pieces(out, system, self.query, drawn, block, pieces, lambda rows: self.seen(drawn.images[rows]), free)
 
-        write_pieces(out, system, self.query, drawn, block, pieces, seen, free)
+    def seen(self, images: Tensor) -> Labels | None:
+        """Return the labels that the judge sees in pictures (B, C, H, W) uint8, None where it is left out."""
+        return judged_labels(self.query.schema, self._judge(images)[1]) if self.judged else None
 
     def _walk(self, system: System, device: torch.device) -> str:
         """Write the animation of a walk, unless it is there; return what to say."""

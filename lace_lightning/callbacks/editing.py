@@ -100,7 +100,7 @@ class SequentialEditing(SystemEvaluation):
         editor, generator = system.step_editor(self.options), system.generator
         if system.labeler is not None:
             system.labeler.to(device)
-        steps = [_Step(self.judge.schema, self.statistics(device), device) for _ in self.edits]
+        steps = [EditStep(self.judge.schema, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
         path: list[Tensor] = []
         for first, count in self._batches(rank, world_size, f"editing ({system.title})"):
@@ -116,7 +116,7 @@ class SequentialEditing(SystemEvaluation):
                 images = generator.pictures(state.ws)
                 features, judged = self._labels(images)
                 holds = torch.stack([edit.holds(judged) for edit in state.edits]).all(0)
-                wanted = self._wanted(state, count)
+                wanted = self._wanted(state.edits, count)
                 step.accuracy.update(judged, wanted, holds)
                 step.strength.update(before, judged, wanted_labels(query, count, None))
                 if self.identity is not None:
@@ -166,7 +166,7 @@ class SequentialEditing(SystemEvaluation):
         return Evaluation(
             metrics,
             self.protocol(system, device),
-            self._strips(rows),
+            self._strips(rows, self._titles),
             walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
         )
 
@@ -196,9 +196,9 @@ class SequentialEditing(SystemEvaluation):
         features, logits = self._judge(images)
         return features, judged_labels(self.judge.schema, logits)
 
-    def _wanted(self, state: EditState, count: int) -> Labels:
-        """Return the labels that all edits in force ask for."""
-        parts = [wanted_labels(query, count, None) for query in state.edits]
+    def _wanted(self, edits: Sequence[Query], count: int) -> Labels:
+        """Return the labels that edits in force ask for."""
+        parts = [wanted_labels(query, count, None) for query in edits]
         values, known = parts[0].values.clone(), parts[0].known.clone()
         for part in parts[1:]:
             values[part.known] = part.values[part.known]
@@ -206,7 +206,7 @@ class SequentialEditing(SystemEvaluation):
         return Labels(parts[0].schema, values, known)
 
     def _metrics(
-        self, system: System, steps: list[_Step], rank: int, world_size: int, device: torch.device
+        self, system: System, steps: list[EditStep], rank: int, world_size: int, device: torch.device
     ) -> dict[str, float]:
         share, space = max(self._share(rank, world_size), 1), self.feature_space
         result: dict[str, float] = {}
@@ -258,14 +258,25 @@ class SequentialEditing(SystemEvaluation):
     def _titles(self) -> list[str]:
         return ["before", *(str(query) for query in self.edits)]
 
-    def _strips(self, rows: list[Tensor]) -> Image.Image | None:
+    def _strips(self, rows: list[Tensor], titles: Sequence[str]) -> Image.Image | None:
         if not rows:
             return None
-        return labelled_grid(rows, [""] * len(rows), columns=self._titles, scale=max(1, 96 // rows[0].shape[-1]))
+        return labelled_grid(rows, [""] * len(rows), columns=titles, scale=max(1, 96 // rows[0].shape[-1]))
 
 
-class _Step:
-    """Sums over the samples of one edit."""
+class EditStep:
+    """Sums over the samples of one edit.
+
+    Args:
+        schema: the judge's attributes.
+        quality: statistics of the Fréchet distance, None where it is not measured.
+        device: device of the sums.
+
+    Example:
+        >>> from lace_lightning.examples import tiny_schema
+        >>> EditStep(tiny_schema(), None, torch.device("cpu")).evaluations
+        0.0
+    """
 
     def __init__(self, schema: Schema, quality: FeatureStatistics | None, device: torch.device) -> None:
         self.accuracy = ConditionalAccuracy(schema).to(device)

@@ -107,6 +107,9 @@ class SystemEvaluation(pl.Callback):
         folder: where these are written, a folder of their own that is replaced; None writes none.
         report: further plain values for their report.json.
 
+    Attributes:
+        needs_data: whether a system with given weights is tested on its data too.
+
     Example:
         >>> from lace_lightning.examples import tiny_labeler, tiny_lace, tiny_schema
         >>> from lace_lightning.query import parse
@@ -119,6 +122,8 @@ class SystemEvaluation(pl.Callback):
         >>> Count(judge, num_samples=5, batch_size=2, progress=False).evaluate(lace).metrics
         {'batches': 3}
     """
+
+    needs_data = True
 
     def __init__(
         self,

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LaceError, in_one_line
+from ..generators.arguments import is_number, is_whole
+from ..source import user_line
 from .published import Normalized
 
 
@@ -26,7 +28,7 @@ class WrappedImageNetwork(Normalized):
         channels: number C of channels that the body takes; None for any.
 
     Raises:
-        LaceError: for `mean` or `std` of another number of channels.
+        LaceError: for `mean` or `std` of another number of channels, and for one that is no number.
 
     Example:
         >>> body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
@@ -45,7 +47,7 @@ class WrappedImageNetwork(Normalized):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         channels: int | None = 3,
     ) -> None:
-        super().__init__(_of_channels("mean", mean, channels), _of_channels("std", std, channels))
+        super().__init__(_of_channels("mean", mean, channels), _of_channels("std", std, channels, above=0))
         self.channels = channels
         self.body, self.fc, self.num_features, self.resolution = body, head, num_features, resolution
 
@@ -62,8 +64,16 @@ class WrappedImageNetwork(Normalized):
         return result
 
 
-def _of_channels(name: str, values: Sequence[float], channels: int | None) -> Sequence[float]:
+def _of_channels(
+    name: str, values: Sequence[float], channels: int | None, above: float | None = None
+) -> Sequence[float]:
     """Return one number for each channel; numbers that are all the same are of any channels."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+    if not (is_list and all(is_number(value) and (above is None or value > above) for value in values)):
+        raise LaceError(
+            f"labeler.{name} must be a list of numbers{'' if above is None else f' above {above:g}'}, one for each "
+            f"channel, received {values!r}: correct it."
+        )
     if len(set(values)) == 1:
         return [values[0]] * (channels or 1)
     if channels is not None and len(values) != channels:
@@ -75,32 +85,49 @@ def _of_channels(name: str, values: Sequence[float], channels: int | None) -> Se
 
 
 @torch.no_grad()
-def channels_of(model: nn.Module, resolution: int | None) -> int | None:
-    """Return how many channels a network takes: 3, 1, 4 or 2, None for any; 3 where it fails with all of them.
+def channels_of(model: nn.Module, resolution: int | None, image_shape: Sequence[int] | None = None) -> int | None:
+    """Return how many channels a network takes: 3, 1, 4 or 2, None for any.
+
+    Where it fails with all of them, the number is that of `image_shape`, 3 without one.
 
     Args:
         model: network of pictures (B, C, R, R), which is put into evaluation mode.
-        resolution: side in pixels of the pictures that are tried; None for 64.
+        resolution: side in pixels of the pictures that are tried; None for those of `image_shape`.
+        image_shape: (C, H, W) of the pictures that it is for; None where it is not known.
     """
-    taken = []
-    for channels in (3, 1, 4, 2):
+    own, taken = 3 if image_shape is None else image_shape[0], []
+    for channels in dict.fromkeys((own, 3, 1, 4, 2)):
         try:
-            model.eval()(example_of(channels, resolution))
+            model.eval()(example_of(channels, resolution, image_shape))
         except Exception:
             continue
         taken.append(channels)
-    return None if len(taken) > 1 else taken[0] if taken else 3
+    return None if len(taken) > 1 else taken[0] if taken else own
 
 
-def example_of(channels: int | None, resolution: int | None) -> Tensor:
-    """Return two pictures of noise (2, C, R, R).
+def example_of(channels: int | None, resolution: int | None, image_shape: Sequence[int] | None = None) -> Tensor:
+    """Return two pictures of noise (2, C, R, R), or (2, C, H, W) without a resolution.
 
     Args:
-        channels: number C of channels; None for 3.
-        resolution: side R in pixels; None for 64.
+        channels: number C of channels; None for that of `image_shape`, 3 without one.
+        resolution: side R in pixels; None for those of `image_shape`, 64 without one.
+        image_shape: (C, H, W) of the pictures that a network is for; None where it is not known.
+
+    Raises:
+        LaceError: for a resolution below 1.
+
+    Example:
+        >>> example_of(None, None, (1, 28, 20)).shape
+        torch.Size([2, 1, 28, 20])
     """
-    side = resolution or 64
-    return torch.randn(2, channels or 3, side, side, generator=torch.Generator().manual_seed(0))
+    if resolution is not None and not (is_whole(resolution) and resolution >= 1):
+        raise LaceError(
+            f"labeler.resolution must be a whole number of pixels of at least 1 or null, received {resolution!r}: "
+            "correct it."
+        )
+    known, height, width = (3, 64, 64) if image_shape is None else image_shape
+    sides = (height, width) if resolution is None else (resolution, resolution)
+    return torch.randn(2, channels or known, *sides, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
@@ -126,7 +153,7 @@ def logits_of(model: nn.Module, example: Tensor) -> Tensor:
     except Exception as error:
         raise LaceError(
             f"An image network must take pictures {tuple(example.shape)}, and {type(model).__name__} does not "
-            f"({in_one_line(error, 120)}): set labeler.resolution to its size."
+            f"({in_one_line(error, 120)}{user_line(error)}): set labeler.resolution to its size."
         ) from None
     if not isinstance(whole, Tensor) or whole.ndim != 2 or not whole.isfinite().all():
         received = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__

@@ -17,7 +17,7 @@ from ..schema import Labels, Schema
 from .latent import LatentMLP
 from .networks import IMAGE_NETWORKS
 
-SPACES = ("z", "w", "x")
+SPACES = ("z", "w", "x", "features")
 Loaded = TypeVar("Loaded", bound=Any)
 # Largest number in the settings of a classifier in a file.
 MAX_SIZE = 2**17
@@ -60,7 +60,7 @@ class AttributeClassifier(nn.Module):
 
     Args:
         schema: the attributes.
-        space: z or w for latents (B, D), x for pictures.
+        space: z or w for latents (B, D), x for pictures, features for the output (B, F) of a layer of the generator.
         network: mlp (`LatentMLP`), the name of an image network (a key of `IMAGE_NETWORKS`), or a module of another
             program, which `save` cannot write.
         arguments: further arguments of the network's class; of a module of another program plain values that describe

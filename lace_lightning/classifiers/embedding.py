@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ..artifacts import digest, file_sha256, load_tensors, save_tensors
 from ..errors import LaceError, quoted, suggest
+from ..unpickle.torchscript import last_line, load_program
 from ..weights import weight_path
 from .base import load_built
 from .networks import build_network
-from .torchscript import last_line, load_program
 
 # Template of ArcFace's 112x112 pictures: left eye, right eye, and the corners of the mouth.
 ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (41.5493, 92.3655), (70.7299, 92.2041))
@@ -81,6 +81,11 @@ class Embedding(nn.Module):
             Distances (B,), from 0 (the same embedding) to 2.
         """
         result: Tensor = (self(first) - self(second)).norm(dim=1)
+        return result
+
+    def with_gradient(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1], with a graph where one is asked for."""
+        result: Tensor = self(images)
         return result
 
     @property
@@ -222,6 +227,10 @@ class ScriptedEmbedding(Embedding):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1]."""
+        return self.with_gradient(images)
+
+    def with_gradient(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of pictures (B, 3, R, R) in [-1, 1], with a graph where one is asked for."""
         inputs = self.prepare(images)
         vectors = self.program(inputs)
         if self.flip:

@@ -9,6 +9,7 @@ from .faces import FACES_SCHEMA, FaceBatches, FacesDataModule
 from .folder import FolderDataModule
 from .generated import GeneratedPicturesDataModule
 from .imported_pairs import given_pairs, read_given
+from .latent_files import LatentFile, LatentFolder, read_latents, write_latents
 from .online_pairs import FreshBatches, FreshPairsDataModule
 from .pair_pictures import PairPicturesDataModule
 from .pairs import LatentPairsDataModule, Latents, PairSet, cached_pairs, keep_pictures, make_pairs, pairs_identity
@@ -29,6 +30,8 @@ __all__ = [
     "FreshBatches",
     "FreshPairsDataModule",
     "GeneratedPicturesDataModule",
+    "LatentFile",
+    "LatentFolder",
     "LatentPairsDataModule",
     "Latents",
     "PairPicturesDataModule",
@@ -47,5 +50,7 @@ __all__ = [
     "make_pairs",
     "pairs_identity",
     "read_given",
+    "read_latents",
     "strided_rows",
+    "write_latents",
 ]

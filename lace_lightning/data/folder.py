@@ -75,7 +75,7 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
-            image = _in_rgb(ImageOps.exif_transpose(opened))
+            image = in_rgb(ImageOps.exif_transpose(opened))
             if resolution is not None and min(image.size) >= resolution:
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -93,8 +93,16 @@ def read_picture(path: Path, resolution: int | None) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """Return a picture of 8 bits in RGB, on white where it is transparent."""
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits in RGB, on white where it is transparent.
+
+    Args:
+        image: a picture of any mode; one of 16 bits is scaled by its range.
+
+    Example:
+        >>> in_rgb(Image.new("CMYK", (2, 2))).getpixel((0, 0))
+        (255, 255, 255)
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255.
         levels = (np.asarray(image).astype(np.int64) * 255 + 32767) // 65535

@@ -88,7 +88,9 @@ class FreshBatches(EpochBatches):
         labels = self.labeler.decide(logits)
         target = logits.nan_to_num(0.0) if self.data.soft else labels.values
         known = labels.known[:, [self.labeler.schema.index(name) for name in self.data.schema.names]]
-        return {"z": z, "w": w}[self.data.space], target[:, self.data.columns], known
+        space = self.data.space
+        u = self.generator.features_of(w) if space == "features" else {"z": z, "w": w}[space]
+        return u, target[:, self.data.columns], known
 
 
 class FreshPairsDataModule(pl.LightningDataModule):

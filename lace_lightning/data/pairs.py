@@ -31,6 +31,8 @@ FEW = 50
 APART = 8
 # Pictures of up to so many bytes are stored even where no classifier needs them.
 SMALL = 2**32
+# Pairs whose features are computed together.
+FEATURES = 500
 
 
 class Latents(Protocol):
@@ -427,13 +429,14 @@ class LatentPairsDataModule(pl.LightningDataModule):
 
     Args:
         pairs: the pairs.
-        space: inputs of the classifier: z, w, or x for pictures.
+        space: inputs of the classifier: z, w, x for pictures, or features.
         batch_size: pairs of a train batch, at least 1.
         soft: whether targets are the labeler's logits, for learning from its probabilities.
         fractions: shares of validation and test, each from 0 to 1.
         seed: seed of the order, at least 0.
         schema: a part of the pairs' attributes; None for all.
         more: further pairs, all of them for training; None for none.
+        generator: the generator of the pairs, of which features are computed; None for other spaces.
 
     Raises:
         LaceError: when the labeler decided an attribute for none of the train pairs.
@@ -453,9 +456,10 @@ class LatentPairsDataModule(pl.LightningDataModule):
         seed: int = 0,
         schema: Schema | None = None,
         more: PairSet | None = None,
+        generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        self.pairs, self.more = pairs, more
+        self.pairs, self.more, self.generator = pairs, more, generator
         self.space, self.batch_size, self.soft, self.seed = space, batch_size, soft, seed
         self.fractions, self.schema = (float(fractions[0]), float(fractions[1])), schema or pairs.schema
         self.parts: dict[str, tuple[Tensor, ...]] = {}
@@ -500,7 +504,18 @@ class LatentPairsDataModule(pl.LightningDataModule):
     def _tensors(self, pairs: PairSet) -> tuple[Tensor, Tensor, Tensor]:
         target = pairs.array("logits" if self.soft else "labels")[:, self.columns]
         known = pairs.labels().known[:, [pairs.schema.index(name) for name in self.schema.names]]
-        return pairs.latents(self.space).clone(), target.nan_to_num(0.0), known
+        return self._inputs(pairs), target.nan_to_num(0.0), known
+
+    @torch.no_grad()
+    def _inputs(self, pairs: PairSet) -> Tensor:
+        """Return the inputs of the classifier; features are computed from w, since they can be large."""
+        if self.space != "features":
+            return pairs.latents(self.space).clone()
+        if self.generator is None:
+            raise LaceError("Features are computed by the generator of the pairs, received none: give the generator.")
+        device = self.generator.device
+        parts = pairs.latents("w").split(FEATURES)
+        return torch.cat([self.generator.features_of(part.to(device)).cpu() for part in parts])
 
     def train_dataloader(self) -> TensorBatches:
         """Return shuffled batches of the train pairs."""

@@ -1,6 +1,6 @@
 """Energies E(u) of densities p ∝ exp(-E): terms, logic, pull-back, and building from a query."""
 
-from .anchors import Anchor, Near
+from .anchors import Affine, Anchor, Near
 from .base import And, Energy, Not, Or, Pullback, Weighted, linearize
 from .from_query import build
 from .joint import Joint
@@ -11,6 +11,7 @@ from .terms import Continuous, Discrete, HalfLine, Interval, OneOf, Prior
 
 __all__ = [
     "WALL",
+    "Affine",
     "Anchor",
     "And",
     "Cases",

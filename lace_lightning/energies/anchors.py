@@ -57,7 +57,89 @@ class Anchor(Energy):
         return f"weight={self.weight:g}" + ("" if self.columns is None else f", {len(self.columns)} columns")
 
 
-class Near(Energy):
+class Affine(Energy):
+    """The energy v ↦ E(centre + v·Fᵀ) with a centre for each sample; F is a number or a matrix.
+
+    `point(v)` is the argument of E.
+
+    Args:
+        inner: the energy E of latents (B, D).
+        centre: points (B, D), one for each sample.
+        factor: F, a number, or a matrix (D, K) that maps v (B, K).
+
+    Example:
+        >>> import torch
+        >>> from lace_lightning.energies import Prior
+        >>> Affine(Prior(), torch.ones(1, 2), torch.tensor([[1.0], [0.0]]))(torch.ones(1, 1))
+        tensor([2.5000])
+    """
+
+    inner: Energy
+    centre: Tensor
+    matrix: Tensor | None
+
+    def __init__(self, inner: Energy, centre: Tensor, factor: float | Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.number = None if isinstance(factor, Tensor) else float(factor)
+        with torch.inference_mode(False):
+            matrix = factor.detach().clone() if isinstance(factor, Tensor) else None
+            self.register_buffer("centre", centre.detach().clone(), persistent=False)
+            self.register_buffer("matrix", matrix, persistent=False)
+
+    @property
+    def factor(self) -> float | Tensor:
+        """F, a number or a matrix (D, K)."""
+        return self.number if self.matrix is None else self.matrix  # type: ignore[return-value]
+
+    def point(self, v: Tensor) -> Tensor:
+        """Return centre + v·Fᵀ (B, D)."""
+        return self.centre.to(v) + (self.factor * v if self.matrix is None else v @ self.matrix.to(v).T)
+
+    def _pulled(self, gradient: Tensor) -> Tensor:
+        """Return gradients (..., K) of v from those (..., D) of the argument of E."""
+        return self.factor * gradient if self.matrix is None else gradient @ self.matrix.to(gradient)
+
+    def forward(self, u: Tensor) -> Tensor:
+        value: Tensor = self.inner(self.point(u))
+        return value
+
+    def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner.pair(self.point(u))
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.inner.value_and_grad(self.point(u))
+        return value, self._pulled(gradient)
+
+    def rows(self, index: Tensor | slice) -> Energy:
+        return self._with(self.inner.rows(index), self.centre[index])
+
+    def rebuilt(self, change: Callable[[Energy], Energy]) -> Energy:
+        inner = change(self.inner)
+        return self if inner is self.inner else self._with(inner, self.centre)
+
+    def _with(self, inner: Energy, centre: Tensor) -> Energy:
+        result = type(self).__new__(type(self))
+        Affine.__init__(result, inner, centre, self.factor)
+        return result
+
+    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gradient, rows = self.inner.curvature(self.point(u))
+        return value, self._pulled(gradient), self._pulled(rows)
+
+    @property
+    def is_probability(self) -> bool:
+        return self.inner.is_probability
+
+    @property
+    def power(self) -> float:
+        return self.inner.power
+
+    def extra_repr(self) -> str:
+        return f"factor={self.number:g}" if self.matrix is None else f"{'x'.join(map(str, self.matrix.shape))} factors"
+
+
+class Near(Affine):
     """The energy v ↦ E(ρ·z₀ + √(1-ρ²)·v): with v ~ N(0, I) the argument of E has the prior N(ρz₀, (1-ρ²)I).
 
     `point(v)` is the argument of E.
@@ -74,52 +156,5 @@ class Near(Energy):
         tensor([1.])
     """
 
-    inner: Energy
-    centre: Tensor
-
     def __init__(self, inner: Energy, centre: Tensor, rho: float) -> None:
-        super().__init__()
-        self.inner, self.rho = inner, float(rho)
-        with torch.inference_mode(False):
-            self.register_buffer("centre", centre.detach().clone(), persistent=False)
-
-    @property
-    def _scale(self) -> float:
-        return float(max(0.0, 1 - self.rho**2) ** 0.5)
-
-    def point(self, v: Tensor) -> Tensor:
-        """Return ρ·z₀ + √(1-ρ²)·v (B, D)."""
-        return self.rho * self.centre.to(v) + self._scale * v
-
-    def forward(self, u: Tensor) -> Tensor:
-        value: Tensor = self.inner(self.point(u))
-        return value
-
-    def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inner.pair(self.point(u))
-
-    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = self.inner.value_and_grad(self.point(u))
-        return value, self._scale * gradient
-
-    def rows(self, index: Tensor | slice) -> Energy:
-        return Near(self.inner.rows(index), self.centre[index], self.rho)
-
-    def rebuilt(self, change: Callable[[Energy], Energy]) -> Energy:
-        inner = change(self.inner)
-        return self if inner is self.inner else Near(inner, self.centre, self.rho)
-
-    def curvature(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        value, gradient, rows = self.inner.curvature(self.point(u))
-        return value, self._scale * gradient, self._scale * rows
-
-    @property
-    def is_probability(self) -> bool:
-        return self.inner.is_probability
-
-    @property
-    def power(self) -> float:
-        return self.inner.power
-
-    def extra_repr(self) -> str:
-        return f"rho={self.rho:g}"
+        super().__init__(inner, rho * centre, max(0.0, 1 - rho**2) ** 0.5)

@@ -270,7 +270,7 @@ class Interval(Energy):
 
     def pair(self, u: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self._ends(u)
-        outside = torch.logaddexp(torch.special.log_ndtr(a), torch.special.log_ndtr(-b))
+        outside = torch.logaddexp(log_ndtr(a), log_ndtr(-b))
         return _log_between(a, b).to(u.dtype), outside.to(u.dtype)
 
     def _ratios(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -384,9 +384,9 @@ def _log_between(a: Tensor, b: Tensor) -> Tensor:
     # Φ(b) - Φ(a) = Φ(-a) - Φ(-b): in the lower tail the logs of both are exact.
     upper = a + b > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    log_b = torch.special.log_ndtr(b)
+    log_b = log_ndtr(b)
     # Far from f both ends round to one number: the difference stays below 0.
-    ratio = (torch.special.log_ndtr(a) - log_b).clamp(max=-TINY)
+    ratio = (log_ndtr(a) - log_b).clamp(max=-TINY)
     result: Tensor = log_b + torch.log(-torch.expm1(ratio))
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
 from .base import Generator, check_generator
 from .checkpoints import Checkpoint, convert, is_foreign, read_generator
-from .found import as_generator
+from .found import as_generator, function_generator, onnx_generator, script_generator
 from .stylegan2 import StyleGAN2Generator, own_kind
 from .stylegan2_networks import StyleGAN2Network
 from .stylegan3 import StyleGAN3Generator
@@ -31,16 +32,19 @@ __all__ = [
     "as_generator",
     "check_generator",
     "convert",
+    "function_generator",
     "load_generator",
+    "onnx_generator",
     "read_generator",
     "sample_seeds",
+    "script_generator",
 ]
 
 SHIPPED = {"cifar10": "cifar10_generator"}
 
 
 def load_generator(
-    name: str | os.PathLike[str], checkpoint_key: str | None = None, **options: Any
+    name: str | os.PathLike[str], checkpoint_key: str | None = None, features: str | None = None, **options: Any
 ) -> StyleGAN2Generator:
     """Load a StyleGAN2 or StyleGAN3 generator by its name or from a file of this or another program.
 
@@ -53,6 +57,8 @@ def load_generator(
             or the path of a file, of which the content decides how it is read.
         checkpoint_key: name of the network in a file of another program with several, such as G_ema or g; None takes
             the moving average of the weights where there is one.
+        features: name of a submodule of the network whose output is the space `features` of classifiers, such as
+            synthesis.b8; None for none.
         options: arguments of `StyleGAN2Generator` or `StyleGAN3Generator`, in place of those stored in the file.
 
     Returns:
@@ -67,6 +73,11 @@ def load_generator(
         >>> generator(generator.prior(2, seed=0)).shape
         torch.Size([2, 3, 32, 32])
     """
+    return _loaded(name, checkpoint_key, options).with_features(features)
+
+
+def _loaded(name: str | os.PathLike[str], checkpoint_key: str | None, options: Mapping[str, Any]) -> StyleGAN2Generator:
+    """Return the generator of a name or file."""
     shipped = str(name) in (*SHIPPED, *weight_names())
     is_file = Path(name).is_file()
     if not shipped and not is_file and not Path(name).suffix and suggest(str(name), published_names()):

@@ -31,6 +31,19 @@ def is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, of Python or NumPy, and not true or false.
+
+    Args:
+        value: anything.
+
+    Example:
+        >>> is_number(2), is_number(0.5), is_number("0.5"), is_number(float("nan"))
+        (True, True, False, False)
+    """
+    return (is_whole(value) or isinstance(value, (float, np.floating))) and bool(-1e300 < value < 1e300)
+
+
 def require_whole(name: str, value: Any, low: int, high: int = MAX_WIDTH) -> int:
     """Return an argument that must be a whole number between two bounds.
 
@@ -70,8 +83,7 @@ def require_number(name: str, value: Any, above: float | None = None, optional: 
     """
     if value is None and optional:
         return None
-    is_number = is_whole(value) or isinstance(value, (float, np.floating))
-    if not is_number or not -1e300 < value < 1e300 or (above is not None and not value > above):
+    if not is_number(value) or (above is not None and not value > above):
         _refuse(name, "a finite number" + ("" if above is None else f" above {above:g}"), value, optional)
     return float(value)
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ..numerics.recording import is_recording
 from ..pictures.convert import to_bytes
 from ..seeds import normal, sample_seeds
 from .arguments import require_whole
+from .layers import layer_named, layer_output
 
 # Assumed number of feature maps of the size of the picture, where a network does not tell its need of memory.
 UNKNOWN_MAPS = 512
@@ -60,6 +61,12 @@ class Generator(nn.Module):
     """
 
     mapping: nn.Module
+    # Arguments that were found by trying, as they are written on the command line.
+    found: list[str] = []
+    # Whether gradients of the pictures reach the latents.
+    has_gradients = True
+    # Name of the submodule whose output is the space `features`, None for none.
+    feature_name: str | None = None
 
     def __init__(
         self,
@@ -113,8 +120,8 @@ class Generator(nn.Module):
         return digest({"settings": self.describe(), "state": dict(self.state_dict())})
 
     def digest_for(self, space: str) -> str:
-        """Return the digest for classifiers of a space (z, w or x): equal for generators with the same p(c|space)."""
-        return self.digest
+        """Return the digest for classifiers of a space: equal for generators with the same p(c|space)."""
+        return digest([self.digest, self.feature_name]) if space == "features" else self.digest
 
     def prior(self, count: int, seed: int = 0, first: int = 0, device: torch.device | str | None = None) -> Tensor:
         """Return z (count, Dz) ~ N(0, I), float32; row i is a function of `seed` and first + i only."""
@@ -174,8 +181,65 @@ class Generator(nn.Module):
         return _joined(self.parts(w), len(w))
 
     def map_to(self, space: str) -> Callable[[Tensor], Tensor] | None:
-        """Return the map from z to `space`: None for z itself, the mapping for w, the whole generator for x."""
-        return {"z": None, "w": self.mapping, "x": self}[space]
+        """Return the map from z to `space`: None for z itself, the mapping for w, the whole generator for x.
+
+        The map to `features` ends at the layer of this name.
+        """
+        return {"z": None, "w": self.mapping, "x": self, "features": self._features_at}[space]
+
+    def size_of(self, space: str) -> int:
+        """Return the number of numbers of one point of `space`: z, w or features."""
+        return {"z": lambda: self.z_dim, "w": lambda: self.w_dim, "features": lambda: self.num_features}[space]()
+
+    @property
+    def feature_network(self) -> nn.Module:
+        """The network whose submodules `features` names."""
+        return self
+
+    def with_features(self, name: str | None) -> Self:
+        """Set the submodule whose output is the space `features`; return the generator itself.
+
+        Raises:
+            LaceError: where there is no submodule of that name.
+        """
+        if name is not None:
+            layer_named(self.feature_network, name)
+        self.feature_name = name
+        self.__dict__.pop("num_features", None)
+        return self
+
+    def features_of(self, w: Tensor) -> Tensor:
+        """Return the output of the submodule `features`, flat (B, F) float32, for w (B, Dw) or ws (B, L, Dw).
+
+        The network is computed no further, `max_batch` latents at a time, but all of them where w requires a gradient.
+
+        Raises:
+            LaceError: for a generator without `features`, and for a submodule that gives none.
+        """
+        if self.feature_name is None:
+            raise LaceError(
+                "A classifier of features needs the name of the generator's submodule, and generator.features is null: "
+                "set it, for example generator.features=decoder.2."
+            )
+        name, layer, ws = self.feature_name, layer_named(self.feature_network, self.feature_name), self._ws(w)
+
+        def part(ws: Tensor) -> Tensor:
+            return layer_output(layer, self.render_exactly, ws, name).to(torch.promote_types(w.dtype, torch.float32))
+
+        return part(ws) if ws.requires_grad else _joined(self.chunks(part, ws, self.bytes_per_picture()), len(ws))
+
+    @cached_property
+    def num_features(self) -> int:
+        """The number F of features."""
+        with torch.no_grad():
+            return self.features_of(self.mapping(self.prior(1, device=self.device))).shape[1]
+
+    def render_exactly(self, ws: Tensor) -> Tensor:
+        """Return the pictures of ws as `render` does, but in float32."""
+        return self.render(ws)
+
+    def _features_at(self, z: Tensor) -> Tensor:
+        return self.features_of(self.mapping(z))
 
     def forward(self, z: Tensor) -> Tensor:
         if z.shape[1:] != (self.z_dim,):

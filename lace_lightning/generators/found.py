@@ -1,29 +1,23 @@
-"""Generators of any module or function: the sizes of latents and pictures, and their range, are found by trying."""
+"""Generators of modules, functions, TorchScript and ONNX files: what is not given is found by trying."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import product
-from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import LaceError, in_one_line
-from ..source import user_line
-from .adapter import ModuleGenerator
+from ..artifacts import file_sha256
+from ..errors import LaceError
+from ..source import imported, source_of
+from ..unpickle.torchscript import load_program
+from .adapter import AUTO, ModuleGenerator
 from .base import Generator, check_generator
-
-# Names of attributes that hold the size of a latent, and of the half of an autoencoder that makes pictures.
-SIZES = ("z_dim", "latent_dim", "latent_size", "nz", "dim_z", "zdim")
-DECODERS = ("decode", "decoder")
-# Pictures by which their range is found.
-PICTURES = 64
+from .onnx import OnnxModule
 
 
 class FunctionModule(nn.Module):
@@ -46,6 +40,11 @@ class FunctionModule(nn.Module):
         super().__init__()
         self.function = function
         self.parts = nn.ModuleList(dict.fromkeys(_networks(function)))
+
+    @property
+    def title(self) -> str:
+        """The name of the function."""
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
 
     def forward(self, *inputs: Tensor) -> Any:
         result = self.function(*inputs)
@@ -128,103 +127,87 @@ def as_generator(
                 "A generator must be a Generator, the name of one, or a module or function from latents z (B, Dz) to "
                 f"pictures (B, C, H, W), received {type(generator).__name__}: give one of these."
             )
-        generator = _found(as_module(generator), z_dim, image_shape, options)
+        try:
+            generator = ModuleGenerator(as_module(generator), z_dim, image_shape, **{"output_range": AUTO, **options})
+        except LaceError as error:
+            raise LaceError(f"{error} These are arguments of lace.as_generator.") from error.__cause__
     check_generator(generator.frozen())
     return generator
 
 
-def _found(
-    module: nn.Module, z_dim: int | None, image_shape: Sequence[int] | None, options: Mapping[str, Any]
-) -> ModuleGenerator:
-    """Return the generator of a module whose sizes are found by trying."""
-    if z_dim is not None and image_shape is not None and "output_range" in options:
-        return ModuleGenerator(module, z_dim, image_shape, **options)
-    module.eval().requires_grad_(False)
-    given = options.get("synthesis")
-    names = [given] if given else [*(name for name in DECODERS if callable(getattr(module, name, None))), None]
-    shape = options.get("reshape")
-    shapes = [shape] if shape else _latent_shapes(module, z_dim)
-    errors: list[tuple[tuple[int, ...], Exception]] = []
-    for synthesis, latent in product(names, map(tuple, shapes)):
-        images = _pictures(module, synthesis, latent, errors)
-        if images is not None:
-            found = {
-                "synthesis": synthesis,
-                "reshape": latent if len(latent) > 1 else None,
-                "output_range": options.get("output_range") or _range(images),
-            }
-            return ModuleGenerator(
-                module, math.prod(latent), image_shape or _image_shape(images), **{**options, **found}
-            )
-    reason = ""
-    if errors:
-        # The latent of the right size came furthest.
-        latent, error = max(errors, key=lambda entry: [line for _, line in walk_tb(entry[1].__traceback__)])
-        reason = f" (for latents of {math.prod(latent)}: {in_one_line(error, 140)}{user_line(error)})"
-    tried = "no size of its layers" if z_dim is None else z_dim
-    raise LaceError(
-        f"The size of a latent of {_name(module)} is required, and {tried} "
-        f"gives pictures{reason}: correct the code, or pass lace.as_generator(..., z_dim=64) with the right number."
-    )
+def function_generator(function: str | Callable[..., Any], **options: Any) -> ModuleGenerator:
+    """Return a generator of a Python function from latents to pictures.
+
+    The digest of the generator depends on the name and the source of the function and on the weights of the networks
+    that it uses. The cache also compares its module, the user's modules that it imports, and the values that it uses.
+
+    Args:
+        function: function of latents z (B, ...) that returns pictures, tensors or NumPy arrays; or its name as
+            package.module.name. Networks that it uses become parts of the generator.
+        options: arguments of `ModuleGenerator` other than the module.
+
+    Returns:
+        The frozen generator.
+
+    Raises:
+        LaceError: when there is no function of that name, and in the cases of `ModuleGenerator`.
+
+    Example:
+        >>> generator = function_generator(lambda z: z[:, :1, None, None].tanh().expand(-1, 3, 4, 4), z_dim=2)
+        >>> generator.image_shape, generator.found
+        ((3, 4, 4), ['image_shape=[3,4,4]', 'output_range=[-1,1]'])
+    """
+    called = imported(function, "generator.function") if isinstance(function, str) else function
+    return ModuleGenerator(as_module(called), **{"output_range": AUTO, "source": source_of(called), **options})
 
 
-def _name(module: nn.Module) -> str:
-    return getattr(module.function, "__qualname__", "") if isinstance(module, FunctionModule) else type(module).__name__
+def script_generator(script: str | os.PathLike[str], **options: Any) -> ModuleGenerator:
+    """Return a generator of a TorchScript file.
+
+    A TorchScript file is a program, and it is run: give only one that you trust.
+
+    Args:
+        script: the file.
+        options: arguments of `ModuleGenerator` other than the module.
+
+    Returns:
+        The frozen generator.
+
+    Raises:
+        LaceError: when the file is missing or no TorchScript, and in the cases of `ModuleGenerator`.
+
+    Example:
+        >>> import tempfile
+        >>> decoder = torch.jit.script(nn.Sequential(nn.Linear(2, 48), nn.Tanh(), nn.Unflatten(1, (3, 4, 4))))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     decoder.save(f"{folder}/decoder.pt")
+        ...     script_generator(f"{folder}/decoder.pt").z_dim
+        2
+    """
+    program = load_program(script)
+    return ModuleGenerator(program, **{"output_range": AUTO, "source": {"sha256": file_sha256(script)}, **options})
 
 
-def _latent_shapes(module: nn.Module, z_dim: int | None) -> list[tuple[int, ...]]:
-    """Return shapes of a latent that the module may take, the likely ones first."""
-    if z_dim is not None:
-        return [(z_dim,), (z_dim, 1, 1)]
-    owners = [module, *(part for part in module.children() if isinstance(module, FunctionModule))]
-    owners += [part for owner in owners for part in (owner.parts if isinstance(owner, FunctionModule) else ())]
-    told = [getattr(owner, name, None) for owner in owners for name in SIZES]
-    sizes = dict.fromkeys(size for size in told if isinstance(size, int) and size > 0)
-    layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.ConvTranspose2d, nn.Conv2d))]
-    of_layers = dict.fromkeys(part.in_features if isinstance(part, nn.Linear) else part.in_channels for part in layers)
-    return [shape for size in {**sizes, **of_layers} for shape in ((size,), (size, 1, 1))]
+def onnx_generator(file: str | os.PathLike[str], output: int | str | None = None, **options: Any) -> ModuleGenerator:
+    """Return a generator of an ONNX file, which onnxruntime (an extra) computes on the CPU without gradients.
 
+    Args:
+        file: the file.
+        output: number or name of the output that is the picture; None for the first.
+        options: arguments of `ModuleGenerator` other than the module.
 
-@torch.no_grad()
-def _pictures(
-    module: nn.Module, synthesis: str | None, shape: tuple[int, ...], errors: list[tuple[tuple[int, ...], Exception]]
-) -> Tensor | None:
-    """Return pictures of latents of a shape, None where the module does not make pictures of them."""
-    weight = next((one for one in module.parameters() if one.is_floating_point()), torch.zeros(()))
-    called = module if synthesis is None else getattr(module, synthesis)
-    z = torch.randn(PICTURES, *shape, generator=torch.Generator().manual_seed(0)).to(weight)
-    try:
-        images = called(z)
-    except Exception as error:
-        errors.append((shape, error))
-        return None
-    is_picture = isinstance(images, Tensor) and len(images) == PICTURES and images.ndim in (2, 4)
-    return images if is_picture and images[0].numel() > math.prod(shape) else None
+    Returns:
+        The generator. Classifiers of z need no gradient of it.
 
+    Raises:
+        LaceError: when the file is missing or no ONNX, onnxruntime is not installed, and in the cases of
+            `ModuleGenerator`.
 
-def _image_shape(images: Tensor) -> tuple[int, ...]:
-    if images.ndim == 4:
-        return tuple(images.shape[1:])
-    for channels in (1, 3):
-        side = math.isqrt(images.shape[1] // channels)
-        if channels * side * side == images.shape[1]:
-            return (channels, side, side)
-    raise LaceError(
-        f"Flat pictures of {images.shape[1]} numbers are not square with one or three channels: pass "
-        "lace.as_generator(..., image_shape=(C, H, W))."
-    )
-
-
-def _range(images: Tensor) -> tuple[float, float]:
-    """Return the range of pictures, by the lowest and the highest value of some."""
-    low, high = float(images.min()), float(images.max())
-    for first, last in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
-        if first <= low and high <= last:
-            return first, last
-    if not math.isfinite(low) or not math.isfinite(high):
-        # The check of generators says what is wrong with the values.
-        return -1.0, 1.0
-    raise LaceError(
-        f"Pictures have values in [-1, 1], [0, 1] or [0, 255], and these have {low:.3g} to {high:.3g}: pass "
-        "lace.as_generator(..., output_range=(lowest, highest), clamp=True), or end the module in a tanh or a sigmoid."
-    )
+    Example:
+        >>> onnx_generator("missing.onnx")
+        Traceback (most recent call last):
+        lace_lightning.errors.LaceError: An ONNX file is required, and 'missing.onnx' does not exist: check its path.
+    """
+    module = OnnxModule(file, output)
+    source = {"sha256": file_sha256(file), "output": module.output}
+    return ModuleGenerator(module, **{"output_range": AUTO, "source": source, **options})

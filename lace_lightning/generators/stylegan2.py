@@ -170,7 +170,11 @@ class StyleGAN2Generator(Generator):
     def digest_for(self, space: str) -> str:
         # The picture of a given w does not depend on the truncation.
         untruncated = {**self.describe(), "truncation": 1.0, "truncation_cutoff": None}
-        return digest({"settings": untruncated, "state": dict(self.state_dict())}) if space == "w" else self.digest
+        return (
+            digest({"settings": untruncated, "state": dict(self.state_dict())})
+            if space == "w"
+            else super().digest_for(space)
+        )
 
     def broadcast(self, w: Tensor) -> Tensor:
         ws = super().broadcast(w)
@@ -183,6 +187,15 @@ class StyleGAN2Generator(Generator):
     def bytes_per_picture(self) -> int:
         result: int = self.network.synthesis.bytes_per_picture(compute_dtype(self.precision, self.device), self.device)
         return result
+
+    @property
+    def feature_network(self) -> nn.Module:
+        """The network, with its parts `mapping` and `synthesis`."""
+        return self.network
+
+    def render_exactly(self, ws: Tensor) -> Tensor:
+        images: Tensor = self.network.synthesis(ws, self.noise, torch.float32)
+        return images.clamp(-1, 1)
 
     def render(self, ws: Tensor) -> Tensor:
         # Solvers with error control need gradients as exact as their tolerance.

@@ -1,6 +1,6 @@
 """Labelers: image networks that give the attributes of pictures."""
 
-from .adapters import function_labeler, library_labeler, script_labeler
+from .adapters import function_labeler, library_labeler, module_labeler, script_labeler
 from .clip import clip_labeler
 from .found import as_labeler
 from .labeler import Labeler
@@ -12,6 +12,7 @@ __all__ = [
     "clip_labeler",
     "function_labeler",
     "library_labeler",
+    "module_labeler",
     "published_labeler",
     "script_labeler",
 ]

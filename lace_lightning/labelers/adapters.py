@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +23,12 @@ from ..classifiers.adapter import (
 )
 from ..classifiers.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from ..classifiers.resnets import ImageNetwork
-from ..classifiers.torchscript import load_program
 from ..errors import LaceError, in_one_line, suggest
 from ..generators.found import as_module
 from ..schema import Schema
-from ..source import user_line
-from ..unpickle.state import load_state
+from ..source import imported, source_of, user_line
+from ..unpickle.state import load_state, under
+from ..unpickle.torchscript import load_program
 from .labeler import Labeler
 
 LIBRARIES = ("torchvision", "timm")
@@ -49,6 +47,7 @@ def library_labeler(
     std: Sequence[float] = IMAGENET_STD,
     arguments: Mapping[str, Any] | None = None,
     checkpoint_key: str | None = None,
+    image_shape: Sequence[int] | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler from an image classifier of torchvision or timm (an extra).
@@ -70,6 +69,7 @@ def library_labeler(
         arguments: further arguments of the network; with a file and no `outputs`, `num_classes` is that of the schema.
         checkpoint_key: name of the state dict in the file; None takes the one whose names and shapes fit, averages
             before others.
+        image_shape: (C, H, W) of the pictures that are labelled, which a run gives; None where it is not known.
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
@@ -95,16 +95,92 @@ def library_labeler(
     network = _library_network(library, model, None if own else str(weights), keywords)
     if own:
         load_state(network, weights, fix="check labeler.model and the number of its outputs", key=checkpoint_key)
-    channels = channels_of(network, resolution)
-    body, head = split_head(network, example_of(channels, resolution))
-    head = select_outputs(head, outputs, parsed.num_logits, model)
-    wrapped = WrappedImageNetwork(body, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
-        wrapped,
+        _split(network, parsed, outputs, resolution, mean, std, image_shape, model),
         parsed,
         {"model": f"{library} {model}", "resolution": resolution, "mean": list(mean), "std": list(std)},
         f"{model}-{Path(weights).stem}",
         options,
+    )
+
+
+def _split(
+    network: nn.Module,
+    schema: Schema,
+    outputs: Sequence[int] | None,
+    resolution: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_shape: Sequence[int] | None,
+    name: str,
+) -> WrappedImageNetwork:
+    """Return a network whose features are the inputs of its last linear layer, with the outputs of a schema."""
+    channels = channels_of(network, resolution, image_shape)
+    body, head = split_head(network, example_of(channels, resolution, image_shape))
+    head = select_outputs(head, outputs, schema.num_logits, name)
+    return WrappedImageNetwork(body, head, head.in_features, resolution, mean, std, channels)
+
+
+def module_labeler(
+    module: nn.Module,
+    schema: Mapping[str, Any],
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_key: str | None = None,
+    checkpoint_prefix: str | None = None,
+    strict: bool = True,
+    outputs: Sequence[int] | None = None,
+    resolution: int | None = None,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+    image_shape: Sequence[int] | None = None,
+    **options: Any,
+) -> Labeler:
+    """Return a labeler from any module: pictures (B, C, R, R) -> logits (B, L).
+
+    The penultimate features are the inputs of the last linear layer; where the logits are not the outputs of such a
+    layer, the features are the logits. Pictures are computed in float32 unless `precision` is given.
+
+    Args:
+        module: the network. It is used itself, not a copy.
+        schema: attributes of the outputs, also in plain containers as `Schema.from_config` reads: one output for each
+            class of a discrete attribute, one for a continuous one.
+        checkpoint: file of a state dict that is loaded into the module (safetensors, or of torch, of which no code is
+            run); None keeps the weights of the module.
+        checkpoint_key: name of the state dict in the file; None chooses by content.
+        checkpoint_prefix: beginning of the names of the module's tensors, such as "net"; None chooses by content.
+        strict: whether the state dict must have exactly the names of the module.
+        outputs: numbers, from 0, of the module's outputs that are the schema's logits, in their order; None for all.
+        resolution: side in pixels that pictures are resized to (bicubic, antialiased); None for pictures as they are.
+        mean: mean of each channel of pictures in [0, 1] that the module was trained with; with a mean and a deviation
+            of 0.5 it receives pictures in [-1, 1], with a mean of 0 and a deviation of 1 pictures in [0, 1].
+        std: standard deviation of each channel of pictures in [0, 1] that the module was trained with, above 0.
+        image_shape: (C, H, W) of the pictures that are labelled, which a run gives; None where it is not known.
+        options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
+
+    Returns:
+        A labeler of pictures (B, C, R, R) in [-1, 1], with the channels that the module takes.
+
+    Raises:
+        LaceError: for an unsuitable checkpoint, when the module does not turn such pictures into finite logits, or the
+            outputs are not as many as the schema's logits.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> schema = {"name": "s", "attributes": [{"name": "bright", "num_classes": 2}]}
+        >>> labeler = module_labeler(network, schema, mean=[0], std=[1], image_shape=(1, 8, 8))
+        >>> labeler.channels, tuple(labeler(torch.zeros(3, 1, 8, 8)).shape)
+        (1, (3, 2))
+    """
+    parsed, name = Schema.of(schema), type(module).__name__
+    if checkpoint is not None:
+        key = under(checkpoint_key, checkpoint_prefix)
+        load_state(module, checkpoint, strict, "check labeler.module and the number of its outputs", key)
+    return _labeler(
+        _split(module, parsed, outputs, resolution, mean, std, image_shape, name),
+        parsed,
+        {"module": name, "resolution": resolution, "mean": list(mean), "std": list(std)},
+        name if checkpoint is None else f"{name}-{Path(checkpoint).stem}",
+        {"precision": "float32", **options},
     )
 
 
@@ -149,6 +225,7 @@ def script_labeler(
     resolution: int | None = None,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
+    image_shape: Sequence[int] | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler from a TorchScript file: pictures (B, C, R, R) -> logits (B, L).
@@ -165,20 +242,21 @@ def script_labeler(
         mean: mean of each channel of pictures in [0, 1] that the script was trained with; with a mean and a deviation
             of 0.5 it receives pictures in [-1, 1].
         std: standard deviation of each channel of pictures in [0, 1] that the script was trained with, above 0.
+        image_shape: (C, H, W) of the pictures that are labelled, which a run gives; None where it is not known.
         options: further arguments of `Labeler`: views, precision, max_batch, name, confidence.
 
     Returns:
         A labeler of pictures (B, C, R, R) in [-1, 1], with the channels that the script takes: 3, 1, 4 or 2.
 
     Raises:
-        LaceError: when the file is missing or no TorchScript, the script does not turn pictures of `resolution` (64
-            without one) into finite logits, or the outputs are not as many as the schema's logits.
+        LaceError: when the file is missing or no TorchScript, the script does not turn pictures of these sizes (64
+            pixels where none is known) into finite logits, or the outputs are not as many as the schema's logits.
     """
     parsed, path = Schema.from_config(schema), Path(script)
     module = load_program(path)
     # A script stays whole: its features are its logits.
-    channels = channels_of(module, resolution)
-    whole = linear_of(torch.eye(logits_of(module, example_of(channels, resolution)).shape[1]))
+    channels = channels_of(module, resolution, image_shape)
+    whole = linear_of(torch.eye(logits_of(module, example_of(channels, resolution, image_shape)).shape[1]))
     head = select_outputs(whole, outputs, parsed.num_logits, path.name)
     wrapped = WrappedImageNetwork(module, head, head.in_features, resolution, mean, std, channels)
     return _labeler(
@@ -308,37 +386,18 @@ def function_labeler(
         >>> labeler.labels(torch.full((1, 3, 8, 8), 0.5)).values.tolist()
         [[0.75]]
     """
-    parsed, called = Schema.of(schema), _imported(function) if isinstance(function, str) else function
-    try:
-        source = inspect.getsource(called)
-    except (OSError, TypeError):
-        source = ""
-    name = f"{getattr(called, '__module__', '')}.{getattr(called, '__qualname__', type(called).__name__)}"
+    parsed, called = (
+        Schema.of(schema),
+        imported(function, "labeler.function") if isinstance(function, str) else function,
+    )
+    source = source_of(called)
     return _labeler(
         FunctionNetwork(called, parsed),
         parsed,
-        {"function": name, "source": source},
-        name,
+        source,
+        source["function"],
         {"precision": "float32", **options},
     )
-
-
-def _imported(name: str) -> Callable[[Tensor], Tensor]:
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LaceError(
-            f"labeler.function must be the name of a Python function such as my_package.labels.hats, and '{name}' "
-            f"could not be imported ({error}): check the name and PYTHONPATH."
-        ) from None
-    if not callable(found):
-        raise LaceError(
-            f"labeler.function must be the name of a Python function, and '{name}' is a value of type "
-            f"{type(found).__name__}: name a function."
-        )
-    result: Callable[[Tensor], Tensor] = found
-    return result
 
 
 def _labeler(

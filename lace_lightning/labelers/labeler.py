@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from ..classifiers import AttributeClassifier
 from ..classifiers.resnets import ImageNetwork
 from ..errors import LaceError, in_one_line
+from ..generators.arguments import is_number, is_whole
 from ..numerics.precision import check_precision, compute_dtype
 from ..pictures.convert import at_a_time, with_channels
 from ..schema import Labels, Schema
+from ..source import user_line
 from ..weights import weight_path
 
 
@@ -40,8 +42,8 @@ class Labeler(nn.Module):
             is known; 0 decides every label.
 
     Raises:
-        LaceError: when the weights are missing, damaged or no image classifier, the number of views is not 1, 2 or 4,
-            the number format is unknown, or the confidence is outside [0, 1].
+        LaceError: when the weights are missing, damaged or no image classifier, an argument is out of
+            range, or the number format is unknown.
 
     Example:
         >>> from lace_lightning import Attribute
@@ -70,11 +72,15 @@ class Labeler(nn.Module):
                 f"A labeler needs a classifier of pictures (space x), and '{self.name}' classifies space "
                 f"{classifier.space}: give an image classifier."
             )
-        if views not in (1, 2, 4):
-            raise LaceError(f"A labeler needs 1, 2 or 4 views of a picture, received {views}: set views=1.")
-        if not 0 <= confidence <= 1:
+        if not is_whole(views) or views not in (1, 2, 4):
+            raise LaceError(f"A labeler needs 1, 2 or 4 views of a picture, received {views!r}: set views=1.")
+        if not is_number(confidence) or not 0 <= confidence <= 1:
             raise LaceError(
-                f"The confidence of a labeler must lie in [0, 1], received {confidence}: 0 decides every label."
+                f"The confidence of a labeler must lie in [0, 1], received {confidence!r}: 0 decides every label."
+            )
+        if not is_whole(max_batch) or max_batch < 1:
+            raise LaceError(
+                f"A labeler needs at least 1 picture at a time, received max_batch={max_batch!r}: set max_batch=100."
             )
         self.classifier = classifier.eval().requires_grad_(False)
         self.views, self.precision, self.max_batch = views, check_precision(precision), max_batch
@@ -110,11 +116,13 @@ class Labeler(nn.Module):
                 features = network.features(images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:
+            if isinstance(error, LaceError):
+                raise
             raise LaceError(
                 f"The network '{self.name}' takes no pictures of the shape {tuple(images.shape[1:])} "
-                f"({in_one_line(error, 120)}): choose a labeler and a judge for the pictures of the generator, or set "
-                "labeler.resolution where there is one."
+                f"({in_one_line(error, 120)}{user_line(error)}): choose a labeler and a judge for the pictures of the "
+                "generator, or set labeler.resolution where there is one."
             ) from error
         features = features.float()
         return features, network.head(features)

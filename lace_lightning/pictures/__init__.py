@@ -2,7 +2,7 @@
 
 from .animation import can_write_video, save_animation, save_animations, walk_frames
 from .convert import at_a_time, downscale, float_batches, from_bytes, to_bytes
-from .grids import labelled_grid
+from .grids import labelled_grid, to_picture
 from .png import png_files
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "save_animation",
     "save_animations",
     "to_bytes",
+    "to_picture",
     "walk_frames",
 ]

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..errors import LaceError
 from .convert import downscale
 
 GAP, MARGIN = 2, 8
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """Return a picture of Pillow.
+
+    Args:
+        image: a picture (C, H, W) uint8 with C = 1 (grey) or 3; with 2 or 4 the last channel is the opacity.
+
+    Example:
+        >>> import torch
+        >>> to_picture(torch.zeros(1, 4, 6, dtype=torch.uint8)).size
+        (6, 4)
+    """
+    array = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Return a picture (C, H, W) uint8 of a file that this program wrote.
+
+    Args:
+        path: a PNG of grey or RGB, with 8 bits.
+
+    Raises:
+        LaceError: when it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (6, 4)).save(f"{folder}/a.png")
+        ...     read_image(f"{folder}/a.png").shape
+        torch.Size([3, 4, 6])
+    """
+    try:
+        with Image.open(path) as image:
+            array = np.array(image)
+    except OSError as error:
+        raise LaceError(f"The picture '{path}' could not be read ({error}): remove the folder of results.") from None
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
 
 
 def labelled_grid(
@@ -27,7 +69,8 @@ def labelled_grid(
     are broken into lines where they are long.
 
     Args:
-        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C = 1 or 3.
+        rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C from 1 to 4; with 2
+            or 4 the last channel is the opacity, above white.
         labels: text on the left of each row, one for each.
         title: text above everything; empty for none.
         scale: pixels of the grid for a pixel of a picture, at least 1; None chooses.
@@ -79,10 +122,9 @@ def labelled_grid(
         y = top + r * cell_h
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
         for c, picture in enumerate(row):
-            array = picture.permute(1, 2, 0).cpu().numpy()
-            array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
-            image = Image.fromarray(array).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(image, (left + c * cell_w, y))
+            image = to_picture(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            is_open = image.mode in ("LA", "RGBA")
+            canvas.paste(image, (left + c * cell_w, y), image.convert("RGBA") if is_open else None)
             if captions:
                 place = left + c * cell_w + width * scale // 2, y + height * scale
                 draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")

@@ -17,7 +17,7 @@ from .inspect import check_labelers, draw_portraits, pictures, reference, style_
 from .outputs import loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
 from .settings import Settings
-from .study import Study
+from .study import NO_JUDGE, Study
 from .systems import export, system_of, train_system, training_data
 from .train import fit_classifier, fit_generator, fit_identity
 
@@ -73,18 +73,22 @@ def measure_system(settings: Settings) -> dict[str, float]:
     evaluation = evaluation_of(study)
     system = system_of(study)
     evaluation.check(system)
-    # Drawing measures no classifier: a given system needs no data.
-    is_ready = settings.task.name == "draw" and system.given
+    # A given system needs no data, unless its classifier is measured on them.
+    is_ready = system.given and not evaluation.needs_data
     pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
     data = None if is_ready else training_data(study, system, pairs)
     no_loggers: AbstractContextManager[list[Logger]] = nullcontext([])
-    with no_loggers if data is None else loggers_of(settings) as loggers:
+    with no_loggers if is_ready and settings.task.name == "draw" else loggers_of(settings) as loggers:
         seconds = None if data is None else train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)
         metrics |= training_minutes(seconds)
         result = evaluation.evaluation
+        if settings.judge is None:
+            result.protocol["judge_note"] = NO_JUDGE
+        if generator_found := study.generator.found:
+            result.protocol["generator_found"] = generator_found
         if study.partial:
             result.protocol["partial"] = "; ".join(study.partial)
         # Before the loggers are closed: a network cannot take results away.

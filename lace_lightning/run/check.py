@@ -35,6 +35,13 @@ TRAININGS = {
 }
 # Tasks that train or take a system and measure it.
 SYSTEM_TASKS = tuple(name for name, kind in TASKS.items() if issubclass(kind, SystemTask))
+# Networks that other tasks need.
+NEEDED = {
+    "check_labelers": ("generator", "labeler", "judge"),
+    "style_layers": ("generator", "labeler"),
+    "pictures": ("generator",),
+    "reference": ("judge",),
+}
 # Others convert the weights for good, and latents are float32.
 PRECISIONS = ("32", "32-true", "16", "bf16", "16-mixed", "bf16-mixed")
 
@@ -151,6 +158,10 @@ def _sentence(prefix: str, error: ValidationError) -> str:
 def _check_nodes(settings: Settings) -> None:
     """Refuse (LaceError) wrong arguments of everything that the task builds."""
     task = settings.task.name
+    for key in NEEDED.get(task, ()):
+        is_given = getattr(settings, key) is not None
+        if not is_given and not (task == "reference" and settings.metrics.fid == "inception"):
+            raise LaceError(f"The task {task} needs a {key}, and {key}=none: choose one of conf/{key}.")
     for node in (settings.generator, settings.labeler, settings.judge, settings.sampler):
         if node is not None and _is_used(node.key, task):
             node.check()
@@ -180,13 +191,7 @@ def _check_nodes(settings: Settings) -> None:
 def _is_used(key: str, task: str) -> bool:
     if task in SYSTEM_TASKS:
         return True
-    used = {
-        "check_labelers": ("generator", "labeler", "judge"),
-        "style_layers": ("generator", "labeler"),
-        "pictures": ("generator",),
-        "reference": ("judge",),
-    }
-    return key in used.get(task, ())
+    return key in NEEDED.get(task, ())
 
 
 def _node(key: str, content: Any, known: list[str] | None = None) -> Node:
@@ -269,7 +274,12 @@ def _check_system(settings: Settings) -> None:
                     f"Given pairs come without pictures and without a labeler that could make more, and {key} is "
                     f"{value}: set {key}={'false' if value is True else 0}, or pairs.source=null."
                 )
-    elif settings.labeler is None and (kind is None or kind.space != "x"):
+    if settings.labeler is None and settings.judge is None:
+        raise LaceError(
+            "Pictures are measured by a judge, or by the labeler where judge=none, and both are none: choose a judge "
+            "of the attributes, for example judge=clip or judge=module."
+        )
+    if pairs.source is None and settings.labeler is None and (kind is None or kind.space != "x"):
         raise LaceError(
             "Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source to pairs that have labels."
         )

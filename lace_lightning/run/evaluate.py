@@ -9,9 +9,18 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from .. import __version__
-from ..callbacks import ConditionalSampling, Drawing, SequentialEditing, SystemEvaluation, TemperatureStrips
+from ..callbacks import (
+    ConditionalSampling,
+    Drawing,
+    LatentEditing,
+    SequentialEditing,
+    SystemEvaluation,
+    TemperatureStrips,
+)
 from ..callbacks.drawing import DIGESTS
 from ..classifiers import load_embedding
+from ..data import LatentFolder
+from ..data.processes import say
 from ..errors import LaceError
 from ..metrics.base import PictureMetric
 from ..systems.base import System
@@ -20,7 +29,7 @@ from .identity import sample_recipe
 from .nodes import Node
 from .outputs import command_line, trainer_of
 from .settings import DrawTask, Settings
-from .study import Study
+from .study import NO_JUDGE, Study
 
 # Folder of the samples that metrics.keep names, inside of that of the run.
 SAMPLES = "samples"
@@ -46,6 +55,8 @@ def evaluation_of(study: Study) -> SystemEvaluation:
         "metrics": metrics_of(settings),
         "report": {"command": command_line(), "version": __version__},
     }
+    if settings.judge is None:
+        common["report"]["judge_note"] = NO_JUDGE
     if isinstance(task, DrawTask):
         kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report")}
         query, *others = study.queries
@@ -66,6 +77,20 @@ def evaluation_of(study: Study) -> SystemEvaluation:
         identity: dict[str, Any] = {}
         if embedding is not None:
             identity = {"identity": embedding.distance, "identity_protocol": embedding.protocol}
+        if task.latents is not None:  # type: ignore[attr-defined]
+            latents = LatentFolder(task.latents, study.generator, task.space)  # type: ignore[attr-defined]
+            say(latents.summary())
+            return LatentEditing(
+                study.judge,
+                study.queries,
+                study.edit_options,
+                latents,
+                settings.paths.output,
+                task.photographs,  # type: ignore[attr-defined]
+                strips=task.strips,  # type: ignore[attr-defined]
+                **identity,
+                **common,
+            )
         return SequentialEditing(
             study.judge,
             study.queries,
@@ -155,6 +180,8 @@ def test_system(
     """
     if data is None:
         evaluation.evaluation = evaluation.evaluate(system.to(study.device))
+        for logger in loggers:
+            logger.log_metrics({f"sampling/{name}": value for name, value in evaluation.evaluation.metrics.items()})
         return evaluation.evaluation.metrics
     trainer = trainer_of(
         study.settings, loggers, callbacks=[evaluation], enable_progress_bar=False, enable_model_summary=False

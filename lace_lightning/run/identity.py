@@ -52,7 +52,7 @@ NOT_TRAINING = (
 PARTS = {"fast_dev_run": (None, False, 0), "limit_train_batches": (None, 1.0), "overfit_batches": (None, 0.0, 0)}
 
 # Settings whose value may be a folder: any other word without a separator is a name.
-FOLDERS = ("root", "source", "folder", "path", "weights", "checkpoint", "reference")
+FOLDERS = ("root", "source", "folder", "path", "weights", "checkpoint", "reference", "latents", "photographs")
 
 
 def is_indifferent(key: str) -> bool:

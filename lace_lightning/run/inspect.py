@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ..artifacts import atomic_path, check_writable
@@ -17,7 +16,7 @@ from ..labelers import Labeler
 from ..metrics import LayerShares, layers_of
 from ..metrics.feature_space import inception_extractor, judge_extractor, measure_reference
 from ..pictures.convert import downscale, float_batches, to_bytes
-from ..pictures.grids import labelled_grid
+from ..pictures.grids import labelled_grid, to_picture
 from ..portraits import attribute_rows
 from ..report.text import Table
 from ..seeds import RunSeeds
@@ -74,11 +73,8 @@ def check_labelers(settings: Settings) -> dict[str, float]:
         LaceError: when labeler, judge and data set have different attributes.
     """
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
-    labeler, judge, generator = (
-        labeler_of(settings.labeler).to(device),
-        labeler_of(settings.judge).to(device),
-        generator_of(settings.generator).to(device),
-    )
+    generator = generator_of(settings.generator).to(device)
+    labeler, judge = (labeler_of(node, generator).to(device) for node in (settings.labeler, settings.judge))
     schema, data = common_schema(labeler, judge), settings.dataset.module.build()
     if data.schema.attributes != schema.attributes:
         raise LaceError(
@@ -160,7 +156,8 @@ def style_layers(settings: Settings) -> dict[str, float]:
     """
     task: Any = settings.task
     device, count, size = device_of(settings), int(settings.metrics.num_samples), int(settings.metrics.batch_size)
-    labeler, generator = labeler_of(settings.labeler).to(device), generator_of(settings.generator).to(device)
+    generator = generator_of(settings.generator).to(device)
+    labeler = labeler_of(settings.labeler, generator).to(device)
     if not generator.has_layers:
         raise LaceError(
             f"Measuring style layers needs a generator that has them, and {settings.generator.name} has one latent for "
@@ -269,7 +266,7 @@ def pictures(settings: Settings) -> dict[str, float]:
             ).cpu()
         for name, image in zip(part, images, strict=True):
             with atomic_path(name) as temporary:
-                Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(temporary, format="png")
+                to_picture(image).save(temporary, format="png")
         shown = shown or list(images[:80].split(10))
     with atomic_path(table) as temporary:
         temporary.write_text(

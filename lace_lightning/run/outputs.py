@@ -127,6 +127,8 @@ def write_results(
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("partial"):
             print(f"partial: {protocol['partial']}")
+        if protocol.get("judge_note"):
+            print(f"judge=none: {protocol['judge_note']}")
         if protocol.get("reason"):
             print(f"chosen: {protocol['reason']}")
         if protocol.get("chains"):

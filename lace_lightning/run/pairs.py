@@ -111,6 +111,7 @@ def classifier_identity(study: Study, node: Mapping[str, Any], data: LatentPairs
         "epochs": epochs_of(study, node),
         "steps": study.settings.limits[1],
         "holdout": list(study.settings.pairs.holdout),
+        **({"features": study.generator.feature_name} if node["space"] == "features" else {}),
     }
 
 
@@ -150,11 +151,12 @@ def data_of(
     """
     holdout = study.settings.pairs.holdout
     key = [str(pairs.folder), len(pairs), more and str(more.folder), dict(node), list(holdout), seed, known.to_config()]
+    key.append(study.generator.feature_name)
     data = cached(
         "data",
         key,
         lambda: LatentPairsDataModule(
-            pairs, node["space"], node["batch_size"], node["soft_labels"], holdout, seed, known, more
+            pairs, node["space"], node["batch_size"], node["soft_labels"], holdout, seed, known, more, study.generator
         ),
     )
     data.setup()

@@ -86,7 +86,9 @@ class Classifier(Group):
         ['age']
     """
 
-    space: Literal["z", "w", "x"] = setting("w", "Space that it classifies: z, w, or x for pictures.")
+    space: Literal["z", "w", "x", "features"] = setting(
+        "w", "Space that it classifies: z, w, x for pictures, or features (the output of generator.features)."
+    )
     network: str = setting("mlp", "Name of its network: mlp, or an image network for space x.")
     arguments: dict[str, Any] = setting({}, "Arguments of the network.")
     attributes: Names | None = setting(None, "Attributes to train on; null: all that the labeler knows.")
@@ -220,6 +222,13 @@ class EditTask(SystemTask):
     edits: Names = setting([], "Edits in their order, for example age == 0.8.")
     identity: Annotated[Identity, BeforeValidator(_as_identity)] = setting(Identity(), "The embedding behind ID.")
     strips: int = setting(8, "People in the picture.", "people", ge=1)
+    latents: str | None = setting(None, "File or folder of latents to edit; null: samples of the prior.")
+    space: Literal["z", "w", "w+"] | None = setting(
+        None, "Space of these latents, where neither their shape nor their names decide; null: found."
+    )
+    photographs: str | None = setting(
+        None, "Folder of pictures that are shown beside those of the latents; null: none."
+    )
 
 
 class TemperatureTask(SystemTask):

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from ..artifacts import known_sha256
 from ..cache import Cache
 from ..data import PairSet, given_pairs, keep_pictures
+from ..data.processes import say
 from ..errors import LaceError
 from ..generators import Generator, check_generator
 from ..labelers import Labeler
@@ -19,11 +20,17 @@ from ..metrics import GivenStatistics, read_statistics
 from ..metrics.feature_space import FeatureSpace, RealPictures, build_feature_space
 from ..query import Query, parse
 from ..schema import Schema
+from ..source import identity_of
 from ..systems.editing import check_layers, parse_edit
 from ..systems.lace import EnergyOptions
 from .check import edit_options, system_kind
-from .nodes import Node, cached
+from .nodes import Node, cached, parameters_of
 from .settings import Settings
+
+# What a run without a judge says, on the terminal and in its results.
+NO_JUDGE = (
+    "the labeler measures its own labels, so that ACC flatters, and no independent network was asked (judge=... is one)"
+)
 
 
 @dataclass
@@ -36,7 +43,7 @@ class Study:
         device: the device of the networks.
         generator: the frozen generator.
         labeler: the network that labels pairs; None where pairs are given.
-        judge: the network that measures.
+        judge: the network that measures; the labeler where judge=none.
         schema: the attributes that labeler and judge share.
         options: settings that turn a query into an energy.
         queries: the query, or the edits in their order.
@@ -98,8 +105,8 @@ class Study:
             LaceError: for parts that do not fit together.
         """
         generator = generator_of(settings.generator)
-        labeler = None if settings.labeler is None else labeler_of(settings.labeler)
-        judge = labeler_of(settings.judge)
+        labeler = None if settings.labeler is None else labeler_of(settings.labeler, generator)
+        judge = judge_of(settings, labeler, generator)
         schema = common_schema(labeler, judge)
         options = EnergyOptions(**settings.query.model_dump(exclude={"text"}))
         editing = None
@@ -112,6 +119,8 @@ class Study:
             queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]
             for query in queries:
                 options.check(query)
+        if settings.model is None and settings.classifier.space == "features":
+            generator.size_of("features")
         keep_pictures(settings.pairs.pictures, generator, settings.pairs.count, settings.classifier.space)
         study = cls(
             settings,
@@ -160,6 +169,8 @@ class Study:
             return None
         pairs = given_pairs(self.generator, settings.pairs.source, self.cache, settings.pairs.seed)
         space = settings.classifier.space if settings.model is None else "w"
+        # Features are computed from w.
+        space = "w" if space == "features" else space
         if space not in pairs.arrays:
             raise LaceError(
                 f"The given pairs have {', '.join(pairs.arrays)}, and classifier.space is {space}: set "
@@ -189,9 +200,11 @@ class Study:
         settings, dataset = self.settings, self.settings.dataset
         if settings.task.name == "draw":
             return None
+        if settings.judge is None and settings.metrics.fid == "auto":
+            return None
         theirs = _given_statistics(settings.metrics.reference)
         depends = [
-            settings.judge.content,
+            identity_of(self.judge),
             settings.plain["dataset"],
             settings.metrics.fid,
             theirs and theirs.protocol,
@@ -255,20 +268,48 @@ def _checked_generator(node: Node) -> Generator:
             "your own with generator._target_=lace_lightning.generators.ModuleGenerator."
         )
     check_generator(generator)
+    if generator.found:
+        say(f"found by trying the generator: {' '.join(generator.found)} (set them in generator where they are wrong)")
     return generator
 
 
-def labeler_of(node: Node) -> Labeler:
+def labeler_of(node: Node, generator: Generator | None = None) -> Labeler:
     """Return the labeler of a node, loaded once in this process.
 
     Args:
         node: the node of the labeler or of the judge.
+        generator: the generator of the pictures that are labelled; None for other pictures.
 
     Raises:
-        LaceError: when its constructor fails.
+        LaceError: when its constructor fails, and for a network of other channels than the generator's.
     """
-    result: Labeler = cached("labeler", node.content, node.build)
+    parameters, _ = parameters_of(node.object())
+    known = generator is not None and "image_shape" in parameters and node.get("image_shape") is None
+    shape = {"image_shape": list(generator.image_shape)} if known and generator is not None else {}
+    result: Labeler = cached("labeler", [node.content, shape], lambda: node.build(**shape))
+    channels = None if generator is None else generator.image_shape[0]
+    if channels not in (None, 1) and result.channels not in (None, channels):
+        raise LaceError(
+            f"The {node.key} must take the generator's pictures of {channels} channels, and '{result.name}' takes "
+            f"pictures of {result.channels} channel{'s' if result.channels != 1 else ''}: choose another {node.key}, "
+            "or let the module of the generator return other channels."
+        )
     return result
+
+
+def judge_of(settings: Settings, labeler: Labeler | None, generator: Generator) -> Labeler:
+    """Return the network that measures: the judge, or the labeler where judge=none, which is said.
+
+    Args:
+        settings: settings of the run.
+        labeler: the labeler; None where pairs are given.
+        generator: the generator.
+    """
+    if settings.judge is not None:
+        return labeler_of(settings.judge, generator)
+    assert labeler is not None, "the check of settings refuses a run without labeler and judge"
+    say(f"judge=none: {NO_JUDGE}")
+    return labeler
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
@@ -289,7 +330,7 @@ def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:
             f"{', '.join(labeler.schema.names)}, '{judge.name}' {', '.join(judge.schema.names)}: choose two of one "
             "schema."
         )
-    if labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
+    if labeler is not judge and labeler.digest.split("-")[0] == judge.digest.split("-")[0]:
         rank_zero_warn("The judge is the network that made the labels: ACC will flatter. Choose another judge.")
     return labeler.schema
 

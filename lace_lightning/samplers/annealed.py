@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..energies import Energy
+from ..energies import WALL, Energy
 from ..errors import LaceError
 from ..seeds import Noise, Streams
 from .base import Field, NoiseSource, Record, Run, Sampler, _ignore, require_positive
@@ -22,6 +22,8 @@ from .slice import EllipticalSlice
 REFERENCE_MOVES = 40
 # The smallest number of slice moves that a pilot considers.
 FEWEST_MOVES = 10
+# How often a chain outside of a hard region takes the slice moves again.
+MORE_ROUNDS = 20
 
 
 class Annealed(Sampler):
@@ -29,9 +31,13 @@ class Annealed(Sampler):
 
     z must begin at the prior. The chains are independent, nothing is resampled. Their weights Σ(λ_{i+1} - λ_i)·(-E)
     estimate the normaliser of the target without bias, and at λ = 1/γ the probability of the query. In a hard region
-    the path is that of the guide, and the wall is added where λ reaches 1. A sample costs k·L + 1 gradients.
+    the path is that of the guide, and the wall is added where λ reaches 1; a chain that ends outside of the region
+    takes as many slice moves again, up to 20 times. A sample costs k·L + 1 gradients.
     Diagnostics: `acceptance` (mean over stages), `acceptance_end` (last stage), `step_sizes`, `log_weights` (B,),
     `weights_ess` (their effective sample size) and, where the energy has one power γ, `event_log_weights` (B,).
+
+    Target: N(0, I)·exp(-E), exactly after enough slice moves. Use: rare queries, powers γ above 1 and hard regions:
+    each sample is its own chain, and the weights estimate the probability of the query.
 
     Args:
         num_stages: k, at least 1.
@@ -163,6 +169,14 @@ class Annealed(Sampler):
         for _ in range(self.num_slice_moves):
             state, _ = slices.move(current, state, 1.0, draws)
             record(state.z)
+        for _ in range(MORE_ROUNDS):
+            outside = state.value >= WALL / 2
+            if not outside.any():
+                break
+            # The others stay where they are: a sample depends on its own seed alone.
+            for _ in range(max(self.num_slice_moves, FEWEST_MOVES)):
+                moved, _ = slices.move(current, state, 1.0, draws)
+                state = state.moved(outside, moved)
         diagnostics: dict[str, Any] = {
             "acceptance": sum(acceptance) / len(acceptance),
             "acceptance_end": acceptance[-1],

@@ -28,6 +28,9 @@ class Auto(Sampler):
     move, or the energy is no probability, it is the flow with a corrector. `reason` of the sampler that `calibrated`
     returns says why. A system samples the controlled target by it, N(z)·p(c|w)¹⁰, unless another one is asked for.
 
+    Target: N(0, I)·exp(-E), exactly, except where the choice is the flow of an energy that is no probability. Use: to
+    draw from the target that was named without choosing a sampler.
+
     Args:
         max_attempts: the most attempts per sample that rejection may take on average, above 0.
         rare: the P below which annealed chains have `many_stages`, above 0.

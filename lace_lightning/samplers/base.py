@@ -191,6 +191,8 @@ class Sampler:
     # The order of convergence of a flow's solver, None where there is none.
     order: int | None = None
     needs_noise = False
+    # Whether it needs the gradient of the energy, and not its value alone.
+    uses_gradient = True
     # Whether it follows a flow, whose end points are no samples of a target.
     is_flow = False
     # The target of its samples where none is asked for; None for the calibrated one.

@@ -28,6 +28,9 @@ class Filtered(Sampler):
     check: the classifier only leaves out pictures that are unlikely to pass. Diagnostics: those of the first round, and
     `checks` per sample and `pass_rate`.
 
+    Target: that of the sampler, restricted to samples that pass the check. Use: what the generator itself draws of a
+    class, and samples that must be right by the labeler.
+
     Args:
         sampler: the sampler in latent space; rejection with floor 0.2 by default.
         max_rounds: the most rounds, at least 1.
@@ -57,6 +60,11 @@ class Filtered(Sampler):
         require_positive(max_rounds=max_rounds, tolerance=tolerance)
         self.sampler = sampler or Rejection(floor=0.2)
         self.max_rounds, self.check, self.tolerance = max_rounds, check, tolerance
+
+    @property
+    def uses_gradient(self) -> bool:  # type: ignore[override]
+        """Whether the sampler whose samples are checked needs the gradient of the energy."""
+        return self.sampler.uses_gradient
 
     @property
     def default_target(self) -> str | None:  # type: ignore[override]

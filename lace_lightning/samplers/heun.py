@@ -11,7 +11,12 @@ from .runge_kutta import RungeKutta
 class Heun(RungeKutta):
     """The flow of LACE-ODE by the Heun-Euler pair, order 2(1), with an error control of its own for every sample.
 
-    Low order suits leaky-ReLU networks, whose fields have kinks. Diagnostics are those of `RungeKutta`.
+    Low order suits leaky-ReLU networks, whose fields have kinks. A step is accepted where the root mean square of its
+    error/(atol + rtol·|z|) is at most 1. Diagnostics: `steps` (the most that a sample took), `rejected` (in all) and
+    `per_sample` (B,), the evaluations of each sample.
+
+    Target: the end of the flow from z. It has more of what was asked for than a sample of N(z)·p(c|z), and less spread;
+    with a `corrector` the samples are exact. Use: the first choice for control, with about 13 gradients a sample.
 
     Args:
         atol: absolute tolerance above 0, a number or a tensor (B,) with one for each sample.
@@ -23,7 +28,8 @@ class Heun(RungeKutta):
         beta_max: β at t = 1 of the schedule, at least `beta_min`.
         corrector: a chain that goes on where the flow ends.
         chunk: the largest number of samples that are on their way together; it bounds memory and changes no result.
-        precision: of the hidden layers of gradients in closed form, for batches of 128 or more.
+        precision: number format of the hidden layers of gradients in closed form, for batches of 128 or more: float32,
+            bfloat16, float16 or auto.
 
     Raises:
         LaceError: for settings out of range, and when a flow needs more than `max_steps` steps.

@@ -23,6 +23,9 @@ class HamiltonianMC(TunedChain):
     constant. In a hard region the force is the gradient of the guide and the acceptance uses the wall: still exact. A
     step of a run is a slice move, and a move that costs L + 1 gradients.
 
+    Target: N(0, I)·exp(-E), exactly after enough moves. Use: energies with gradients, where chains need fewer moves
+    than by slices, and as `corrector` of a flow.
+
     Args:
         num_steps: moves, at least 1; None for as many as a pilot finds necessary.
         num_leapfrogs: L, at least 1.

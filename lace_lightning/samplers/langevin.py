@@ -12,6 +12,9 @@ class Langevin(Sampler):
 
     The paper's settings η = σ = 0.01 are a noisy descent: a chain that samples the posterior has σ² = 2η.
 
+    Target: N(0, I)·exp(-E) for σ² = 2η and small η, from which the start is forgotten slowly; the end of a noisy
+    descent for less noise. Use: to compare with the paper; its defaults have nearly the control of the flow.
+
     Args:
         num_steps: steps, at least 1.
         step_size: η, above 0.
@@ -52,6 +55,9 @@ class Langevin(Sampler):
 
 class FlatLangevin(Langevin):
     """Langevin steps w ← w - η·∇E(w) + σ·n of a density exp(-E(w)) without a prior, `num_steps` times.
+
+    Target: exp(-E(w)) for σ² = 2η and small η, without a prior. Use: energies of points other than z, such as w or
+    pictures, as in models that LACE is compared with.
 
     Args:
         num_steps: steps, at least 1.

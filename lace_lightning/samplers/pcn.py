@@ -16,6 +16,9 @@ class CrankNicolson(TunedChain):
 
     Chains are exact for N(0, I)·exp(-E). A step of a run is a slice move, and a move that costs one energy.
 
+    Target: N(0, I)·exp(-E), exactly after enough moves. Use: energies without gradients; `EllipticalSlice` needs no
+    step size.
+
     Args:
         num_steps: moves, at least 1; None for as many as a pilot finds necessary.
         step_size: the angle h in (0, π/2], in radians; None for the one that a pilot finds.

@@ -18,6 +18,9 @@ class PredictorCorrector(Sampler):
     ε = 2α(r·‖n‖/‖s‖)², z ← z + ε·s + √(2ε)·n. As in the paper's code the norms are means over the batch, so that
     samples depend on each other, and all corrections of a step reuse the score of its predictor.
 
+    Target: N(0, I)·exp(-E) up to the error of its steps. Use: to compare with the paper; `HamiltonianMC` and `Annealed`
+    are exact at a lower cost.
+
     Args:
         num_steps: N, more than `beta_max`.
         num_corrector_steps: M, 0 or more.

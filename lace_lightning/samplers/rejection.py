@@ -31,6 +31,9 @@ class Rejection(Sampler):
     costs 1/P forward passes on average. Diagnostics: `attempts` per sample, `acceptance`, `counts` (B,), the logs
     `log_weights` (B,) of the sum of e^{-E} over them and, outside hard regions, `event_log_weights` (B,).
 
+    Target: N(0, I)·exp(-E), exactly where floor = 1. Use: queries of a probability above about 1/100; it costs no
+    gradient, and samples are independent.
+
     Args:
         max_attempts: the most attempts per sample on average, at least 1; one sample may take `UNLUCKY` times as many.
         floor: in (0, 1]. Below 1 everything is accepted that is at least so probable, for use before another check.
@@ -48,6 +51,7 @@ class Rejection(Sampler):
     """
 
     needs_noise = True
+    uses_gradient = False
 
     def __init__(self, max_attempts: int = 2000, floor: float = 1.0) -> None:
         require_positive(max_attempts=max_attempts, floor=floor)

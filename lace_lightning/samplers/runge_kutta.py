@@ -136,6 +136,10 @@ class RungeKutta(Sampler):
     on the other samples of its batch. Diagnostics: `steps` (the most that a sample took), `rejected` (in all) and
     `per_sample` (B,), the evaluations of each sample.
 
+    Target: the end of the flow from z. It has more of what was asked for than a sample of N(z)·p(c|z), and less spread;
+    with a `corrector` the samples are exact. Use: smooth energies and small tolerances; `Heun` is faster on classifiers
+    with leaky ReLU.
+
     Args:
         method: "heun" (Heun-Euler, order 2(1)), "bosh3" (Bogacki-Shampine, 3(2)) or "dopri5" (Dormand-Prince, 5(4)).
         atol: absolute tolerance above 0, a number or a tensor (B,) with one for each sample.
@@ -147,7 +151,8 @@ class RungeKutta(Sampler):
         beta_max: β at t = 1 of the schedule, at least `beta_min`.
         corrector: a chain that goes on where the flow ends.
         chunk: the largest number of samples that are on their way together; it bounds memory and changes no result.
-        precision: of the hidden layers of gradients in closed form, for 128 samples or more on their way. In bfloat16
+        precision: number format of the hidden layers of gradients in closed form, for 128 samples or more on their way:
+            float32, bfloat16, float16 or auto. In bfloat16
             a sample depends on their number by rounding.
 
     Raises:

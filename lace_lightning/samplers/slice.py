@@ -17,6 +17,9 @@ class EllipticalSlice(Chain):
     θ is accepted where E(z') < E(z) - log u. Chains are exact for N(0, I)·exp(-E), without step size and without
     gradients. A move costs one energy for every θ that is tried.
 
+    Target: N(0, I)·exp(-E), exactly after enough moves. Use: energies without gradients, hard regions, and as
+    `corrector` of any flow: nothing has to be chosen.
+
     Args:
         num_steps: moves, at least 1; None for as many as a pilot finds necessary.
         max_shrinks: the most θ that a move tries, at least 1; then the sample stays, which keeps detailed balance.

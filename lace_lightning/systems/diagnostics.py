@@ -146,7 +146,7 @@ class Diagnosis:
         space = classifier.space if classifier.space != "x" else "z"
         self.map = generator.map_to(space) or (lambda z: z)
         groups = _num_groups(query)
-        self.metric = SamplerDiagnosis(generator.w_dim if space == "w" else generator.z_dim, groups).to(device)
+        self.metric = SamplerDiagnosis(generator.size_of(space), groups).to(device)
         self.accuracy = ConditionalAccuracy(classifier.schema).to(device)
         self.figures: dict[str, float] = {}
         self.count = 0
@@ -471,7 +471,7 @@ class LaceObserver:
             self.distance = PosteriorDistance(
                 query,
                 self.generator.map_to(space) or (lambda z: z),
-                self.generator.w_dim if space == "w" else self.generator.z_dim,
+                self.generator.size_of(space),
                 plan.posterior_sets,
                 self.device,
             )

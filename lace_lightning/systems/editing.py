@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..classifiers import AttributeClassifier
-from ..energies import Anchor, Energy, Near, build
+from ..energies import Affine, Anchor, Energy, Near, build
 from ..errors import LaceError, suggest
 from ..generators import Generator
+from ..generators.whitening import Whitening
 from ..query import Query, atoms, parse
 from ..samplers import Sampler
 from ..schema import Schema
@@ -135,7 +137,7 @@ class Edited:
     """Latents after some edits, with the cost of the last edit and the state before it.
 
     Args:
-        z: latents (B, Dz).
+        z: latents (B, Dz); None where the styles alone are known.
         ws: styles (B, L, Dw).
         edits: edits in force.
         evaluations: gradient evaluations per sample in the last edit.
@@ -149,7 +151,7 @@ class Edited:
         True
     """
 
-    z: Tensor
+    z: Tensor | None
     ws: Tensor
     edits: tuple[Query, ...] = ()
     evaluations: float = 0.0
@@ -167,11 +169,35 @@ class Edited:
         return self.previous
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What a sampler is given for one edit, and how its result becomes latents.
+
+    Args:
+        start: starting points (B, D).
+        energy: the energy of points (B, D).
+        finish: function from the sampler's points to z (None for none) and styles (B, L, Dw).
+    """
+
+    start: Tensor
+    energy: Energy
+    finish: Callable[[Tensor], tuple[Tensor | None, Tensor]]
+
+
 class Editor:
     """Apply edits (`"age == 0.8"`, `"glasses == 1"`) to latents of a generator, one after the other.
 
     `editor.begin(z)` -> Edited; `editor.apply(state, "smile == 1")` -> Edited. An edit replaces earlier ones of the
     same attributes. Sample i depends on its own z and seed alone.
+
+    Styles without a z (w or w+ of an encoder or a projector) begin with `editor.begin_styles(ws)`, and are edited in w
+    by a classifier of w. An edit adds one displacement d = A·v to the w of every layer of a set C (`options.layers`;
+    all layers by default), where AAᵀ is the covariance of w under the prior. A term whose attributes lie in the
+    layers S (again `options.layers`) is evaluated at the mean of the w of these layers: E(c | mean_S w_l + r·d) with
+    r = |C ∩ S|/|S|. One displacement for all layers is no restriction: of all changes of the layers with one mean, the
+    equal one has the smallest Σ‖d_l‖². For the same w in all layers the terms are those of w itself. v takes the place
+    of z - z_{k-1}: the proximity term is μ(‖v‖² + ‖d‖²), samplers start at v = 0, and the method posterior has the
+    prior N(ρu₀, (1-ρ²)I) of the whitened w, u₀ = A⁺(mean_C w_l - w̄).
 
     Args:
         generator: the generator.
@@ -220,6 +246,38 @@ class Editor:
         with torch.no_grad():
             return Edited(z, self.generator.broadcast(self.generator.mapping(z)).clone())
 
+    def begin_styles(self, w: Tensor) -> Edited:
+        """Return the state before any edit, for w (B, Dw) or styles w+ (B, L, Dw) without a known z.
+
+        Raises:
+            LaceError: for a classifier of z, a generator without a space w, and latents of another shape.
+
+        Example:
+            >>> import torch
+            >>> from lace_lightning import load_generator
+            >>> from lace_lightning.samplers import Heun
+            >>> from lace_lightning.schema import Attribute, Schema
+            >>> generator = load_generator("cifar10")
+            >>> schema = Schema("s", (Attribute("hat"),))
+            >>> classifier = AttributeClassifier(schema, "w", "mlp", {"input_dim": generator.w_dim, "hidden": [8]})
+            >>> editor = Editor(generator, classifier, Heun())
+            >>> editor.apply(editor.begin_styles(torch.zeros(2, generator.w_dim)), "hat == 1").ws.shape
+            torch.Size([2, 8, 128])
+        """
+        generator, space = self.generator, self.classifier.space
+        if space != "w" or not generator.has_w:
+            raise LaceError(
+                f"Editing w or w+ needs a generator with w and a classifier of w, and the classifier is of {space}"
+                f"{'' if generator.has_w else ' and the generator has z alone'}: set classifier.space=w, or give z."
+            )
+        if w.shape[1:] not in ((generator.w_dim,), (generator.num_ws, generator.w_dim)):
+            raise LaceError(
+                f"Styles must have the shape (B, {generator.w_dim}) or (B, {generator.num_ws}, {generator.w_dim}), "
+                f"received {tuple(w.shape)}: give w or w+ of this generator."
+            )
+        # Not generator.broadcast, which may truncate: given styles are those of the picture.
+        return Edited(None, (w if w.ndim == 3 else w[:, None].expand(-1, generator.num_ws, -1)).clone())
+
     def apply(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
         """Return the state after one more edit.
 
@@ -233,11 +291,10 @@ class Editor:
         """
         query = parse_edit(edit, self.classifier.schema)
         edits = in_force(state.edits, query)
-        sample_from, energy = self._energy(state, edits)
-        sample = self.sampler(energy, sample_from, seeds=seeds)
-        z = energy.point(sample.z) if isinstance(energy, Near) else sample.z
+        problem = self._of_styles(state, edits) if state.z is None else self._of_latents(state, edits)
+        sample = self.sampler(problem.energy, problem.start, seeds=seeds)
         with torch.no_grad():
-            ws = self._styles(state, self.generator.broadcast(self.generator.mapping(z)), edits)
+            z, ws = problem.finish(sample.z)
         return Edited(z, ws, edits, sample.evaluations, sample.seconds, state)
 
     def without(self, state: Edited, edit: str | Query, seeds: Tensor | None = None) -> Edited:
@@ -257,7 +314,7 @@ class Editor:
                 f"'{query}' is not among the edits in force ({', '.join(map(str, state.edits)) or 'none'}): name one "
                 "of them."
             )
-        result = self.begin(_first(state).z)
+        result = _first(state)
         for other in state.edits:
             result = result if other == query else self.apply(result, other, seeds)
         return replace(result, previous=state)
@@ -269,16 +326,75 @@ class Editor:
     def _to_z(self, energy: Energy) -> Energy:
         return energy.pullback(self.generator.map_to(self.classifier.space))
 
-    def _energy(self, state: Edited, edits: Sequence[Query]) -> tuple[Tensor, Energy]:
-        """Return the starting point and the energy of edits, of which the last is new."""
+    def _of_latents(self, state: Edited, edits: Sequence[Query]) -> _Problem:
+        """Return the problem on z of edits, of which the last is new."""
         o = self.options
+        first, last = (part.z for part in (_first(state), state))
+        assert first is not None
+        assert last is not None
+
+        def styles(z: Tensor) -> tuple[Tensor, Tensor]:
+            after = self.generator.broadcast(self.generator.mapping(z))
+            before, chosen = self._changed(state, edits)
+            return z, after.clone() if chosen is None else before.index_copy(1, chosen, after[:, chosen])
+
         if o.method == "posterior":
-            z0 = _first(state).z
-            energy = self._to_z(_total([self._attribute_energy(edit) for edit in edits]))
-            # The point z₀ itself is v = z₀·(1-ρ)/√(1-ρ²).
-            return z0 * ((1 - o.closeness) / (1 - o.closeness**2) ** 0.5), Near(energy, z0, o.closeness)
-        origin = (state if o.method == "sequential" else _first(state)).z
-        return origin, self._held(origin, self._wanted(edits), _attributes(*edits))
+            inner = self._to_z(_total([self._attribute_energy(edit) for edit in edits]))
+            near = Near(inner, first, o.closeness)
+            return _Problem(first * _start_of(o.closeness), near, lambda v: styles(near.point(v)))
+        origin = last if o.method == "sequential" else first
+        return _Problem(origin, self._held(origin, self._wanted(edits), _attributes(*edits)), styles)
+
+    def _of_styles(self, state: Edited, edits: Sequence[Query]) -> _Problem:
+        """Return the problem on the displacement v of edits, of which the last is new; see the class."""
+        o, schema, touched = self.options, self.classifier.schema, _attributes(*edits)
+        before, changed = self._changed(state, edits)
+        everything = list(range(self.generator.num_ws))
+        chosen = everything if changed is None else changed.tolist()
+        root = self._whitening.root.to(before)
+        # The displacement is d = A·(shift + scale·v).
+        shift, scale, start = torch.zeros_like(before[:, 0]), 1.0, torch.zeros_like(before[:, 0])
+        if o.method == "posterior":
+            u0 = self._whitening.u(before[:, chosen].mean(1))
+            shift, scale, start = (o.closeness - 1) * u0, _spread(o.closeness), u0 * _start_of(o.closeness)
+        # Terms by the layers at whose mean they are evaluated.
+        terms: dict[tuple[int, ...], list[Energy]] = {}
+
+        def layers_of(names: set[str]) -> tuple[int, ...]:
+            return tuple(self._layers(names) or everything)
+
+        wanted = [self._attribute_energy(edit) for edit in edits] if o.method == "posterior" else self._wanted(edits)
+        for edit, energy in zip(edits, wanted, strict=True):
+            terms.setdefault(layers_of(_attributes(edit)), []).append(energy)
+        if o.keep and o.method != "posterior":
+            kept: dict[tuple[int, ...], list[int]] = {}
+            for attribute in schema:
+                if attribute.name not in touched:
+                    part = schema.slices[attribute.name]
+                    kept.setdefault(layers_of({attribute.name}), []).extend(range(part.start, part.stop))
+            for layers, columns in kept.items():
+                with torch.no_grad():
+                    logits = self.classifier(before[:, list(layers)].mean(1))
+                terms.setdefault(layers, []).append(Anchor(logits, o.keep, columns).pullback(self.classifier))
+        parts: list[Energy] = []
+        for layers, energies in terms.items():
+            share = len(set(layers) & set(chosen)) / len(layers)
+            centre = before[:, list(layers)].mean(1) + share * (shift @ root)
+            parts.append(Affine(_total(energies), centre, share * scale * root))
+        if o.proximity and o.method != "posterior":
+            parts.append(Anchor(start, o.proximity))
+            parts.append(Affine(Anchor(start, o.proximity), start, root))
+
+        def finish(v: Tensor) -> tuple[None, Tensor]:
+            moved = before.clone()
+            moved[:, chosen] += ((shift + scale * v) @ root)[:, None]
+            return None, moved
+
+        return _Problem(start, _total(parts), finish)
+
+    @cached_property
+    def _whitening(self) -> Whitening:
+        return Whitening.of(self.generator)
 
     def _wanted(self, edits: Sequence[Query]) -> list[Energy]:
         """Return the energies of the edits, each with its weight."""
@@ -299,7 +415,8 @@ class Editor:
         o, schema, terms = self.options, self.classifier.schema, list(wanted)
         with torch.no_grad():
             w = self.generator.mapping(origin)
-            before = self.classifier(w if self.classifier.space == "w" else origin)
+            to_space = self.generator.map_to(self.classifier.space)
+            before = self.classifier(origin if to_space is None else to_space(origin))
         columns = [
             c
             for a in schema
@@ -313,12 +430,12 @@ class Editor:
         energy = self._to_z(_total(terms))
         if o.proximity:
             energy = energy & Anchor(origin, o.proximity)
-            if self.classifier.space == "z" and self.generator.has_w:
+            if self.classifier.space != "w" and self.generator.has_w:
                 energy = energy & Anchor(w, o.proximity).pullback(self.generator.mapping)
         return energy
 
-    def _styles(self, state: Edited, after: Tensor, edits: Sequence[Query]) -> Tensor:
-        """Return the styles: the new ones in the layers of the edited attributes, the old ones elsewhere.
+    def _changed(self, state: Edited, edits: Sequence[Query]) -> tuple[Tensor, Tensor | None]:
+        """Return the styles that an edit changes, and the numbers of the layers (None for all).
 
         Methods that solve from the original latent change the layers of all edits, on top of the original styles.
         """
@@ -326,13 +443,15 @@ class Editor:
             before, names = state.ws, _attributes(edits[-1])
         else:
             before, names = _first(state).ws, _attributes(*edits)
+        layers = self._layers(names)
+        return before, None if layers is None else torch.tensor(layers, device=before.device)
+
+    def _layers(self, names: set[str]) -> list[int] | None:
+        """Return the style layers of attributes, None for all."""
         layers = self.options.layers or {}
         if not names & set(layers):
-            return after.clone()
-        chosen = sorted({layer for name in names for layer in layers.get(name, range(self.generator.num_ws))})
-        result = before.clone()
-        result[:, chosen] = after[:, chosen]
-        return result
+            return None
+        return sorted({layer for name in names for layer in layers.get(name, range(self.generator.num_ws))})
 
 
 def parse_edit(edit: str | Query, schema: Schema) -> Query:
@@ -416,3 +535,13 @@ def _total(terms: Sequence[Energy]) -> Energy:
     for term in terms[1:]:
         result = result & term
     return result
+
+
+def _spread(closeness: float) -> float:
+    """Return √(1-ρ²)."""
+    return float((1 - closeness**2) ** 0.5)
+
+
+def _start_of(closeness: float) -> float:
+    """Return (1-ρ)/√(1-ρ²): z₀ itself is v = z₀·(1-ρ)/√(1-ρ²) of `Near`."""
+    return (1 - closeness) / _spread(closeness)

@@ -253,14 +253,20 @@ class LACE(LatentClassifier, System):
         """Give generator and labeler; return self.
 
         Raises:
-            LaceError: for a generator other than the classifier's, and for a sampler that checks pictures without a
-                labeler.
+            LaceError: for a generator other than the classifier's, for a sampler that checks pictures without a
+                labeler, and for one that needs gradients that the generator does not have.
         """
         self.classifier.check_generator(generator.digest_for(self.space))
         if isinstance(self.sampler, Filtered) and labeler is None:
             raise LaceError(
                 "A sampler that checks its pictures needs a labeler, received none: choose a labeler, or another "
                 "sampler."
+            )
+        if self.space in ("x", "features") and not generator.has_gradients and self.sampler.uses_gradient:
+            raise LaceError(
+                f"{type(self.sampler).__name__} needs gradients through the generator for a classifier of space "
+                f"{self.space}, and this generator has none: set sampler=pcn, sampler=slice or sampler=rejection, "
+                "which need none, or classifier.space=z."
             )
         return super().bind(generator, labeler)
 

@@ -36,7 +36,7 @@ def classifier_arguments(node: Mapping[str, Any], generator: Generator) -> dict[
     """
     arguments = {key: value for key, value in node["arguments"].items() if value is not None}
     if node["network"] == "mlp":
-        arguments["input_dim"] = {"z": generator.z_dim, "w": generator.w_dim}.get(node["space"], 0)
+        arguments["input_dim"] = 0 if node["space"] == "x" else generator.size_of(node["space"])
     names = (
         "space",
         "network",

@@ -160,6 +160,20 @@ def under_key(data: Any, key: str, path: str | os.PathLike[str]) -> Any:
     return current
 
 
+def under(key: str | None, prefix: str | None) -> str | None:
+    """Return the key of tensors that lie under a key and behind a prefix of names, None for neither.
+
+    Args:
+        key: name of a state dict in a file.
+        prefix: beginning of the names of its tensors.
+
+    Example:
+        >>> under("state_dict", "decoder."), under(None, None)
+        ('state_dict.decoder', None)
+    """
+    return ".".join(name.strip(".") for name in (key, prefix) if name) or None
+
+
 def without_added(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors without the prefixes `module.` and `_orig_mod.` that all names have.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lace_lightning.energies as energies
 from lace_lightning.energies import (
+    Affine,
     Anchor,
     And,
     Cases,
@@ -109,6 +110,7 @@ CASES: dict[str, Case] = {
     "Prior": Case(Prior(), temperature_matters=False),
     "Anchor": Case(Anchor(torch.randn(COUNT, WIDTH), 0.5), temperature_matters=False),
     "Anchor of columns": Case(Anchor(torch.randn(COUNT, WIDTH), 0.5, [0, 4]), temperature_matters=False),
+    "Affine": Case(Affine(discrete(), torch.randn(COUNT, WIDTH), torch.randn(WIDTH, WIDTH))),
     "Near": Case(Near(discrete(), torch.randn(COUNT, WIDTH), 0.6)),
     "And": Case(discrete() & Discrete(A, 0), tempered_like=True),
     "And of different kinds": Case(discrete() & Continuous(V, free().column("v")) & Prior()),

@@ -101,7 +101,7 @@ def _said(path: Path, folder: str) -> Any:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = [_timeless(row) for row in csv.DictReader(lines)]
         # A job that the first start finished is skipped by the second.
-        return [{**row, "status": "done"} if row.get("status") == "skipped" else row for row in rows]
+        return [{**row, "state": "done"} if row.get("state") == "skipped" else row for row in rows]
     return path.read_bytes().replace(folder.encode(), b"")
 
 

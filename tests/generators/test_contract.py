@@ -57,6 +57,25 @@ def adapted(**options: Any) -> Generator:
     return ModuleGenerator(Decoder(), 4, (2, 4, 4), 6, output_range=(0, 1), clamp=True, **names, **options)
 
 
+class Conditional(nn.Module):
+    """A network of latents (B, 2, 2) and class numbers or vectors that returns a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.classes = nn.Linear(4, 48), nn.Linear(3, 48)
+
+    def forward(self, z: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        images = self.layer(z.flatten(1)) + 0.1 * self.classes(chosen)
+        return {"sample": torch.sigmoid(images).unflatten(1, (3, 4, 4)), "latents": z}
+
+
+def shaped(**options: Any) -> Generator:
+    given = {"latent_shape": (2, 2), "prior": {"name": "truncated", "low": -3, "high": 2}, "output": "sample"}
+    return ModuleGenerator(
+        Conditional(), condition={"classes": 3, "one_hot": True}, output_range=(0, 1), **given, **options
+    )
+
+
 def like_trained(network: nn.Module) -> nn.Module:
     """Return the network with numbers in the places where an untrained one has zeros."""
     with torch.no_grad():
@@ -95,6 +114,7 @@ class Case:
 CASES: dict[str, Case] = {
     "ModuleGenerator": Case(plain),
     "ModuleGenerator with w": Case(adapted),
+    "ModuleGenerator of shaped latents and drawn classes": Case(shaped),
     "StyleGAN2Generator": Case(stylegan2),
     "StyleGAN2Generator, residual": Case(lambda **o: stylegan2("resnet", noise="none", truncation=0.7, **o)),
     "StyleGAN2Generator, one output": Case(lambda **o: stylegan2("orig", truncation=0.7, truncation_cutoff=2, **o)),

@@ -215,13 +215,13 @@ class Broken(Loud):
     [
         (
             lambda: ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="pair"),
-            r"Half\.pair returns tuple: set synthesis to a",
+            r"Half\.pair returns a tuple of 2: set output to",
         ),
         (lambda: ModuleGenerator(Half(), 5, (3, 4, 4)), r"shape \(2, 5\), and Half does not \(.*\): set z_dim to"),
         (lambda: ModuleGenerator(Decoder(), 6, (3, 4, 4)), r"Decoder does not \(.*\): set z_dim .* or reshape to the"),
         (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), synthesis="conditional"), "label.*: set condition where it is"),
         (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), condition=1), r"and a condition, .*: set condition, z_dim, or"),
-        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), condition=-1), "class number from 0 or a list of numbers"),
+        (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), condition=-1), "class number from 0, a list of numbers"),
         (lambda: ModuleGenerator(Half(), 4, (3, 4, 4), mapping="pair"), r"must return w as one tensor, and Half\.pair"),
         (
             lambda: ModuleGenerator(Half(), 4, (3, 4, 4), output_range=(1, 1)),

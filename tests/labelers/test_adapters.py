@@ -12,7 +12,7 @@ from torch import nn
 
 from lace_lightning.classifiers.adapter import split_head
 from lace_lightning.errors import LaceError
-from lace_lightning.labelers import clip_labeler, function_labeler, library_labeler, script_labeler
+from lace_lightning.labelers import clip_labeler, function_labeler, library_labeler, module_labeler, script_labeler
 from lace_lightning.labelers.clip import parse_prompts
 
 from ..models import TINY_CLIP, tiny_clip
@@ -333,3 +333,52 @@ def test_wrong_clip_models_are_one_sentence(tmp_path: Path) -> None:
         clip_labeler(prompts, str(config), weights)
     with pytest.raises(LaceError, match="where the word"):
         parse_prompts(prompts, ["a photo"])
+
+
+def test_networks_are_tried_with_the_shape_of_the_generators_pictures(tmp_path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(2 * 24 * 16, 3))
+    torch.jit.script(network).save(str(tmp_path / "grey.pt"))
+    schema = {"name": "s", "attributes": [{"name": "kind", "num_classes": 3}]}
+    images = torch.linspace(-1, 1, 2 * 28 * 20).reshape(2, 1, 28, 20)
+    exact = network(images)
+    for labeler in (
+        script_labeler(tmp_path / "grey.pt", schema, image_shape=[1, 28, 20]),
+        module_labeler(network, schema, image_shape=[1, 28, 20]),
+    ):
+        assert labeler.channels == 1
+        torch.testing.assert_close(labeler(images), exact)
+    with pytest.raises(LaceError, match=r"must take pictures \(2, 3, 64, 64\)"):
+        script_labeler(tmp_path / "grey.pt", schema)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_batch": 0}, "A labeler needs at least 1 picture at a time, received max_batch=0"),
+        ({"max_batch": "many"}, "received max_batch='many'"),
+        ({"views": 3}, "needs 1, 2 or 4 views of a picture, received 3"),
+        ({"views": "two"}, "received 'two'"),
+        ({"confidence": "high"}, r"must lie in \[0, 1\], received 'high'"),
+        ({"confidence": float("nan")}, r"must lie in \[0, 1\], received nan"),
+        ({"std": [0]}, "labeler.std must be a list of numbers above 0, one for each channel, received \\[0\\]"),
+        ({"mean": "grey"}, "labeler.mean must be a list of numbers, one for each channel, received 'grey'"),
+        ({"resolution": 0}, "labeler.resolution must be a whole number of pixels of at least 1"),
+        ({"checkpoint": "none.pt"}, "none.pt"),
+    ],
+)
+def test_arguments_of_labelers_are_refused_in_one_sentence(options: dict, words: str) -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    schema = {"name": "s", "attributes": [{"name": "hat", "num_classes": 2}]}
+    with pytest.raises(LaceError, match=words) as caught:
+        module_labeler(network, schema, image_shape=[3, 8, 8], **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_of_a_network_that_fails_is_shown() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.nothing(images)  # the broken line
+
+    schema = {"name": "s", "attributes": [{"name": "hat", "num_classes": 2}]}
+    with pytest.raises(LaceError, match=r"in test_adapters.py:\d+ `return self.nothing\(images\)  # the broken line`"):
+        module_labeler(Broken(), schema, image_shape=[3, 8, 8])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -34,6 +35,7 @@ from lace_lightning.labelers import (
     clip_labeler,
     function_labeler,
     library_labeler,
+    module_labeler,
     published_labeler,
     script_labeler,
 )
@@ -129,6 +131,21 @@ def of_script(resolution: int | None) -> Callable[..., Labeler]:
     return build
 
 
+def of_module(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
+    network.append(nn.Linear(16, SCHEMA.num_logits))
+    torch.save({"net": network.state_dict()}, path / f"module{seed}.pt")
+    return module_labeler(
+        copy.deepcopy(network),
+        CONFIG,
+        path / f"module{seed}.pt",
+        image_shape=(3, SIDE, SIDE),
+        resolution=SIDE,
+        **options,
+    )
+
+
 def of_clip(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
     config, weights = tiny_clip(path, f"clip{seed}", seed)
     return clip_labeler(PROMPTS, str(config), weights, **options)
@@ -198,6 +215,7 @@ CASES: dict[str, Case] = {
     "timm": Case(library_labeler, WrappedImageNetwork, of_timm, 32),
     "script": Case(script_labeler, WrappedImageNetwork, of_script(SIDE), SIDE),
     "script of any size": Case(script_labeler, WrappedImageNetwork, of_script(None)),
+    "module": Case(module_labeler, WrappedImageNetwork, of_module, SIDE),
     "clip": Case(clip_labeler, WrappedImageNetwork, of_clip, 32),
     "function of labels": Case(
         function_labeler, FunctionNetwork, of_function(label_colours, label_other_colours), abstains=True

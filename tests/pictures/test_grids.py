@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from lace_lightning.pictures.convert import at_a_time, downscale, float_batches
@@ -30,3 +31,14 @@ def test_large_pictures_are_looked_at_one_by_one() -> None:
     parts = list(float_batches(images))
     assert [len(part) for part in parts] == [2, 2, 1]
     torch.testing.assert_close(torch.cat(parts), images / 127.5 - 1)
+
+
+def test_the_last_of_four_channels_is_the_opacity_above_white() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    pictures = [torch.cat([red, torch.tensor([opacity], dtype=torch.uint8)]) for opacity in (0, 255)]
+    row = torch.stack(pictures)[:, :, None, None].expand(-1, -1, 8, 8)
+    grid = labelled_grid([row], [""])
+    seen = np.asarray(grid)
+    assert grid.mode == "RGB"
+    assert (seen == [255, 0, 0]).all(2).sum() == 64 * 64
+    assert set(map(tuple, seen.reshape(-1, 3).tolist())) == {(255, 255, 255), (255, 0, 0)}

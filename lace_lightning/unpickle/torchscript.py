@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from ..unpickle.files import opened
-from ..unpickle.values import Refused
+from .files import opened
+from .values import Refused
 
 
 def load_program(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> torch.jit.ScriptModule:
