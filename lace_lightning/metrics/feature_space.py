@@ -161,7 +161,7 @@ def lite0_extractor(device: str = "cpu") -> Extractor:
     Args:
         device: Device of the network.
     """
-    network = load_face_network("lite0_features").to(device, memory_format=torch.channels_last)
+    network = load_face_network("lite0_features").to(device).to(memory_format=torch.channels_last)
     # The network enlarges pictures to 224x224; few of them at a time stay in the cache of a processor.
     together = 250 if device.startswith("cuda") else 8
 
