@@ -79,3 +79,24 @@ def test_the_descriptor_is_an_embedding_of_identity() -> None:
     assert embedding.distance(images, images).tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
     assert torch.allclose(embedding(images).norm(dim=1), torch.ones(2))
     assert embedding.protocol["network"] == "face_api_descriptor"
+
+
+def test_faces_are_edited_and_compared_by_the_descriptor(tmp_path: Path) -> None:
+    cli.main(
+        [
+            "+experiment=faces_edit",
+            "debug=fast",
+            "pairs.count=100",
+            "metrics.num_samples=4",
+            "metrics.batch_size=4",
+            "metrics.fid=none",
+            "editing=sequential",
+            "seed=1",
+            "hydra.mode=RUN",
+            "logger=csv",
+            "hydra.run.dir=out",
+        ]
+    )
+    found = metrics(tmp_path / "out")
+    assert 0 <= found["id"] <= 2
+    assert {"acc/yaw", "acc/smile"} <= set(found)
