@@ -10,6 +10,7 @@ import torch
 
 from lace_lightning.cache import Cache
 from lace_lightning.errors import LaceError
+from lace_lightning.generators import load_generator
 from lace_lightning.labelers import face_labeler
 from lace_lightning.metrics import GivenStatistics
 from lace_lightning.metrics.feature_space import LITE0_NETWORK, build_feature_space, lite0_extractor
@@ -56,3 +57,14 @@ def test_given_statistics_of_lite0_are_known_by_name_or_size(tmp_path):
     given = GivenStatistics({"mean": torch.zeros(9), "covariance": torch.eye(9)}, {"reference": "given"})
     with pytest.raises(LaceError, match=f"must be of the features '{LITE0_NETWORK}', and are of 9 features"):
         build_feature_space("lite0", judge, None, "faces", Cache(tmp_path), given=given)
+
+
+def test_shipped_reference_is_that_of_the_generator_alone(tmp_path, monkeypatch):
+    generator, judge = load_generator("faces"), face_labeler("second", ["brightness"])
+    monkeypatch.setattr(Pictures, "train_pictures", lambda _: pytest.fail("measured"))
+    space = build_feature_space("lite0", judge, Pictures(4, generator.digest), "faces", Cache(tmp_path))
+    assert space.protocol["reference"] == "faces train, 10000 pictures"
+    assert space.reference["count"] == 10_000
+    monkeypatch.undo()
+    other = build_feature_space("lite0", judge, Pictures(4, "other"), "faces", Cache(tmp_path))
+    assert other.reference["count"] == 4
