@@ -52,7 +52,6 @@ def test_smiles_are_drawn_and_judged(tmp_path: Path) -> None:
             "pairs.count=100",
             "metrics.num_samples=8",
             "metrics.batch_size=8",
-            "metrics.fid=none",
             "query.target=controlled",
             "seed=1",
             "hydra.mode=RUN",
@@ -63,6 +62,8 @@ def test_smiles_are_drawn_and_judged(tmp_path: Path) -> None:
     found = metrics(tmp_path / "out")
     assert 0 <= found["acc/smile/yes"] <= 1
     assert "unknown" not in found
+    # On the features of EfficientNet-Lite0, against the shipped reference.
+    assert min(found["fd_lite0"], found["fd_lite0/unconditional"]) > 0
 
 
 def test_the_reference_is_of_the_pictures_of_the_generator(tmp_path: Path) -> None:
