@@ -231,7 +231,7 @@ class SystemEvaluation(pl.Callback):
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = map(torch.cat, zip(*map(self.judge.features_and_logits, float_batches(images)), strict=True))
-        if self.feature_space is not None and self.feature_space.key == "fid":
+        if self.feature_space is not None and self.feature_space.key in ("fid", "fd_lite0"):
             features = self.feature_space.features(images)
         return features, logits
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..artifacts import digest, file_sha256, load_tensors, save_tensors
 from ..errors import LaceError, quoted, suggest
+from ..faces import load_face_network
 from ..unpickle.torchscript import last_line, load_program
-from ..weights import weight_path
+from ..weights import card, weight_path
 from .base import load_built
 from .networks import build_network
 
@@ -166,6 +167,32 @@ class IdentityEmbedding(Embedding):
             f"The weights '{path}' must be an identity embedding",
         )
         return result.eval().requires_grad_(False)
+
+
+class FaceEmbedding(Embedding):
+    """Pictures (B, 3, R, R) in [-1, 1] -> unit vectors (B, 128): the shipped descriptor of face-api, of dlib.
+
+    Example:
+        >>> vectors = FaceEmbedding()(torch.rand(2, 3, 64, 64))
+        >>> tuple(vectors.shape), bool(((vectors.norm(dim=1) - 1).abs() < 1e-5).all())
+        ((2, 128), True)
+    """
+
+    NAME = "face_api_descriptor"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_face_network(self.NAME)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return unit vectors (B, 128) of pictures (B, 3, R, R) in [-1, 1]."""
+        # The network enlarges pictures to 150x150; parts of 50 keep the memory independent of the batch.
+        return torch.cat([F.normalize(self.network(part), dim=1) for part in images.split(50)])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"network": self.NAME, "sha256": card(self.NAME)["sha256"]}
 
 
 class ScriptedEmbedding(Embedding):
@@ -349,4 +376,6 @@ def load_embedding(settings: str | Mapping[str, Any] | None, device: torch.devic
             f"Identity weights must be a safetensors file of this program, received '{weights}': a TorchScript file is "
             f"a program, and is run only where it is given as task.identity.script={weights}."
         )
+    if weights == FaceEmbedding.NAME:
+        return FaceEmbedding().to(device)
     return IdentityEmbedding.load(weight_path(weights)).to(device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..catalogue import published_names, published_path
 from ..errors import LaceError, suggest
+from ..faces import load_face_network
 from ..seeds import sample_seeds
 from ..weights import weight_names, weight_path
 from .adapter import ModuleGenerator
@@ -40,29 +41,31 @@ __all__ = [
     "script_generator",
 ]
 
-SHIPPED = {"cifar10": "cifar10_generator"}
+SHIPPED = {"cifar10": "cifar10_generator", "faces": "faces_generator"}
 
 
 def load_generator(
     name: str | os.PathLike[str], checkpoint_key: str | None = None, features: str | None = None, **options: Any
-) -> StyleGAN2Generator:
-    """Load a StyleGAN2 or StyleGAN3 generator by its name or from a file of this or another program.
+) -> Generator:
+    """Load a generator by its name, or a StyleGAN2 or StyleGAN3 generator from a file of this or another program.
 
     The content of the file decides between StyleGAN2 and StyleGAN3. A published network that is not on this disk is
     downloaded where its checksum is known (see `published_path`). NVIDIA's pickles, checkpoints and state dicts are
     read as data: no code of a file is run (see `read_generator`).
 
     Args:
-        name: "cifar10" or another name of shipped weights, the name of a published network such as "stylegan2_ffhq",
-            or the path of a file, of which the content decides how it is read.
+        name: "cifar10", "faces" or another name of shipped weights, the name of a published network such as
+            "stylegan2_ffhq", or the path of a file, of which the content decides how it is read.
         checkpoint_key: name of the network in a file of another program with several, such as G_ema or g; None takes
             the moving average of the weights where there is one.
         features: name of a submodule of the network whose output is the space `features` of classifiers, such as
             synthesis.b8; None for none.
-        options: arguments of `StyleGAN2Generator` or `StyleGAN3Generator`, in place of those stored in the file.
+        options: arguments of `StyleGAN2Generator` or `StyleGAN3Generator`, in place of those stored in the file;
+            `max_batch` and `memory` of the generator "faces".
 
     Returns:
-        The frozen generator on the CPU; a StyleGAN3Generator for a StyleGAN3 network.
+        The frozen generator on the CPU: a StyleGAN2Generator, a StyleGAN3Generator for a StyleGAN3 network, or a
+        ModuleGenerator for "faces", a DCGAN of 64x64 without w.
 
     Raises:
         LaceError: for an unknown name, a missing or damaged file, and in the cases of `published_path` and
@@ -76,7 +79,7 @@ def load_generator(
     return _loaded(name, checkpoint_key, options).with_features(features)
 
 
-def _loaded(name: str | os.PathLike[str], checkpoint_key: str | None, options: Mapping[str, Any]) -> StyleGAN2Generator:
+def _loaded(name: str | os.PathLike[str], checkpoint_key: str | None, options: Mapping[str, Any]) -> Generator:
     """Return the generator of a name or file."""
     shipped = str(name) in (*SHIPPED, *weight_names())
     is_file = Path(name).is_file()
@@ -93,4 +96,17 @@ def _loaded(name: str | os.PathLike[str], checkpoint_key: str | None, options: M
         )
     weights = SHIPPED.get(str(name), name)
     kind = own_kind(weight_path(weights))
+    if kind == "face_network":
+        return _face_generator(weights, **options)
     return (StyleGAN3Generator if kind == "stylegan3" else StyleGAN2Generator).from_weights(weights, **options)
+
+
+def _face_generator(name: str | os.PathLike[str], **options: Any) -> ModuleGenerator:
+    """Return the generator of faces. Raises LaceError for weights of another face network, and for other options."""
+    if options.keys() - {"max_batch", "memory"}:
+        raise LaceError(
+            f"The generator of faces takes max_batch and memory, received {', '.join(sorted(options))}: leave the "
+            "others out (it has no truncation)."
+        )
+    network = load_face_network("faces_generator", weight_path(name))
+    return ModuleGenerator(network, 100, (3, 64, 64), reshape=(100, 1, 1), **options)

@@ -15,10 +15,12 @@ from tqdm import tqdm
 from ..artifacts import load_tensors, save_tensors
 from ..cache import Cache, Entry, is_whole, remove_sealed, sealed_path
 from ..errors import LaceError, suggest
+from ..faces import load_face_network
+from ..faces.lite0 import FEATURES as LITE0_FEATURES
 from ..labelers import Labeler
-from ..pictures.convert import float_batches
+from ..pictures.convert import float_batches, from_bytes
 from ..source import identity_of
-from ..weights import weight_names, weight_path
+from ..weights import card, weight_names, weight_path
 from .fid import (
     INCEPTION_FEATURES,
     TENSORFLOW_RESIZE,
@@ -32,8 +34,9 @@ from .fid import (
 )
 from .reference import GivenStatistics
 
-CHOICES = ("auto", "judge", "inception", "none")
+CHOICES = ("auto", "judge", "inception", "lite0", "none")
 INCEPTION_NETWORK = f"torch-fidelity inception-v3-compat, {INCEPTION_FEATURES} features"
+LITE0_NETWORK = f"EfficientNet-Lite0 of ImageNet, {LITE0_FEATURES} features"
 # Pictures (N, C, H, W) uint8, or batches of them that are read one at a time.
 Pictures = Tensor | Sequence[Tensor]
 SAVE_SECONDS = 60.0
@@ -152,6 +155,26 @@ def inception_extractor(device: str = "cpu") -> Extractor:
     return Extractor(INCEPTION_NETWORK, "fid", size, features, TENSORFLOW_RESIZE, device)
 
 
+def lite0_extractor(device: str = "cpu") -> Extractor:
+    """Return the extractor of the features of EfficientNet-Lite0, whose weights come with this package.
+
+    Args:
+        device: Device of the network.
+    """
+    network = load_face_network("lite0_features").to(device).to(memory_format=torch.channels_last)
+    # The network enlarges pictures to 224x224; few of them at a time stay in the cache of a processor.
+    together = 250 if device.startswith("cuda") else 8
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        return torch.cat([network(from_bytes(part)) for part in images.split(together)])
+
+    resize = "224x224 bicubic, antialiased"
+    return Extractor(
+        LITE0_NETWORK, "fd_lite0", LITE0_FEATURES, features, resize, device, card("lite0_features")["sha256"]
+    )
+
+
 def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extractor:
     """Return the extractor of a judge's penultimate features.
 
@@ -170,6 +193,23 @@ def judge_extractor(judge: Labeler, dataset: str, device: str = "cpu") -> Extrac
         device,
         identity_of(judge),
     )
+
+
+def extractor_of(choice: str, judge: Labeler, dataset: str, device: str = "cpu") -> Extractor:
+    """Return the extractor of a choice.
+
+    Args:
+        choice: `judge`, `inception` or `lite0`.
+        judge: The judge.
+        dataset: Name of the data set, which the name of the distance leaves out.
+        device: Device of the network.
+
+    Raises:
+        LaceError: When the weights of Inception are neither on this machine nor can be downloaded.
+    """
+    if choice == "inception":
+        return inception_extractor(device)
+    return lite0_extractor(device) if choice == "lite0" else judge_extractor(judge, dataset, device)
 
 
 def feature_name(judge: Labeler) -> str:
@@ -307,8 +347,8 @@ def build_feature_space(
 
     Args:
         choice: `auto` (the features of the given statistics; without them Inception where its weights are on this
-            machine and there are pictures, else the judge), `judge`, `inception` (downloads the weights if needed), or
-            `none`.
+            machine and there are pictures, else the judge), `judge`, `inception` (downloads the weights if needed),
+            `lite0` (EfficientNet-Lite0, whose weights come with this package), or `none`.
         judge: The judge.
         pictures: Real pictures, None where there are none.
         dataset: Name of the data set.
@@ -322,7 +362,7 @@ def build_feature_space(
 
     Raises:
         LaceError: For an unknown choice; when there are neither statistics nor pictures; for given statistics of other
-            features; and for pictures of another shape than the generator's, unless Inception resizes both.
+            features; and for pictures of another shape than the generator's, unless the network resizes both.
     """
     if choice not in CHOICES:
         raise LaceError(
@@ -330,18 +370,10 @@ def build_feature_space(
         )
     if choice == "none":
         return None
+    chosen = _chosen(choice, judge, pictures is not None, given)
     if given is not None:
-        use_inception = choice == "inception" or (choice == "auto" and _are_of_inception(given, judge))
-        _check_given(
-            given,
-            INCEPTION_NETWORK if use_inception else feature_name(judge),
-            INCEPTION_FEATURES if use_inception else judge.num_features,
-        )
-    else:
-        use_inception = choice == "inception" or (
-            choice == "auto" and inception_weights() is not None and pictures is not None
-        )
-    extractor = inception_extractor(device) if use_inception else judge_extractor(judge, dataset, device)
+        _check_given(given, *_published().get(chosen, (feature_name(judge), judge.num_features)))
+    extractor = extractor_of(chosen, judge, dataset, device)
     protocol = {
         "network": extractor.network,
         "distance": "Fréchet distance of Gaussians (torch-fidelity)",
@@ -358,11 +390,21 @@ def build_feature_space(
     return FeatureSpace(extractor.key, extractor.features, extractor.size, reference, {**protocol, **measured})
 
 
-def _are_of_inception(given: GivenStatistics, judge: Labeler) -> bool:
-    """Return whether statistics are of Inception features, by the network that they name, else by their size."""
-    if given.network is not None:
-        return given.network == INCEPTION_NETWORK
-    return given.num_features == INCEPTION_FEATURES
+def _published() -> dict[str, tuple[str, int]]:
+    """Return name and number of the features of each network that is no judge."""
+    return {"inception": (INCEPTION_NETWORK, INCEPTION_FEATURES), "lite0": (LITE0_NETWORK, LITE0_FEATURES)}
+
+
+def _chosen(choice: str, judge: Labeler, has_pictures: bool, given: GivenStatistics | None) -> str:
+    """Return judge, inception or lite0; for auto by the given statistics, of which a name counts before the size."""
+    if choice != "auto":
+        return choice
+    if given is None:
+        return "inception" if inception_weights() is not None and has_pictures else "judge"
+    for name, (network, size) in _published().items():
+        if given.network == network or (given.network is None and given.num_features == size):
+            return name
+    return "judge"
 
 
 def _check_given(given: GivenStatistics, network: str, size: int) -> None:
@@ -376,6 +418,12 @@ def _check_given(given: GivenStatistics, network: str, size: int) -> None:
         )
 
 
+def _are_of(protocol: Mapping[str, Any], pictures: RealPictures | None) -> bool:
+    """Return whether shipped statistics are of these pictures, where both name the generator that drew them."""
+    generator = protocol.get("source", {}).get("generator")
+    return generator is None or pictures is None or pictures.source.get("generator") in (None, generator)
+
+
 def _reference(
     extractor: Extractor, pictures: RealPictures | None, dataset: str, cache: Cache, image_shape: Sequence[int] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -383,7 +431,7 @@ def _reference(
     shipped = f"{dataset}_reference"
     if shipped in weight_names():
         statistics, protocol = load_statistics(weight_path(shipped))
-        if protocol.get("network") == extractor.network:
+        if protocol.get("network") == extractor.network and _are_of(protocol, pictures):
             return statistics, {"reference": str(protocol["reference"])}
     if pictures is None:
         raise LaceError(
@@ -393,11 +441,11 @@ def _reference(
         )
     source = dict(pictures.source)
     shape = "x".join(map(str, source["shape"]))
-    if extractor.key != "fid" and image_shape is not None and list(image_shape) != source["shape"]:
+    if extractor.resize == "none" and image_shape is not None and list(image_shape) != source["shape"]:
         raise LaceError(
             f"The judge compares pictures of one shape, and the generator's are {'x'.join(map(str, image_shape))}, "
-            f"those of '{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception, which resizes "
-            "both."
+            f"those of '{dataset}' {shape}: set dataset.module.resolution, or metrics.fid=inception or lite0, which "
+            "resize both."
         )
     entry = _entry(extractor, dataset, source, cache)
 

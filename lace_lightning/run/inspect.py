@@ -13,8 +13,8 @@ from ..artifacts import atomic_path, check_writable
 from ..cache import Cache
 from ..errors import LaceError
 from ..labelers import Labeler
-from ..metrics import LayerShares, layers_of
-from ..metrics.feature_space import inception_extractor, judge_extractor, measure_reference
+from ..metrics import LayerShares, judged_labels, layers_of
+from ..metrics.feature_space import extractor_of, measure_reference
 from ..pictures.convert import downscale, float_batches, to_bytes
 from ..pictures.grids import labelled_grid, to_picture
 from ..portraits import attribute_rows
@@ -30,8 +30,8 @@ def reference(settings: Settings) -> dict[str, float]:
     """Measure the reference statistics of Fréchet distances: mean and covariance of features of real pictures.
 
     Args:
-        settings: settings of the task `reference`; the features are Inception's for metrics.fid=inception, else those
-            of the judge.
+        settings: settings of the task `reference`; the features are those of metrics.fid, for auto those of the
+            judge.
 
     Returns:
         Figures by name; the statistics are written as <task.export>.safetensors.
@@ -46,12 +46,7 @@ def reference(settings: Settings) -> dict[str, float]:
     pictures = {split: part[0] for split, part in getattr(data, "splits", {}).items()} or {
         "train": data.train_pictures()
     }
-    inception = settings.metrics.fid == "inception"
-    extractor = (
-        inception_extractor(device)
-        if inception
-        else judge_extractor(labeler_of(settings.judge), settings.dataset.name, device)
-    )
+    extractor = extractor_of(settings.metrics.fid, labeler_of(settings.judge), settings.dataset.name, device)
     file = Path(settings.paths.output) / f"{task.export}.safetensors"
     metrics = measure_reference(
         extractor, pictures, settings.dataset.name, file, data.source, Cache(settings.paths.cache)
@@ -63,11 +58,14 @@ def reference(settings: Settings) -> dict[str, float]:
 def check_labelers(settings: Settings) -> dict[str, float]:
     """Measure labeler and judge on test pictures with labels, and their agreement on pictures of the generator.
 
+    A data set without labels leaves the first out. Labels that one of the two does not know are left out.
+
     Args:
         settings: settings of the task `check_labelers`.
 
     Returns:
-        Figures "labeler/<attribute>", "judge/<attribute>" and "agreement/<attribute>", each from 0 to 1.
+        Figures "labeler/<attribute>", "judge/<attribute>" and "agreement/<attribute>", each from 0 to 1; and
+        "both_know/<attribute>", the share of the generated pictures of which both know the label, where it is below 1.
 
     Raises:
         LaceError: when labeler, judge and data set have different attributes.
@@ -76,13 +74,11 @@ def check_labelers(settings: Settings) -> dict[str, float]:
     generator = generator_of(settings.generator).to(device)
     labeler, judge = (labeler_of(node, generator).to(device) for node in (settings.labeler, settings.judge))
     schema, data = common_schema(labeler, judge), settings.dataset.module.build()
-    if data.schema.attributes != schema.attributes:
+    if data.schema is not None and data.schema.attributes != schema.attributes:
         raise LaceError(
             f"Labeler and judge must know the attributes of the data set, {', '.join(data.schema.names)}, and know "
             f"{', '.join(schema.names)}: choose others, or another dataset.module.attributes where it has that."
         )
-    data.setup("fit")
-    pictures, truth, *known = data.splits["test"]
 
     def logits(network: Labeler, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([network(part.to(device)).cpu() for part in float_batches(images)])
@@ -96,19 +92,26 @@ def check_labelers(settings: Settings) -> dict[str, float]:
             seen.append([logits(network, images) for network in (labeler, judge)])
             shown.append(downscale(images[: max(80 - first, 0)].cpu()))
 
-    # Attributes without labels in the data set are left out.
-    has_labels = known[0].any(0).tolist() if known else [True] * len(schema)
-    scores = {
-        role: {
-            name: score
-            for (name, score), is_known in zip(
-                attribute_scores(schema, logits(network, pictures), truth, *known).items(), has_labels, strict=True
-            )
-            if is_known
-        }
-        for role, network in (("labeler", labeler), ("judge", judge))
-    }
-    scores["agreement"] = attribute_scores(schema, *map(torch.cat, zip(*seen, strict=True)))
+    scores: dict[str, dict[str, torch.Tensor]] = {}
+    num_test = 0
+    if data.schema is not None:
+        data.setup("fit")
+        pictures, truth, *known = data.splits["test"]
+        num_test = len(pictures)
+        # Attributes without labels in the data set are left out.
+        has_labels = known[0].any(0).tolist() if known else [True] * len(schema)
+        for role, network in (("labeler", labeler), ("judge", judge)):
+            measured = attribute_scores(schema, logits(network, pictures), truth, *known)
+            scores[role] = {
+                name: score for (name, score), used in zip(measured.items(), has_labels, strict=True) if used
+            }
+    labels = [judged_labels(schema, torch.cat(part)) for part in zip(*seen, strict=True)]
+    both = labels[0].known & labels[1].known
+    scores["agreement"] = attribute_scores(
+        schema, torch.cat([part[1] for part in seen]).nan_to_num(), labels[0].values, both
+    )
+    if not bool(both.all()):
+        scores["both_know"] = dict(zip(schema.names, both.float().mean(0), strict=True))
     metrics = {f"{role}/{name}": float(value) for role, column in scores.items() for name, value in column.items()}
     rows = [
         [
@@ -119,8 +122,8 @@ def check_labelers(settings: Settings) -> dict[str, float]:
         for a in schema
     ]
     summary = (
-        f"{len(pictures)} test pictures of {settings.dataset.name}; agreement on {count} pictures of "
-        f"{settings.generator.name}\n"
+        f"{f'{num_test} test pictures of {settings.dataset.name}; ' if num_test else ''}agreement on {count} pictures "
+        f"of {settings.generator.name}\n"
         f"{Table(['attribute', '', *scores], rows).text()}"
     )
     grid = labelled_grid(
@@ -130,7 +133,7 @@ def check_labelers(settings: Settings) -> dict[str, float]:
         settings,
         metrics,
         {
-            "test_pictures": len(pictures),
+            "test_pictures": num_test,
             "generated_pictures": count,
             "labeler": labeler.digest,
             "judge": judge.digest,

@@ -145,7 +145,7 @@ class Metrics(Group):
     num_samples: int = setting(10_000, "Samples that are drawn and measured.", "samples", ge=1)
     batch_size: int = setting(500, "Samples at a time.", "samples", ge=1)
     seed: int = setting(1, "Seed of the samples.", ge=0, le=LARGEST_RUN_SEED)
-    fid: Literal["auto", "judge", "inception", "none"] = setting("auto", "Features of the Fréchet distance.")
+    fid: Literal["auto", "judge", "inception", "lite0", "none"] = setting("auto", "Features of the Fréchet distance.")
     reference: str | None = setting(None, "File of reference statistics; null: the data set.")
     distance_codes: Literal["same", "pairs"] = setting(
         "same", "Free attributes while the distance is measured: balanced, or as the pairs have them."

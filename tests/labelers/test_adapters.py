@@ -314,7 +314,7 @@ def test_clip_abstains_below_its_confidence(tmp_path: Path) -> None:
         ({"hat": {"yes": "a hat"}}, "received 1"),
         ({"hat": ["a cat", ""]}, "none of them empty"),
         ({"hat": ["a cat", "a cat"]}, "different sentences"),
-        ({"a hat": ["a", "b"]}, "word of letters"),
+        ({"hat!": ["a", "b"]}, "must consist of letters"),
     ],
 )
 def test_wrong_prompts_are_one_sentence(prompts, message) -> None:

@@ -33,6 +33,7 @@ from lace_lightning.labelers import (
     Labeler,
     as_labeler,
     clip_labeler,
+    face_labeler,
     function_labeler,
     library_labeler,
     module_labeler,
@@ -40,6 +41,7 @@ from lace_lightning.labelers import (
     script_labeler,
 )
 from lace_lightning.labelers.adapters import FunctionNetwork
+from lace_lightning.labelers.face_networks import FaceAttributes
 from lace_lightning.schema import Attribute, Labels, Schema
 from tests.models import tiny_clip
 
@@ -181,6 +183,11 @@ def of_function(*functions: Callable[[Tensor], Tensor]) -> Callable[..., Labeler
     return lambda path, seed, options: function_labeler(functions[seed], CONFIG, **options)
 
 
+def of_faces(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
+    # Without landmarks, which do not know the labels of pictures of no face.
+    return face_labeler(("face_api", "second")[seed], ["smile", "brightness"], **options)
+
+
 @dataclass
 class Case:
     """A kind of labelers, its network, and which promises apply to it."""
@@ -217,6 +224,7 @@ CASES: dict[str, Case] = {
     "script of any size": Case(script_labeler, WrappedImageNetwork, of_script(None)),
     "module": Case(module_labeler, WrappedImageNetwork, of_module, SIDE),
     "clip": Case(clip_labeler, WrappedImageNetwork, of_clip, 32),
+    "face networks": Case(face_labeler, FaceAttributes, of_faces),
     "function of labels": Case(
         function_labeler, FunctionNetwork, of_function(label_colours, label_other_colours), abstains=True
     ),
@@ -451,7 +459,7 @@ def test_logits_are_averaged_over_views(name: str, make) -> None:
 def test_labels_are_known_from_the_confidence_on(name: str, make) -> None:
     labeler, images = make(name), pictures()
     logits, decided = labeler(images), labeler.labels(images)
-    largest = logits[:, labeler.schema.slices["hat"]].softmax(1).amax(1)
+    largest = logits[:, labeler.schema.slices[labeler.schema.names[0]]].softmax(1).amax(1)
     confidence = float(largest.nan_to_num(0.0).sort().values[-2:].mean())
     labels = make(name, confidence=confidence).labels(images)
     for column, attribute in enumerate(labeler.schema):
