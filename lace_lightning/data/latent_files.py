@@ -267,9 +267,11 @@ def _content(path: Path) -> Any:
     except FileNotFoundError:
         raise LaceError(f"The latents '{path}' were required and do not exist: check the path.") from None
     except Exception as error:
-        # Damage causes errors of many types, of zip and of NumPy.
+        # Damage causes errors of many types, of zip and of NumPy. NumPy takes other files for pickles and tells how to
+        # run them.
+        reason = "it holds something else" if "pickle" in str(error) else in_one_line(error)
         raise LaceError(
-            f"The latents '{path}' must be arrays of numbers and could not be read ({in_one_line(error)}): get the "
+            f"The latents '{path}' must be arrays of numbers and could not be read ({reason}): get the "
             "file again, or save the numbers alone."
         ) from None
 

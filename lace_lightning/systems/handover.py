@@ -47,7 +47,7 @@ PICTURES, WAITING = 32, 3
 Row = dict[str, Any]
 
 
-@dataclass
+@dataclass(repr=False)
 class Samples:
     """Samples in memory: pictures, latents, seeds and a table with one row for each.
 
@@ -80,6 +80,10 @@ class Samples:
     table: list[Row] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
     title: str = ""
+
+    def __repr__(self) -> str:
+        title = f"'{self.title}', " if self.title else ""
+        return f"Samples({title}images {tuple(self.images.shape)}, latents {', '.join(self.latents) or 'none'})"
 
     @property
     def latents(self) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ TAKES = r"The latents must be z \(N, 512\) or w \(N, 512\) or w\+ \(N, 18, 512\)
         ("w.npy", NUMBERS[:, 0].astype(int), r"must be floating numbers, and '.*' has int64 of shape \(3, 512\)"),
         ("w.npy", NUMBERS[:, 0] * np.nan, r"has NaN or infinite ones in row 0 and 2 others of 3: make the file again"),
         ("w.npy", NUMBERS[:, 0] * 1e300, "has NaN or infinite ones in row 0"),
-        ("w.npy", np.array([None, {}]), r"must be arrays of numbers and could not be read \(Object arrays"),
+        ("w.npy", np.array([None, {}]), r"must be arrays of numbers and could not be read \(it holds something else"),
         (
             "w.pickle",
             {"Latent": [NUMBERS[0], NUMBERS[0, :2]]},
