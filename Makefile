@@ -25,7 +25,7 @@ demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10
 	$(RUN) -m lace_lightning +experiment=cifar10_ode
 
 test: $(VENV)/tools  ## build the environment and run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile
 
 test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processor without vector instructions
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(NUMERICAL)

@@ -27,12 +27,10 @@ FFHQ = ["ffhq_glasses", "ffhq_gender_smile_age", "ffhq_edit", "ffhq_edit_stylefl
 METFACES = ["metfaces_yaw", "metfaces_gender_yaw", "metfaces_haircolor", "metfaces_edit"]
 CATS = ["afhq_cats_breed", "afhq_cats_hair_age", "afhq_cats_three", "afhq_cats_edit"]
 # One of every kind of thing that an experiment sweeps over.
-# Pictures of 1024 pixels take most of the time.
-FEW = ["metrics.num_samples=2", "metrics.batch_size=2", "pairs.count=24"]
 TINY = {
     "ffhq_glasses": ["seed=1"],
     "ffhq_gender_smile_age": ["seed=1"],
-    "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1", *FEW],
+    "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
     "ffhq_edit_styleflow": [
         "seed=1",
         "editing=styleflow_v2_faces",
@@ -43,16 +41,17 @@ TINY = {
     ],
     "ffhq_zero_shot": ["seed=1"],
     "ffhq_logic": ["query.logic=exact"],
-    "metfaces_edit": ["editing=faces_layers", "task.strips=1", *FEW],
-    "afhq_cats_edit": ["task.strips=1", *FEW],
+    "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
+    "afhq_cats_edit": ["task.strips=1"],
 }
 JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
+# Pictures of 1024 pixels take most of the time.
 QUICK = [
     "debug=fast",
     "logger=csv",
-    "pairs.count=40",
-    "metrics.num_samples=4",
-    "metrics.batch_size=4",
+    "pairs.count=24",
+    "metrics.num_samples=2",
+    "metrics.batch_size=2",
     "generator.precision=float32",
     "sampler.atol=0.1",
     "sampler.rtol=0.1",

@@ -116,7 +116,10 @@ def test_a_signal_in_the_first_seconds_is_one_sentence(seconds: float, number: i
         "runpy.run_module('lace_lightning', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (status, "", SENTENCE + "\n")
+    said = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, said[-1]) == (status, "", SENTENCE)
+    # A fast processor may already have said what it makes.
+    assert all(line.startswith("making ") for line in said[:-1])
 
 
 def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -132,7 +132,9 @@ def face_api_weights(path: Path, network: type[nn.Module]) -> tuple[Tensors, Qua
         path: file of the weights; the manifest is beside it.
         network: class of the network.
     """
-    manifest = json.loads(path.with_name(f"{path.stem}-weights_manifest.json").read_text(encoding="utf-8"))[0]["weights"]
+    manifest = json.loads(path.with_name(f"{path.stem}-weights_manifest.json").read_text(encoding="utf-8"))[0][
+        "weights"
+    ]
     data, first, tensors, quantized = path.read_bytes(), 0, {}, {}
     separable = {entry["name"].rpartition("/")[0] for entry in manifest if entry["name"].endswith("pointwise_filter")}
     for entry in manifest:
