@@ -457,16 +457,30 @@ def edit(
     return result
 
 
+def _latents(name: str, given: Any) -> Tensor:
+    """Return latents as a tensor. Raises LaceError for others than finite floating numbers."""
+    latents = torch.as_tensor(given)
+    if not latents.is_floating_point():
+        raise LaceError(f"Latents {name} must be floating numbers, received {latents.dtype}: convert them.")
+    wrong = (~latents.isfinite()).flatten(1).any(1) if latents.ndim > 1 else ~latents.isfinite()
+    if wrong.any():
+        raise LaceError(
+            f"Latents {name} must be finite numbers, and {int(wrong.sum())} of {len(latents)} rows have NaN or "
+            f"infinite ones, the first in row {int(wrong.nonzero()[0])}: leave them out."
+        )
+    return latents
+
+
 def _begun(editor: Editor, system: LACE, seeds: Any, z: Any, w: Any) -> tuple[Edited, list[int]]:
     """Return the state before any edit, and the numbers of the samples."""
     generator, dtype = system.generator, _dtype(system.classifier)
     if w is not None:
-        state = editor.begin_styles(torch.as_tensor(w).to(system.device, dtype))
+        state = editor.begin_styles(_latents("w", w).to(system.device, dtype))
         return state, list(range(len(state.ws)))
     if z is None:
         ranges = seed_ranges(_plain_seeds(seeds))
         return editor.begin(_prior(system, ranges)), [number for part in ranges for number in part]
-    start = torch.as_tensor(z).to(system.device, dtype)
+    start = _latents("z", z).to(system.device, dtype)
     if start.ndim != 2 or start.shape[1] != generator.z_dim or not len(start):
         raise LaceError(
             f"Latents z must have the shape (B, {generator.z_dim}), received {tuple(start.shape)}: give z of this "
@@ -498,6 +512,11 @@ def _system(
             )
         classifier = load_classifier(classifier)
     _dtype(classifier)
+    if not (energy is None or isinstance(energy, (Energy, Mapping))):
+        raise LaceError(
+            f"An energy must be a lace_lightning Energy, such as energies.Reward, received {type(energy).__name__}: "
+            "wrap a function of pictures by energies.Reward."
+        )
     # A new system begins with random weights, which those of the classifier replace.
     with isolate_rng():
         system = LACE.of(classifier.eval().requires_grad_(False), sampler, options, energy).to(own.device).eval()
@@ -542,12 +561,19 @@ def _prior(system: LACE, ranges: Sequence[range], run_seed: int = 0) -> Tensor:
 
 
 def _plain_seeds(seeds: Any) -> Any:
-    return seeds if isinstance(seeds, (str, range)) else seeds.tolist() if hasattr(seeds, "tolist") else _listed(seeds)
+    if isinstance(seeds, (str, range)):
+        return seeds
+    return _listed(seeds.tolist() if hasattr(seeds, "tolist") else seeds)
 
 
 def _listed(seeds: Any) -> Any:
     try:
-        return seeds if isinstance(seeds, int) else list(map(operator.index, seeds))
+        numbers = [seeds] if isinstance(seeds, int) else list(seeds)
+        # A mask of booleans is no list of numbers.
+        if any(isinstance(number, bool) for number in numbers):
+            raise TypeError
+        plain = list(map(operator.index, numbers))
+        return plain[0] if isinstance(seeds, int) else plain
     except TypeError:
         raise LaceError(
             f"Seeds must be whole numbers, received {seeds!r}: give for example range(100) or [3, 250]."

@@ -380,6 +380,8 @@ def draw(
     """
     if seeds is not None and count is not None:
         raise LaceError(f"draw takes --seeds or --count, received --seeds {seeds} and --count {count}: leave one out.")
+    if not query.strip():
+        raise LaceError("draw needs a query, received an empty one: write for example 'label == ship', or 'anything'.")
     words = [f"query={query}"]
     if seeds is not None:
         words.append(f"seeds={seeds}")

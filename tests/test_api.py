@@ -21,6 +21,7 @@ from lace_lightning.api import edit, evaluate, fit
 from lace_lightning.callbacks import ConditionalSampling
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.labelers import as_labeler
+from lace_lightning.labelers.adapters import label_values
 from lace_lightning.query import parse
 from lace_lightning.samplers import EllipticalSlice, Filtered, Heun
 from lace_lightning.systems.lace import LACE, EnergyOptions
@@ -294,3 +295,25 @@ def test_neither_hydra_nor_a_configuration_is_needed(tmp_path: Path) -> None:
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: lace.edit("cifar10", "cifar10", "label == ship", z=np.zeros((1, 128), complex)), "must be floating"),
+        (lambda: lace.edit("cifar10", "cifar10", "label == ship", z=np.full((2, 128), np.nan)), "first in row 0"),
+        (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=True), "must be whole numbers, received True"),
+        (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=[True, False]), "must be whole numbers"),
+        (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=np.array([0.0, 1.5])), "must be whole numbers"),
+        (lambda: lace.draw("cifar10", "cifar10", None, seeds=2), "must be text or a Query, received NoneType"),
+        (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=2, energy=1), "An energy must be"),
+        (
+            lambda: label_values(lambda x: x[:3, 0, 0, 0], torch.zeros(5, 3, 8, 8)),
+            r"each of 5 pictures, received \(3,\)",
+        ),
+        (lambda: label_values(lambda x: x.mean((1, 2, 3)) * 1j, torch.zeros(5, 3, 8, 8)), "complex numbers"),
+    ],
+)
+def test_what_is_no_seed_latent_query_or_label_is_refused(call, message: str) -> None:
+    with pytest.raises(LaceError, match=message):
+        call()

@@ -293,7 +293,17 @@ def label_values(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
             f"({in_one_line(error, 140)}{user_line(error)}): correct the function."
         ) from error
     try:
-        return torch.as_tensor(received).to(images.device, torch.float32)
+        values = torch.as_tensor(received)
+        if values.is_complex():
+            raise TypeError("complex numbers")
+        if values.ndim and len(values) != len(images):
+            raise LaceError(
+                f"A labelling function must return a row for each of {len(images)} pictures, received "
+                f"{tuple(values.shape)}: correct the function."
+            )
+        return values.to(images.device, torch.float32)
+    except LaceError:
+        raise
     except Exception as error:
         raise LaceError(
             f"A labelling function must return a tensor or an array of numbers, received {type(received).__name__} "

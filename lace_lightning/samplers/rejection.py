@@ -66,8 +66,8 @@ class Rejection(Sampler):
     def prepare(self, energy: Energy, z: Tensor, noise: Noise) -> Sampler:
         if not energy.is_probability:
             raise LaceError(
-                "Rejection needs an energy of at least 0, the -log of a probability, and this one is none: set "
-                "query.logic=exact and query.paper_temperature=false, give a reward its largest value (best), or "
+                "Rejection needs an energy of at least 0, the -log of a probability, and that of this run is lower: "
+                "set query.logic=exact and query.paper_temperature=false, give a reward its largest value (best), or "
                 "choose sampler=annealed."
             )
         log_p, error = estimate(energy, z, noise, math.log(self.floor))

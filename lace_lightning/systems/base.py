@@ -176,6 +176,10 @@ class System(pl.LightningModule):
         Raises:
             LaceError: for attributes that the system does not know.
         """
+        if not isinstance(query, (str, Query)):
+            raise LaceError(
+                f"A query must be text or a Query, received {type(query).__name__}: write for example 'glasses == 1'."
+            )
         return parse(query, self.schema) if isinstance(query, str) else query.on(self.schema)
 
     def check_query(self, query: Query) -> None:
