@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import time
@@ -157,6 +156,7 @@ def list_cache(kind: str | None) -> None:
 
 
 def _list_cache(kind: str | None) -> None:
+    from .cache import cache_folder
     from .report.text import Table
 
     stored = _stored(kind)
@@ -192,20 +192,15 @@ def remove_cache(keys: tuple[str, ...], kind: str | None, older: float | None, e
     chosen = [
         entry for entry in stored if (not keys or entry.key in keys) and (older is None or entry.changed <= limit)
     ]
-    from .cache import Cache
+    from .cache import Cache, cache_folder
 
     for entry in chosen:
         Cache(cache_folder()).remove(entry)
     print(f"removed {len(chosen)} entries, {_size(sum(entry.size for entry in chosen))}")
 
 
-def cache_folder() -> Path:
-    """Return the folder of the cache: LACE_CACHE, or the one in the user's home."""
-    return Path(os.environ.get("LACE_CACHE") or Path.home() / ".cache" / "lace_lightning").expanduser()
-
-
 def _stored(kind: str | None) -> list[Stored]:
-    from .cache import Cache
+    from .cache import Cache, cache_folder
 
     stored = Cache(cache_folder()).stored()
     kinds = sorted({entry.kind for entry in stored})

@@ -35,7 +35,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Return a picture (C, H, W) uint8 of a file that this program wrote.
 
     Args:
-        path: a PNG of grey or RGB, with 8 bits.
+        path: a PNG of 1 to 4 channels, with 8 bits.
 
     Raises:
         LaceError: when it cannot be read.

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..artifacts import atomic_path, digest, known_sha256, read_json, write_json
@@ -31,7 +30,7 @@ from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
 from ..pictures.convert import downscale, to_bytes
-from ..pictures.grids import labelled_grid
+from ..pictures.grids import labelled_grid, read_image
 from ..pictures.png import check_channels, png_files
 from ..query import Query
 from ..samplers import Sample
@@ -561,7 +560,7 @@ class SampleFolder:
         wanted = min(self.count, self._contact if not self.steps else -(-self._contact // 10)) * steps
         table = list(islice(self._rows(blocks), wanted))
         # One large picture at a time.
-        pictures = torch.cat([downscale(_read_picture(self.folder / row["file"])[None]) for row in table])
+        pictures = torch.cat([downscale(read_image(self.folder / row["file"])[None]) for row in table])
         # Pictures of the grid have 1 to 4 channels.
         pictures = pictures if pictures.shape[1] <= 4 else pictures[:, :1]
         width = steps if self.steps else 10
@@ -619,12 +618,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _read_picture(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        array = np.array(image)
-    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
 
 
 def _opened(file: Path, mode: Any) -> NDArray[Any] | None:
