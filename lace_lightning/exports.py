@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from .artifacts import atomic_path, to_builtin
 from .classifiers import AttributeClassifier
-from .energies import build
 from .errors import LaceError
 from .generators import Generator
 from .numerics.recording import exporting
@@ -106,8 +105,9 @@ class FixedFlow(nn.Module):
             zero = torch.zeros_like(free[:, 0])
             columns = [free[:, self.free.index(name)] if name in self.free else zero for name in schema.names]
             labels = Labels(schema, torch.stack(columns, 1))
-        energy = build(self.query.on(schema), labels, o.logic, o.sigma, o.temperature, o.paper_temperature, o.gamma)
-        energy = energy.pullback(self.classifier).pullback(self.generator.map_to(self.classifier.space))
+        energy = self.classifier.energy(
+            self.query, labels, o.logic, o.sigma, o.temperature, o.paper_temperature, o.gamma
+        ).pullback(self.generator.map_to(self.classifier.space))
         z = z.clone()
         for _, start, end in self.sampler.steps():
             z = z - self.sampler.length(start, end) * energy.value_and_grad(z)[1]

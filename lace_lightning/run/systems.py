@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import yaml
 from pytorch_lightning.loggers import Logger
 
@@ -113,7 +112,6 @@ def _model(study: Study, kind: type[System]) -> System:
     # No model is shipped.
     path = None if path == AUTO else path
     if path is None:
-        torch.manual_seed(settings.seed)
         dims = {"w_dim": study.generator.w_dim} if kind.space == "w" else {}
         more = {"schema": study.known.to_config(), "_convert_": "all", **dims}
         model: System = settings.model.build("batch_size", **more)
