@@ -53,6 +53,8 @@ LOOKED_AT = 500
 HOLDOUT = (0.05, 0.05)
 # Training steps that a number of epochs is chosen for, and the most epochs that are chosen.
 STEPS, MOST_EPOCHS = 1000, 50
+# Where the most epochs have fewer steps than this, batches are smaller.
+FEWEST_STEPS = 500
 
 
 def fit(
@@ -90,7 +92,8 @@ def fit(
             or None for w where the generator has a mapping and z elsewhere.
         hidden: widths of the perceptron's hidden layers.
         epochs: passes through the pairs, at least 1; None for about 1,000 training steps, at most 50.
-        batch_size: pairs of a training step, at least 1.
+        batch_size: pairs of a training step, at least 1; without `epochs`, fewer where the pairs are so few that 50
+            passes have less than 500 steps.
         learning_rate: peak learning rate of Adam, above 0.
         soft_labels: whether the classifier learns the labeler's probabilities in place of its decisions.
         seed: seed of the latents and of the training, at least 0.
@@ -133,7 +136,10 @@ def fit(
         data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known, generator=generator)
         data.setup()
         steps = -(-len(data.parts["train"][0]) // batch_size)
-        epochs = epochs or min(-(-STEPS // steps), MOST_EPOCHS)
+        if epochs is None:
+            epochs = min(-(-STEPS // steps), MOST_EPOCHS)
+            data.ensure_steps(epochs, FEWEST_STEPS)
+            steps = -(-len(data.parts["train"][0]) // data.batch_size)
         node = {
             "space": space,
             **({"features": generator.feature_name} if space == "features" else {}),

@@ -21,7 +21,7 @@ from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
 from ..source import code_of, identity_of
-from .batches import TensorBatches
+from .batches import TensorBatches, batch_size_of_steps
 from .processes import say
 from .resumable_arrays import META, blocks_of, fill, is_filled, open_rows, rows_done
 
@@ -490,6 +490,21 @@ class LatentPairsDataModule(pl.LightningDataModule):
                     f"Training needs labels of every attribute, and the labeler decided '{name}' for none of "
                     f"{len(known)} pictures: lower labeler.confidence or leave it out of classifier.attributes."
                 )
+
+    def ensure_steps(self, epochs: int, min_steps: int) -> None:
+        """Make the batches smaller where the train pairs are too few for a number of steps.
+
+        Args:
+            epochs: number of epochs of the training; a training without end (-1) has enough steps.
+            min_steps: number of steps, at least 0; 0 for any.
+        """
+        self.setup()
+        count, asked = len(self.parts["train"][0]), self.batch_size
+        if epochs < 1 or not count:
+            return
+        self.batch_size = batch_size_of_steps(count, asked, epochs, min_steps)
+        if self.batch_size != asked:
+            say(f"batches of {self.batch_size} in place of {asked}, for more steps: the train pairs are {count}")
 
     @property
     def columns(self) -> list[int]:

@@ -163,7 +163,9 @@ def training_data(study: Study, system: System, pairs: PairSet | None) -> pl.Lig
         more = None if system.given else more_pairs_of(study, pairs)
         return data_of(study, settings.classifier.model_dump(), settings.seed, pairs, system.schema, more)
     batch_size = settings.model.get("batch_size") or settings.classifier.batch_size
-    node = {**settings.classifier.model_dump(), "space": "w", "soft_labels": False, "batch_size": batch_size}
+    # A model is trained for the epochs of the trainer.
+    changes = {"space": "w", "soft_labels": False, "batch_size": batch_size, "max_epochs": None}
+    node = {**settings.classifier.model_dump(), **changes}
     return data_of(study, node, settings.seed, pairs, system.schema)
 
 
@@ -226,7 +228,7 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
     settings = study.settings
     # How it draws may change without another training.
     trained = {name: value for name, value in settings.model.content.items() if name not in system.draws_with}
-    key = getattr(data, "key", None)
+    key, batch_size = getattr(data, "key", None), getattr(data, "batch_size", None)
     return {
         "model": node_identity(trained),
         "data": node_identity(settings.plain["dataset"], "dataset") if key is None else key,
@@ -235,8 +237,8 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
         "epochs": settings.limits[0],
         "steps": settings.limits[1],
         "holdout": list(settings.pairs.holdout),
-        # A model of latents without one takes that of the classifier.
-        **({} if settings.model.get("batch_size") else {"batch_size": getattr(data, "batch_size", None)}),
+        # A model of latents without one takes that of the classifier, and few pairs make it smaller.
+        **({} if settings.model.get("batch_size") == batch_size else {"batch_size": batch_size}),
     }
 
 
