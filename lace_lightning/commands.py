@@ -257,7 +257,7 @@ def edit_arguments(
 
     Example:
         >>> edit_arguments("a.npy", ["hat == 1", "seed=2"], "portraits_edit", None, {"space": "w"})[:3]
-        ['experiment=portraits_edit', 'task=edit', 'hydra.mode=RUN']
+        ['experiment=portraits_edit', 'task=edit', 'task.weights=auto']
     """
     settings = [word for word in words if SETTING.match(word)]
     edits = [word for word in words if word not in settings]
@@ -268,6 +268,8 @@ def edit_arguments(
     return [
         f"experiment={experiment}",
         "task=edit",
+        # As in draw: a shipped classifier, where there is one for the generator, the settings and the edits.
+        "task.weights=auto",
         # Experiments that are sweeps become one run.
         "hydra.mode=RUN",
         f"hydra.run.dir={folder}",

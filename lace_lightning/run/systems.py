@@ -20,7 +20,7 @@ from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
 from ..training.fitting import Stage
 from ..training.latent_classifier import LatentClassifier, classifier_arguments
-from ..weights import weight_names, weight_path
+from ..weights import card, weight_names, weight_path
 from .check import system_kind
 from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
@@ -77,11 +77,12 @@ def _shipped_classifier(study: Study) -> str | None:
     """Return the name of the shipped classifier of the study's generator and settings, None where there is none."""
     plain = study.settings.plain.get("classifier") or {}
     standard = yaml.safe_load((config_folder() / "classifier" / "latent.yaml").read_text(encoding="utf-8"))
-    if {**plain, "attributes": None} != standard:
-        return None
     made_for = study.generator.digest_for(standard["space"])
     for name in weight_names():
         if not name.endswith("_classifier"):
+            continue
+        # It stands for a training with the settings that it was trained with itself.
+        if {**plain, "attributes": None} != {**standard, **card(name).get("settings", {})}:
             continue
         known = load_config(weight_path(name))
         schema = Schema.from_config(known["schema"])
