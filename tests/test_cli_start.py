@@ -299,3 +299,23 @@ def test_jobs_in_processes_of_joblib_have_folders_and_a_report(tmp_path: Path) -
     folders = sorted((tmp_path / "outputs" / "sweeps" / "cifar10_ode").glob("seed=*"))
     assert [folder.name.rpartition("-")[0] for folder in folders] == ["seed=-1", "seed=-2"]
     assert all((folder / "failed.json").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("entry", ["python -m", "console script"])
+def test_modules_of_the_current_folder_are_found(entry: str, tmp_path: Path) -> None:
+    """A console script has its own folder first in sys.path, and not the current one."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").write_text("print('mine is imported')\nDecoder = 1\n")
+    script = tmp_path / "lace-lightning"
+    script.write_text("from lace_lightning.__main__ import main\nmain()\n")
+    start = ["-m", "lace_lightning"] if entry == "python -m" else [str(script)]
+    done = subprocess.run(
+        [sys.executable, *start, "+experiment=yours", "generator.module._target_=mine.Decoder"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(configuration.config_folder().parent)},
+    )
+    assert "mine is imported" in done.stdout
+    assert done.returncode == 1
