@@ -17,7 +17,7 @@ from .commands import COMMANDS, version
 from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
-from .folders import forget_folders
+from .folders import INPUTS, LOCKS, LOG, discard_unused, forget_folders, note_missing
 from .renamed import former_folder_advice, former_group_advice, renamed_arguments
 from .stopping import is_handled, stop_status, stopping_signals
 from .streams import LOGGERS, MESSAGES, lasting_streams
@@ -252,15 +252,28 @@ def _job(cfg: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         sweeps.mark(folder)
+
+    @contextmanager
+    def nothing_left(*traces: str) -> Iterator[None]:
+        """Let a run that is refused before any work leave no folder. A sweep keeps those of its jobs for its report."""
+        try:
+            yield
+        except LaceError:
+            if not in_sweep:
+                discard_unused(folder, traces)
+            raise
+
     try:
-        settings = check(cfg)
+        with in_first(nothing_left(LOG)):
+            settings = check(cfg)
         # The other processes of a run on several devices share the folder of the first.
         with in_first(locked(folder, "the run", waits=in_sweep)):
             done = folder / "metrics.json"
             if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
                 sweeps.OUTCOMES[folder.name] = "skipped"
                 return None
-            metrics = run(settings)
+            with in_first(nothing_left(LOG, *INPUTS, *LOCKS)):
+                metrics = run(settings)
             sweeps.OUTCOMES[folder.name] = "done"
             (folder / "failed.json").unlink(missing_ok=True)
             return metrics.get("acc")
@@ -424,6 +437,9 @@ def _hydra(arguments: Sequence[str]) -> None:
     import hydra
 
     forget_folders()
+    for argument in arguments:
+        if argument.startswith("hydra.run.dir="):
+            note_missing(argument.partition("=")[2].strip("\"'"))
     _quiet()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -319,3 +319,38 @@ def test_modules_of_the_current_folder_are_found(entry: str, tmp_path: Path) -> 
     )
     assert "mine is imported" in done.stdout
     assert done.returncode == 1
+
+
+REFUSED = [
+    ["draw", "label == shp"],
+    ["draw", "label == ship", "--seeds", "5-1"],
+    ["draw", "label == ship", "--out", "new/er", "sampler.atol=-1"],
+    ["draw", "label == ship", "generator.name=nofile.safetensors"],
+    ["+experiment=cifar10_ode", "seed=-1"],
+    ["+experiment=cifar10_ode", "query=lab == 3"],
+    ["edit", "nofile.npz", "label == ship", "--experiment", "cifar10_edit"],
+]
+
+
+@pytest.mark.parametrize("command", REFUSED, ids=" ".join)
+def test_a_command_that_is_refused_leaves_nothing(command: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path.parent / "cache"))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_refused_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path.parent / "cache"))
+    (tmp_path / "results").mkdir()
+    before = {name: f"{name} of an earlier run" for name in ("metrics.json", "config.yaml", "command.txt")}
+    for name, text in before.items():
+        (tmp_path / "results" / name).write_text(text)
+    (tmp_path / "empty").mkdir()
+    for folder in ("results", "empty"):
+        with pytest.raises(SystemExit):
+            cli.main(["+experiment=cifar10_ode", "query=lab == 3", f"hydra.run.dir={folder}"])
+    assert {name: (tmp_path / "results" / name).read_text() for name in before} == before
+    assert list((tmp_path / "empty").iterdir()) == []
