@@ -205,6 +205,8 @@ def check_choices(arguments: Sequence[str]) -> None:
                 kind, near = key.lstrip("+"), suggest(choice, names)
                 if (former := former_folder_advice(kind, choice, own_folders(arguments))) is not None:
                     raise LaceError(former)
+                if kind == "query" and not near:
+                    near = f' A condition is a comparison, such as query="label == {choice}".'
                 advice = near or f" Choose one of {', '.join(names)}."
                 raise LaceError(f"There is no {kind} '{choice}'.{advice}")
 

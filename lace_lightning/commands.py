@@ -379,7 +379,8 @@ def draw(
         raise LaceError(f"draw takes --seeds or --count, received --seeds {seeds} and --count {count}: leave one out.")
     if not query.strip():
         raise LaceError("draw needs a query, received an empty one: write for example 'label == ship', or 'anything'.")
-    words = [f"query={query}"]
+    # As text: `query=label` is the file conf/query/label.yaml.
+    words = [f'query.text="{query}"' if re.fullmatch(r"[\w,-]+", query) else f"query.text={query}"]
     if seeds is not None:
         words.append(f"seeds={seeds}")
     if count is not None:

@@ -321,6 +321,23 @@ def test_modules_of_the_current_folder_are_found(entry: str, tmp_path: Path) -> 
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["draw", "label"], "write `label == truck`, or `label == *` for all in turn"),
+        (["draw", "ship"], "'ship' is a class of 'label' and no attribute: write `label == ship`"),
+        (["query=ship"], 'A condition is a comparison, such as query="label == ship"'),
+    ],
+)
+def test_a_word_is_no_condition(command: list[str], words: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """`query=label` is a file of the group `query`, and `draw label` is none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert words in capsys.readouterr().err
+
+
 REFUSED = [
     ["draw", "label == shp"],
     ["draw", "label == ship", "--seeds", "5-1"],
