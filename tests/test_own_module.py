@@ -261,6 +261,13 @@ def test_pictures_with_opacity_are_drawn_and_a_judge_of_other_channels_is_refuse
     cli.main([*four, *labels, "task=draw", "task.count=2", *QUICK])
     report = json.loads(next(own_code.glob("out/**/report.json")).read_text())
     assert "ACC flatters" in report["judge_note"]
+    assert report["judged_by"] == "labeler"
+    header = next(own_code.glob("out/**/samples.csv")).read_text().splitlines()[0].split(",")
+    assert "labeler_bright" in header
+    assert not any(name.startswith("judge_") for name in header)
+    last = capsys.readouterr().out
+    assert "; the labeler sees the query in " in last
+    assert "no independent judge was asked" in last
     from PIL import Image
 
     assert Image.open(next(own_code.glob("out/**/0000.png"))).mode == "RGBA"

@@ -192,7 +192,7 @@ class ConditionalSampling(SystemEvaluation):
         """Write those samples of a batch that are kept as files."""
         assert self.kept is not None
         piece = Piece(first, first, min(len(drawn.images), self.kept.count - first))
-        write_pieces(self.kept, system, self.query, drawn, first, [piece], lambda rows: judged[rows], free)
+        write_pieces(self.kept, system, self.query, drawn, first, [piece], lambda rows: judged[rows], free, self.role)
 
     def prepare(self, system: System, device: torch.device) -> None:
         """Give the first batch to the system, which measures settings of its sampler on it."""

@@ -57,8 +57,9 @@ def evaluation_of(study: Study) -> SystemEvaluation:
     }
     if settings.judge is None:
         common["report"]["judge_note"] = NO_JUDGE
+        common["role"] = "labeler"
     if isinstance(task, DrawTask):
-        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report")}
+        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report", "role") if name in common}
         query, *others = study.queries
         return Drawing(
             study.judge,
