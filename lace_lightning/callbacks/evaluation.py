@@ -64,6 +64,10 @@ def announce(system: System) -> None:
         print(system.outlook.sentence, file=sys.stderr, flush=True)
 
 
+# The role of a judge that knows no label.
+NOBODY = "nobody"
+
+
 @dataclass
 class Evaluation:
     """The result of a measurement.
@@ -106,7 +110,8 @@ class SystemEvaluation(pl.Callback):
         keep: number of first samples that are also written as files, at least 0.
         folder: where these are written, a folder of their own that is replaced; None writes none.
         report: further plain values for their report.json.
-        role: what the network that measures is in this run: judge, or labeler where there is no judge.
+        role: what the network that measures is in this run: judge, labeler where there is no judge, or
+            nobody where it knows no label, so that no ACC is measured.
 
     Attributes:
         needs_data: whether a system with given weights is tested on its data too.

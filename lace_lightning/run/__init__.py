@@ -17,7 +17,7 @@ from .inspect import check_labelers, draw_portraits, pictures, reference, style_
 from .outputs import loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
 from .settings import Settings
-from .study import NO_JUDGE, Study
+from .study import Study, measured_by
 from .systems import export, system_of, train_system, training_data
 from .train import fit_classifier, fit_generator, fit_identity
 
@@ -89,8 +89,8 @@ def measure_system(settings: Settings) -> dict[str, float]:
         metrics = test_system(study, system, data, evaluation, loggers)
         metrics |= training_minutes(seconds)
         result = evaluation.evaluation
-        if settings.judge is None:
-            result.protocol["judge_note"] = NO_JUDGE
+        if (note := measured_by(settings)[1]) is not None:
+            result.protocol["judge_note"] = note
         if generator_found := study.generator.found:
             result.protocol["generator_found"] = generator_found
         if study.partial:

@@ -275,10 +275,13 @@ def _check_system(settings: Settings) -> None:
                     f"{value}: set {key}={'false' if value is True else 0}, or pairs.source=null."
                 )
     if settings.labeler is None and settings.judge is None:
-        raise LaceError(
-            "Pictures are measured by a judge, or by the labeler where judge=none, and both are none: choose a judge "
-            "of the attributes, for example judge=clip or judge=module."
-        )
+        is_measured = settings.task.name not in ("control", "draw") or settings.metrics.fid not in ("auto", "none")
+        if pairs.source is None or kind is not None or is_measured:
+            raise LaceError(
+                "Pictures are measured by a judge, or by the labeler where judge=none, and both are none: choose a "
+                "judge of the attributes, for example judge=clip or judge=module. Without either, LACE learns from "
+                "given pairs (pairs.source), and task=control and task=draw measure no ACC."
+            )
     if pairs.source is None and settings.labeler is None and (kind is None or kind.space != "x"):
         raise LaceError(
             "Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source to pairs that have labels."
