@@ -22,7 +22,7 @@ from .classifiers import AttributeClassifier, load_classifier
 from .data import LatentPairsDataModule, cached_pairs, keep_pictures
 from .data.processes import say, silent
 from .energies import Energy
-from .errors import LaceError
+from .errors import LaceError, no_rows
 from .generators import Generator, as_generator
 from .labelers import Labeler, as_labeler
 from .metrics import judged_labels
@@ -33,7 +33,7 @@ from .samplers.base import PILOT_SIZE
 from .schema import Labels, Schema
 from .seeds import sample_seeds, seed_ranges
 from .streams import quiet_libraries
-from .systems.editing import Edited, EditOptions, Editor, parse_edit
+from .systems.editing import Edited, EditOptions, Editor, parse_edits
 from .systems.handover import Row, Samples, sample_table
 from .systems.lace import CONTROLLED_WEIGHT, LACE, EnergyOptions
 from .targets import free_labels
@@ -442,7 +442,7 @@ def edit(
     system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
     own, jury = system.generator, _judge(judge, system)
     editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
-    wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
+    wanted = parse_edits(edits, system.schema)
     state, numbers = _begun(editor, system, seeds, z, w)
     result = []
     for query in [None, *wanted]:
@@ -468,6 +468,8 @@ def _latents(name: str, given: Any) -> Tensor:
     latents = torch.as_tensor(given)
     if not latents.is_floating_point():
         raise LaceError(f"Latents {name} must be floating numbers, received {latents.dtype}: convert them.")
+    if not latents.numel():
+        raise LaceError(no_rows(f"Latents {name}", latents.shape))
     wrong = (~latents.isfinite()).flatten(1).any(1) if latents.ndim > 1 else ~latents.isfinite()
     if wrong.any():
         raise LaceError(

@@ -15,7 +15,7 @@ import click
 
 from . import __version__
 from .configuration import GROUPS, config_folder, describe, overview
-from .errors import LaceError, suggest
+from .errors import LaceError, no_edits, suggest
 
 if TYPE_CHECKING:
     from .cache import Stored
@@ -262,7 +262,7 @@ def edit_arguments(
     settings = [word for word in words if SETTING.match(word)]
     edits = [word for word in words if word not in settings]
     if not edits:
-        raise LaceError('Editing needs edits and received none: write for example "smile == 1".')
+        raise no_edits()
     folder = out or f"{Path(latents).with_suffix('').name}_edited"
     queries = ",".join(f"'{query}'" if '"' in query else f'"{query}"' for query in edits)
     return [

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import atomic_path
-from ..errors import LaceError, in_one_line, listed, quoted
+from ..errors import LaceError, in_one_line, listed, no_rows, quoted
 from ..generators import Generator
 from ..unpickle import plain_pickle, safe_unpickle
 
@@ -135,6 +135,8 @@ def read_latents(path: str | os.PathLike[str], generator: Generator, space: str 
             f"Latents must be floating numbers, and {_place(path, key)} has {dtype} of shape {shape}: give latents z, "
             "w or w+."
         )
+    if shape and not values.numel():
+        raise LaceError(no_rows(f"The latents of {_place(path, key)}", shape))
     entries = None if nested is None else nested.entries
     # Samples of their own, (1, ...), lie behind each other.
     flat = shape if entries is None or len(shape) < 3 or shape[1] != 1 else (shape[0], *shape[2:])

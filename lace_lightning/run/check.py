@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..artifacts import digest
-from ..errors import LaceError, suggest
+from ..errors import LaceError, no_edits, suggest
 from ..renamed import rename_settings
 from ..systems.base import System
 from ..systems.editing import EditOptions
@@ -314,7 +314,7 @@ def edit_options(settings: Settings) -> Any:
             "LACE."
         )
     if not settings.task.edits:  # type: ignore[attr-defined]
-        raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
+        raise no_edits()
     if kind is None and settings.classifier.space == "x":
         raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
     values = dict(settings.editing)

@@ -23,7 +23,7 @@ from ..metrics.feature_space import FeatureSpace, RealPictures, build_feature_sp
 from ..query import Query, parse
 from ..schema import Schema
 from ..source import identity_of
-from ..systems.editing import check_layers, parse_edit
+from ..systems.editing import check_layers, parse_edits
 from ..systems.lace import EnergyOptions
 from .check import edit_options, system_kind
 from .nodes import Node, cached, parameters_of
@@ -132,7 +132,7 @@ class Study:
         if settings.task.name == "edit":
             editing = edit_options(settings)
             check_layers(editing.layers, generator, schema)
-            queries = [parse_edit(str(edit), schema) for edit in settings.task.edits]  # type: ignore[attr-defined]
+            queries = parse_edits(settings.task.edits, schema)  # type: ignore[attr-defined]
         else:
             walk_to = getattr(settings.task, "walk_to", None)
             queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]

@@ -133,7 +133,7 @@ TAKES = r"The latents must be z \(N, 512\) or w \(N, 512\) or w\+ \(N, 18, 512\)
     [
         ("w.npy", NUMBERS[:, 0, :128], TAKES + r", and '.*w\.npy' has the shape \(3, 128\): give latents of this"),
         ("w.npz", {"w": NUMBERS[:, :14]}, TAKES + r", and 'w' in '.*w\.npz' has the shape \(3, 14, 512\)"),
-        ("w.npy", np.zeros((0, 512)), r"has the shape \(0, 512\)"),
+        ("w.npy", np.zeros((0, 512)), r"must have one row or more, received the shape \(0, 512\): give a row for each"),
         ("w.npy", np.zeros((), np.float32), r"has the shape \(\)"),
         ("w.npy", NUMBERS[:, 0].astype(int), r"must be floating numbers, and '.*' has int64 of shape \(3, 512\)"),
         ("w.npy", NUMBERS[:, 0] * np.nan, r"has NaN or infinite ones in row 0 and 2 others of 3: make the file again"),
