@@ -18,7 +18,7 @@ from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
 from .folders import INPUTS, LOCKS, LOG, discard_unused, forget_folders, note_missing
-from .renamed import former_folder_advice, former_group_advice, renamed_arguments
+from .renamed import former_folder_advice, former_group_advice, renamed_arguments, suggest_setting
 from .stopping import is_handled, stop_status, stopping_signals
 from .streams import LOGGERS, MESSAGES, lasting_streams
 
@@ -386,10 +386,10 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
         text = " ".join(str(error).split()) or type(error).__name__
         return LaceError(text)
     key = match[1].partition("@")[0]
-    return LaceError(f"There is no setting '{key}'.{suggest(key, _known(key, arguments))}")
+    return LaceError(f"There is no setting '{key}'.{suggest_setting(key, _known(arguments, key))}")
 
 
-def _known(key: str, arguments: Sequence[str]) -> list[str]:
+def _known(arguments: Sequence[str], key: str) -> list[str]:
     """Return the names of the settings that exist without the override of `key`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -416,10 +416,7 @@ def _known(key: str, arguments: Sequence[str]) -> list[str]:
                     walk(value, f"{key}.")
 
         walk(cfg, "")
-        parent = key.rpartition(".")[0]
-        beside = [name for name in found if name.rpartition(".")[0] == parent]
-        # Where the parts before the last one exist, only the last part is compared: sampler.atoll is near sampler.atol.
-        return beside if suggest(key, beside) else found
+        return found
     return []
 
 

@@ -126,6 +126,15 @@ def test_a_word_that_is_nothing_is_one_sentence() -> None:
     [
         ("samplr=heun", "There is no setting 'samplr'. Did you mean 'sampler'?"),
         ("sampler.atoll=1", "Did you mean 'sampler.atol'?"),
+        ("pairs.num_pairs=3", "Did you mean 'pairs.count'?"),
+        ("+pairs.num_pairs=3", "Did you mean 'pairs.count'?"),
+        ("pairs.from=labels.csv", "Did you mean 'pairs.source'?"),
+        ("task.source=labels.csv", "Did you mean 'pairs.source'?"),
+        ("num_samples=3", "Did you mean 'metrics.num_samples'?"),
+        ("batch_size=3", "'pairs.batch_size', "),
+        ("classifier.lr=1", "Did you mean 'classifier.learning_rate'?"),
+        ("classifier.epochs=1", "Did you mean 'classifier.max_epochs'?"),
+        ("pairs.foo=1", "Known in pairs: count, seed"),
         ("metrics.num_sample=3", "Did you mean 'metrics.num_samples'?"),
     ],
 )

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ..artifacts import digest
 from ..errors import LaceError, no_edits, suggest
-from ..renamed import rename_settings
+from ..renamed import rename_settings, suggest_setting
 from ..systems.base import System
 from ..systems.editing import EditOptions
 from ..systems.lace import EnergyOptions
@@ -102,7 +102,7 @@ def _values(kind: type[BaseModel], key: str, values: Mapping[str, Any]) -> dict[
             if name not in known:
                 raise LaceError(
                     f"There is no setting '{prefix}{name}'."
-                    f"{suggest(name, known) or ' Known: ' + ', '.join(known) + '.'}"
+                    f"{suggest_setting(prefix + name, [prefix + other for other in known])}"
                 )
     result = {}
     for name, value in values.items():
