@@ -421,6 +421,15 @@ def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tens
     return {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
 
 
+def _why_unknown(pairs: PairSet, name: str) -> str:
+    """Return why an attribute of pairs has no labels, and what to do."""
+    if "logits" not in pairs.arrays:
+        return ": fill in its labels in the table of the pairs"
+    if pairs.array("logits")[:, pairs.schema.slices[name]].isnan().any(1).all():
+        return " (its answers are NaN): correct the labeler's function or network"
+    return " (its probabilities are below its confidence): lower labeler.confidence"
+
+
 class LatentPairsDataModule(pl.LightningDataModule):
     """Batches (u, target, known) of pairs from memory; the split of a pair follows from its seed.
 
@@ -488,7 +497,8 @@ class LatentPairsDataModule(pl.LightningDataModule):
             if len(known) and not known[:, index].any():
                 raise LaceError(
                     f"Training needs labels of every attribute, and the labeler decided '{name}' for none of "
-                    f"{len(known)} pictures: lower labeler.confidence or leave it out of classifier.attributes."
+                    f"{len(known)} pictures{_why_unknown(self.pairs, name)}, or leave it out of "
+                    "classifier.attributes."
                 )
 
     def ensure_steps(self, epochs: int, min_steps: int) -> None:
