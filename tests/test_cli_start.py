@@ -79,6 +79,26 @@ def test_bash_completes_by_the_installed_script(tmp_path: Path) -> None:
     assert done.stdout.split() == ["cifar10_heun"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'lace-lightning query="label == s',
+        "lace-lightning query='label == ship and s",
+        'lace-lightning +experiment=cifar10_ode query="',
+        'lace-lightning draw "label == s',
+        "lace-lightning draw s",
+        'lace-lightning query="label == ship"',
+    ],
+)
+def test_the_words_of_a_condition_are_no_settings(line: str) -> None:
+    assert complete(line, ["draw"]) == []
+
+
+def test_what_follows_on_a_condition_is_completed() -> None:
+    assert complete('lace-lightning query="label == ship" samp', ["draw"]) == ["sampler="]
+    assert complete("lace-lightning query=la", ["draw"]) == ["query=label"]
+
+
 def test_own_files_are_completed_and_listed(tmp_path: Path, capsys) -> None:
     (tmp_path / "labeler").mkdir()
     (tmp_path / "labeler" / "cats.yaml").write_text("# Cats of mine.\n_target_: x\n")
