@@ -49,7 +49,7 @@ JOBS = {
     "faces_smile": ["query.text=smile == yes", "seed=1"],
     "faces_gender_smile_age": ["query.text=gender == * and smile == * and mouth == *", "seed=1"],
     "faces_edit": ["editing=sequential", "seed=1"],
-    "faces_edit_order": ["editing=from_start", "seed=1"],
+    "faces_edit_order": ["editing=faces_from_start", "seed=1"],
     "faces_logic": ["query.text=smile == yes or mouth == open", "query.logic=exact", "seed=1"],
     "faces_zero_shot": ["query.text=smile == yes and yaw == 0.8 and brightness == 0.7", "seed=1"],
     "faces_rare": ["query.text=smile == yes and yaw > 0.5", "method=lace_heun", "metrics.posterior_sets=0"],
