@@ -21,6 +21,8 @@ KEYS = {
     "callbacks.pictures_per_class": "metrics.pictures_per_class",
     "callbacks.progress": "metrics.progress",
 }
+# Former choice of a group -> choice.
+CHOICES = {"labeler=faces": "labeler=ffhq", "judge=faces": "judge=ffhq"}
 # Former group -> group.
 GROUPS = {"network": "training", "setting": "domain"}
 
@@ -42,8 +44,12 @@ def renamed_argument(argument: str) -> str:
         argument: one word, such as `task.num_pairs=100`; a word without a former name is returned as it is.
 
     Example:
+        >>> import contextlib, io
         >>> renamed_argument("pairs.count=100")
         'pairs.count=100'
+        >>> with contextlib.redirect_stderr(io.StringIO()):  # the note
+        ...     renamed_argument("judge=faces")
+        'judge=ffhq'
     """
     match = re.match(r"^(\+{0,2}|~)([\w@.]+)(=.*)?$", argument, re.DOTALL)
     if match is None:
@@ -52,6 +58,9 @@ def renamed_argument(argument: str) -> str:
     if key in KEYS:
         note(key, KEYS[key])
         return f"{mark}{KEYS[key]}{rest}"
+    if key + rest in CHOICES:
+        note(key + rest, CHOICES[key + rest])
+        return mark + CHOICES[key + rest]
     group, dot, name = key.partition(".")
     if group in GROUPS:
         note(group, GROUPS[group])

@@ -157,6 +157,8 @@ def test_the_networks_of_a_name_are_taken() -> None:
     assert list(networks.features("judge")) == ["judge"]
     shipped = project_module.Networks.of("portraits_generator")
     assert (shipped.judge, shipped.identity) == (None, None)
+    # Judges of faces are no features of a projection.
+    assert list(project_module.Networks.of("faces").features(None)) == ["identity"]
     edit = project_module.Networks.of(None, "portraits_edit")
     assert edit.generator.truncation == 0.5
     assert edit.identity is not None

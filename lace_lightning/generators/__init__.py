@@ -41,7 +41,7 @@ __all__ = [
     "script_generator",
 ]
 
-SHIPPED = {"cifar10": "cifar10_generator", "faces": "faces_generator"}
+SHIPPED = {name: f"{name}_generator" for name in ("cifar10", "faces", "portraits")}
 
 
 def load_generator(

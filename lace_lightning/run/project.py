@@ -35,12 +35,13 @@ from ..pictures.grids import labelled_grid, read_image, to_picture
 from ..report.text import Table
 from ..source import identity_of
 from ..systems.projection import Projected, ProjectionOptions, Projector
-from ..weights import weight_names
 from .nodes import Node
 from .study import generator_of, labeler_of
 
 # Rows of the contact sheet.
 SHOWN = 16
+# Identity embeddings of generators.
+IDENTITIES = {"faces": "face_api_descriptor", "portraits": "portraits_identity"}
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Networks:
             network = _by_name(generator, known)
         name = generator or ""
         if experiment is None:
-            identity = f"{name}_identity" if f"{name}_identity" in weight_names() else None
+            identity = IDENTITIES.get(name)
         has_judge = experiment is not None or name in choices("judge")
         judge = labeler_of(Node("judge", plain["judge"])) if has_judge and plain.get("judge") else None
         return cls(network, judge, load_embedding(identity))

@@ -336,8 +336,8 @@ def test_labeler_and_judge_are_checked_by_what_celeba_knows(root: Path, tmp_path
         "dataset.module.resolution=32",
         "logger=csv",
         "metrics.num_samples=10",
-        "labeler=faces",
-        "judge=faces",
+        "labeler=ffhq",
+        "judge=ffhq",
         "hydra.run.dir=out",
     ]
     with pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,15 +132,15 @@ def test_pictures_of_others_are_not_written_over(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_what_was_made(tmp_path: Path, monkeypatch) -> None:
-    written = Path.write_bytes
+    renamed = os.replace
 
-    def full(path: Path, content: bytes) -> int:
-        if "0006" in path.name:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return written(path, content)
+    def full(source: str, target: str) -> None:
+        if "0006" in os.fspath(target):
+            raise OSError(errno.ENOSPC, "No space left on device", target)
+        renamed(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(handover.Path, "write_bytes", full)
+        patch.setattr(handover.os, "replace", full)
         with pytest.raises(LaceError, match=r"could not be written \(No space left on device\): free space"):
             write(tmp_path)
     assert 6 in write(tmp_path)

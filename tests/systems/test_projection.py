@@ -68,6 +68,14 @@ def test_pictures_of_a_space_are_found_again(space: str) -> None:
         torch.testing.assert_close(found.ws, found.w[:, None].expand(-1, 3, -1))
 
 
+def test_faces_that_the_generator_drew_are_found_in_z() -> None:
+    faces = lace.load_generator("faces")
+    # Samples of the prior that are nearest lie further off.
+    found = project(faces, faces(faces.prior(2, seed=777)), options=ProjectionOptions(candidates=100))
+    assert float(found.rmse.max()) < 0.1
+    assert float(found.z.std()) == pytest.approx(1, abs=0.35)
+
+
 def test_the_last_space_of_a_generator_is_taken() -> None:
     assert project(LAYERS, pictures(1), options=QUICK).space == "w+"
     decoder = nn.Sequential(nn.Linear(2, 192), nn.Tanh(), nn.Unflatten(1, (3, 8, 8)))
