@@ -22,7 +22,7 @@ from .classifiers import AttributeClassifier, load_classifier
 from .data import LatentPairsDataModule, cached_pairs, keep_pictures
 from .data.processes import say, silent
 from .energies import Energy
-from .errors import LaceError
+from .errors import LaceError, no_rows
 from .generators import Generator, as_generator
 from .labelers import Labeler, as_labeler
 from .metrics import judged_labels
@@ -33,7 +33,7 @@ from .samplers.base import PILOT_SIZE
 from .schema import Labels, Schema
 from .seeds import sample_seeds, seed_ranges
 from .streams import quiet_libraries
-from .systems.editing import Edited, EditOptions, Editor, parse_edit
+from .systems.editing import Edited, EditOptions, Editor, parse_edits
 from .systems.handover import Row, Samples, sample_table
 from .systems.lace import CONTROLLED_WEIGHT, LACE, EnergyOptions
 from .targets import free_labels
@@ -53,6 +53,8 @@ LOOKED_AT = 500
 HOLDOUT = (0.05, 0.05)
 # Training steps that a number of epochs is chosen for, and the most epochs that are chosen.
 STEPS, MOST_EPOCHS = 1000, 50
+# Where the most epochs have fewer steps than this, batches are smaller.
+FEWEST_STEPS = 500
 
 
 def fit(
@@ -90,7 +92,8 @@ def fit(
             or None for w where the generator has a mapping and z elsewhere.
         hidden: widths of the perceptron's hidden layers.
         epochs: passes through the pairs, at least 1; None for about 1,000 training steps, at most 50.
-        batch_size: pairs of a training step, at least 1.
+        batch_size: pairs of a training step, at least 1; without `epochs`, fewer where the pairs are so few that 50
+            passes have less than 500 steps.
         learning_rate: peak learning rate of Adam, above 0.
         soft_labels: whether the classifier learns the labeler's probabilities in place of its decisions.
         seed: seed of the latents and of the training, at least 0.
@@ -133,7 +136,10 @@ def fit(
         data = LatentPairsDataModule(pairs, space, batch_size, soft_labels, HOLDOUT, seed, known, generator=generator)
         data.setup()
         steps = -(-len(data.parts["train"][0]) // batch_size)
-        epochs = epochs or min(-(-STEPS // steps), MOST_EPOCHS)
+        if epochs is None:
+            epochs = min(-(-STEPS // steps), MOST_EPOCHS)
+            data.ensure_steps(epochs, FEWEST_STEPS)
+            steps = -(-len(data.parts["train"][0]) // data.batch_size)
         node = {
             "space": space,
             **({"features": generator.feature_name} if space == "features" else {}),
@@ -436,7 +442,7 @@ def edit(
     system = _system(generator, classifier, sampler, EnergyOptions(), None, None)
     own, jury = system.generator, _judge(judge, system)
     editor = Editor(own, system.classifier, system.sampler, options or EditOptions(weight=CONTROLLED_WEIGHT))
-    wanted = [parse_edit(one, system.schema) for one in ([edits] if isinstance(edits, (str, Query)) else edits)]
+    wanted = parse_edits(edits, system.schema)
     state, numbers = _begun(editor, system, seeds, z, w)
     result = []
     for query in [None, *wanted]:
@@ -462,6 +468,8 @@ def _latents(name: str, given: Any) -> Tensor:
     latents = torch.as_tensor(given)
     if not latents.is_floating_point():
         raise LaceError(f"Latents {name} must be floating numbers, received {latents.dtype}: convert them.")
+    if not latents.numel():
+        raise LaceError(no_rows(f"Latents {name}", latents.shape))
     wrong = (~latents.isfinite()).flatten(1).any(1) if latents.ndim > 1 else ~latents.isfinite()
     if wrong.any():
         raise LaceError(

@@ -17,8 +17,8 @@ from .commands import COMMANDS, version
 from .completion import shell_completion
 from .configuration import choices, config_folder, describe, overview, own_folders
 from .errors import LaceError, suggest
-from .folders import forget_folders
-from .renamed import former_folder_advice, former_group_advice, renamed_arguments
+from .folders import INPUTS, LOCKS, LOG, discard_unused, forget_folders, note_missing
+from .renamed import former_folder_advice, former_group_advice, renamed_arguments, suggest_setting
 from .stopping import is_handled, stop_status, stopping_signals
 from .streams import LOGGERS, MESSAGES, lasting_streams
 
@@ -205,6 +205,8 @@ def check_choices(arguments: Sequence[str]) -> None:
                 kind, near = key.lstrip("+"), suggest(choice, names)
                 if (former := former_folder_advice(kind, choice, own_folders(arguments))) is not None:
                     raise LaceError(former)
+                if kind == "query" and not near:
+                    near = f' A condition is a comparison, such as query="label == {choice}".'
                 advice = near or f" Choose one of {', '.join(names)}."
                 raise LaceError(f"There is no {kind} '{choice}'.{advice}")
 
@@ -252,15 +254,28 @@ def _job(cfg: DictConfig) -> float | None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     if in_sweep:
         sweeps.mark(folder)
+
+    @contextmanager
+    def nothing_left(*traces: str) -> Iterator[None]:
+        """Let a run that is refused before any work leave no folder. A sweep keeps those of its jobs for its report."""
+        try:
+            yield
+        except LaceError:
+            if not in_sweep:
+                discard_unused(folder, traces)
+            raise
+
     try:
-        settings = check(cfg)
+        with in_first(nothing_left(LOG)):
+            settings = check(cfg)
         # The other processes of a run on several devices share the folder of the first.
         with in_first(locked(folder, "the run", waits=in_sweep)):
             done = folder / "metrics.json"
             if in_sweep and done.is_file() and read_json(done)["config_digest"] == settings.digest:
                 sweeps.OUTCOMES[folder.name] = "skipped"
                 return None
-            metrics = run(settings)
+            with in_first(nothing_left(LOG, *INPUTS, *LOCKS)):
+                metrics = run(settings)
             sweeps.OUTCOMES[folder.name] = "done"
             (folder / "failed.json").unlink(missing_ok=True)
             return metrics.get("acc")
@@ -371,10 +386,10 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> BaseException:
         text = " ".join(str(error).split()) or type(error).__name__
         return LaceError(text)
     key = match[1].partition("@")[0]
-    return LaceError(f"There is no setting '{key}'.{suggest(key, _known(key, arguments))}")
+    return LaceError(f"There is no setting '{key}'.{suggest_setting(key, _known(arguments, key))}")
 
 
-def _known(key: str, arguments: Sequence[str]) -> list[str]:
+def _known(arguments: Sequence[str], key: str) -> list[str]:
     """Return the names of the settings that exist without the override of `key`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -401,10 +416,7 @@ def _known(key: str, arguments: Sequence[str]) -> list[str]:
                     walk(value, f"{key}.")
 
         walk(cfg, "")
-        parent = key.rpartition(".")[0]
-        beside = [name for name in found if name.rpartition(".")[0] == parent]
-        # Where the parts before the last one exist, only the last part is compared: sampler.atoll is near sampler.atol.
-        return beside if suggest(key, beside) else found
+        return found
     return []
 
 
@@ -424,6 +436,9 @@ def _hydra(arguments: Sequence[str]) -> None:
     import hydra
 
     forget_folders()
+    for argument in arguments:
+        if argument.startswith("hydra.run.dir="):
+            note_missing(argument.partition("=")[2].strip("\"'"))
     _quiet()
     # Hydra would print LaceErrors with its own header and half a traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -15,7 +15,7 @@ import click
 
 from . import __version__
 from .configuration import GROUPS, config_folder, describe, overview
-from .errors import LaceError, suggest
+from .errors import LaceError, no_edits, suggest
 
 if TYPE_CHECKING:
     from .cache import Stored
@@ -257,17 +257,19 @@ def edit_arguments(
 
     Example:
         >>> edit_arguments("a.npy", ["hat == 1", "seed=2"], "portraits_edit", None, {"space": "w"})[:3]
-        ['experiment=portraits_edit', 'task=edit', 'hydra.mode=RUN']
+        ['experiment=portraits_edit', 'task=edit', 'task.weights=auto']
     """
     settings = [word for word in words if SETTING.match(word)]
     edits = [word for word in words if word not in settings]
     if not edits:
-        raise LaceError('Editing needs edits and received none: write for example "smile == 1".')
+        raise no_edits()
     folder = out or f"{Path(latents).with_suffix('').name}_edited"
     queries = ",".join(f"'{query}'" if '"' in query else f'"{query}"' for query in edits)
     return [
         f"experiment={experiment}",
         "task=edit",
+        # As in draw: a shipped classifier, where there is one for the generator, the settings and the edits.
+        "task.weights=auto",
         # Experiments that are sweeps become one run.
         "hydra.mode=RUN",
         f"hydra.run.dir={folder}",
@@ -377,7 +379,8 @@ def draw(
         raise LaceError(f"draw takes --seeds or --count, received --seeds {seeds} and --count {count}: leave one out.")
     if not query.strip():
         raise LaceError("draw needs a query, received an empty one: write for example 'label == ship', or 'anything'.")
-    words = [f"query={query}"]
+    # As text: `query=label` is the file conf/query/label.yaml.
+    words = [f'query.text="{query}"' if re.fullmatch(r"[\w,-]+", query) else f"query.text={query}"]
     if seeds is not None:
         words.append(f"seeds={seeds}")
     if count is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,14 +83,21 @@ def complete(line: str, commands: Sequence[str]) -> list[str]:
         commands: names of the commands that start no experiment.
 
     Returns:
-        Words in alphabetical order that begin with the last, unfinished word of the line.
+        Words in alphabetical order that begin with the last, unfinished word of the line; none inside of quotes, where
+        a condition is written.
 
     Example:
         >>> complete("lace-lightning conv", ["convert", "models"])
         ['convert']
     """
-    words = line.split()[1:]
+    try:
+        words = shlex.split(line)[1:]
+    except ValueError:
+        # An open quote: a condition is being written, and its words are no settings.
+        return []
     current = "" if not words or line[-1:].isspace() else words.pop()
+    if not line.endswith(current):
+        return []
     if words[-1:] and words[-1] in ("--config-dir", "-cd"):
         return []
     found: list[str] = []

@@ -47,6 +47,25 @@ def quoted(text: object, length: int = 60) -> str:
     return f"'{printable(whole if len(whole) <= length else whole[: length - 3] + '...')}'"
 
 
+def no_rows(what: str, shape: Iterable[int]) -> str:
+    """Return the sentence of latents without numbers.
+
+    Args:
+        what: the latents, in words.
+        shape: their shape.
+
+    Example:
+        >>> no_rows("Latents z", (0, 128))
+        'Latents z must have one row or more, received the shape (0, 128): give a row for each picture.'
+    """
+    return f"{what} must have one row or more, received the shape {tuple(shape)}: give a row for each picture."
+
+
+def no_edits() -> LaceError:
+    """Return the error of a session of edits without any."""
+    return LaceError("Editing needs edits and received none: write for example 'glasses == 1', 'age == 0.8'.")
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """Return the first names of a file for a message, escaped and cut; an empty text for none.
 

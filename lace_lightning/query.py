@@ -50,6 +50,15 @@ _TOKEN = re.compile(
     rf"|(?P<number>{NUMBER})|(?P<word>\*|{WORD}))"
 )
 _HELP = "write for example `glasses == 1 and not yaw == 0.5`"
+# What is written in the place of signs of other languages.
+_INSTEAD = {
+    "=": "a comparison is written ==",
+    ":": "a comparison is written ==",
+    "&": "it is written and",
+    "|": "it is written or",
+    "!": "it is written not",
+    **dict.fromkeys("“”„‘’«»`", "quotes are written \" or '"),
+}
 T = TypeVar("T")
 # Signs of a text in letters, the longest first.
 _SPOKEN = {
@@ -258,19 +267,29 @@ class _Parser:
         while rest := self.text[position:].strip():
             match = _TOKEN.match(self.text, position)
             if match is None:
-                raise self.error(f"'{rest[0]}' cannot be read")
+                raise self.unread(self.text.index(rest[0], position))
             kind = str(match.lastgroup)
             found = match[kind][1:-1] if kind == "quoted" else match[kind]
             if kind == "word" and found != "*" and not found.replace("-", "_").isidentifier():
                 # A character outside of ASCII that is no letter, such as a curved quote.
                 strange = next(c for c in found if not f"_{c}".replace("-", "_").isidentifier())
-                raise self.error(f"'{strange}' cannot be read")
+                raise self.unread(self.text.index(strange, position))
             self.tokens.append((kind, found))
             position = match.end()
         self.next = 0
 
-    def error(self, problem: str) -> LaceError:
-        return LaceError(f"The query '{self.text}' could not be understood, {problem}: {_HELP}.")
+    def error(self, problem: str, advice: str = _HELP) -> LaceError:
+        return LaceError(f"The query '{self.text}' could not be understood, {problem}: {advice}.")
+
+    def unread(self, position: int) -> LaceError:
+        """Return the error of a character at which no token begins."""
+        mark = self.text[position]
+        if mark in "\"'":
+            return self.error(f"the quote {mark} at character {position + 1} is not closed")
+        advice = _INSTEAD.get(mark)
+        return self.error(
+            f"'{mark}' (character {position + 1}) cannot be read" + (f", {advice}" if advice is not None else "")
+        )
 
     def peek(self, ahead: int = 0) -> tuple[str, str]:
         """Return kind and text of a token, two empty texts behind the end."""
@@ -325,7 +344,20 @@ class _Parser:
         return self.comparison()
 
     def attribute(self) -> Attribute:
-        return self.schema[self.expect("an attribute", "word", "quoted")]
+        name = self.expect("an attribute", "word", "quoted")
+        owners = [a for a in self.schema if name in a.class_names]
+        if name not in self.schema.names and owners:
+            comparison = Atom(owners[0], "==", float(owners[0].class_index(name)))
+            names = " and ".join(f"'{owner.name}'" for owner in owners)
+            raise self.error(f"'{name}' is a class of {names} and no attribute", f"write `{comparison}`")
+        attribute = self.schema[name]
+        if len(self.tokens) == 1:
+            value = attribute.num_classes - 1.0 if attribute.kind == "discrete" else 0.5
+            one, each = (Atom(attribute, "==", chosen) for chosen in (value, None))
+            raise self.error(
+                f"a comparison is missing behind the attribute '{name}'", f"write `{one}`, or `{each}` for all in turn"
+            )
+        return attribute
 
     def comparison(self) -> Node:
         attribute = self.attribute()

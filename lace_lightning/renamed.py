@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,49 @@ KEYS = {
 CHOICES = {"labeler=faces": "labeler=ffhq", "judge=faces": "judge=ffhq"}
 # Former group -> group.
 GROUPS = {"network": "training", "setting": "domain"}
+
+# What other programs call a setting -> its name here.
+SYNONYMS = {"lr": "learning_rate", "from": "source", "num": "count", "n": "count"}
+# Settings of the same name that are listed at most, and how near a name must be.
+MOST, NEAR = 6, 0.6
+
+
+def suggest_setting(key: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for a setting that does not exist, or the settings that stand beside it.
+
+    A former name and a name of other programs are looked up first, then the same name in other groups, then names
+    beside it.
+
+    Args:
+        key: the dotted name that was given.
+        known: dotted names of all settings and groups.
+
+    Example:
+        >>> names = ["seed", "pairs", "pairs.count", "pairs.seed", "metrics", "metrics.num_samples"]
+        >>> suggest_setting("pairs.num_pairs", names), suggest_setting("metrics.samples", names)
+        (" Did you mean 'pairs.count'?", " Did you mean 'metrics.num_samples'?")
+        >>> suggest_setting("num_samples", names), suggest_setting("pairs.foo", names)
+        (" Did you mean 'metrics.num_samples'?", ' Known in pairs: count, seed.')
+    """
+    names = list(known)
+    group, _, last = key.rpartition(".")
+    prefix = f"{group}." if group else ""
+    beside = [name[len(prefix) :] for name in names if name.rpartition(".")[0] == group]
+    former = [name for old, name in KEYS.items() if old.rpartition(".")[2] == last and name in names]
+    last = SYNONYMS.get(last, last)
+    near = difflib.get_close_matches(last, beside, n=1, cutoff=NEAR)
+    if not near:
+        # The words of a name: `epochs` is near `max_epochs`.
+        near = [name for name in beside if set(last.split("_")) <= set(name.split("_"))]
+    same = [name for name in names if "." in name and name.rpartition(".")[2] == last]
+    elsewhere = [] if last in beside else same
+    # Where the parts before the last one exist, only the last part is compared.
+    whole = [] if group and beside else difflib.get_close_matches(key, names, n=1, cutoff=NEAR)
+    found = former or elsewhere or [f"{prefix}{name}" for name in near] or whole
+    if found:
+        *others, end = [f"'{name}'" for name in dict.fromkeys(found[:MOST])]
+        return f" Did you mean {', '.join(others)}{' or ' if others else ''}{end}?"
+    return f" Known in {group}: {', '.join(beside)}." if group and beside else ""
 
 
 def note(former: str, name: str) -> None:

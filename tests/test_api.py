@@ -301,6 +301,11 @@ def test_neither_hydra_nor_a_configuration_is_needed(tmp_path: Path) -> None:
     ("call", "message"),
     [
         (lambda: lace.edit("cifar10", "cifar10", "label == ship", z=np.zeros((1, 128), complex)), "must be floating"),
+        (lambda: lace.edit("cifar10", "cifar10", "label == ship", z=np.zeros((0, 128))), "Latents z must have one row"),
+        (lambda: lace.edit("cifar10", "cifar10", "label == ship", w=np.zeros((0, 128))), "Latents w must have one row"),
+        (lambda: lace.edit("cifar10", "cifar10", []), "Editing needs edits and received none: write for example 'gla"),
+        (lambda: lace.edit("cifar10", "cifar10", [3]), "An edit must be text or a Query, received int"),
+        (lambda: lace.edit("cifar10", "cifar10", 3), "An edit must be text or a Query, received int"),
         (lambda: lace.edit("cifar10", "cifar10", "label == ship", z=np.full((2, 128), np.nan)), "first in row 0"),
         (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=True), "must be whole numbers, received True"),
         (lambda: lace.draw("cifar10", "cifar10", "label == ship", seeds=[True, False]), "must be whole numbers"),

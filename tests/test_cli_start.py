@@ -79,6 +79,26 @@ def test_bash_completes_by_the_installed_script(tmp_path: Path) -> None:
     assert done.stdout.split() == ["cifar10_heun"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'lace-lightning query="label == s',
+        "lace-lightning query='label == ship and s",
+        'lace-lightning +experiment=cifar10_ode query="',
+        'lace-lightning draw "label == s',
+        "lace-lightning draw s",
+        'lace-lightning query="label == ship"',
+    ],
+)
+def test_the_words_of_a_condition_are_no_settings(line: str) -> None:
+    assert complete(line, ["draw"]) == []
+
+
+def test_what_follows_on_a_condition_is_completed() -> None:
+    assert complete('lace-lightning query="label == ship" samp', ["draw"]) == ["sampler="]
+    assert complete("lace-lightning query=la", ["draw"]) == ["query=label"]
+
+
 def test_own_files_are_completed_and_listed(tmp_path: Path, capsys) -> None:
     (tmp_path / "labeler").mkdir()
     (tmp_path / "labeler" / "cats.yaml").write_text("# Cats of mine.\n_target_: x\n")
@@ -127,6 +147,15 @@ def test_a_word_that_is_nothing_is_one_sentence() -> None:
     [
         ("samplr=heun", "There is no setting 'samplr'. Did you mean 'sampler'?"),
         ("sampler.atoll=1", "Did you mean 'sampler.atol'?"),
+        ("pairs.num_pairs=3", "Did you mean 'pairs.count'?"),
+        ("+pairs.num_pairs=3", "Did you mean 'pairs.count'?"),
+        ("pairs.from=labels.csv", "Did you mean 'pairs.source'?"),
+        ("task.source=labels.csv", "Did you mean 'pairs.source'?"),
+        ("num_samples=3", "Did you mean 'metrics.num_samples'?"),
+        ("batch_size=3", "'pairs.batch_size', "),
+        ("classifier.lr=1", "Did you mean 'classifier.learning_rate'?"),
+        ("classifier.epochs=1", "Did you mean 'classifier.max_epochs'?"),
+        ("pairs.foo=1", "Known in pairs: count, seed"),
         ("metrics.num_sample=3", "Did you mean 'metrics.num_samples'?"),
     ],
 )
@@ -300,3 +329,75 @@ def test_jobs_in_processes_of_joblib_have_folders_and_a_report(tmp_path: Path) -
     folders = sorted((tmp_path / "outputs" / "sweeps" / "cifar10_ode").glob("seed=*"))
     assert [folder.name.rpartition("-")[0] for folder in folders] == ["seed=-1", "seed=-2"]
     assert all((folder / "failed.json").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("entry", ["python -m", "console script"])
+def test_modules_of_the_current_folder_are_found(entry: str, tmp_path: Path) -> None:
+    """A console script has its own folder first in sys.path, and not the current one."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").write_text("print('mine is imported')\nDecoder = 1\n")
+    script = tmp_path / "lace-lightning"
+    script.write_text("from lace_lightning.__main__ import main\nmain()\n")
+    start = ["-m", "lace_lightning"] if entry == "python -m" else [str(script)]
+    done = subprocess.run(
+        [sys.executable, *start, "+experiment=yours", "generator.module._target_=mine.Decoder"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(configuration.config_folder().parent)},
+    )
+    assert "mine is imported" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["draw", "label"], "write `label == truck`, or `label == *` for all in turn"),
+        (["draw", "ship"], "'ship' is a class of 'label' and no attribute: write `label == ship`"),
+        (["query=ship"], 'A condition is a comparison, such as query="label == ship"'),
+    ],
+)
+def test_a_word_is_no_condition(command: list[str], words: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """`query=label` is a file of the group `query`, and `draw label` is none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert words in capsys.readouterr().err
+
+
+REFUSED = [
+    ["draw", "label == shp"],
+    ["draw", "label == ship", "--seeds", "5-1"],
+    ["draw", "label == ship", "--out", "new/er", "sampler.atol=-1"],
+    ["draw", "label == ship", "generator.name=nofile.safetensors"],
+    ["+experiment=cifar10_ode", "seed=-1"],
+    ["+experiment=cifar10_ode", "query=lab == 3"],
+    ["edit", "nofile.npz", "label == ship", "--experiment", "cifar10_edit"],
+]
+
+
+@pytest.mark.parametrize("command", REFUSED, ids=" ".join)
+def test_a_command_that_is_refused_leaves_nothing(command: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path.parent / "cache"))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_refused_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path.parent / "cache"))
+    (tmp_path / "results").mkdir()
+    before = {name: f"{name} of an earlier run" for name in ("metrics.json", "config.yaml", "command.txt")}
+    for name, text in before.items():
+        (tmp_path / "results" / name).write_text(text)
+    (tmp_path / "empty").mkdir()
+    for folder in ("results", "empty"):
+        with pytest.raises(SystemExit):
+            cli.main(["+experiment=cifar10_ode", "query=lab == 3", f"hydra.run.dir={folder}"])
+    assert {name: (tmp_path / "results" / name).read_text() for name in before} == before
+    assert list((tmp_path / "empty").iterdir()) == []

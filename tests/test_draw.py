@@ -242,6 +242,43 @@ def elsewhere(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("query", "trains"), [("gender == male and smile == yes", False), ("age >= 0.6", False), ("beard == yes", True)]
+)
+def test_portraits_are_drawn_and_edited_without_a_training(elsewhere: Path, monkeypatch, query, trains, capsys) -> None:
+    """The shipped classifier knows five of the labeler's twelve attributes; experiments train their own."""
+
+    def train(*_: object, **__: object) -> None:
+        raise LaceError("a training begins")
+
+    monkeypatch.setattr("lace_lightning.run.systems.train", train)
+    monkeypatch.setattr("lace_lightning.run.pairs._make_pairs", train)
+    np.savez("own.npz", z=np.zeros((2, 128), np.float32))
+    draws = [
+        "draw",
+        query,
+        "--experiment",
+        "portraits_rare" if trains else "portraits_gender_smile_age",
+        "--count",
+        "2",
+        "--out",
+        "drawn",
+        *SMALL,
+    ]
+    edits = ["edit", "own.npz", query, "--experiment", "portraits_edit", "--out", "edited", *SMALL]
+    for command in (draws, edits):
+        if trains:
+            with pytest.raises(SystemExit):
+                cli.main(command)
+            assert "a training begins" in capsys.readouterr().err
+        else:
+            cli.main(command)
+            assert "classifier: portraits_classifier, shipped; task.weights=null trains one" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["+experiment=portraits_gender_smile_age", "hydra.mode=RUN", "query=smile == yes", *SMALL])
+    assert "a training begins" in capsys.readouterr().err
+
+
 def test_draw_works_with_what_is_shipped_and_trains_nothing(elsewhere: Path, capsys) -> None:
     command = ["draw", "label == ship", "--seeds", "0-4,12", "--out", "ships", *SMALL]
     cli.main(command)

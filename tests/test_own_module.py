@@ -261,6 +261,36 @@ def test_pictures_with_opacity_are_drawn_and_a_judge_of_other_channels_is_refuse
     cli.main([*four, *labels, "task=draw", "task.count=2", *QUICK])
     report = json.loads(next(own_code.glob("out/**/report.json")).read_text())
     assert "ACC flatters" in report["judge_note"]
+    assert report["judged_by"] == "labeler"
+    header = next(own_code.glob("out/**/samples.csv")).read_text().splitlines()[0].split(",")
+    assert "labeler_bright" in header
+    assert not any(name.startswith("judge_") for name in header)
+    last = capsys.readouterr().out
+    assert "; the labeler sees the query in " in last
+    assert "no independent judge was asked" in last
     from PIL import Image
 
     assert Image.open(next(own_code.glob("out/**/0000.png"))).mode == "RGBA"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("task", ["control", "draw", "edit"])
+def test_labels_of_a_table_need_neither_labeler_nor_judge(own_code: Path, task: str, capsys) -> None:
+    """ACC is not measured then; an edit is measured by labels before and after, and needs a judge."""
+    (own_code / "labels.csv").write_text("sample,bright\n" + "".join(f"{i},{i % 2}\n" for i in range(60)))
+    words = ["+experiment=yours", *MODULE, "labeler=none", "judge=none", "pairs.source=labels.csv", "query=bright == 1"]
+    extra = {"control": ["metrics.keep=2"], "draw": ["task.count=2"], "edit": ["edits=bright == 1"]}[task]
+    command = [*words, f"task={task}", *extra, "debug=fast", "logger=csv", "hydra.run.dir=out"]
+    if task == "edit":
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "both are none: choose a judge" in capsys.readouterr().err
+        return
+    cli.main(command)
+    assert "ACC is not measured, since no network looks at the pictures" in capsys.readouterr().err
+    results = json.loads((own_code / "out" / "metrics.json").read_text())
+    assert "ACC is not measured" in results["protocol"]["judge_note"]
+    assert not {"acc", "holds", "unknown", "prior/holds"} & set(results["metrics"])
+    table = next(own_code.glob("out/**/samples.csv")).read_text()
+    assert "bright," not in table.splitlines()[0]
+    assert "holds" not in table.splitlines()[0]

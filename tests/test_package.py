@@ -53,7 +53,7 @@ def test_every_public_name_is_there() -> None:
     "name",
     [
         *(f"cifar10_{kind}" for kind in ("generator", "labeler", "judge", "reference", "classifier")),
-        *(f"portraits_{kind}" for kind in ("generator", "labeler", "judge", "reference", "identity")),
+        *(f"portraits_{kind}" for kind in ("generator", "labeler", "judge", "reference", "identity", "classifier")),
     ],
 )
 def test_shipped_weights_have_cards(name: str) -> None:

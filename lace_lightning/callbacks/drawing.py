@@ -47,7 +47,7 @@ class Drawing(SystemEvaluation):
         walk_frames: frames from one end to the other, at least 1.
         walk_samples: samples in the animation, at least 1.
         judged: whether the judge labels the pictures, which can take longer than drawing them.
-        settings: `batch_size`, `seed`, `progress` and `report`, see `SystemEvaluation`.
+        settings: `batch_size`, `seed`, `progress`, `report` and `role`, see `SystemEvaluation`.
 
     Example:
         >>> import tempfile
@@ -120,7 +120,9 @@ class Drawing(SystemEvaluation):
         metrics = {"drawn": float(self.num_samples)}
         if "holds" in report:
             metrics["holds"] = report["holds"]
-            summary += f"; the judge sees the query in {report['holds']:.1%} of them"
+            summary += f"; the {self.role} sees the query in {report['holds']:.1%} of them"
+            if self.role == "labeler":
+                summary += " (it made the labels, and no independent judge was asked)"
         if self.walk_to is not None:
             summary += self._walk(system, device)
         return Evaluation(metrics, protocol, summary=summary)
@@ -134,7 +136,7 @@ class Drawing(SystemEvaluation):
             "query": self.query.text,
             "seeds": range_text(self.seeds),
             **common,
-            **({} if self.judged else {"judge": None, "judge_digest": None}),
+            **({} if self.judged else {"judge": None, "judge_digest": None, "judged_by": None}),
             **system.protocol(self.query),
         }
 
@@ -179,7 +181,10 @@ class Drawing(SystemEvaluation):
     ) -> None:
         drawn, free = self.draw(system, self.query, block, device)
 
-        write_pieces(out, system, self.query, drawn, block, pieces, lambda rows: self.seen(drawn.images[rows]), free)
+        def judged(rows: slice) -> Labels | None:
+            return self.seen(drawn.images[rows])
+
+        write_pieces(out, system, self.query, drawn, block, pieces, judged, free, self.role)
 
     def seen(self, images: Tensor) -> Labels | None:
         """Return the labels that the judge sees in pictures (B, C, H, W) uint8, None where it is left out."""

@@ -180,7 +180,7 @@ class SequentialEditing(SystemEvaluation):
         latents = {name: value for name, value in found.items() if value is not None}
         # The first state has cost nothing; evaluations are those of each sample.
         sample = Sample(images, state.evaluations, state.seconds)
-        table = sample_table(None, range(first, first + len(images)), sample, judged)
+        table = sample_table(None, range(first, first + len(images)), sample, judged, role=self.role)
         holds = torch.stack([edit.holds(judged) for edit in state.edits]).all(0).tolist() if number else []
         asked = str(self.edits[number - 1]) if number else None
         return Step(

@@ -64,6 +64,10 @@ def announce(system: System) -> None:
         print(system.outlook.sentence, file=sys.stderr, flush=True)
 
 
+# The role of a judge that knows no label.
+NOBODY = "nobody"
+
+
 @dataclass
 class Evaluation:
     """The result of a measurement.
@@ -106,6 +110,8 @@ class SystemEvaluation(pl.Callback):
         keep: number of first samples that are also written as files, at least 0.
         folder: where these are written, a folder of their own that is replaced; None writes none.
         report: further plain values for their report.json.
+        role: what the network that measures is in this run: judge, labeler where there is no judge, or
+            nobody where it knows no label, so that no ACC is measured.
 
     Attributes:
         needs_data: whether a system with given weights is tested on its data too.
@@ -138,7 +144,9 @@ class SystemEvaluation(pl.Callback):
         keep: int = 0,
         folder: str | os.PathLike[str] | None = None,
         report: Mapping[str, Any] | None = None,
+        role: str = "judge",
     ) -> None:
+        self.role = role
         self.judge, self.feature_space, self.cache = judge, feature_space, cache
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
         self.metrics = list(metrics)
@@ -309,6 +317,7 @@ class SystemEvaluation(pl.Callback):
             "space": system.space,
             "judge": self.judge.name,
             "judge_digest": self.judge.digest,
+            "judged_by": self.role,
             "classifier": system.digest,
             "generator": system.generator.digest,
             "frechet": None

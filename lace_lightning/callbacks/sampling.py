@@ -26,7 +26,7 @@ from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
 from ..systems.handover import Piece, caption_of, write_pieces
 from ..targets import free_labels, wanted_labels
-from .evaluation import Evaluation, SystemEvaluation, announce
+from .evaluation import NOBODY, Evaluation, SystemEvaluation, announce
 
 
 class ConditionalSampling(SystemEvaluation):
@@ -127,6 +127,7 @@ class ConditionalSampling(SystemEvaluation):
         return SamplingPlan(batches, self.seed, self.posterior_sets, self.cache)
 
     def measure(self, system: System, device: torch.device, rank: int, world_size: int) -> Evaluation:
+        is_blind = self.role == NOBODY
         accuracy = ConditionalAccuracy(self.query.schema).to(device)
         branches, quality = BranchShares(self.query).to(device), self.statistics(device)
         own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
@@ -142,8 +143,9 @@ class ConditionalSampling(SystemEvaluation):
             features, logits = self._judge(drawn.images)
             judged, wanted = judged_labels(self.query.schema, logits), wanted_labels(self.query, count, free)
             holds = self.query.holds(judged, free)
-            accuracy.update(judged, wanted, holds)
-            branches.update(judged, free)
+            if not is_blind:
+                accuracy.update(judged, wanted, holds)
+                branches.update(judged, free)
             for metric in self.metrics:
                 metric.update(
                     MeasuredBatch(
@@ -171,7 +173,9 @@ class ConditionalSampling(SystemEvaluation):
             for first, count in self._batches(rank, world_size, "sampling for the distance"):
                 quality.update(self._judge(self.draw(system, first, count, device, own_codes)[0].images)[0])
         share = self._share(rank, world_size)
-        metrics = {**accuracy.compute(), **branches.compute(), **self._prior(system, device)}
+        metrics: dict[str, float] = {}
+        if not is_blind:
+            metrics = {**accuracy.compute(), **branches.compute(), **self._prior(system, device)}
         metrics["evaluations"] = cost["evaluations"] / max(share, 1)
         if self.feature_space and quality is not None:
             name = self.feature_space.name(self.num_samples)
@@ -192,7 +196,11 @@ class ConditionalSampling(SystemEvaluation):
         """Write those samples of a batch that are kept as files."""
         assert self.kept is not None
         piece = Piece(first, first, min(len(drawn.images), self.kept.count - first))
-        write_pieces(self.kept, system, self.query, drawn, first, [piece], lambda rows: judged[rows], free)
+
+        def seen(rows: slice) -> Labels | None:
+            return None if self.role == NOBODY else judged[rows]
+
+        write_pieces(self.kept, system, self.query, drawn, first, [piece], seen, free, self.role)
 
     def prepare(self, system: System, device: torch.device) -> None:
         """Give the first batch to the system, which measures settings of its sampler on it."""

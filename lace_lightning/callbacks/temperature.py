@@ -149,7 +149,7 @@ class TemperatureStrips(SystemEvaluation):
             level.system.probability(self.query, drawn.sample),
         )
         seeds = range(first, first + len(drawn.images))
-        table = sample_table(self.query, seeds, drawn.sample, judged, None, probability)
+        table = sample_table(self.query, seeds, drawn.sample, judged, None, probability, self.role)
         latents = level.system.latents_of(drawn.sample)
         return Step(drawn.images, latents, [{"seed": row["seed"], "temperature": level.tau, **row} for row in table])
 

@@ -29,6 +29,32 @@ def strided_rows(size: int, count: int) -> Tensor:
     return torch.arange(size)[:: max(1, size // count)]
 
 
+# No batch is made smaller than this for the sake of more steps.
+FEWEST_ROWS = 16
+
+
+def batch_size_of_steps(count: int, batch_size: int, epochs: int, min_steps: int) -> int:
+    """Return the size of the batches with which a number of epochs has at least `min_steps` steps.
+
+    Args:
+        count: number of rows of an epoch, at least 0.
+        batch_size: the size that was asked for and that is never exceeded, at least 1.
+        epochs: number of epochs, at least 1.
+        min_steps: number of steps, at least 0; 0 for any.
+
+    Returns:
+        `batch_size` where that gives enough steps. Elsewhere a smaller size, but no batch has fewer than 16 rows: very
+        few rows give fewer steps.
+
+    Example:
+        >>> batch_size_of_steps(48000, 512, 30, 500), batch_size_of_steps(1600, 512, 30, 500)
+        (512, 94)
+    """
+    if min_steps <= 0 or max(1, count // batch_size) * epochs >= min_steps:
+        return batch_size
+    return min(batch_size, max(FEWEST_ROWS, count // -(-min_steps // epochs)))
+
+
 class EpochBatches:
     """Base class of data loaders: one epoch per iteration, shared by the processes of a training.
 

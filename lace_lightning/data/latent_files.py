@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..artifacts import atomic_path
-from ..errors import LaceError, in_one_line, listed, quoted
+from ..errors import LaceError, in_one_line, listed, no_rows, quoted
 from ..generators import Generator
-from ..unpickle import safe_unpickle
+from ..unpickle import plain_pickle, safe_unpickle
 
 SPACES = ("z", "w", "w+")
 PICKLES, TORCH = (".pkl", ".pickle"), (".pt", ".pth")
@@ -53,6 +53,7 @@ class Layout:
         shape: shape of the array.
         dtype: type of its numbers, such as float32.
         is_tensor: whether it is a tensor of torch, in place of an array of NumPy.
+        entries: names of the tables that have the array, one for each sample; None for one array of all samples.
 
     Example:
         >>> Layout(".npz", "w", (1, 18, 512), "float32").key
@@ -64,6 +65,7 @@ class Layout:
     shape: tuple[int, ...]
     dtype: str
     is_tensor: bool = False
+    entries: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,11 @@ class LatentFile:
 def read_latents(path: str | os.PathLike[str], generator: Generator, space: str | None = None) -> LatentFile:
     """Read the latents of a generator from a file of another program.
 
-    A file is an array (.npy), a table of arrays (.npz), or a tensor, an array or a table of them (.pt, .pth, .pkl,
-    .pickle). Shapes are z (N, Dz), w (N, Dw) and w+ (N, L, Dw), with a further axis of length 1 (StyleFlow), and
-    without N for one sample. The space follows from the shape; where several fit, from the name of the array, or from
-    that of the file (`projected_w.npz`).
+    A file is an array (.npy), a table of arrays (.npz, or .npy that NumPy pickled), or a tensor, an array or a table of
+    them (.pt, .pth, .pkl, .pickle), or a table of such tables by picture (the projector of rosinality). Shapes are z
+    (N, Dz), w (N, Dw) and w+ (N, L, Dw), with a further axis of length 1 (StyleFlow), and without N for one sample. The
+    space follows from the shape; where several fit, from the name of the array, or from that of the file
+    (`projected_w.npz`).
 
     Args:
         path: the file.
@@ -118,7 +121,12 @@ def read_latents(path: str | os.PathLike[str], generator: Generator, space: str 
         raise LaceError(
             f"The space of latents must be one of {', '.join(SPACES)}, received '{space}': set one of them."
         )
-    key, array = _chosen(_content(path), generator, space, path)
+    content = _content(path)
+    nested = _nested(content, path)
+    if nested is None:
+        key, array = _chosen(content, generator, space, path)
+    else:
+        key, array = nested.key, nested.values
     is_tensor = isinstance(array, Tensor)
     values = array if isinstance(array, Tensor) else _tensor(array, path, key)
     shape, dtype = tuple(values.shape), str(values.dtype).removeprefix("torch.")
@@ -127,7 +135,12 @@ def read_latents(path: str | os.PathLike[str], generator: Generator, space: str 
             f"Latents must be floating numbers, and {_place(path, key)} has {dtype} of shape {shape}: give latents z, "
             "w or w+."
         )
-    found, count, reason = _space(shape, key, path, generator, space)
+    if shape and not values.numel():
+        raise LaceError(no_rows(f"The latents of {_place(path, key)}", shape))
+    entries = None if nested is None else nested.entries
+    # Samples of their own, (1, ...), lie behind each other.
+    flat = shape if entries is None or len(shape) < 3 or shape[1] != 1 else (shape[0], *shape[2:])
+    found, count, reason = _space(flat, key, path, generator, space)
     # For float64 beyond float32, the result is infinite and refused below.
     values = values.float().reshape(count, *((-1,) if found == "w+" else ()), shape[-1]).clone()
     wrong = (~values.flatten(1).isfinite()).any(1).nonzero()[:, 0].tolist()
@@ -136,7 +149,7 @@ def read_latents(path: str | os.PathLike[str], generator: Generator, space: str 
             f"Latents must be finite numbers, and {_place(path, key)} has NaN or infinite ones in row {wrong[0]}"
             f"{f' and {len(wrong) - 1} others' if len(wrong) > 1 else ''} of {count}: make the file again."
         )
-    return LatentFile(values, found, Layout(path.suffix.lower(), key, shape, dtype, is_tensor), reason)
+    return LatentFile(values, found, Layout(path.suffix.lower(), key, shape, dtype, is_tensor, entries), reason)
 
 
 def write_latents(path: str | os.PathLike[str], values: Tensor, layout: Layout) -> None:
@@ -162,7 +175,11 @@ def write_latents(path: str | os.PathLike[str], values: Tensor, layout: Layout) 
     shape = layout.shape if values.numel() == np.prod(layout.shape) else tuple(values.shape)
     tensor = values.reshape(shape).to(getattr(torch, layout.dtype)).clone()
     content: Any = tensor if layout.is_tensor else tensor.numpy()
-    if layout.key is not None:
+    if layout.entries is not None:
+        # A copy for each: torch would write the numbers of all samples with every one.
+        parts = (part.clone() if layout.is_tensor else part for part in content)
+        content = {name: {layout.key: part} for name, part in zip(layout.entries, parts, strict=True)}
+    elif layout.key is not None:
         content = {layout.key: content}
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         if layout.suffix == ".npy":
@@ -259,6 +276,8 @@ def _content(path: Path) -> Any:
     if suffix not in (".npy", ".npz"):
         raise LaceError(f"Latents must be in a file that ends in {', '.join(SUFFIXES)}, received '{path}': rename it.")
     try:
+        if suffix == ".npy" and (pickled := _pickled(path)) is not None:
+            return pickled
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
@@ -266,6 +285,8 @@ def _content(path: Path) -> Any:
             return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise LaceError(f"The latents '{path}' were required and do not exist: check the path.") from None
+    except LaceError:
+        raise
     except Exception as error:
         # Damage causes errors of many types, of zip and of NumPy. NumPy takes other files for pickles and tells how to
         # run them.
@@ -274,6 +295,61 @@ def _content(path: Path) -> Any:
             f"The latents '{path}' must be arrays of numbers and could not be read ({reason}): get the "
             "file again, or save the numbers alone."
         ) from None
+
+
+def _pickled(path: Path) -> Any:
+    """Return the objects of an array that NumPy pickled, as data: a table, or an array. None for an array of numbers.
+
+    Raises:
+        LaceError: for objects that are not plain, and that would need code of the file.
+    """
+    with open(path, "rb") as file:
+        major = np.lib.format.read_magic(file)[0]
+        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        if not header(file)[2].hasobject:
+            return None
+        pickled = file.read()
+    try:
+        array = plain_pickle(pickled)
+    except LaceError as error:
+        raise LaceError(
+            f"The latents '{path}' must be arrays of numbers, and NumPy pickled objects there that are more than plain "
+            f"data ({in_one_line(error)}): save the numbers alone where the file was made, as np.save(path, "
+            "array.astype('float32')) or np.savez(path, w=array)."
+        ) from None
+    content = array.item() if isinstance(array, np.ndarray) and array.ndim == 0 else array
+    return list(content) if isinstance(content, np.ndarray) and content.dtype == object else content
+
+
+@dataclass(frozen=True)
+class _Nested:
+    key: str
+    entries: tuple[str, ...]
+    values: Any
+
+
+def _nested(content: Any, path: Path) -> _Nested | None:
+    """Return the latents of a table of tables, one for each picture; None for another content.
+
+    Raises:
+        LaceError: where the tables have latents of different shapes.
+    """
+    if not isinstance(content, Mapping):
+        return None
+    tables = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    known = [*STYLE_NAMES, *Z_NAMES]
+    key = next((name for name in known if tables and all(name in table for table in tables.values())), None)
+    if key is None or any(str(name).lower() in known for name in content):
+        return None
+    parts = [table[key] for table in tables.values()]
+    shapes = {tuple(np.shape(part)) for part in parts}
+    if len(shapes) > 1:
+        raise LaceError(
+            f"The latents '{path}' must have one shape for all of {len(parts)} pictures, and {quoted(key)} has "
+            f"{', '.join(map(str, sorted(shapes)))}: save those of one generator."
+        )
+    is_tensor = all(isinstance(part, Tensor) for part in parts)
+    return _Nested(key, tuple(tables), torch.stack(parts) if is_tensor else parts)
 
 
 def _chosen(content: Any, generator: Generator, space: str | None, path: Path) -> tuple[str | None, Any]:

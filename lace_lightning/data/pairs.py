@@ -21,7 +21,7 @@ from ..pictures.convert import from_bytes
 from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
 from ..source import code_of, identity_of
-from .batches import TensorBatches
+from .batches import TensorBatches, batch_size_of_steps
 from .processes import say
 from .resumable_arrays import META, blocks_of, fill, is_filled, open_rows, rows_done
 
@@ -421,6 +421,15 @@ def split_rows(count: int, seed: int, val: float, test: float) -> dict[str, Tens
     return {"val": lot < val, "test": (lot >= val) & (lot < val + test), "train": lot >= val + test}
 
 
+def _why_unknown(pairs: PairSet, name: str) -> str:
+    """Return why an attribute of pairs has no labels, and what to do."""
+    if "logits" not in pairs.arrays:
+        return ": fill in its labels in the table of the pairs"
+    if pairs.array("logits")[:, pairs.schema.slices[name]].isnan().any(1).all():
+        return " (its answers are NaN): correct the labeler's function or network"
+    return " (its probabilities are below its confidence): lower labeler.confidence"
+
+
 class LatentPairsDataModule(pl.LightningDataModule):
     """Batches (u, target, known) of pairs from memory; the split of a pair follows from its seed.
 
@@ -488,8 +497,24 @@ class LatentPairsDataModule(pl.LightningDataModule):
             if len(known) and not known[:, index].any():
                 raise LaceError(
                     f"Training needs labels of every attribute, and the labeler decided '{name}' for none of "
-                    f"{len(known)} pictures: lower labeler.confidence or leave it out of classifier.attributes."
+                    f"{len(known)} pictures{_why_unknown(self.pairs, name)}, or leave it out of "
+                    "classifier.attributes."
                 )
+
+    def ensure_steps(self, epochs: int, min_steps: int) -> None:
+        """Make the batches smaller where the train pairs are too few for a number of steps.
+
+        Args:
+            epochs: number of epochs of the training; a training without end (-1) has enough steps.
+            min_steps: number of steps, at least 0; 0 for any.
+        """
+        self.setup()
+        count, asked = len(self.parts["train"][0]), self.batch_size
+        if epochs < 1 or not count:
+            return
+        self.batch_size = batch_size_of_steps(count, asked, epochs, min_steps)
+        if self.batch_size != asked:
+            say(f"batches of {self.batch_size} in place of {asked}, for more steps: the train pairs are {count}")
 
     @property
     def columns(self) -> list[int]:

@@ -44,10 +44,7 @@ def check_query(query: Query, free: Labels | None, logic: str) -> None:
     if query.free and free is None:
         raise LaceError(f"The query '{query}' leaves {', '.join(query.free)} free: give its values for every sample.")
     if query.asks and len(outcomes := query.outcomes()) == 1:
-        raise LaceError(
-            f"The query '{query}' can {'always' if True in outcomes else 'never'} be true, whatever the picture: "
-            "an attribute has one value at a time."
-        )
+        raise LaceError(f"The query '{query}' {_certainly(True in outcomes)}.")
 
 
 def build(
@@ -95,6 +92,13 @@ def build(
     energy = builder.exact(query.root) if logic == "exact" else builder.paper(query.root)
     energy = energy if weight == 1 else weight * energy
     return Region(energy, query, free) if hard else energy
+
+
+def _certainly(is_true: bool) -> str:
+    """Return what is wrong with a condition that does not depend on the picture."""
+    if is_true:
+        return "is true for every picture, and asks for nothing: leave it out, or write `anything`"
+    return "can never be true: an attribute has one value at a time, so change one of its comparisons"
 
 
 @dataclass
@@ -190,11 +194,7 @@ class _Builder:
     def _branches(self, node: Node, name: str, cases: Sequence[Node | bool]) -> list[Energy | bool]:
         """Return the energies of the cases of an attribute. Raises LaceError where all are true, or all false."""
         if all(isinstance(case, bool) for case in cases) and len(set(cases)) == 1:
-            never = "always" if cases[0] else "never"
-            raise LaceError(
-                f"The part '{node}' of the query '{self.query}' can {never} be true, whatever the picture: "
-                f"'{name}' has one value at a time."
-            )
+            raise LaceError(f"The part '{node}' of the query '{self.query}' {_certainly(bool(cases[0]))}.")
         return [case if isinstance(case, bool) else self.exact(case) for case in cases]
 
     def _by_class(self, node: Node, attribute: Attribute) -> Energy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -66,7 +68,8 @@ def labelled_grid(
     """Return a picture of rows of pictures with labels, a title, heads of columns and captions.
 
     Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. The title and the heads
-    are broken into lines where they are long.
+    are broken into lines where they are long, never inside of a comparison such as `smile == 1`. A column is as wide as
+    the longest comparison above it.
 
     Args:
         rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C from 1 to 4; with 2
@@ -102,8 +105,11 @@ def labelled_grid(
     titles = _lines(title, max(grid, 300) - MARGIN, lambda line: probe.textlength(line, font=font))
     top = MARGIN + (len(titles) * line_height + MARGIN - 3 if title else 0)
     # Heads of neighbours would touch where a word is as wide as its column.
-    is_wide = any(probe.textlength(word, font=font) > cell_w - MARGIN for text in columns for word in text.split())
+    parts = [part for text in columns for part in _parts(text)]
+    is_wide = any(probe.textlength(part, font=font) > cell_w - MARGIN for part in parts)
     head_font = small if is_wide else font
+    cell_w = max([cell_w, *(math.ceil(probe.textlength(part, font=head_font)) + MARGIN for part in parts)])
+    grid = left + max(len(row) for row in rows) * cell_w
     heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=head_font)) for text in columns]
     head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
     width_all = max(grid, *(int(probe.textlength(line, font=font)) + MARGIN for line in titles), 0) + MARGIN
@@ -121,23 +127,40 @@ def labelled_grid(
                 font=head_font,
                 anchor="ma",
             )
+    # Pictures stand in the middle of a column that is wider than they are.
+    begin = left + (cell_w - GAP - width * scale) // 2
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = top + r * cell_h
         draw.text((MARGIN, y + cell_h // 2), label, fill="black", font=font, anchor="lm")
         for c, picture in enumerate(row):
             image = to_picture(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             is_open = image.mode in ("LA", "RGBA")
-            canvas.paste(image, (left + c * cell_w, y), image.convert("RGBA") if is_open else None)
+            canvas.paste(image, (begin + c * cell_w, y), image.convert("RGBA") if is_open else None)
             if captions:
-                place = left + c * cell_w + width * scale // 2, y + height * scale
+                place = begin + c * cell_w + width * scale // 2, y + height * scale
                 draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")
     return canvas
 
 
+# A comparison of a query: what stands on both sides of its signs is read together.
+_SIDE = r"""(?:"[^"]*"|'[^']*'|\S)\S*"""
+_COMPARISON = re.compile(rf"{_SIDE}(?:\s+(?:==|!=|<=|>=|<|>|in|not in)\s+{_SIDE})+|{_SIDE}")
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a text between which a line may end: words and whole comparisons.
+
+    Example:
+        >>> _parts("quad == 1 and 0.2 < age <= 0.5, hair in (red, blond)")
+        ['quad == 1', 'and', '0.2 < age <= 0.5,', 'hair in (red,', 'blond)']
+    """
+    return [" ".join(match[0].split()) for match in _COMPARISON.finditer(text)]
+
+
 def _lines(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
-    """Return the lines of a text that is broken at spaces, of at most `width` where no word is longer."""
+    """Return the lines of a text that is broken between its parts, of at most `width` where no part is longer."""
     lines: list[str] = []
-    for word in text.split():
+    for word in _parts(text):
         if lines and measure(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:

@@ -17,7 +17,7 @@ from .inspect import check_labelers, draw_portraits, pictures, reference, style_
 from .outputs import loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
 from .settings import Settings
-from .study import NO_JUDGE, Study
+from .study import Study, measured_by
 from .systems import export, system_of, train_system, training_data
 from .train import fit_classifier, fit_generator, fit_identity
 
@@ -53,8 +53,10 @@ def run(settings: Settings) -> dict[str, float]:
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.task.name in SYSTEM_TASKS:
+        return measure_system(settings)
     write_inputs(settings)
-    return measure_system(settings) if settings.task.name in SYSTEM_TASKS else OTHER_TASKS[settings.task.name](settings)
+    return OTHER_TASKS[settings.task.name](settings)
 
 
 def measure_system(settings: Settings) -> dict[str, float]:
@@ -73,6 +75,8 @@ def measure_system(settings: Settings) -> dict[str, float]:
     evaluation = evaluation_of(study)
     system = system_of(study)
     evaluation.check(system)
+    # What is refused up to here leaves the results of an earlier run as they are.
+    write_inputs(settings)
     # A given system needs no data, unless its classifier is measured on them.
     is_ready = system.given and not evaluation.needs_data
     pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
@@ -85,8 +89,8 @@ def measure_system(settings: Settings) -> dict[str, float]:
         metrics = test_system(study, system, data, evaluation, loggers)
         metrics |= training_minutes(seconds)
         result = evaluation.evaluation
-        if settings.judge is None:
-            result.protocol["judge_note"] = NO_JUDGE
+        if (note := measured_by(settings)[1]) is not None:
+            result.protocol["judge_note"] = note
         if generator_found := study.generator.found:
             result.protocol["generator_found"] = generator_found
         if study.partial:

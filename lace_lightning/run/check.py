@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..artifacts import digest
-from ..errors import LaceError, suggest
-from ..renamed import rename_settings
+from ..errors import LaceError, no_edits, suggest
+from ..renamed import rename_settings, suggest_setting
 from ..systems.base import System
 from ..systems.editing import EditOptions
 from ..systems.lace import EnergyOptions
@@ -102,7 +102,7 @@ def _values(kind: type[BaseModel], key: str, values: Mapping[str, Any]) -> dict[
             if name not in known:
                 raise LaceError(
                     f"There is no setting '{prefix}{name}'."
-                    f"{suggest(name, known) or ' Known: ' + ', '.join(known) + '.'}"
+                    f"{suggest_setting(prefix + name, [prefix + other for other in known])}"
                 )
     result = {}
     for name, value in values.items():
@@ -275,10 +275,13 @@ def _check_system(settings: Settings) -> None:
                     f"{value}: set {key}={'false' if value is True else 0}, or pairs.source=null."
                 )
     if settings.labeler is None and settings.judge is None:
-        raise LaceError(
-            "Pictures are measured by a judge, or by the labeler where judge=none, and both are none: choose a judge "
-            "of the attributes, for example judge=clip or judge=module."
-        )
+        is_measured = settings.task.name not in ("control", "draw") or settings.metrics.fid not in ("auto", "none")
+        if pairs.source is None or kind is not None or is_measured:
+            raise LaceError(
+                "Pictures are measured by a judge, or by the labeler where judge=none, and both are none: choose a "
+                "judge of the attributes, for example judge=clip or judge=module. Without either, LACE learns from "
+                "given pairs (pairs.source), and task=control and task=draw measure no ACC."
+            )
     if pairs.source is None and settings.labeler is None and (kind is None or kind.space != "x"):
         raise LaceError(
             "Pairs need a labeler, and labeler=none: choose a labeler, or set pairs.source to pairs that have labels."
@@ -311,7 +314,7 @@ def edit_options(settings: Settings) -> Any:
             "LACE."
         )
     if not settings.task.edits:  # type: ignore[attr-defined]
-        raise LaceError('Editing needs edits and received none: write for example edits="glasses == 1, age == 0.8".')
+        raise no_edits()
     if kind is None and settings.classifier.space == "x":
         raise LaceError("Editing needs a classifier of latents, and classifier.space is x: set classifier.space=w.")
     values = dict(settings.editing)

@@ -18,6 +18,7 @@ from ..callbacks import (
     TemperatureStrips,
 )
 from ..callbacks.drawing import DIGESTS
+from ..callbacks.evaluation import NOBODY
 from ..classifiers import load_embedding
 from ..data import LatentFolder
 from ..data.processes import say
@@ -29,7 +30,7 @@ from .identity import sample_recipe
 from .nodes import Node
 from .outputs import command_line, trainer_of
 from .settings import DrawTask, Settings
-from .study import NO_JUDGE, Study
+from .study import Study, measured_by
 
 # Folder of the samples that metrics.keep names, inside of that of the run.
 SAMPLES = "samples"
@@ -55,10 +56,11 @@ def evaluation_of(study: Study) -> SystemEvaluation:
         "metrics": metrics_of(settings),
         "report": {"command": command_line(), "version": __version__},
     }
-    if settings.judge is None:
-        common["report"]["judge_note"] = NO_JUDGE
+    common["role"], note = measured_by(settings)
+    if note is not None:
+        common["report"]["judge_note"] = note
     if isinstance(task, DrawTask):
-        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report")}
+        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report", "role")}
         query, *others = study.queries
         return Drawing(
             study.judge,
@@ -68,7 +70,7 @@ def evaluation_of(study: Study) -> SystemEvaluation:
             sample_recipe(settings),
             others[0] if others else None,
             task.walk_frames,
-            judged=task.judged,
+            judged=task.judged and common["role"] != NOBODY,
             **kept,
         )
     common |= {"keep": settings.metrics.keep, "folder": Path(settings.paths.output) / SAMPLES}

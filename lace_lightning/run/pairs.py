@@ -106,7 +106,8 @@ def classifier_identity(study: Study, node: Mapping[str, Any], data: LatentPairs
     return {
         "pairs": data.key,
         "known": data.schema.to_config(),
-        "classifier": dict(node),
+        # The batches follow from the pairs and `min_steps`: what was trained is named by their size.
+        "classifier": {**{k: v for k, v in node.items() if k != "min_steps"}, "batch_size": data.batch_size},
         "seed": data.seed,
         "epochs": epochs_of(study, node),
         "steps": study.settings.limits[1],
@@ -138,6 +139,8 @@ def data_of(
 ) -> LatentPairsDataModule:
     """Return the data module of pairs for the settings of a classifier, loaded once for all jobs of a sweep.
 
+    Few pairs are in smaller batches, so that the training has `min_steps` steps.
+
     Args:
         study: the study, with the shares of validation and test pairs.
         node: settings of the classifier in plain containers.
@@ -151,7 +154,7 @@ def data_of(
     """
     holdout = study.settings.pairs.holdout
     key = [str(pairs.folder), len(pairs), more and str(more.folder), dict(node), list(holdout), seed, known.to_config()]
-    key.append(study.generator.feature_name)
+    key += [study.generator.feature_name, epochs := epochs_of(study, node)]
     data = cached(
         "data",
         key,
@@ -159,7 +162,7 @@ def data_of(
             pairs, node["space"], node["batch_size"], node["soft_labels"], holdout, seed, known, more, study.generator
         ),
     )
-    data.setup()
+    data.ensure_steps(epochs, node["min_steps"])
     if not len(data.parts["test"][0]):
         raise LaceError(
             f"A system is measured on pairs that it has not seen, and of {len(pairs)} pairs none is left for that: set "

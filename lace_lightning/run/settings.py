@@ -107,6 +107,9 @@ class Classifier(Group):
     continuous_weight: float = setting(
         1.0, "Weight of the squared error of continuous attributes; 50 is -log p with an error of 0.1.", ge=0
     )
+    min_steps: int = setting(
+        500, "Steps that the epochs have at least: few pairs are trained on in smaller batches; 0: any.", "steps", ge=0
+    )
     max_epochs: int | None = setting(None, "At most so many epochs; null: trainer.max_epochs.", "epochs", ge=1)
 
 

@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from ..artifacts import known_sha256
 from ..cache import Cache
-from ..data import PairSet, given_pairs, keep_pictures
+from ..callbacks.evaluation import NOBODY
+from ..data import PairSet, given_pairs, keep_pictures, read_given
 from ..data.processes import say
 from ..errors import LaceError
 from ..generators import Generator, check_generator
-from ..labelers import Labeler
+from ..labelers import Labeler, function_labeler
 from ..metrics import GivenStatistics, read_statistics
 from ..metrics.feature_space import FeatureSpace, RealPictures, build_feature_space
 from ..query import Query, parse
 from ..schema import Schema
 from ..source import identity_of
-from ..systems.editing import check_layers, parse_edit
+from ..systems.editing import check_layers, parse_edits
 from ..systems.lace import EnergyOptions
 from .check import edit_options, system_kind
 from .nodes import Node, cached, parameters_of
@@ -31,6 +33,23 @@ from .settings import Settings
 NO_JUDGE = (
     "the labeler measures its own labels, so that ACC flatters, and no independent network was asked (judge=... is one)"
 )
+# What a run says in which nobody looks at the pictures.
+NOT_MEASURED = "ACC is not measured, since no network looks at the pictures (judge=... is one)"
+
+
+def measured_by(settings: Settings) -> tuple[str, str | None]:
+    """Return what the network that measures is, judge, labeler or nobody, and what is said where it is no judge.
+
+    Args:
+        settings: settings of the run.
+
+    Example:
+        >>> measured_by(Settings())[0]
+        'nobody'
+    """
+    if settings.judge is not None:
+        return "judge", None
+    return ("labeler", NO_JUDGE) if settings.labeler is not None else (NOBODY, NOT_MEASURED)
 
 
 @dataclass
@@ -113,7 +132,7 @@ class Study:
         if settings.task.name == "edit":
             editing = edit_options(settings)
             check_layers(editing.layers, generator, schema)
-            queries = [parse_edit(str(edit), schema) for edit in settings.task.edits]  # type: ignore[attr-defined]
+            queries = parse_edits(settings.task.edits, schema)  # type: ignore[attr-defined]
         else:
             walk_to = getattr(settings.task, "walk_to", None)
             queries = [parse(text, schema) for text in (settings.query.text, walk_to) if text is not None]
@@ -298,7 +317,7 @@ def labeler_of(node: Node, generator: Generator | None = None) -> Labeler:
 
 
 def judge_of(settings: Settings, labeler: Labeler | None, generator: Generator) -> Labeler:
-    """Return the network that measures: the judge, or the labeler where judge=none, which is said.
+    """Return the network that measures: the judge; where judge=none, which is said, the labeler, or one that is blind.
 
     Args:
         settings: settings of the run.
@@ -307,9 +326,24 @@ def judge_of(settings: Settings, labeler: Labeler | None, generator: Generator) 
     """
     if settings.judge is not None:
         return labeler_of(settings.judge, generator)
-    assert labeler is not None, "the check of settings refuses a run without labeler and judge"
-    say(f"judge=none: {NO_JUDGE}")
-    return labeler
+    say(f"judge=none: {measured_by(settings)[1]}")
+    if labeler is not None:
+        return labeler
+    assert settings.pairs.source is not None, "the check of settings refuses a run without any labels"
+    return blind_judge(read_given(settings.pairs.source).labels.schema)
+
+
+def blind_judge(schema: Schema) -> Labeler:
+    """Return a judge that knows no label of any picture, for runs in which nobody looks at the pictures.
+
+    Args:
+        schema: the attributes.
+    """
+
+    def know_nothing(images: Tensor) -> Tensor:
+        return torch.full((len(images), schema.num_logits), torch.nan)
+
+    return function_labeler(know_nothing, schema, name="none")
 
 
 def common_schema(labeler: Labeler | None, judge: Labeler) -> Schema:

@@ -20,7 +20,7 @@ from ..systems.base import ConditionalModel, System
 from ..systems.lace import LACE
 from ..training.fitting import Stage
 from ..training.latent_classifier import LatentClassifier, classifier_arguments
-from ..weights import weight_names, weight_path
+from ..weights import card, weight_names, weight_path
 from .check import system_kind
 from .identity import node_identity
 from .pairs import classifier_identity, data_of, epochs_of, more_pairs_of
@@ -77,11 +77,12 @@ def _shipped_classifier(study: Study) -> str | None:
     """Return the name of the shipped classifier of the study's generator and settings, None where there is none."""
     plain = study.settings.plain.get("classifier") or {}
     standard = yaml.safe_load((config_folder() / "classifier" / "latent.yaml").read_text(encoding="utf-8"))
-    if {**plain, "attributes": None} != standard:
-        return None
     made_for = study.generator.digest_for(standard["space"])
     for name in weight_names():
         if not name.endswith("_classifier"):
+            continue
+        # It stands for a training with the settings that it was trained with itself.
+        if {**plain, "attributes": None} != {**standard, **card(name).get("settings", {})}:
             continue
         known = load_config(weight_path(name))
         schema = Schema.from_config(known["schema"])
@@ -163,7 +164,9 @@ def training_data(study: Study, system: System, pairs: PairSet | None) -> pl.Lig
         more = None if system.given else more_pairs_of(study, pairs)
         return data_of(study, settings.classifier.model_dump(), settings.seed, pairs, system.schema, more)
     batch_size = settings.model.get("batch_size") or settings.classifier.batch_size
-    node = {**settings.classifier.model_dump(), "space": "w", "soft_labels": False, "batch_size": batch_size}
+    # A model is trained for the epochs of the trainer.
+    changes = {"space": "w", "soft_labels": False, "batch_size": batch_size, "max_epochs": None}
+    node = {**settings.classifier.model_dump(), **changes}
     return data_of(study, node, settings.seed, pairs, system.schema)
 
 
@@ -226,7 +229,7 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
     settings = study.settings
     # How it draws may change without another training.
     trained = {name: value for name, value in settings.model.content.items() if name not in system.draws_with}
-    key = getattr(data, "key", None)
+    key, batch_size = getattr(data, "key", None), getattr(data, "batch_size", None)
     return {
         "model": node_identity(trained),
         "data": node_identity(settings.plain["dataset"], "dataset") if key is None else key,
@@ -235,8 +238,8 @@ def _model_identity(study: Study, system: System, data: pl.LightningDataModule) 
         "epochs": settings.limits[0],
         "steps": settings.limits[1],
         "holdout": list(settings.pairs.holdout),
-        # A model of latents without one takes that of the classifier.
-        **({} if settings.model.get("batch_size") else {"batch_size": getattr(data, "batch_size", None)}),
+        # A model of latents without one takes that of the classifier, and few pairs make it smaller.
+        **({} if settings.model.get("batch_size") == batch_size else {"batch_size": batch_size}),
     }
 
 

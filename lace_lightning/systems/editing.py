@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..classifiers import AttributeClassifier
 from ..energies import Affine, Anchor, Energy, Near, build
-from ..errors import LaceError, suggest
+from ..errors import LaceError, no_edits, suggest
 from ..generators import Generator
 from ..generators.whitening import Whitening
 from ..query import Query, atoms, parse
@@ -469,6 +469,10 @@ def parse_edit(edit: str | Query, schema: Schema) -> Query:
         >>> str(parse_edit("hat==1", Schema("s", (Attribute("hat"),))))
         'hat == 1'
     """
+    if not isinstance(edit, (str, Query)):
+        raise LaceError(
+            f"An edit must be text or a Query, received {type(edit).__name__}: write for example 'glasses == 1'."
+        )
     query = parse(edit, schema) if isinstance(edit, str) else edit
     if query.free:
         raise LaceError(
@@ -476,6 +480,27 @@ def parse_edit(edit: str | Query, schema: Schema) -> Query:
         )
     build(query)
     return query
+
+
+def parse_edits(edits: Any, schema: Schema) -> list[Query]:
+    """Return the edits of a session as queries.
+
+    Args:
+        edits: one edit, or several in their order, each as text or query.
+        schema: the attributes that can be edited.
+
+    Raises:
+        LaceError: where there is none, and in the cases of `parse_edit`.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute, Schema
+        >>> [str(edit) for edit in parse_edits(["hat==1", "hat==0"], Schema("s", (Attribute("hat"),)))]
+        ['hat == 1', 'hat == 0']
+    """
+    given = list(edits) if isinstance(edits, Iterable) and not isinstance(edits, str) else [edits]
+    if not given:
+        raise no_edits()
+    return [parse_edit(edit, schema) for edit in given]
 
 
 def in_force(edits: Sequence[Query], query: Query) -> tuple[Query, ...]:

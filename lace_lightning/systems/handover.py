@@ -122,6 +122,7 @@ def sample_table(
     judged: Labels | None = None,
     free: Labels | None = None,
     probability: Tensor | None = None,
+    role: str = "judge",
 ) -> list[Row]:
     """Return the rows of samples.csv of a batch.
 
@@ -132,9 +133,10 @@ def sample_table(
         judged: labels (B rows) that the judge sees; None without a judge.
         free: values of the query's free attributes, B rows; None where nothing is free.
         probability: p(c|w) (B,) of the query by the system itself; None where it has none.
+        role: what the network of `judged` is in this run: judge, or labeler where no other network was asked.
 
     Returns:
-        For each sample: `seed`, `asked` (the query with the sample's own values), `judge_<attribute>` (a class name or
+        For each sample: `seed`, `asked` (the query with the sample's own values), `<role>_<attribute>` (a class name or
         a value), `holds` (whether the judge sees the query), `p`, `log_weight` (where the sampler gives one) and
         `evaluations`. None is what is not known; without a judge, a query or a probability their columns are left out.
 
@@ -154,7 +156,7 @@ def sample_table(
         judged = judged.to("cpu")
         known = judged.known & ~judged.values.isnan()
         for index, attribute in enumerate(judged.schema):
-            columns[f"judge_{attribute.name}"] = [
+            columns[f"{role}_{attribute.name}"] = [
                 _seen(attribute, value) if there else None
                 for value, there in zip(judged.values[:, index].tolist(), known[:, index].tolist(), strict=True)
             ]
@@ -718,6 +720,7 @@ def write_pieces(
     pieces: Sequence[Piece],
     judged: Callable[[slice], Labels | None],
     free: Labels | None = None,
+    role: str = "judge",
 ) -> None:
     """Write some samples of a block into a folder, with the table of `sample_table`.
 
@@ -731,6 +734,7 @@ def write_pieces(
         judged: `judged(rows)` returns the labels that a judge sees in the pictures of these rows of the block, None
             without a judge.
         free: values of the query's free attributes, a row for each sample of the block; None where nothing is free.
+        role: what the network of `judged` is in this run, see `sample_table`.
     """
     # Of the whole block: rounding depends on the samples that are computed together.
     latents, probability = system.latents_of(drawn.sample), system.probability(query, drawn.sample, free)
@@ -743,6 +747,7 @@ def write_pieces(
             judged(rows),
             None if free is None else free[rows],
             None if probability is None else probability[rows],
+            role,
         )
         out.write(piece.position, drawn.images[rows], {name: value[rows] for name, value in latents.items()}, table)
 

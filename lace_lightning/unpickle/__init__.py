@@ -7,6 +7,7 @@ memory is allocated, so that memory is bounded by the size of the file.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from .values import MAX_OPCODES, Budget, Record
 # Modules of one network, and characters of a name that a network here can have.
 MAX_MODULES, MAX_NAME = 20_000, 1000
 
-__all__ = ["Record", "safe_unpickle", "tensors_of"]
+__all__ = ["Record", "plain_pickle", "safe_unpickle", "tensors_of"]
 
 
 def safe_unpickle(path: str | os.PathLike[str]) -> Any:
@@ -53,6 +54,27 @@ def safe_unpickle(path: str | os.PathLike[str]) -> Any:
         byte_bar(f"reading {os.path.basename(path)}", size) as bar,
     ):
         return read(file, size, Budget(MAX_OPCODES, 4 * size + 2**24), bar.update)
+
+
+def plain_pickle(content: bytes) -> Any:
+    """Return the content of a pickle that is a part of another file, as `safe_unpickle` returns that of a file.
+
+    Args:
+        content: the bytes of the pickle.
+
+    Raises:
+        LaceError: for content that is damaged, or needs any other class or function than those of data.
+
+    Example:
+        >>> import pickle
+        >>> plain_pickle(pickle.dumps({"epoch": 3}))
+        {'epoch': 3}
+    """
+    try:
+        return read(io.BytesIO(content), len(content), Budget(MAX_OPCODES, 4 * len(content) + 2**24), lambda _: None)
+    except Exception as error:
+        # A damaged pickle may raise any exception.
+        raise LaceError(str(error)) from None
 
 
 def tensors_of(record: Record) -> Iterator[tuple[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lace_lightning.data import FreshPairsDataModule, LatentPairsDataModule, PairSet, make_pairs, pairs_identity
 from lace_lightning.data.resumable_arrays import fill
 from lace_lightning.errors import LaceError
-from lace_lightning.labelers import Labeler
+from lace_lightning.labelers import Labeler, function_labeler
 from lace_lightning.query import parse
 from lace_lightning.schema import Attribute, Labels, Schema
 from lace_lightning.targets import free_labels
@@ -143,6 +143,18 @@ def test_an_attribute_that_is_never_decided_is_refused(tiny_generator, tiny_labe
         LatentPairsDataModule(nothing).setup()
     with pytest.raises(LaceError, match="none of 20 rows knows label"):
         free_labels(parse("label == *", nothing.schema), 4, table=nothing.labels())
+
+
+def test_the_advice_for_labels_that_are_nan_is_about_the_labeler(pairs, tiny_generator, tmp_path) -> None:
+    schema = Schema("s", (Attribute("hat"),))
+    silent = function_labeler(lambda images: torch.full((len(images), 1), torch.nan), schema)
+    with pytest.raises(LaceError, match=r"NaN\): correct the labeler's function or network") as caught:
+        LatentPairsDataModule(make_pairs(tmp_path / "pairs", tiny_generator, silent, 20, progress=False)).setup()
+    assert "confidence" not in str(caught.value)
+    unlabelled = copied(pairs, tmp_path / "table", lambda name, array: array * (torch.nan if name == "labels" else 1))
+    unlabelled.arrays = ("z", "w", "labels")
+    with pytest.raises(LaceError, match="fill in its labels in the table of the pairs"):
+        LatentPairsDataModule(unlabelled).setup()
 
 
 def test_free_values_come_from_rows_that_are_known() -> None:

@@ -58,6 +58,27 @@ CASES: dict[str, tuple[str, Any, str, tuple[int, ...]]] = {
     "z by its name": ("seeds_z.npy", NUMBERS[:, 0].astype(">f4"), "z", (3, 512)),
     "z by its key": ("a.npz", {"z": NUMBERS[:, 0], "label": np.arange(3)}, "z", (3, 512)),
     "all of them": ("a.npz", {"z": NUMBERS[:, 0], "w": NUMBERS[:, 1], "ws": NUMBERS}, "w+", (3, 18, 512)),
+    "rosinality": (
+        "project.pt",
+        {
+            "noises": [torch.zeros(1, 1, 4, 4)],
+            **{
+                f"{i}.png": {"latent": torch.from_numpy(NUMBERS[i]).float(), "noise": [torch.zeros(1)]}
+                for i in (2, 0, 1)
+            },
+        },
+        "w+",
+        (3, 18, 512),
+    ),
+    "rosinality, w": (
+        "project.pt",
+        {f"{i}.png": {"img": torch.zeros(3, 4, 4), "latent": torch.from_numpy(NUMBERS[i, 0])} for i in range(3)},
+        "w",
+        (3, 512),
+    ),
+    "one of rosinality with an axis": ("p.pt", {"a": {"latent": torch.from_numpy(NUMBERS[:1])}}, "w+", (1, 18, 512)),
+    "a pickled table of NumPy": ("l.npy", {"latent": NUMBERS, "name": ["a", "b", "c"]}, "w+", (3, 18, 512)),
+    "a pickled table of pictures": ("l.npy", {f"{i}.png": {"w": NUMBERS[i, 0]} for i in range(3)}, "w", (3, 512)),
     "a table of torch": ("a.pth", {"latent": torch.from_numpy(NUMBERS), "noise": [1.0]}, "w+", (3, 18, 512)),
 }
 
@@ -73,6 +94,10 @@ def test_latents_are_read_and_written_as_they_came(name: str, tmp_path: Path) ->
     torch.testing.assert_close(again.values, read.values + 1, atol=2e-2, rtol=1e-2)
     # As the programs themselves would read it.
     key, out = read.layout.key, tmp_path / "out" / file
+    if name == "rosinality":
+        table = torch.load(out, weights_only=True)
+        assert list(table) == ["2.png", "0.png", "1.png"]
+        torch.testing.assert_close(table["0.png"]["latent"], content["0.png"]["latent"] + 1)
     if out.suffix == ".npz":
         with np.load(out) as table:
             assert (table.files, table[key].dtype, table[key].shape) == ([key], content[key].dtype, content[key].shape)
@@ -108,12 +133,22 @@ TAKES = r"The latents must be z \(N, 512\) or w \(N, 512\) or w\+ \(N, 18, 512\)
     [
         ("w.npy", NUMBERS[:, 0, :128], TAKES + r", and '.*w\.npy' has the shape \(3, 128\): give latents of this"),
         ("w.npz", {"w": NUMBERS[:, :14]}, TAKES + r", and 'w' in '.*w\.npz' has the shape \(3, 14, 512\)"),
-        ("w.npy", np.zeros((0, 512)), r"has the shape \(0, 512\)"),
+        ("w.npy", np.zeros((0, 512)), r"must have one row or more, received the shape \(0, 512\): give a row for each"),
         ("w.npy", np.zeros((), np.float32), r"has the shape \(\)"),
         ("w.npy", NUMBERS[:, 0].astype(int), r"must be floating numbers, and '.*' has int64 of shape \(3, 512\)"),
         ("w.npy", NUMBERS[:, 0] * np.nan, r"has NaN or infinite ones in row 0 and 2 others of 3: make the file again"),
         ("w.npy", NUMBERS[:, 0] * 1e300, "has NaN or infinite ones in row 0"),
-        ("w.npy", np.array([None, {}]), r"must be arrays of numbers and could not be read \(it holds something else"),
+        ("w.npy", np.array([None, {}]), r"must be an array of numbers, and '.*w\.npy' is none"),
+        (
+            "w.npy",
+            np.array([Path("a")]),
+            r"NumPy pickled objects there that are more than plain data .*: save the numbers alone where the file was",
+        ),
+        (
+            "w.pt",
+            {"a": {"w": torch.from_numpy(NUMBERS[0])}, "b": {"w": torch.from_numpy(NUMBERS[0, :14])}},
+            r"must have one shape for all of 2 pictures, and 'w' has \(14, 512\), \(18, 512\)",
+        ),
         (
             "w.pickle",
             {"Latent": [NUMBERS[0], NUMBERS[0, :2]]},

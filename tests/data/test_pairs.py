@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from lace_lightning.data import LatentPairsDataModule, keep_pictures, make_pairs
 from lace_lightning.data import pairs as pairs_module
-from lace_lightning.data.batches import TensorBatches
+from lace_lightning.data.batches import TensorBatches, batch_size_of_steps
 from lace_lightning.data.resumable_arrays import blocks_of, rows_done
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import function_labeler
+from lace_lightning.run.pairs import classifier_identity, epochs_of
 from lace_lightning.training.latent_classifier import LatentClassifier
 
 
@@ -165,3 +169,35 @@ def test_a_labeler_that_compares_pictures_with_each_other_is_refused(tiny_genera
         with pytest.raises(LaceError, match=f"labeler's answer for '{name}' differs by .* other pictures"):
             make_pairs(tmp_path / name, tiny_generator, function_labeler(function, schema), 16, progress=False)
     assert make_pairs(tmp_path / "fixed", tiny_generator, function_labeler(fixed, schema), 16, progress=False).complete
+
+
+@pytest.mark.parametrize("count", [17, 40, 400, 1600, 48_000])
+@pytest.mark.parametrize(("batch_size", "epochs", "least"), [(512, 30, 500), (128, 50, 500), (512, 1, 500), (64, 8, 0)])
+def test_few_pairs_are_trained_on_in_batches_that_give_enough_steps(count, batch_size, epochs, least) -> None:
+    size = batch_size_of_steps(count, batch_size, epochs, least)
+    steps = epochs * max(1, count // size)
+    before = epochs * max(1, count // batch_size)
+    assert size <= batch_size
+    assert steps >= before
+    assert steps >= least or size == 16
+    # Where the steps were enough, nothing changes.
+    assert size == batch_size or before < least
+
+
+def test_a_training_is_identified_by_the_batches_that_it_has(tiny_generator, tiny_labeler, tmp_path) -> None:
+    pairs = make_pairs(tmp_path, tiny_generator, tiny_labeler, 200, progress=False)
+    node = {"space": "w", "batch_size": 64, "max_epochs": 4, "min_steps": 0}
+    settings = SimpleNamespace(limits=(100, -1), pairs=SimpleNamespace(holdout=[0.1, 0.1]))
+    study: Any = SimpleNamespace(settings=settings)
+
+    def identity(min_steps: int) -> tuple[dict[str, Any], int]:
+        own = {**node, "min_steps": min_steps}
+        data = LatentPairsDataModule(pairs, "w", 64, fractions=(0.1, 0.1))
+        data.ensure_steps(epochs_of(study, own), min_steps)
+        return classifier_identity(study, own, data), 4 * len(data.train_dataloader())
+
+    (without, few), (same, _), (other, many) = identity(0), identity(8), identity(40)
+    assert few == 8
+    assert without == same
+    assert many >= 40
+    assert other != same

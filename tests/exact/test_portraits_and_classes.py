@@ -1,21 +1,15 @@
-"""Every method that is called exact, at its defaults, against weighted samples of the prior of the shipped networks.
-
-The classifier of portraits was written by `python -m lace_lightning +experiment=portraits_gender_smile_age
-hydra.mode=RUN query.weight=null task.export=portraits_classifier`.
-"""
+"""Every method that is called exact, at its defaults, against weighted samples of the prior of the shipped networks."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import lace_lightning as lace
-from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.energies import WALL, build
 from lace_lightning.query import parse
 from lace_lightning.samplers import (
@@ -65,12 +59,8 @@ class Truth:
     """The prior's latents by what the energies and the comparison need: logits, and projections of z and w."""
 
     def __init__(self, models: str, size: int) -> None:
-        if models == "cifar10":
-            self.generator, self.classifier = lace.load_generator("cifar10"), lace.load_classifier("cifar10")
-        else:
-            path = Path(__file__).with_name("data") / "portraits_classifier.safetensors"
-            self.generator = lace.load_generator("portraits_generator", truncation=0.7)
-            self.classifier = AttributeClassifier.load(path)
+        truncated = {"truncation": 0.7} if models == "portraits" else {}
+        self.generator, self.classifier = lace.load_generator(models, **truncated), lace.load_classifier(models)
         random = torch.Generator().manual_seed(3)
         self.of_z = torch.randn(self.generator.z_dim, 2, generator=random)
         self.of_w = torch.randn(self.generator.w_dim, 4, generator=random)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lace_lightning.pictures.convert import at_a_time, downscale, float_batches
-from lace_lightning.pictures.grids import GAP, MARGIN, labelled_grid
+from lace_lightning.pictures.grids import GAP, MARGIN, _lines, labelled_grid
 
 
 def test_large_pictures_become_tiles_of_their_means() -> None:
@@ -42,3 +42,27 @@ def test_the_last_of_four_channels_is_the_opacity_above_white() -> None:
     assert grid.mode == "RGB"
     assert (seen == [255, 0, 0]).all(2).sum() == 64 * 64
     assert set(map(tuple, seen.reshape(-1, 3).tolist())) == {(255, 255, 255), (255, 0, 0)}
+
+
+def test_a_line_of_a_heading_never_ends_inside_of_a_comparison() -> None:
+    text = "quad == 1 and 'long beard' == yes or 0.2 < age <= 0.5, hair in (red, blond)"
+    whole = ["quad == 1", "'long beard' == yes", "0.2 < age <= 0.5"]
+    for width in range(1, 90):
+        lines = _lines(text, width, len)
+        assert " ".join(lines) == text
+        assert all(any(part in line for line in lines) for part in whole)
+        assert all(len(line) <= max(width, len(whole[1])) for line in lines)
+
+
+def test_columns_are_as_wide_as_their_comparisons_and_pictures_stand_below() -> None:
+    row = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
+    narrow = labelled_grid([row], [""], scale=3, columns=["a", "b"])
+    wide = labelled_grid([row], [""], scale=3, columns=["a", "'facial hair' == 'a long beard'"])
+    assert narrow.width == 2 * (84 + GAP) + 2 * MARGIN
+    assert wide.width > narrow.width
+    black = (np.asarray(wide)[-40] == 0).all(1).nonzero()[0]
+    # Both pictures are in the middle of their columns.
+    left, right = black[:84], black[84:]
+    column = (wide.width - 2 * MARGIN) // 2
+    assert abs((left[0] + left[-1]) / 2 - (MARGIN + column / 2)) <= GAP
+    assert abs((right[0] + right[-1]) / 2 - (MARGIN + 1.5 * column)) <= GAP
