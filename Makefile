@@ -23,6 +23,7 @@ $(VENV)/tools: $(VENV)/installed
 
 demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10, LACE-ODE)
 	$(RUN) -m lace_lightning +experiment=cifar10_ode
+	@echo "Faces, edited step by step: $(RUN) -m lace_lightning +experiment=faces_edit hydra.mode=RUN editing=sequential"
 
 test: $(VENV)/tools  ## build the environment and run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile

@@ -44,23 +44,45 @@ def test_networks_of_different_origin_are_compared_without_labels(tmp_path: Path
     assert "agreement on 12 pictures of faces" in capsys.readouterr().out
 
 
-def test_smiles_are_drawn_and_judged(tmp_path: Path) -> None:
-    cli.main(
-        [
-            "+experiment=faces_smile",
-            "debug=fast",
-            "pairs.count=100",
-            "metrics.num_samples=8",
-            "metrics.batch_size=8",
-            "query.target=controlled",
-            "seed=1",
-            "hydra.mode=RUN",
-            "logger=csv",
-            "hydra.run.dir=out",
-        ]
-    )
+# Settings of one job of each experiment that draws or edits, on few pictures.
+JOBS = {
+    "faces_smile": ["query.text=smile == yes", "seed=1"],
+    "faces_gender_smile_age": ["query.text=gender == * and smile == * and mouth == *", "seed=1"],
+    "faces_edit": ["editing=sequential", "seed=1"],
+    "faces_edit_order": ["editing=faces_from_start", "seed=1"],
+    "faces_logic": ["query.text=smile == yes or mouth == open", "query.logic=exact", "seed=1"],
+    "faces_zero_shot": ["query.text=smile == yes and yaw == 0.8 and brightness == 0.7", "seed=1"],
+    "faces_rare": ["query.text=smile == yes and yaw > 0.5", "method=lace_heun", "metrics.posterior_sets=0"],
+    "faces_temperature": ["query.text=smile == yes", "seed=1", "task.temperatures=[1.0,0.5]"],
+    "faces_attributes": ["query.text=smile == * and mouth == *", "seed=1"],
+    "faces_spaces": ["classifier=features", "classifier.arguments.hidden=[4]"],
+    "faces_latent_jem": ["model.step_size=0.1", "model.num_steps=3", "model.chain_steps=2"],
+    "faces_styleflow": ["model.hidden=[8]", "model.batch_size=32"],
+}
+FEW = ["debug=fast", "pairs.count=100", "metrics.num_samples=8", "metrics.batch_size=8", "metrics.fid=none"]
+
+
+def test_every_experiment_on_faces_is_among_the_tests() -> None:
+    names = {name for name, _ in cli.describe("experiment") if name.startswith("faces_")}
+    assert names == {*JOBS, "faces_check", "faces_reference"}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_faces_are_drawn_or_edited_and_judged(name: str, tmp_path: Path) -> None:
+    cli.main([f"+experiment={name}", *FEW, *JOBS[name], "hydra.mode=RUN", "logger=csv", "hydra.run.dir=out"])
     found = metrics(tmp_path / "out")
-    assert 0 <= found["acc/smile/yes"] <= 1
+    scores = {key: value for key, value in found.items() if key.split("/")[0] in ("acc", "holds", "confidence")}
+    assert scores
+    assert all(0 <= value <= 1 for value in scores.values())
+    if name.startswith("faces_edit"):
+        assert 0 <= found["id"] <= 2
+        assert {"acc/yaw", "acc/smile", "acc/age", "acc/mouth"} <= set(found)
+
+
+def test_the_distance_is_on_features_of_photographs(tmp_path: Path) -> None:
+    few = [setting for setting in FEW if not setting.startswith("metrics.fid")]
+    cli.main(["+experiment=faces_smile", *few, *JOBS["faces_smile"], "hydra.mode=RUN", "hydra.run.dir=out"])
+    found = metrics(tmp_path / "out")
     assert "unknown" not in found
     # On the features of EfficientNet-Lite0, against the shipped reference.
     assert min(found["fd_lite0"], found["fd_lite0/unconditional"]) > 0
@@ -80,24 +102,3 @@ def test_the_descriptor_is_an_embedding_of_identity() -> None:
     assert embedding.distance(images, images).tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
     assert torch.allclose(embedding(images).norm(dim=1), torch.ones(2))
     assert embedding.protocol["network"] == "face_api_descriptor"
-
-
-def test_faces_are_edited_and_compared_by_the_descriptor(tmp_path: Path) -> None:
-    cli.main(
-        [
-            "+experiment=faces_edit",
-            "debug=fast",
-            "pairs.count=100",
-            "metrics.num_samples=4",
-            "metrics.batch_size=4",
-            "metrics.fid=none",
-            "editing=sequential",
-            "seed=1",
-            "hydra.mode=RUN",
-            "logger=csv",
-            "hydra.run.dir=out",
-        ]
-    )
-    found = metrics(tmp_path / "out")
-    assert 0 <= found["id"] <= 2
-    assert {"acc/yaw", "acc/smile"} <= set(found)

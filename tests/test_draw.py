@@ -279,6 +279,16 @@ def test_portraits_are_drawn_and_edited_without_a_training(elsewhere: Path, monk
     assert "a training begins" in capsys.readouterr().err
 
 
+def test_faces_are_drawn_by_the_shipped_classifier_of_z(elsewhere: Path, capsys) -> None:
+    cli.main(
+        ["draw", "smile == yes and yaw > 0.6", "--experiment", "faces_smile", "--count", "2", "--out", "f", *SMALL]
+    )
+    assert "classifier: faces_classifier, shipped; task.weights=null trains one" in capsys.readouterr().err
+    assert not (elsewhere / "cache" / "pairs").exists()
+    with np.load("f/latents.npz") as latents:
+        assert latents["z"].shape == (2, 100)
+
+
 def test_draw_works_with_what_is_shipped_and_trains_nothing(elsewhere: Path, capsys) -> None:
     command = ["draw", "label == ship", "--seeds", "0-4,12", "--out", "ships", *SMALL]
     cli.main(command)

@@ -24,15 +24,15 @@ __all__ = [
     "load_embedding",
 ]
 
-SHIPPED = {"cifar10": "cifar10_classifier", "portraits": "portraits_classifier"}
+SHIPPED = {name: f"{name}_classifier" for name in ("cifar10", "faces", "portraits")}
 
 
 def load_classifier(name: str | os.PathLike[str]) -> AttributeClassifier:
     """Return a trained classifier, frozen.
 
     Args:
-        name: cifar10 or portraits for the shipped classifier of latents w of the shipped generator of that name, the
-            name of other shipped weights, or a safetensors file that `AttributeClassifier.save` wrote.
+        name: cifar10, portraits (latents w) or faces (latents z) for the shipped classifier of the shipped generator of
+            that name, the name of other shipped weights, or a safetensors file that `AttributeClassifier.save` wrote.
 
     Returns:
         The classifier in evaluation mode.

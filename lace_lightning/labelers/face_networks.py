@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from ..faces import load_face_network
 from ..faces.age_and_gender import AGES
 from ..faces.face_api import EXPRESSIONS
 from ..faces.fer import FER_EXPRESSIONS, GREY
+from ..generators.arguments import is_number
 from ..schema import Attribute, Schema
 from .labeler import Labeler
 
@@ -183,6 +185,7 @@ class FaceAttributes(ImageNetwork):
         schema: the attributes, a part of `FACES`.
         confidence: smallest probability, in [0, 1], of the likeliest class at which a label is known, by name of a
             discrete attribute.
+        temperature: divisor of the logits, above 0, by name of a discrete attribute; None for 1.
 
     Example:
         >>> network = FaceAttributes("second", FACES.part(["smile", "light0"]), {"smile": 0.9})
@@ -190,12 +193,24 @@ class FaceAttributes(ImageNetwork):
         (2, 3)
     """
 
-    def __init__(self, networks: str, schema: Schema, confidence: Mapping[str, float]) -> None:
+    divisors: Tensor
+
+    def __init__(
+        self,
+        networks: str,
+        schema: Schema,
+        confidence: Mapping[str, float],
+        temperature: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.schema, self.num_features, self.uses = schema, schema.num_logits, SETS[networks]
         names = sorted({self.uses[need] for attribute in schema if (need := NEEDS[attribute.name])})
         self.networks = nn.ModuleDict({name: load_face_network(name) for name in names})
         self.head = _Abstain(schema, confidence)
+        divisors = torch.ones(schema.num_logits)
+        for name, value in (temperature or {}).items():
+            divisors[schema.slices[name]] = value
+        self.register_buffer("divisors", divisors, persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
@@ -208,7 +223,9 @@ class FaceAttributes(ImageNetwork):
             def of(use: str) -> Any:
                 return run(self.uses[use])
 
-            return torch.cat([self._read(attribute.name, of, images) for attribute in self.schema], dim=1)
+            return (
+                torch.cat([self._read(attribute.name, of, images) for attribute in self.schema], dim=1) / self.divisors
+            )
 
     def _read(self, name: str, of: Callable[[str], Any], images: Tensor) -> Tensor:
         """Return the columns of one attribute."""
@@ -234,10 +251,28 @@ class FaceAttributes(ImageNetwork):
         return values.masked_fill(~is_face, torch.nan)
 
 
+def _by_name(
+    setting: str, given: float | Mapping[str, float] | None, required: str, is_valid: Callable[[float], bool]
+) -> dict[str, float]:
+    """Return a setting of discrete attributes by their names; one number is of all of them, None of none."""
+    discrete = [attribute.name for attribute in FACES if attribute.kind == "discrete"]
+    if given is None:
+        return {}
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(discrete, given)
+    for name, value in by_name.items():
+        if name not in discrete or not is_number(value) or not is_valid(value):
+            raise LaceError(
+                f"labeler.{setting} must be {required} for some of {', '.join(discrete)}, received {name}: {value}."
+                f"{suggest(name, discrete)}"
+            )
+    return {name: float(value) for name, value in by_name.items()}
+
+
 def face_labeler(
     networks: str = "face_api",
     attributes: Sequence[str] | None = None,
     confidence: float | Mapping[str, float] | None = None,
+    temperature: float | Mapping[str, float] | None = None,
     **options: Any,
 ) -> Labeler:
     """Return a labeler of faces from the shipped networks of other people.
@@ -252,13 +287,15 @@ def face_labeler(
         confidence: smallest probability, in [0, 1], of the likeliest class at which a label is known: one for all
             discrete attributes, or by name, where names that are not among the attributes have no effect. None decides
             every label.
+        temperature: divisor of the logits, above 0: one for all discrete attributes, or by name. It changes
+            probabilities, which soft labels are, and no decision. None for 1.
         options: further arguments of `Labeler`: views, precision, max_batch, name.
 
     Returns:
         A labeler of pictures (B, 3, H, W) in [-1, 1]; in float32 and 8 at a time unless options say otherwise.
 
     Raises:
-        LaceError: for an unknown set or attribute, and a confidence that is out of range.
+        LaceError: for an unknown set or attribute, and a confidence or a temperature that is out of range.
 
     Example:
         >>> labeler = face_labeler("second", attributes=["smile", "brightness"])
@@ -269,18 +306,14 @@ def face_labeler(
         raise LaceError(
             f"labeler.networks must be one of {', '.join(SETS)}, received '{networks}'.{suggest(networks, SETS)}"
         )
-    discrete = [attribute.name for attribute in FACES if attribute.kind == "discrete"]
-    by_name = confidence if isinstance(confidence, Mapping) else dict.fromkeys(discrete, confidence or 0.0)
-    for name, value in by_name.items():
-        if name not in discrete or not 0 <= value <= 1:
-            raise LaceError(
-                f"labeler.confidence must be a number in [0, 1] for some of {', '.join(discrete)}, received "
-                f"{name}: {value}.{suggest(name, discrete)}"
-            )
+    confidences = _by_name("confidence", confidence, "a number in [0, 1]", lambda value: 0 <= value <= 1)
+    temperatures = _by_name("temperature", temperature, "a number above 0", lambda value: 0 < value < math.inf)
     schema = FACES if attributes is None else FACES.part(attributes)
-    used = {name: float(value) for name, value in by_name.items() if name in schema.names and value}
-    classifier = AttributeClassifier(
-        schema, "x", FaceAttributes(networks, schema, used), {"networks": networks, "confidence": used}
-    )
+    used = {name: value for name, value in confidences.items() if name in schema.names and value}
+    divisors = {name: value for name, value in temperatures.items() if name in schema.names and value != 1}
+    arguments: dict[str, Any] = {"networks": networks, "confidence": used}
+    if divisors:
+        arguments["temperature"] = divisors
+    classifier = AttributeClassifier(schema, "x", FaceAttributes(networks, schema, used, divisors), arguments)
     # Few pictures of 112x112 at a time stay in the cache of a processor: half the time of a hundred.
     return Labeler(classifier, **{"name": f"faces_{networks}", "precision": "float32", "max_batch": 8, **options})

@@ -77,7 +77,7 @@ def _shipped_classifier(study: Study) -> str | None:
     """Return the name of the shipped classifier of the study's generator and settings, None where there is none."""
     plain = study.settings.plain.get("classifier") or {}
     standard = yaml.safe_load((config_folder() / "classifier" / "latent.yaml").read_text(encoding="utf-8"))
-    made_for = study.generator.digest_for(standard["space"])
+    made_for = study.generator.digest_for(study.settings.classifier.space)
     for name in weight_names():
         if not name.endswith("_classifier"):
             continue

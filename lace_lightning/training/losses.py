@@ -52,7 +52,8 @@ def attribute_losses(
     Args:
         schema: the attributes.
         logits: logits (B, L).
-        target: labels (B, K), or logits of a labeler (B, L), which are soft labels.
+        target: labels (B, K), or logits of a labeler (B, L), which are soft labels; values of continuous attributes are
+            clamped to [0, 1].
         label_smoothing: label smoothing of discrete attributes, from 0 to 1.
         known: which labels are known (B, K) bool; all by default.
 
@@ -74,7 +75,8 @@ def attribute_losses(
         columns = schema.slices[attribute.name]
         wanted = target[:, columns] if soft else target[:, index]
         if attribute.kind == "continuous":
-            losses = F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float(), reduction="none")
+            # Answers of a labeler may lie outside of [0, 1], some of them far, and its decisions do not.
+            losses = F.mse_loss(logits[:, columns.start], wanted.reshape(-1).float().clamp(0, 1), reduction="none")
         else:
             losses = F.cross_entropy(
                 logits[:, columns],

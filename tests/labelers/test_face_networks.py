@@ -41,6 +41,20 @@ def test_labels_are_those_of_the_recorded_values():
     assert torch.allclose(labels.column("age"), years / 80, atol=1e-4)
 
 
+def test_a_temperature_divides_logits_and_changes_no_decision():
+    plain, soft = (
+        face_labeler("face_api", ["smile", "yaw"]),
+        face_labeler("face_api", ["smile", "yaw"], None, {"smile": 4}),
+    )
+    logits, softer = plain(pictures(12)), soft(pictures(12))
+    assert torch.allclose(softer, logits / torch.tensor([4.0, 4.0, 1.0]))
+    assert torch.equal(plain.decide(logits).values, soft.decide(softer).values)
+    assert plain.digest != soft.digest
+    # A confidence is compared with the softened probability.
+    sure = face_labeler("face_api", ["smile"], 0.8, 1e6).labels(pictures(12))
+    assert not sure.known.any()
+
+
 def test_second_set_has_labels_of_its_own_networks():
     labels = face_labeler("second", ["smile", "gender", "age"]).labels(pictures(12))
     assert labels.known.all()
@@ -110,5 +124,7 @@ def test_faults_are_named():
         face_labeler(confidence={"age": 0.5})
     with pytest.raises(LaceError, match=r"received smile: 1\.5"):
         face_labeler(confidence={"smile": 1.5})
+    with pytest.raises(LaceError, match=r"labeler\.temperature must be a number above 0 .* received smile: 0"):
+        face_labeler(temperature={"smile": 0})
     with pytest.raises(LaceError, match="hat"):
         face_labeler(attributes=["hat"])

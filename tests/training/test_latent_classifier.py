@@ -22,6 +22,15 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(soft, hard)
 
 
+def test_a_soft_value_outside_of_its_range_counts_as_the_end_that_it_decides() -> None:
+    schema = Schema("s", (Attribute("a"), Attribute("v", "continuous")))
+    logits = torch.tensor([[0.0, 0.0, 0.8]] * 2)
+    soft = torch.tensor([[1.0, 0.0, 40.0], [1.0, 0.0, -3.0]])
+    assert float(attribute_losses(schema, logits, soft)[1]) == pytest.approx((0.2**2 + 0.8**2) / 2)
+    decided = attribute_losses(schema, logits, schema.decode(soft).values)
+    assert float(attribute_losses(schema, logits, soft)[1]) == pytest.approx(float(decided[1]))
+
+
 def test_scores_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.5, 0.0, 0.0, 1.0], [2.0, 0.0, 1.3, 1.0, 0.0, 0.0]])
     hard = attribute_scores(SCHEMA, logits, torch.tensor([[0.0, 0.4, 2.0], [1.0, 0.9, 0.0]]))
