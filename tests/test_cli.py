@@ -270,6 +270,7 @@ def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(t
         "debug=fast",
         "classifier=distilled",
         "classifier.fresh_pairs=40",
+        "classifier.min_steps=0",
         "pairs.holdout=[0.2,0.2]",
         "logger=csv",
         "task.export=classifier",
