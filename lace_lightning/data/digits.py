@@ -156,7 +156,7 @@ class DigitsDataModule(PictureData):
     @property
     def source(self) -> dict[str, Any]:
         """Plain values that the train pictures depend on, and their "shape"."""
-        return {"data": "mnist", "pixels": FILES["train"][2], "shape": [1, 32, 32]}
+        return {"data": "mnist", "pixels": FILES["train"][2], "left_out": VALIDATION, "shape": [1, 32, 32]}
 
     def load(self) -> dict[str, Split]:
         """Return the splits `train`, `val` and `test`: pictures (N, 1, 32, 32) uint8 and labels (N, K)."""
@@ -168,8 +168,8 @@ class DigitsDataModule(PictureData):
         }
 
     def train_pictures(self) -> Tensor:
-        """Return the pictures (60000, 1, 32, 32) uint8 of the published train split, whatever `limit` is."""
-        return load_digits(self._folder(), "train")[0]
+        """Return the pictures (55000, 1, 32, 32) uint8 of the split `train`, whatever `limit` is."""
+        return load_digits(self._folder(), "train")[0][:-VALIDATION]
 
     def _labelled(self, split: str) -> tuple[Tensor, Tensor]:
         pictures, classes = load_digits(self._folder(), split)
