@@ -173,6 +173,7 @@ def _wrapped(names: Sequence[str], start: str = "") -> list[str]:
 # In the order of the list; an experiment is listed under the last resource that it needs.
 NEEDS = {
     "nothing": "nothing",
+    "time": "nothing but time, and make again or check what is shipped",
     "network": "a published network (lace-lightning models)",
     "data": "data of yours, pictures or a network",
     "gpu": "a GPU",

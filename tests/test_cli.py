@@ -34,6 +34,9 @@ TRAININGS = [
     "cifar10_labeler",
     "cifar10_judge",
     "cifar10_generator",
+    "digits_labeler",
+    "digits_judge",
+    "digits_generator",
     "portraits_labeler",
     "portraits_judge",
     "portraits_generator",
@@ -60,6 +63,9 @@ TINY = {
     "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
     "cifar10_pc": ["sampler.num_steps=25,30"],
     "cifar10_euler": ["sampler.step_size=0.1,0.2"],
+    "digits_slant_thickness": ["seed=1"],
+    "digits_logic": ["seed=1", "query.logic=exact"],
+    "digits_edit": ["seed=1"],
     "portraits_glasses": ["seed=1,2", "pairs.more=30"],
     "portraits_gender_smile_age": ["seed=1"],
     "portraits_zero_shot": ["seed=1"],
@@ -79,6 +85,9 @@ JOBS = {
     "cifar10_spaces": 4,
     "cifar10_ode_grid": 2,
     "cifar10_ld_grid": 4,
+    "digits_slant_thickness": 1,
+    "digits_logic": 4,
+    "digits_edit": 2,
     "portraits_glasses": 2,
     "portraits_gender_smile_age": 2,
     "portraits_zero_shot": 2,
@@ -122,7 +131,9 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
         assert result["metrics"]["evaluations"] + result["metrics"].get("forward", 0) > 0
         assert result["metrics"]["fd_judge"] > 0
         assert result["metrics"]["fd_judge/unconditional"] > 0
-        assert result["protocol"]["frechet"]["reference"] == f"{name.split('_')[0]} train, 50000 pictures"
+        domain = name.split("_")[0]
+        count = 55_000 if domain == "digits" else 50_000
+        assert result["protocol"]["frechet"]["reference"] == f"{domain} train, {count} pictures"
         assert f"experiment={name}" in result["command"] or "pytest" in result["command"]
     for picture in tmp_path.rglob("samples.png"):
         with Image.open(picture) as image:
@@ -142,6 +153,9 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, 
     monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
     monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+    monkeypatch.setenv("LACE_MNIST", str(tmp_path))
+    monkeypatch.setattr("lace_lightning.data.digits.load_digits", _few_digits)
+    monkeypatch.setattr("lace_lightning.data.digits.VALIDATION", 10)
     dataset, kind = name.split("_")
     size = {
         "generator": [
@@ -152,7 +166,9 @@ def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, 
         "judge": ["training.arguments.width=4"],
         "identity": ["training.arguments.width=4"],
     }[kind]
-    size = ["training.arguments={widths: [4, 4, 8], blocks: 1}"] if name == "portraits_judge" else size
+    if name in ("portraits_judge", "digits_judge"):
+        size = ["training.arguments={widths: [4, 4, 8], blocks: 1}"]
+    size = ["training.arguments.width=4"] if name == "digits_labeler" else size
     size += ["training.start=null"] if name == "portraits_generator" else []
     command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
     cli.main(command)
@@ -342,6 +358,13 @@ def test_reference_statistics_are_those_of_the_pictures(tmp_path: Path, shared_d
     torch.testing.assert_close(statistics["covariance"].float(), torch.cov(features.T), atol=1e-3, rtol=1e-3)
     assert judge.digest in protocol["network"]
     assert results(tmp_path / "out")[0]["metrics"]["fd/test"] > 0
+
+
+def _few_digits(root, split):
+    generator = torch.Generator().manual_seed(0)
+    count = 40 if split == "train" else 10
+    pictures = torch.randint(0, 256, (count, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    return pictures, torch.arange(count) % 10
 
 
 def _few_pictures(root, split, cache, download=False):

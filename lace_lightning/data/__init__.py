@@ -1,10 +1,11 @@
-"""Data modules: latent/label pairs and their pictures, CIFAR-10, CelebA, portraits, folders of pictures."""
+"""Data modules: latent/label pairs and their pictures, CIFAR-10, MNIST, CelebA, portraits, folders of pictures."""
 
 from .augmentation import AugmentedBatches
 from .batches import EpochBatches, TensorBatches, strided_rows
 from .celeba import CelebADataModule
 from .cifar10 import SCHEMA as CIFAR10_SCHEMA
 from .cifar10 import CIFAR10DataModule, load_cifar10
+from .digits import DigitsDataModule, load_digits
 from .faces import FACES_SCHEMA, FaceBatches, FacesDataModule
 from .folder import FolderDataModule
 from .generated import GeneratedPicturesDataModule
@@ -23,6 +24,7 @@ __all__ = [
     "AugmentedBatches",
     "CIFAR10DataModule",
     "CelebADataModule",
+    "DigitsDataModule",
     "EpochBatches",
     "FaceBatches",
     "FacesDataModule",
@@ -47,6 +49,7 @@ __all__ = [
     "is_filled",
     "keep_pictures",
     "load_cifar10",
+    "load_digits",
     "make_pairs",
     "pairs_identity",
     "read_given",

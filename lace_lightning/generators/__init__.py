@@ -41,7 +41,7 @@ __all__ = [
     "script_generator",
 ]
 
-SHIPPED = {name: f"{name}_generator" for name in ("cifar10", "faces", "portraits")}
+SHIPPED = {name: f"{name}_generator" for name in ("cifar10", "digits", "faces", "portraits")}
 
 
 def load_generator(

@@ -2,6 +2,7 @@
 
 from .adapters import function_labeler, library_labeler, module_labeler, script_labeler
 from .clip import clip_labeler
+from .digits import digit_labeler
 from .face_networks import face_labeler
 from .found import as_labeler
 from .labeler import Labeler
@@ -11,6 +12,7 @@ __all__ = [
     "Labeler",
     "as_labeler",
     "clip_labeler",
+    "digit_labeler",
     "face_labeler",
     "function_labeler",
     "library_labeler",

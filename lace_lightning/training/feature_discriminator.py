@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..classifiers import AttributeClassifier
 from ..classifiers.resnets import ImageNetwork
+from ..pictures.convert import with_channels
 from ..weights import weight_path
 
 
@@ -57,7 +58,8 @@ class FeatureDiscriminator(nn.Module):
         return self
 
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Return logits (B, P_i) float32 of pictures (B, 3, R, R) in [-1, 1]; features are computed in `dtype`."""
+        """Return logits (B, P_i) float32 of pictures (B, C, R, R) in [-1, 1]; features are computed in `dtype`."""
+        images = with_channels(images, 3, "of the discriminator on features")
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             return [

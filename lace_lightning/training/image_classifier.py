@@ -12,7 +12,7 @@ from torch import Tensor
 from ..classifiers import AttributeClassifier
 from ..classifiers.networks import build_network
 from ..errors import LaceError
-from ..pictures.convert import from_bytes
+from ..pictures.convert import from_bytes, with_channels
 from ..schema import Schema
 from ..weights import weight_path
 from .average import averaged_copy, early_decay, move_average
@@ -128,11 +128,13 @@ class ImageClassifierTraining(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Prepare network and average from 5000 pictures of the data module."""
         pictures = from_bytes(self.trainer.datamodule.some_pictures(5000).to(self.device))  # type: ignore[attr-defined]
+        pictures = with_channels(pictures, self.network.channels, "of this training")
         self.network.prepare(pictures)
         self.average.prepare(pictures)
 
     def _logits(self, network: Any, images: Tensor) -> Tensor:
-        images = from_bytes(images).contiguous(memory_format=torch.channels_last)
+        images = with_channels(from_bytes(images), network.channels, "of this training")
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.feature_dtype == torch.bfloat16):
             result: Tensor = network(images).float()
             return result

@@ -16,6 +16,7 @@ from torch import Tensor
 from lace_lightning.data import (
     CelebADataModule,
     CIFAR10DataModule,
+    DigitsDataModule,
     EpochBatches,
     FacesDataModule,
     FolderDataModule,
@@ -25,6 +26,7 @@ from lace_lightning.data import (
     PictureData,
     PortraitsDataModule,
     cifar10,
+    digits,
 )
 from lace_lightning.errors import LaceError
 from lace_lightning.schema import Attribute, Schema
@@ -68,10 +70,19 @@ def _cifar10(path: Path, options: dict[str, Any]) -> CIFAR10DataModule:
     return CIFAR10DataModule(str(path), str(path / "cache"), batch_size=BATCH, **changes, **options)
 
 
+def _few_digits(root: str, split: str) -> tuple[Tensor, Tensor]:
+    count = {"train": 26, "test": 20}[split]
+    pictures = torch.randint(0, 256, (count, 1, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return pictures, torch.arange(count) % 10
+
+
 Builder = Callable[[Path, Any, dict[str, Any]], PictureData]
 # How a small one of each is made, without augmentation; a new data set needs a line here.
 BUILDERS: dict[type[PictureData], Builder] = {
     CIFAR10DataModule: lambda path, generator, options: _cifar10(path, options),
+    DigitsDataModule: lambda path, generator, options: DigitsDataModule(
+        str(path), str(path / "cache"), batch_size=BATCH, pad=0, **options
+    ),
     CelebADataModule: lambda path, generator, options: _celeba(path, options),
     FolderDataModule: lambda path, generator, options: _folder(path, options),
     GeneratedPicturesDataModule: lambda path, generator, options: GeneratedPicturesDataModule(
@@ -106,6 +117,8 @@ def _subclasses(kind: type[PictureData]) -> Iterator[type[PictureData]]:
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> None:
     monkeypatch.setattr(cifar10, "SIZES", {"train": 20, "test": 20})
+    monkeypatch.setattr(digits, "load_digits", _few_digits)
+    monkeypatch.setattr(digits, "VALIDATION", 6)
 
 
 @pytest.fixture

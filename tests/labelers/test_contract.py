@@ -33,6 +33,7 @@ from lace_lightning.labelers import (
     Labeler,
     as_labeler,
     clip_labeler,
+    digit_labeler,
     face_labeler,
     function_labeler,
     library_labeler,
@@ -41,6 +42,7 @@ from lace_lightning.labelers import (
     script_labeler,
 )
 from lace_lightning.labelers.adapters import FunctionNetwork
+from lace_lightning.labelers.digits import DigitAttributes
 from lace_lightning.labelers.face_networks import FaceAttributes
 from lace_lightning.schema import Attribute, Labels, Schema
 from tests.models import tiny_clip
@@ -188,6 +190,10 @@ def of_faces(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
     return face_labeler(("face_api", "second")[seed], ["smile", "brightness"], **options)
 
 
+def of_digits(path: Path, seed: int, options: dict[str, Any]) -> Labeler:
+    return digit_labeler(("digits_labeler", "digits_judge")[seed], **options)
+
+
 @dataclass
 class Case:
     """A kind of labelers, its network, and which promises apply to it."""
@@ -224,6 +230,7 @@ CASES: dict[str, Case] = {
     "script of any size": Case(script_labeler, WrappedImageNetwork, of_script(None)),
     "module": Case(module_labeler, WrappedImageNetwork, of_module, SIDE),
     "clip": Case(clip_labeler, WrappedImageNetwork, of_clip, 32),
+    "digits": Case(digit_labeler, DigitAttributes, of_digits),
     "face networks": Case(face_labeler, FaceAttributes, of_faces),
     "function of labels": Case(
         function_labeler, FunctionNetwork, of_function(label_colours, label_other_colours), abstains=True
