@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SENTENCE = "stopped: the same command goes on from here"
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -78,6 +79,8 @@ def stopping_signals() -> Iterator[None]:
         _State.signal, _State.owner = None, os.getpid()
         for number in before:
             signal.signal(number, _stop)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if _sent_again(dropped) else hook(dropped)
     try:
         yield
     except BaseException as error:
@@ -88,6 +91,7 @@ def stopping_signals() -> Iterator[None]:
             print(SENTENCE, file=sys.stderr, flush=True)
         raise SystemExit(status) from None
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         _State.signal = _State.owner = None
@@ -129,10 +133,25 @@ def _stop(number: int, frame: FrameType | None) -> None:
             _end()
         return
     _State.signal, _State.since = number, time.monotonic()
-    # A thread without locks, because the main thread may hold any. Python drops exceptions of handlers that run inside
-    # of destructors, and loggers may wait for a network.
+    # A thread without locks, because the main thread may hold any. Loggers may wait for a network.
     _thread.start_new_thread(_end_later, (os.getpid(), _State.since))
     raise SystemExit(128 + number)
+
+
+def _sent_again(dropped: Any) -> bool:
+    """Send a signal again whose SystemExit Python dropped inside of a destructor; return whether it was one."""
+    number = _State.signal
+    if not is_handled() or number is None or not isinstance(dropped.exc_value, SystemExit):
+        return False
+    _State.signal = None
+
+    def later(process: int) -> None:
+        time.sleep(0.05)
+        if is_handled() and os.getpid() == process:
+            os.kill(process, number)
+
+    _thread.start_new_thread(later, (os.getpid(),))
+    return True
 
 
 def _requeues() -> bool:

@@ -129,6 +129,16 @@ def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_signal_inside_of_a_destructor_is_sent_again() -> None:
+    # Python drops the exception of the handler there.
+    code = (
+        "class Last:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(0.01)\n"
+        "with stopping.stopping_signals():\n    last = Last()\n    del last\n    time.sleep(8)\n"
+    )
+    done = _python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{SENTENCE}\n")
+
+
 def test_ignored_signals_stay_ignored() -> None:
     done = _python(
         "for number in stopping.SIGNALS:\n    signal.signal(number, signal.SIG_IGN)\n"
