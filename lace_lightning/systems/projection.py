@@ -368,7 +368,7 @@ class Projector:
         best, best_value = points.clone(), torch.full((len(points),), torch.inf, device=points.device)
         first, second = torch.zeros_like(points), torch.zeros_like(points)
         trial = max(1, round(TRIAL * options.steps)) if count > 1 else options.steps + 1
-        compared = max(trial, round(PIXELS_FIRST * options.steps)) if count > 1 else round(PIXELS_FIRST * options.steps)
+        compared = max(1, round(PIXELS_FIRST * options.steps))
         for step in range(options.steps + 1):
             if step == trial:
                 kept = best_value.view(pictures, -1).argmin(1) + torch.arange(pictures, device=rows.device) * count
