@@ -49,8 +49,13 @@ def suggest_setting(key: str, known: Iterable[str]) -> str:
         (" Did you mean 'pairs.count'?", " Did you mean 'metrics.num_samples'?")
         >>> suggest_setting("num_samples", names), suggest_setting("pairs.foo", names)
         (" Did you mean 'metrics.num_samples'?", ' Known in pairs: count, seed.')
+        >>> suggest_setting("pairs", names)
+        " It is added with a plus sign: '+pairs=...'."
     """
     names = list(known)
+    if key in names:
+        # A group of which the experiment has no choice, such as method.
+        return f" It is added with a plus sign: '+{key}=...'."
     group, _, last = key.rpartition(".")
     prefix = f"{group}." if group else ""
     beside = [name[len(prefix) :] for name in names if name.rpartition(".")[0] == group]
