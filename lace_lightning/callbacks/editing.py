@@ -143,6 +143,7 @@ class SequentialEditing(SystemEvaluation):
                                 holds=holds,
                                 features=features,
                                 before=earlier,
+                                conditions=tuple(state.edits),
                             )
                         )
                 if is_kept:

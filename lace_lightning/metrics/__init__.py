@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .accuracy import ConditionalAccuracy, judged_labels
     from .base import MeasuredBatch, PictureMetric, collect_figures
     from .branches import BranchShares
+    from .ceiling import Ceiling
     from .editing import EditStrength
     from .fid import (
         INCEPTION_FEATURES,
@@ -34,6 +35,7 @@ _MODULES = {
     "accuracy": ("ConditionalAccuracy", "judged_labels"),
     "base": ("MeasuredBatch", "PictureMetric", "collect_figures"),
     "branches": ("BranchShares",),
+    "ceiling": ("Ceiling",),
     "editing": ("EditStrength",),
     "fid": (
         "INCEPTION_FEATURES",
@@ -57,6 +59,7 @@ __all__ = [
     "INCEPTION_FEATURES",
     "TENSORFLOW_RESIZE",
     "BranchShares",
+    "Ceiling",
     "ConditionalAccuracy",
     "EditStrength",
     "FeatureStatistics",

@@ -31,6 +31,8 @@ class MeasuredBatch:
         free: Values (B, K) of the free attributes of the query, None where it has none.
         latents: Latents (B, D) that the pictures are made of, None where a model makes pictures without.
         before: The same samples before an edit, None when no edit is measured.
+        conditions: All conditions that the pictures should satisfy: of an edit, those of the edits in force; empty
+            where it is the query alone.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class MeasuredBatch:
     free: Labels | None = None
     latents: Tensor | None = None
     before: MeasuredBatch | None = None
+    conditions: tuple[Query, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -149,6 +149,8 @@ FIGURES = (
         "beside",
         under="reward/{figure}",
     ),
+    Figure("labeled_right", "query true for the labeler", "true for the labeler", "main"),
+    Figure("ceiling", "of these, for the judge (ceiling)", "ceiling", "main", under="labeled_right"),
     Figure("confidence", "classifier's p(c|w), mean", "confidence", "exact"),
     Figure("predicted", "of exact samples", "predicted", "exact", under="confidence"),
     Figure("spread", "spread of latents", "spread"),
