@@ -51,7 +51,7 @@ GIVEN = [
 ]
 # Trained on pictures: tests/test_cli_models.py.
 GIVEN += [f"cifar10_{name}{size}" for name in ("jem", "cond_ebm", "vp_sde", "ve_sde") for size in ("", "_full")]
-GIVEN += ["portraits_cond_ebm"]
+GIVEN += ["portraits_cond_ebm", *(f"digits_{name}" for name in ("jem", "cond_ebm", "vp_sde", "ve_sde"))]
 # Their features are EfficientNet-Lite0's, which take long: tests/test_cli_faces.py.
 GIVEN += [name for name in EXPERIMENTS if name.startswith("faces_")]
 SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS, *GIVEN)]

@@ -15,6 +15,7 @@ from lace_lightning.report import sweeps
 from lace_lightning.systems.pixel_ebm.jem import JEM
 
 from .models import Lookup
+from .test_cli import _few_digits as few_digits
 from .test_cli import _few_pictures as few_pictures
 from .test_cli import results
 
@@ -170,10 +171,13 @@ def test_energies_of_w_draw_what_no_label_says(tmp_path: Path) -> None:
 
 @pytest.fixture
 def few(shared_dir: Path, monkeypatch) -> None:
-    """Fifty pictures of CIFAR-10 for all of it."""
+    """Fifty pictures of CIFAR-10 for all of it, and of MNIST."""
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
     monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", few_pictures)
     monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
+    monkeypatch.setenv("LACE_MNIST", str(shared_dir / "data"))
+    monkeypatch.setattr("lace_lightning.data.digits.load_digits", few_digits)
+    monkeypatch.setattr("lace_lightning.data.digits.VALIDATION", 10)
 
 
 def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path) -> None:
@@ -255,6 +259,29 @@ def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path)
                 "model.sampling.refine=2",
                 "model.buffer.size=100",
             ],
+        ),
+        ("digits_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
+        (
+            "digits_cond_ebm",
+            [
+                "model.network.filter_dim=4",
+                "model.chain.num_steps=2",
+                "model.sampling.rounds=1",
+                "model.sampling.steps=2",
+                "model.sampling.refine=2",
+                "model.buffer.size=100",
+            ],
+        ),
+        *(
+            (
+                f"digits_{kind}_sde",
+                [
+                    "model.network.nf=8",
+                    "score_sampler@model.sampler=probability_flow",
+                    "model.sampler.num_steps=2",
+                ],
+            )
+            for kind in ("vp", "ve")
         ),
         *(
             (

@@ -490,6 +490,12 @@ def test_colours_change_as_torchvision_changes_them() -> None:
     torch.testing.assert_close(Changes(grey=1.0)(x, _u(4)), V.rgb_to_grayscale(x, 3), atol=2e-3, rtol=0)
 
 
+def test_a_grey_picture_of_one_channel_changes_as_one_of_three() -> None:
+    changes = Changes(crop=0.5, mirror=0.5, jitter_probability=1.0, grey=0.5, blur=0.5)
+    x, u = torch.rand(6, 1, 8, 8), torch.rand(6, changes.numbers)
+    torch.testing.assert_close(changes(x, u).expand(-1, 3, -1, -1), changes(x.expand(-1, 3, -1, -1), u))
+
+
 def test_each_picture_is_changed_by_its_own_numbers() -> None:
     x, u = torch.rand(50, 3, 8, 8), _u()
     changes = Changes(0.1, 0.5, jitter_probability=0.8, grey=0.2, blur=0.5)

@@ -23,10 +23,14 @@ def _config(name: str) -> DictConfig:
         return compose("config", overrides=[f"model={name}"]).model
 
 
-@pytest.mark.parametrize("name", ["jem", "cond_ebm", "cond_ebm_spectral"])
-def test_each_configuration_is_a_model(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("jem", 3), ("cond_ebm", 3), ("cond_ebm_spectral", 3), ("jem_digits", 1), ("cond_ebm_digits", 1)],
+)
+def test_each_configuration_is_a_model(name: str, channels: int) -> None:
     model = instantiate(_config(name), schema=SCHEMA.to_config(), buffer={"size": 20})
-    assert model.hparams["shape"] == [3, 32, 32]
+    assert model.hparams["shape"] == [channels, 32, 32]
+    assert torch.isfinite(model.energy("label == airplane")(torch.rand(2, channels, 32, 32))).all()
     assert all(isinstance(value, (dict, list, str, int, float, type(None))) for value in model.hparams.values())
 
 

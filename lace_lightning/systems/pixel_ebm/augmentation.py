@@ -16,11 +16,12 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Changes:
-    """Random changes of pictures (B, 3, H, W) in [0, 1] as a function of uniform numbers (B, 17).
+    """Random changes of pictures (B, C, H, W) in [0, 1] as a function of uniform numbers (B, 17).
 
-    The order is: crop and mirror image; brightness, contrast, saturation and hue in random order; grey; blur. A crop
-    has an aspect ratio between 3:4 and 4:3 and is resized to the whole picture. The blur is Gaussian, 5x5 pixels, with
-    a standard deviation from 0.1 to 2 pixels. The class attribute `numbers` is 17.
+    Pictures have three channels, or one, which saturation, hue and grey leave as it is. The order is: crop and mirror
+    image; brightness, contrast, saturation and hue in random order; grey; blur. A crop has an aspect ratio between 3:4
+    and 4:3 and is resized to the whole picture. The blur is Gaussian, 5x5 pixels, with a standard deviation from 0.1 to
+    2 pixels. The class attribute `numbers` is 17.
 
     Args:
         crop: smallest share of the area that a crop keeps, above 0, at most 1; 1 for no crops.
@@ -66,7 +67,7 @@ class Changes:
         self.grey, self.blur = grey, blur
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return changed pictures (B, 3, H, W) for values (B, `numbers`) in [0, 1)."""
+        """Return changed pictures (B, C, H, W) for values (B, `numbers`) in [0, 1)."""
         if self.crop < 1 or self.mirror:
             x = self._placed(x, u[:, :5])
         rows = u[:, 5] < self.jitter_probability
@@ -114,6 +115,8 @@ def _where(rows: Tensor, x: Tensor, change: Callable[[Tensor, Tensor], Tensor], 
 
 
 def _luminance(x: Tensor) -> Tensor:
+    if x.shape[1] == 1:
+        return x
     return (x * torch.tensor(LUMINANCE, device=x.device)[:, None, None]).sum(1, keepdim=True)
 
 
@@ -133,6 +136,8 @@ def _saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 def _hue(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the hue by a share of the circle; lightness and chroma of the hexagonal cone are kept."""
+    if x.shape[1] == 1:
+        return x
     red, green, blue = x.unbind(1)
     high, low = x.amax(1), x.amin(1)
     chroma = high - low

@@ -44,7 +44,7 @@ class CondEBM(EnergyModel):
 
     Args:
         schema: the attributes, or their plain containers.
-        network: arguments of `build_energy`, except the number of conditions.
+        network: arguments of `build_energy`, except the numbers of conditions and channels.
         chain: arguments of `LangevinChain` for the training; `num_steps` is at least 1. Defaults: 40 steps of size 100
             with noise 0.001, noise first, clamped to [0, 1].
         buffer: arguments of `ReplayBuffer`. Defaults: a reservoir of 10,000 points as bytes with restart 0.001.
@@ -53,7 +53,7 @@ class CondEBM(EnergyModel):
             followed by `changes`, then `refine` steps (0 or more). `step_size` is divided by the number of energies,
             and `noise_std` is the noise of a step. With `models` 2 the energies of the moving average and of its last
             snapshot are added; with 1 only the average is used.
-        shape: shape (3, H, W) of a picture.
+        shape: shape (C, H, W) of a picture.
         objective: "cd", "logsumexp" or "softplus".
         l2: weight of squared energies, 0 or more.
         kl: weight of the energy at the ends of chains, 0 or more.
@@ -149,7 +149,7 @@ class CondEBM(EnergyModel):
                 f"The objective must be one of {', '.join(OBJECTIVES)}, received '{objective}'."
                 f"{suggest(objective, OBJECTIVES)}"
             )
-        self.energies = AttributeEnergies(self.schema, network or {})
+        self.energies = AttributeEnergies(self.schema, {**(network or {}), "channels": shape[0]})
         self.average = averaged_copy(self.energies)
         self.past = copy.deepcopy(self.average)
         self.register_buffer("snapshots", torch.zeros([], dtype=torch.long))
@@ -189,7 +189,7 @@ class CondEBM(EnergyModel):
         return (images.float() + torch.rand(images.shape, generator=random, device=images.device)) / 256
 
     def negatives(self, labels: Labels, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return chains (B, 3, H, W) from the buffer one step before their end, and indices (B,) of their starts."""
+        """Return chains (B, C, H, W) from the buffer one step before their end, and indices (B,) of their starts."""
         x, indices = self.buffer.draw(len(labels), random)
         with frozen(self.energies):
             return self.chain(
@@ -212,10 +212,10 @@ class CondEBM(EnergyModel):
         return result
 
     def sampler_loss(self, x: Tensor, labels: Labels, others: Tensor | None) -> Tensor:
-        """Return the loss of ends x (B, 3, H, W) of chains: their energy and their distance from other points.
+        """Return the loss of ends x (B, C, H, W) of chains: their energy and their distance from other points.
 
         Gradients pass through x, which has a graph, and not through the energy's parameters. The weights are `kl` and
-        `repel`. `others` are points (N, 3, H, W) of the buffer, None to leave out the distance.
+        `repel`. `others` are points (N, C, H, W) of the buffer, None to leave out the distance.
         """
         with frozen(self.energies):
             loss = self.hparams["kl"] * self.energies(x, labels).sum(1).mean()
@@ -294,7 +294,7 @@ class CondEBM(EnergyModel):
         return (self.average, self.past)[: min(self.drawing.models, 1 + int(self.snapshots))]
 
     def energy(self, query: str | Query, free: Labels | None = None, logic: str = "exact") -> Energy:
-        """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1]; see `compose` of the module `energies`."""
+        """Return the energy of a query on pictures (B, C, H, W) in [-1, 1]; see `compose` of the module `energies`."""
         return compose(self.models, self.parsed(query), free, logic)
 
     def run_chain(self, energy: Energy, x: Tensor, seeds: Tensor, done: Callable[[], Any]) -> Tensor:
@@ -305,7 +305,7 @@ class CondEBM(EnergyModel):
         return _signed(d.chain(inner, x, noise, d.rounds * d.steps, d.refine, done))
 
     def sample(self, codes: Labels, seeds: Tensor, starts: Tensor | None = None) -> Sample:
-        """Return pictures `Sample.z` (B, 3, H, W) in [-1, 1] by chains on the sum of the energies of known attributes.
+        """Return pictures `Sample.z` (B, C, H, W) in [-1, 1] by chains on the sum of the energies of known attributes.
 
         Raises LaceError for a code that knows no attribute.
         """
@@ -318,9 +318,9 @@ class CondEBM(EnergyModel):
         """Return pictures of an energy of pictures by chains.
 
         Args:
-            energy: energy of pictures (B, 3, H, W) in [-1, 1].
+            energy: energy of pictures (B, C, H, W) in [-1, 1].
             seeds: one seed a sample (B,) int64.
-            starts: pictures (B, 3, H, W) in [-1, 1] at which chains begin; uniform noise by default.
+            starts: pictures (B, C, H, W) in [-1, 1] at which chains begin; uniform noise by default.
             terms: number of energies that `energy` adds, one or (B,), by which the step size is divided; 1 by default.
         """
         count = len(self.models) * (torch.ones([]) if terms is None else terms)

@@ -133,26 +133,27 @@ class ScaleNetwork(nn.Module):
         filter_dim: channels of the first pair, at least 1.
         stages: number of pairs, at least 1.
         attention: add self-attention after the second pair.
+        channels: channels C of a picture, at least 1.
 
     Example:
         >>> ScaleNetwork(2, filter_dim=4, stages=1, attention=False)(torch.rand(3, 3, 8, 8), None).shape
         torch.Size([3, 1])
     """
 
-    def __init__(self, num_conditions: int, filter_dim: int, stages: int, attention: bool) -> None:
+    def __init__(self, num_conditions: int, filter_dim: int, stages: int, attention: bool, channels: int = 3) -> None:
         super().__init__()
-        self.stem, channels = nn.Conv2d(3, filter_dim, 3, padding=1), filter_dim
+        self.stem, held = nn.Conv2d(channels, filter_dim, 3, padding=1), filter_dim
         blocks: list[nn.Module] = []
         for stage in range(stages):
-            wider = channels * (2 if stage else 1)
-            blocks += [ResidualBlock(channels, num_conditions), ResidualBlock(channels, num_conditions, wider)]
+            wider = held * (2 if stage else 1)
+            blocks += [ResidualBlock(held, num_conditions), ResidualBlock(held, num_conditions, wider)]
             if attention and stage == 1:
                 blocks.append(Attention(wider))
-            channels = wider
-        self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(channels, 1)
+            held = wider
+        self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(held, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Return energies (B, 1) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
+        """Return energies (B, 1) of pictures (B, C, H, W) under conditions (B, N), or under none."""
         x = F.silu(self.stem(x))
         for block in self.blocks:
             x = block(x) if isinstance(block, Attention) else block(x, condition)
@@ -161,7 +162,7 @@ class ScaleNetwork(nn.Module):
 
 
 class ResidualEnergy(nn.Module):
-    """Energies (B, S) of pictures (B, 3, H, W) in [0, 1] at S scales, under conditions or under none.
+    """Energies (B, S) of pictures (B, C, H, W) in [0, 1] at S scales, under conditions or under none.
 
     The first scale is the picture itself. With `multiscale` the pictures of the second and third scale have half and a
     quarter of its size, and S is 3. The default has 6,643,044 parameters for 10 conditions.
@@ -173,6 +174,7 @@ class ResidualEnergy(nn.Module):
             scale has one pair less, the third two.
         multiscale: add the second and third scale.
         attention: add self-attention to the first scale, after its second pair.
+        channels: channels C of a picture, at least 1.
 
     Raises:
         LaceError: for `filter_dim` or `stages` below these bounds.
@@ -193,6 +195,7 @@ class ResidualEnergy(nn.Module):
         stages: int = 4,
         multiscale: bool = True,
         attention: bool = True,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if filter_dim < 1 or stages < (3 if multiscale else 1):
@@ -202,12 +205,12 @@ class ResidualEnergy(nn.Module):
             )
         depths = range(stages, stages - (3 if multiscale else 1), -1)
         self.scales = nn.ModuleList(
-            ScaleNetwork(num_conditions, filter_dim, depth, attention and not index)
+            ScaleNetwork(num_conditions, filter_dim, depth, attention and not index, channels)
             for index, depth in enumerate(depths)
         )
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return energies (B, S) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
+        """Return energies (B, S) of pictures (B, C, H, W) under conditions (B, N), or under none."""
         energies = []
         for scale in self.scales:
             energies.append(scale(x, condition))
@@ -310,13 +313,14 @@ class SpectralBlock(nn.Module):
 
 
 class SpectralEnergy(nn.Module):
-    """Energy (B, 1) of pictures (B, 3, H, W) in [0, 1] by six residual blocks with spectral normalisation.
+    """Energy (B, 1) of pictures (B, C, H, W) in [0, 1] by six residual blocks with spectral normalisation.
 
     The last layer is a sum over places and a linear map without spectral normalisation.
 
     Args:
         num_conditions: length N of the condition, at least 1.
         filter_dim: channels of the first two blocks, at least 1; the other four have twice as many.
+        channels: channels C of a picture, at least 1.
 
     References:
         Implicit generation and modeling with energy-based models (arXiv 1903.08689).
@@ -326,10 +330,10 @@ class SpectralEnergy(nn.Module):
         torch.Size([3, 1])
     """
 
-    def __init__(self, num_conditions: int, filter_dim: int = 128) -> None:
+    def __init__(self, num_conditions: int, filter_dim: int = 128, channels: int = 3) -> None:
         super().__init__()
         n = filter_dim
-        self.stem = SpectralConv(3, n)
+        self.stem = SpectralConv(channels, n)
         plan = (
             (n, n, True),
             (n, n, False),
@@ -342,7 +346,7 @@ class SpectralEnergy(nn.Module):
         self.head = nn.Linear(2 * n, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return energies (B, 1) of pictures (B, 3, H, W) under conditions (B, N), or under none."""
+        """Return energies (B, 1) of pictures (B, C, H, W) under conditions (B, N), or under none."""
         x = F.leaky_relu(self.stem(x), 0.2)
         for block in self.blocks:
             x = block(x, condition)

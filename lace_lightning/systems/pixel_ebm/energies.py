@@ -26,7 +26,7 @@ MAX_CELLS = 4096
 
 
 class AttributeEnergies(nn.Module):
-    """Conditional energies of pictures (B, 3, H, W) in [0, 1], with one network for each attribute.
+    """Conditional energies of pictures (B, C, H, W) in [0, 1], with one network for each attribute.
 
     Args:
         schema: the attributes.
@@ -77,7 +77,7 @@ class AttributeEnergies(nn.Module):
 
 
 class PictureEnergy(Energy):
-    """Base class of energies of pictures (B, 3, H, W) in [-1, 1] by several models, whose energies are added.
+    """Base class of energies of pictures (B, C, H, W) in [-1, 1] by several models, whose energies are added.
 
     Args:
         models: at least one model of the same schema. Their parameters are no part of this module.
@@ -241,7 +241,7 @@ class SoftMinimum(Energy):
 def compose(
     models: Sequence[AttributeEnergies], query: Query, free: Labels | None = None, logic: str = "exact"
 ) -> Energy:
-    """Return the energy of a query on pictures (B, 3, H, W) in [-1, 1].
+    """Return the energy of a query on pictures (B, C, H, W) in [-1, 1].
 
     With exact logic, attributes that must have one value each contribute the sum of their energies, and the rest of the
     query the energy of `Cells`. With paper logic, `and` is a sum, `or` is `SoftMinimum`, and `not` is -0.001·E.

@@ -38,13 +38,13 @@ class JEM(EnergyModel):
 
     Args:
         schema: the attributes, or their plain containers; at least one is discrete.
-        network: arguments of `JEMNetwork`, except the number of logits.
+        network: arguments of `JEMNetwork`, except the numbers of logits and channels.
         chain: arguments of `LangevinChain` for the training.
         buffer: arguments of `ReplayBuffer`; it has 10,000 points by default.
         sampling: how pictures are drawn. `conditional` is "chain", Langevin steps on E(x, c), or "sort", points of the
             buffer that the classifier assigns to the code. Chains begin at points of the buffer (`start` "buffer") or
             at uniform noise ("noise") and have `num_steps`, `step_size` and `noise_std`.
-        shape: shape (C, H, W) of a picture; C is 3 for `JEMNetwork`.
+        shape: shape (C, H, W) of a picture.
         weights: (w₁, w₂, w₃), each 0 or more, not all 0.
         class_conditional: run the chains of the first term on E(x, c) of random classes. With it, or with w₃ above 0,
             the buffer has one block for each combination of classes.
@@ -134,7 +134,7 @@ class JEM(EnergyModel):
                 f"not all 0, received {', '.join(f'{a.name} ({a.kind})' for a in self.schema)} and {list(weights)}: "
                 "change task.attributes or model.weights."
             )
-        self.network = JEMNetwork(self.schema.num_logits, **(network or {}))
+        self.network = JEMNetwork(self.schema.num_logits, channels=shape[0], **(network or {}))
         self.chain = LangevinChain(**(chain or {}))
         self.drawing = _Drawing(**(sampling or {}))
         blocks = math.prod(self.classes) if class_conditional or weights[2] else 1

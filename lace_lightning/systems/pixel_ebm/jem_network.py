@@ -44,44 +44,45 @@ class Block(nn.Module):
 
 
 class Body(nn.Module):
-    """Convolutional part of the network: pictures (B, 3, H, W) -> features (B, 64·widen).
+    """Convolutional part of the network: pictures (B, C, H, W) -> features (B, 64·widen).
 
     Args:
         depth: 6n + 4 layers, n at least 1; (depth - 4)/6 blocks in each of three stages.
         widen: factor of the widths 16, 32 and 64, at least 1.
         num_logits: number of logits of the unused layer of published files.
         published: add that layer.
+        channels: channels C of a picture, at least 1.
 
     Example:
         >>> Body(10, 1, num_logits=2, published=False)(torch.zeros(1, 3, 8, 8)).shape
         torch.Size([1, 64])
     """
 
-    def __init__(self, depth: int, widen: int, num_logits: int, published: bool) -> None:
+    def __init__(self, depth: int, widen: int, num_logits: int, published: bool, channels: int = 3) -> None:
         super().__init__()
-        blocks, channels = (depth - 4) // 6, 16
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
+        blocks, held = (depth - 4) // 6, 16
+        self.conv1 = nn.Conv2d(channels, held, 3, padding=1)
         stages = []
         for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen)):
             layers = []
             for block in range(blocks):
-                layers.append(Block(channels, width, 2 if stage and not block else 1))
-                channels = width
+                layers.append(Block(held, width, 2 if stage and not block else 1))
+                held = width
             stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3 = stages
-        self.num_features = channels
+        self.num_features = held
         if published:
             # Published files hold this layer, which is not used.
-            self.linear = nn.Linear(channels, num_logits).requires_grad_(False)
+            self.linear = nn.Linear(held, num_logits).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, 64·widen) of pictures (B, 3, H, W)."""
+        """Return features (B, 64·widen) of pictures (B, C, H, W)."""
         y = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return F.leaky_relu(y, SLOPE).to(x.dtype).mean((2, 3))
 
 
 class JEMNetwork(nn.Module):
-    """Wide residual network from pictures (B, 3, H, W) in [-1, 1] to logits (B, num_logits), without normalisation.
+    """Wide residual network from pictures (B, C, H, W) in [-1, 1] to logits (B, num_logits), without normalisation.
 
     Activations are leaky ReLUs with slope 0.2, and all convolutions have biases.
 
@@ -93,6 +94,7 @@ class JEMNetwork(nn.Module):
         published: have the parameters of the published file, by name and number (36,478,389 for depth 28 and widen 10
             with 10 logits). It contains two layers that may be unused.
         bf16: compute convolutions in bfloat16, and the linear layers in the type of the input.
+        channels: channels C of a picture, at least 1.
 
     Raises:
         LaceError: for another depth, and for `widen` below 1.
@@ -113,6 +115,7 @@ class JEMNetwork(nn.Module):
         energy_head: bool = False,
         published: bool = False,
         bf16: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or widen < 1:
@@ -120,7 +123,7 @@ class JEMNetwork(nn.Module):
                 "JEM's network requires a depth of 6n + 4, n at least 1, and widen of at least 1, received "
                 f"depth={depth} and widen={widen}: use a depth of 10, 16 or 28."
             )
-        self.f = Body(depth, widen, num_logits, published)
+        self.f = Body(depth, widen, num_logits, published, channels)
         self.energy_head, self.bf16 = energy_head, bf16
         if bf16:
             self.f.to(memory_format=torch.channels_last)
