@@ -23,7 +23,17 @@ KEYS = {
     "callbacks.progress": "metrics.progress",
 }
 # Former choice of a group -> choice.
-CHOICES = {"labeler=faces": "labeler=ffhq", "judge=faces": "judge=ffhq"}
+CHOICES = {
+    "labeler=faces": "labeler=ffhq",
+    "judge=faces": "judge=ffhq",
+    "editing=faces_layers": "editing=ffhq_layers",
+    "editing=faces_layers_code": "editing=ffhq_layers_code",
+    "editing=faces_layers_styleflow": "editing=ffhq_layers_styleflow",
+    "editing=styleflow_v2_faces": "editing=styleflow_v2_ffhq",
+    "style_layers=faces": "style_layers=ffhq",
+    "style_layers=faces_code": "style_layers=ffhq_code",
+    "style_layers=faces_styleflow": "style_layers=ffhq_styleflow",
+}
 # Former group -> group.
 GROUPS = {"network": "training", "setting": "domain"}
 

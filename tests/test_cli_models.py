@@ -378,7 +378,7 @@ def test_a_flow_samples_and_edits_with_one_training(tmp_path: Path, capsys) -> N
             "and editing=styleflow_v2 has overshoot, reencode: set editing=sequential, or model=styleflow",
         ),
         (["+editing.overshoot={hat: 2}"], "'hat' was asked for"),
-        (["editing=styleflow_v2_faces"], "must lie in 0 to 7"),
+        (["editing=styleflow_v2_ffhq"], "must lie in 0 to 7"),
         (["editing.overshoot=much"], "overshoot must be factors"),
         (["task.edits=[]"], "Editing needs edits"),
         (["task.attributes=[smile]", "editing=styleflow_v1"], "needs yaw"),

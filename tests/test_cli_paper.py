@@ -30,10 +30,10 @@ CATS = ["afhq_cats_breed", "afhq_cats_hair_age", "afhq_cats_three", "afhq_cats_e
 TINY = {
     "ffhq_glasses": ["seed=1"],
     "ffhq_gender_smile_age": ["seed=1"],
-    "ffhq_edit": ["seed=1", "editing=faces_layers", "task.strips=1"],
+    "ffhq_edit": ["seed=1", "editing=ffhq_layers", "task.strips=1"],
     "ffhq_edit_styleflow": [
         "seed=1",
-        "editing=styleflow_v2_faces",
+        "editing=styleflow_v2_ffhq",
         "task.strips=1",
         "task.edits=[glasses == 1]",
         "model.hidden=[8]",
@@ -41,7 +41,7 @@ TINY = {
     ],
     "ffhq_zero_shot": ["seed=1"],
     "ffhq_logic": ["query.logic=exact"],
-    "metfaces_edit": ["editing=faces_layers", "task.strips=1"],
+    "metfaces_edit": ["editing=ffhq_layers", "task.strips=1"],
     "afhq_cats_edit": ["task.strips=1"],
 }
 JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
