@@ -88,6 +88,7 @@ JOBS = {
     "digits_slant_thickness": 1,
     "digits_logic": 4,
     "digits_edit": 2,
+    "digits_latent_jem": 2,
     "portraits_glasses": 2,
     "portraits_gender_smile_age": 2,
     "portraits_zero_shot": 2,
