@@ -289,6 +289,17 @@ def test_faces_are_drawn_by_the_shipped_classifier_of_z(elsewhere: Path, capsys)
         assert latents["z"].shape == (2, 100)
 
 
+def test_another_labeler_is_no_reason_to_draw_with_the_shipped_classifier(elsewhere: Path, monkeypatch, capsys) -> None:
+    def make(*_: object, **__: object) -> None:
+        raise LaceError("pairs are made")
+
+    monkeypatch.setattr("lace_lightning.run.pairs._make_pairs", make)
+    command = ["draw", "smile == yes", "--experiment", "faces_smile", "--count", "2", "--out", "f", *SMALL]
+    with pytest.raises(SystemExit):
+        cli.main([*command, "labeler.temperature={smile: 2.0}"])
+    assert "pairs are made" in capsys.readouterr().err
+
+
 def test_draw_works_with_what_is_shipped_and_trains_nothing(elsewhere: Path, capsys) -> None:
     command = ["draw", "label == ship", "--seeds", "0-4,12", "--out", "ships", *SMALL]
     cli.main(command)

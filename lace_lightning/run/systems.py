@@ -77,12 +77,16 @@ def _shipped_classifier(study: Study) -> str | None:
     """Return the name of the shipped classifier of the study's generator and settings, None where there is none."""
     plain = study.settings.plain.get("classifier") or {}
     standard = yaml.safe_load((config_folder() / "classifier" / "latent.yaml").read_text(encoding="utf-8"))
+    labeler = study.settings.plain.get("labeler")
     made_for = study.generator.digest_for(study.settings.classifier.space)
     for name in weight_names():
         if not name.endswith("_classifier"):
             continue
-        # It stands for a training with the settings that it was trained with itself.
-        if {**plain, "attributes": None} != {**standard, **card(name).get("settings", {})}:
+        # It stands for a training with the settings and the labels that it was trained with itself.
+        about = card(name)
+        if {**plain, "attributes": None} != {**standard, **about.get("settings", {})}:
+            continue
+        if labeler and any(labeler.get(key) != value for key, value in about["labeler"].items()):
             continue
         known = load_config(weight_path(name))
         schema = Schema.from_config(known["schema"])
