@@ -59,7 +59,8 @@ def visit(server: PageServer, browser: Any) -> Iterator[Callable[[], Any]]:
     def open_page() -> Any:
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 900}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
+        # Other work on the machine may make a request long.
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
             "request",
@@ -240,8 +241,10 @@ def test_tabs_by_the_keyboard(visit: Callable[[], Any]) -> None:
 @pytest.mark.slow
 def test_an_own_photograph(visit: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lace_lightning.demo import photograph
+    from lace_lightning.systems.projection import ProjectionOptions
 
     monkeypatch.setattr(photograph, "STEPS", 10)
+    monkeypatch.setattr(photograph, "ProjectionOptions", lambda **given: ProjectionOptions(**given, candidates=20))
     page = visit()
     open_edits(page)
     (tmp_path / "notes.png").write_text("no picture")
