@@ -407,6 +407,22 @@ def drawn_folder(query: str, words: Sequence[str]) -> str:
     return f"drawn/{slug}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:8]}"
 
 
+@click.command(context_settings=CONTEXT)
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every machine.")
+@click.option("--port", type=int, default=7860, show_default=True, help="Port to listen on; 0 for any that is free.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
+def demo(settings: tuple[str, ...], host: str, port: int, opens: bool) -> None:
+    """Serve a page with sliders: new pictures and edits by attribute, in a browser.
+
+    Without settings it shows the shipped faces. generator=portraits, cifar10 or digits, experiment=NAME,
+    classifier=FILE and further settings of a run choose others.
+    """
+    from .demo.server import serve
+
+    serve(settings, host, port, opens)
+
+
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
@@ -423,6 +439,7 @@ def help_command(command: str | None) -> None:
 
 CLICK: dict[str, click.Command] = {
     "draw": draw,
+    "demo": demo,
     "convert": convert,
     "models": models,
     "download": download,

@@ -23,6 +23,7 @@ lace_lightning: control a frozen image generator by attribute.
   lace-lightning draw "label == ship" --seeds 0-99,250          pictures, latents and a table into a folder
   lace-lightning edit LATENTS "smile == 1" --experiment NAME     edit z, w or w+ of others, out again as they came
   lace-lightning project photo.jpg --generator portraits         latents of photographs; --edit "smile == 1"
+  lace-lightning demo [generator=portraits]                     a page with sliders, in a browser
   lace-lightning export FILE.onnx [--query "label == ship"]      a generator, classifier or flow for other programs
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
   lace-lightning list GROUP                                     experiments, samplers, ... with their descriptions

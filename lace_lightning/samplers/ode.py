@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ..errors import LaceError, suggest
 from ..schedules import VP
@@ -99,6 +98,9 @@ class ODE(Sampler):
         self.order = ORDERS.get(method)
 
     def run(self, field: Field, z: Tensor, noise: NoiseSource, record: Record) -> Run:
+        # Imports SciPy, which takes longer than all the rest of this package.
+        from torchdiffeq import odeint
+
         schedule = VP(self.beta_min, self.beta_max)
         times: list[float] = []
 

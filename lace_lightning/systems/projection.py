@@ -311,11 +311,12 @@ class Projector:
             return images.new_zeros(len(images), 0)
         return self._joined([network(images) for network in self.networks])
 
-    def __call__(self, targets: Tensor) -> Projected:
+    def __call__(self, targets: Tensor, report: Callable[[int], None] | None = None) -> Projected:
         """Return the projections of pictures.
 
         Args:
             targets: pictures (B, C, H, W) of the generator's size in [-1, 1].
+            report: function that is called with the number of steps that are done, after each; None for none.
 
         Raises:
             LaceError: when no start of a picture stays finite.
@@ -323,7 +324,7 @@ class Projector:
         targets = targets.to(self.generator.device, torch.float32)
         with torch.inference_mode(False), torch.enable_grad():
             wanted = self.features(targets).detach()
-            points = self._optimised(targets.clone(), wanted)
+            points = self._optimised(targets.clone(), wanted, report)
         with torch.no_grad():
             ws = self._styles(points)
             images = self.generator.synthesis(ws)
@@ -359,7 +360,7 @@ class Projector:
         layers = self.generator.num_ws if self.space == "w+" else 1
         return points[:, :, None].expand(-1, -1, layers, -1)
 
-    def _optimised(self, targets: Tensor, wanted: Tensor) -> Tensor:
+    def _optimised(self, targets: Tensor, wanted: Tensor, report: Callable[[int], None] | None) -> Tensor:
         """Return the best points (B, M, D) of all starts and steps."""
         options, starts = self.options, self._starts(targets, wanted)
         pictures, count = starts.shape[:2]
@@ -390,6 +391,8 @@ class Projector:
             second = MOMENTS[1] * second + (1 - MOMENTS[1]) * gradient.square()
             mean, scale = first / (1 - MOMENTS[0] ** (step + 1)), second / (1 - MOMENTS[1] ** (step + 1))
             points = points - self._rate(step) * mean / (scale.sqrt() + 1e-8)
+            if report is not None:
+                report(step)
         winners = best_value.view(pictures, -1)
         lost_pictures = (~winners.isfinite().any(1)).nonzero()[:, 0].tolist()
         if lost_pictures:
