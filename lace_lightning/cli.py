@@ -62,6 +62,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     """
     sweep = any(a in ("-m", "--multirun") or a == "hydra.mode=MULTIRUN" for a in arguments)
     arguments = [_quoted(argument, sweep) for argument in _spoken(renamed_arguments(arguments))]
+    # Several loggers are those of one run, not runs of a sweep.
+    arguments = [re.sub(r"^logger=([\w-]+(?:,[\w-]+)+)$", r"logger=[\1]", argument) for argument in arguments]
     debug = ["+" + a.lstrip("+") for a in arguments if re.match(r"^\+?debug=", a)]
     others = [re.sub(r"^experiment=", "+experiment=", a) for a in arguments if not re.match(r"^\+?debug=", a)]
     # Hydra's parser requires all overrides in one place, while its options may stand anywhere.
@@ -200,7 +202,7 @@ def check_choices(arguments: Sequence[str]) -> None:
         if not value or "/" in key or not group.is_dir():
             continue
         names = choices(key.lstrip("+"), arguments)
-        for choice in value.split(","):
+        for choice in value.strip("[]").split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in names and choice != "null":
                 kind, near = key.lstrip("+"), suggest(choice, names)
                 if (former := former_folder_advice(kind, choice, own_folders(arguments))) is not None:

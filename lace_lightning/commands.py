@@ -423,6 +423,27 @@ def demo(settings: tuple[str, ...], host: str, port: int, opens: bool) -> None:
     serve(settings, host, port, opens)
 
 
+@click.command(context_settings=CONTEXT)
+@click.option("--out", default="dashboard.json", show_default=True, metavar="FILE", help="The workspace as JSON.")
+@click.option("--entity", metavar="NAME", help="User or team of W&B; with --project the workspace is saved there.")
+@click.option("--project", metavar="NAME", help="Project of W&B; lace_lightning by default.")
+@click.option("--distance", default="fd_judge", show_default=True, metavar="FIGURE", help="Fréchet distance to show.")
+@click.option("--paper", is_flag=True, help="Also log the paper's figures as runs of the group 'paper'.")
+@click.option("--domain", default="cifar10", show_default=True, metavar="NAME", help="Figures of the paper to log.")
+@click.option("--report", is_flag=True, help="Also save a report with the same panels (needs --entity).")
+@click.option("--pictures", metavar="FOLDER", help="Draw the panels of --results into FOLDER, without W&B.")
+@click.option("--results", metavar="SWEEP", multiple=True, help="Folder or results.csv of a sweep, for --pictures.")
+def dashboard(**options: Any) -> None:
+    """Make the workspace of W&B for runs and sweeps: to a file, or to --entity and --project.
+
+    It has a scatter of ACC against the distance, parallel coordinates, importance of settings, training curves, edits,
+    tables, a comparer of runs and a browser of pictures.
+    """
+    from .dashboard import dashboard_command
+
+    dashboard_command(**options)
+
+
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
@@ -447,6 +468,7 @@ CLICK: dict[str, click.Command] = {
     "cache": cache,
     "edit": edit,
     "project": project,
+    "dashboard": dashboard,
     "list": list_group,
     "help": help_command,
 }

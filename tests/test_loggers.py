@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lace_lightning import cli, wandb_service
 from lace_lightning.artifacts import read_json
+from lace_lightning.loggers import LastingLogger
 from lace_lightning.report import sweeps
-from lace_lightning.run.outputs import LastingLogger
 
 from .test_cli import _wandb_records
 
@@ -258,4 +258,4 @@ def test_a_dead_service_of_wandb_is_left_behind(tmp_path: Path, monkeypatch, cap
     assert "2 done" in printed.out
     assert printed.err.count("the logger 'wandb' failed and is left out") == 1
     assert "already in progress" not in printed.err
-    assert len(list(tmp_path.rglob("run-*.wandb"))) == 2
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*seed=*/wandb/offline-run-*/run-*.wandb"))) == 2

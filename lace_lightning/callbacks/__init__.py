@@ -2,7 +2,7 @@
 
 from .drawing import Drawing
 from .editing import SequentialEditing
-from .evaluation import Evaluation, SystemEvaluation
+from .evaluation import Evaluation, ResultTable, SystemEvaluation
 from .latent_editing import LatentEditing
 from .sampling import ConditionalSampling
 from .temperature import TemperatureStrips
@@ -13,6 +13,7 @@ __all__ = [
     "Drawing",
     "Evaluation",
     "LatentEditing",
+    "ResultTable",
     "SequentialEditing",
     "SystemEvaluation",
     "TemperatureStrips",

@@ -13,20 +13,21 @@ from torchmetrics import MeanMetric
 from ..cache import Cache
 from ..generators import sample_seeds
 from ..labelers import Labeler
+from ..loggers.series import EDITING
 from ..metrics import ConditionalAccuracy, EditStrength, FeatureStatistics, frechet_distance, judged_labels
 from ..metrics.base import MeasuredBatch, collect_figures
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.animation import walk_frames
 from ..pictures.convert import downscale, from_bytes
-from ..pictures.grids import labelled_grid
+from ..pictures.grids import labelled_grid, to_picture
 from ..query import Query
 from ..samplers import Sample
 from ..schema import Labels, Schema
 from ..systems.base import ConditionalModel, System
 from ..systems.editing import EditState
-from ..systems.handover import Step, sample_table, write_steps
+from ..systems.handover import Row, Step, sample_table, write_steps
 from ..targets import wanted_labels
-from .evaluation import Evaluation, SystemEvaluation
+from .evaluation import Evaluation, ResultTable, SystemEvaluation
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -103,6 +104,7 @@ class SequentialEditing(SystemEvaluation):
         steps = [EditStep(self.judge.schema, self.statistics(device), device) for _ in self.edits]
         rows: list[Tensor] = []
         path: list[Tensor] = []
+        people: list[Row] = []
         for first, count in self._batches(rank, world_size, f"editing ({system.title})"):
             seeds = sample_seeds(count, self.seed, first).to(device)
             state = editor.begin(generator.prior(count, self.seed, first, device))
@@ -110,7 +112,8 @@ class SequentialEditing(SystemEvaluation):
             before_features, before = self._labels(original)
             kept, styles = [downscale(original[: self.strips])], [state.ws]
             is_kept = self.kept is not None and first < self.kept.count
-            made = [self._step(0, first, original, state, before)] if is_kept else []
+            is_told = first < min(self.table, self.strips)
+            made = [self._step(0, first, original, state, before)] if is_kept or is_told else []
             for number, (query, step) in enumerate(zip(self.edits, steps, strict=True), 1):
                 state = editor.apply(state, query, seeds)
                 images = generator.pictures(state.ws)
@@ -146,7 +149,7 @@ class SequentialEditing(SystemEvaluation):
                                 conditions=tuple(state.edits),
                             )
                         )
-                if is_kept:
+                if is_kept or is_told:
                     made.append(self._step(number, first, images, state, judged))
                 step.evaluations += state.evaluations * count
                 step.seconds += state.seconds
@@ -155,6 +158,8 @@ class SequentialEditing(SystemEvaluation):
                 styles.append(state.ws)
             if self.kept is not None and is_kept:
                 write_steps(self.kept, first, made)
+            if is_told:
+                people += self._people(first, made)
             if first == 0:
                 path = [ws[: self.strips] for ws in styles]
             if first < self.strips:
@@ -169,7 +174,29 @@ class SequentialEditing(SystemEvaluation):
             self.protocol(system, device),
             self._strips(rows, self._titles),
             walk_frames(path, self._titles, generator.pictures, self.frames_per_edit),
+            tables={"strips": ResultTable.of(people)} if people else {},
+            series={EDITING: self._series(metrics)},
         )
+
+    def _people(self, first: int, made: Sequence[Step]) -> list[Row]:
+        """Return a row of the loggers' table for each of the first people: strip, and what holds after each edit."""
+        rows: list[Row] = []
+        for place in range(min(len(made[0].images), min(self.table, self.strips) - first)):
+            strip = torch.cat([downscale(step.images[place : place + 1])[0].cpu() for step in made], dim=2)
+            row: Row = {"strip": to_picture(strip), "seed": made[0].table[place]["seed"]}
+            for number, step in enumerate(made[1:], 1):
+                row |= {f"edit {number}": step.table[place]["asked"], f"holds {number}": step.table[place]["holds"]}
+            rows.append(row)
+        return rows
+
+    def _series(self, metrics: Mapping[str, float]) -> list[dict[str, float]]:
+        """Return the figures after each edit, with the number of the edit as the step."""
+        rows: list[dict[str, float]] = []
+        for number in range(1, len(self.edits) + 1):
+            start = f"edit{number}/"
+            own = {name.removeprefix(start): value for name, value in metrics.items() if name.startswith(start)}
+            rows.append({"step": number, **own})
+        return rows
 
     def kept_as(self) -> dict[str, Any]:
         return {"title": ", ".join(map(str, self.edits)), "steps": self._titles}

@@ -69,6 +69,28 @@ NOBODY = "nobody"
 
 
 @dataclass
+class ResultTable:
+    """A table for the loggers.
+
+    Args:
+        columns: names of the columns.
+        rows: cells of each row: numbers, texts, truth values, None and PIL pictures.
+
+    Example:
+        >>> ResultTable.of([{"seed": 1, "p": 0.5}, {"seed": 2, "p": 0.7}]).columns
+        ['seed', 'p']
+    """
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> ResultTable:
+        """Return the table of rows that all have the same keys."""
+        return cls(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
+
+
+@dataclass
 class Evaluation:
     """The result of a measurement.
 
@@ -78,6 +100,8 @@ class Evaluation:
         grid: a grid of pictures, None for none.
         frames: frames of an animation, none by default.
         summary: text that is printed in place of a table of the figures; None for the table.
+        tables: tables for the loggers by name.
+        series: figures over steps by the name of the series; every row has `step`.
 
     Example:
         >>> Evaluation({"acc": 0.9}).metrics["acc"]
@@ -89,6 +113,8 @@ class Evaluation:
     grid: Image.Image | None = None
     frames: list[Image.Image] = field(default_factory=list)
     summary: str | None = None
+    tables: dict[str, ResultTable] = field(default_factory=dict)
+    series: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 class SystemEvaluation(pl.Callback):
@@ -112,6 +138,7 @@ class SystemEvaluation(pl.Callback):
         report: further plain values for their report.json.
         role: what the network that measures is in this run: judge, labeler where there is no judge, or
             nobody where it knows no label, so that no ACC is measured.
+        table: number of first samples in the tables for loggers, at least 0.
 
     Attributes:
         needs_data: whether a system with given weights is tested on its data too.
@@ -145,8 +172,9 @@ class SystemEvaluation(pl.Callback):
         folder: str | os.PathLike[str] | None = None,
         report: Mapping[str, Any] | None = None,
         role: str = "judge",
+        table: int = 0,
     ) -> None:
-        self.role = role
+        self.role, self.table = role, table
         self.judge, self.feature_space, self.cache = judge, feature_space, cache
         self.num_samples, self.batch_size, self.seed, self.progress = num_samples, batch_size, seed, progress
         self.metrics = list(metrics)
@@ -177,7 +205,7 @@ class SystemEvaluation(pl.Callback):
         raise NotImplementedError
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the module under test, log the figures and give pictures and a table to the loggers."""
+        """Measure the module under test, and log the figures; the caller gives pictures and tables to loggers."""
         if not isinstance(pl_module, System):
             raise LaceError(
                 f"A measurement needs a System as the module under test, received {type(pl_module).__name__}: give "
@@ -188,8 +216,6 @@ class SystemEvaluation(pl.Callback):
         pl_module.log_dict(
             {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}, rank_zero_only=True
         )
-        if trainer.is_global_zero:
-            self._show(trainer)
 
     def evaluate(self, system: System, rank: int = 0, world_size: int = 1) -> Evaluation:
         """Return the whole measurement of one system.
@@ -327,12 +353,3 @@ class SystemEvaluation(pl.Callback):
             if device.type == "cuda"
             else f"CPU, {torch.get_num_threads()} threads",
         }
-
-    def _show(self, trainer: pl.Trainer) -> None:
-        """Give the grid and the table of figures to every logger that takes them."""
-        rows = [[name, value] for name, value in self.evaluation.metrics.items()]
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image") and self.evaluation.grid is not None:
-                logger.log_image("samples", [self.evaluation.grid])
-            if hasattr(logger, "log_table"):
-                logger.log_table("results", columns=["metric", "value"], data=rows)

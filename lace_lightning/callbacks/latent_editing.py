@@ -19,6 +19,7 @@ from ..data import LatentFile, LatentFolder, write_latents
 from ..errors import LaceError
 from ..generators import Generator, sample_seeds
 from ..labelers import Labeler
+from ..loggers.series import EDITING
 from ..pictures.convert import downscale, from_bytes
 from ..pictures.grids import read_image, to_picture
 from ..query import Query
@@ -177,7 +178,8 @@ class LatentEditing(SequentialEditing):
                 table.writerows(self._rows(name, record))
         metrics = self._metrics(system, steps, 0, 1, device)
         titles = self._titles if self.photographs is None else ["photograph", "projected", *self._titles[1:]]
-        return Evaluation(metrics, self.protocol(system, device), self._strips(self._shown(), titles))
+        grid = self._strips(self._shown(), titles)
+        return Evaluation(metrics, self.protocol(system, device), grid, series={EDITING: self._series(metrics)})
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         return {**super().protocol(system, device), "latents": self.latents.summary()}

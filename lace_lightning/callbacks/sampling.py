@@ -19,14 +19,14 @@ from ..metrics import BranchShares, ConditionalAccuracy, frechet_distance, judge
 from ..metrics.base import MeasuredBatch, collect_figures
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import downscale, float_batches
-from ..pictures.grids import labelled_grid
+from ..pictures.grids import labelled_grid, to_picture
 from ..query import Query
 from ..schema import KINDS, Labels
 from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
-from ..systems.handover import Piece, caption_of, write_pieces
+from ..systems.handover import Piece, Row, caption_of, sample_table, write_pieces
 from ..targets import free_labels, wanted_labels
-from .evaluation import NOBODY, Evaluation, SystemEvaluation, announce
+from .evaluation import NOBODY, Evaluation, ResultTable, SystemEvaluation, announce
 
 
 class ConditionalSampling(SystemEvaluation):
@@ -133,6 +133,7 @@ class ConditionalSampling(SystemEvaluation):
         own_codes = self.pairs if self.distance_codes == "pairs" and self.query.free else None
         cost = {"evaluations": 0.0, "sampling": 0.0, "synthesis": 0.0}
         kept: list[tuple[Tensor, Labels | None]] = []
+        rows: list[Row] = []
         self.prepare(system, device)
         announce(system)
         observer = system.observer(self.query, self.plan())
@@ -164,6 +165,8 @@ class ConditionalSampling(SystemEvaluation):
                 quality.update(features)
             if self.kept is not None and first < self.kept.count:
                 self._keep(system, first, drawn, judged, free)
+            if first < self.table:
+                rows += self._rows(system, first, drawn, judged, free)
             cost["evaluations"] += drawn.sample.evaluations * count
             cost["sampling"] += drawn.sample.seconds
             cost["synthesis"] += drawn.synthesis_seconds
@@ -187,7 +190,26 @@ class ConditionalSampling(SystemEvaluation):
         metrics |= collect_figures(self.metrics, metrics)
         metrics |= self._timing(system, device, cost, share)
         grid = self._grid(system, kept) if kept else None
-        return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid)
+        tables = {"samples": ResultTable.of(rows)} if rows else {}
+        return Evaluation(metrics, {**self.protocol(system, device), **observed}, grid, tables=tables)
+
+    def _rows(self, system: System, first: int, drawn: Drawn, judged: Labels, free: Labels | None) -> list[Row]:
+        """Return the rows of the loggers' table: picture, `sample_table`, and whether the judge disagrees."""
+        count = min(len(drawn.images), self.table - first)
+        part, sample = slice(count), drawn.sample.rows(slice(count))
+        own = None if free is None else free[part]
+        labels = None if self.role == NOBODY else judged[part]
+        seeds, probability = range(first, first + count), system.probability(self.query, sample, own)
+        table = sample_table(self.query, seeds, sample, labels, own, probability, self.role)
+        pictures = downscale(drawn.images[part]).cpu()
+        return [
+            {
+                "picture": to_picture(picture),
+                **row,
+                **({"disagrees": None if row["holds"] is None else not row["holds"]} if "holds" in row else {}),
+            }
+            for picture, row in zip(pictures, table, strict=True)
+        ]
 
     def kept_as(self) -> dict[str, Any]:
         return {"title": self.query.text, "caption": caption_of(self.query)}

@@ -15,6 +15,7 @@ from ..energies import build
 from ..errors import LaceError
 from ..generators import sample_seeds
 from ..labelers import Labeler
+from ..loggers.series import TEMPERATURE
 from ..metrics import frechet_distance, judged_labels
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import downscale
@@ -137,7 +138,16 @@ class TemperatureStrips(SystemEvaluation):
             **self._common_protocol(system, device),
             **system.protocol(self.query),
         }
-        return Evaluation({"acc": figures["holds"], **figures, **metrics}, protocol, self._strips(levels))
+        series = [
+            {
+                "step": number,
+                "tau": level.tau,
+                **{n: metrics[f"tau{level.tau:g}/{n}"] for n in ("probability", "holds")},
+            }
+            for number, level in enumerate(levels)
+        ]
+        figures = {"acc": figures["holds"], **figures, **metrics}
+        return Evaluation(figures, protocol, self._strips(levels), series={TEMPERATURE: series})
 
     def kept_as(self) -> dict[str, Any]:
         return {"title": self.query.text, "steps": [f"tau {tau:g}" for tau in self.temperatures]}

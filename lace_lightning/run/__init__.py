@@ -19,6 +19,7 @@ from .pairs import pairs_of
 from .settings import Settings
 from .study import Study, measured_by
 from .systems import export, system_of, train_system, training_data
+from .tracking import track_results
 from .train import fit_classifier, fit_generator, fit_identity
 
 __all__ = ["Settings", "Study", "check", "run"]
@@ -82,8 +83,9 @@ def measure_system(settings: Settings) -> dict[str, float]:
     pairs = pairs_of(study) if system.training_data() == "pairs" and not is_ready else None
     evaluation.use_labels(pairs.labels() if pairs is not None else None)
     data = None if is_ready else training_data(study, system, pairs)
+    names = list(dict.fromkeys(name for query in study.queries for name in query.attributes))
     no_loggers: AbstractContextManager[list[Logger]] = nullcontext([])
-    with no_loggers if is_ready and settings.task.name == "draw" else loggers_of(settings) as loggers:
+    with no_loggers if is_ready and settings.task.name == "draw" else loggers_of(settings, names) as loggers:
         seconds = None if data is None else train_system(study, system, data, loggers)
         export(study, system, data, seconds)
         metrics = test_system(study, system, data, evaluation, loggers)
@@ -97,4 +99,5 @@ def measure_system(settings: Settings) -> dict[str, float]:
             result.protocol["partial"] = "; ".join(study.partial)
         # Before the loggers are closed: a network cannot take results away.
         write_results(settings, metrics, result.protocol, result.grid, result.frames, result.summary)
+        track_results(settings, loggers, metrics, result)
     return metrics

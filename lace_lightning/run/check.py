@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ..artifacts import digest
 from ..errors import LaceError, no_edits, suggest
+from ..loggers import check_extra
 from ..renamed import rename_settings, suggest_setting
 from ..systems.base import System
 from ..systems.editing import EditOptions
@@ -175,6 +176,8 @@ def _check_nodes(settings: Settings) -> None:
             if content is not None and (group == "callbacks" or name == "csv"):
                 # A logger that cannot start is left out of a run, which csv never is.
                 _node(f"{group}.{name}", content).check()
+            if content is not None and group == "logger":
+                check_extra(f"logger.{name}", _node(f"{group}.{name}", content).target)
     for name, content in settings.metrics.nodes.items():
         _node(f"metrics.{name}", content, list(type(settings.metrics).model_fields)).check()
     if task in TRAININGS:

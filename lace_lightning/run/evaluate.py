@@ -59,6 +59,9 @@ def evaluation_of(study: Study) -> SystemEvaluation:
     common["role"], note = measured_by(settings)
     if note is not None:
         common["report"]["judge_note"] = note
+    # Files of CSV have no place for pictures.
+    if any(name != "csv" and node is not None for name, node in settings.logger.items()):
+        common["table"] = settings.metrics.table
     if isinstance(task, DrawTask):
         kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report", "role")}
         query, *others = study.queries

@@ -26,6 +26,7 @@ INDIFFERENT = (
     "sweep",
     "metrics.keep",
     "metrics.progress",
+    "metrics.table",
     "dataset.module.cache",
     "dataset.module.pairs.cache",
     "dataset.module.progress",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from .. import __version__
 from ..artifacts import atomic_path, write_json
+from ..loggers import LastingLogger, RunIdentity
+from ..loggers.lasting import note
 from ..pictures.animation import save_animations
 from ..report.paper import paper_row
+from ..report.sweeps import SEEN
 from ..report.text import results_table
-from ..wandb_service import remember, server_of, start_anew, wandb_mode
+from ..wandb_service import remember, server_of, wandb_mode
 from .check import launcher_plugins
 from .nodes import Node
 from .settings import Settings
@@ -157,151 +160,42 @@ def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.
     return pl.Trainer(**given, callbacks=callbacks, logger=loggers, default_root_dir=settings.paths.output)
 
 
-class LastingLogger(Logger):
-    """Logger that is left out, with one note, from the first error inside it on.
-
-    Args:
-        name: what the logger is called in notes.
-        logger: the logger that everything is handed to.
-
-    Example:
-        >>> from pytorch_lightning.loggers import CSVLogger
-        >>> LastingLogger("csv", CSVLogger("folder", name="csv", version="")).save_dir
-        'folder'
-    """
-
-    def __init__(self, name: str, logger: Logger) -> None:
-        super().__init__()
-        self._called, self._logger, self._works, self._opened = name, logger, True, None
-
-    def _hand(self, action: Callable[[], Any]) -> Any:
-        """Return what an action gives, None from the first error on."""
-        if not self._works:
-            return None
-        try:
-            return action()
-        except Exception as error:
-            self._leave_out(error)
-            return None
-
-    def _leave_out(self, error: Exception) -> None:
-        if self._works:
-            self._works = False
-            text = " ".join(str(error).split()) or type(error).__name__
-            _note(f"the logger '{self._called}' failed and is left out from here on, the run goes on ({text[:300]})")
-
-    @property
-    def name(self) -> str | None:
-        """Name of the logger's experiment."""
-        result: str | None = self._hand(lambda: self._logger.name)
-        return result
-
-    @property
-    def version(self) -> int | str | None:
-        """Version of the logger's experiment."""
-        result: int | str | None = self._hand(lambda: self._logger.version)
-        return result
-
-    @property
-    def save_dir(self) -> str | None:
-        """Folder of the logger."""
-        result: str | None = self._hand(lambda: self._logger.save_dir)
-        return result
-
-    @property
-    def root_dir(self) -> str | None:
-        """Folder of all versions of the logger's experiment."""
-        result: str | None = self._hand(lambda: self._logger.root_dir)
-        return result
-
-    @property
-    def experiment(self) -> Any:
-        """Experiment object of the logger; one that takes everything where the logger is left out."""
-        found = self._hand(lambda: getattr(self._logger, "experiment", None))
-        return DummyLogger().experiment if found is None else found
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log figures."""
-        self._hand(lambda: self._logger.log_metrics(metrics, step))
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Log settings."""
-        self._hand(lambda: self._logger.log_hyperparams(params, *args, **kwargs))
-
-    def log_graph(self, *args: Any, **kwargs: Any) -> None:
-        """Log the graph of a model."""
-        self._hand(lambda: self._logger.log_graph(*args, **kwargs))
-
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Take note of a checkpoint."""
-        self._hand(lambda: self._logger.after_save_checkpoint(checkpoint_callback))
-
-    def save(self) -> None:
-        """Write what was logged."""
-        self._hand(lambda: self._logger.save())
-
-    def finalize(self, status: str) -> None:
-        """Write what was logged at the end of a part of a run."""
-        self._hand(lambda: self._logger.finalize(status))
-
-    def start(self) -> None:
-        """Open the logger's experiment, on the first process."""
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            self._opened = self._hand(lambda: getattr(self._logger, "experiment", None))
-
-    def close(self, has_failed: bool) -> None:
-        """End the logger's run, in W&B with exit code 1 after a failure: the next job must not write into this one's.
-
-        Args:
-            has_failed: whether the run has failed or was stopped.
-        """
-        self.finalize("failed" if has_failed else "success")
-        is_wandb = isinstance(self._logger, WandbLogger)
-        is_lost = self._opened is None and not self._works
-        try:
-            # A logger that was left out is closed too.
-            if callable(finish := getattr(self._opened, "finish", None)):
-                finish(**({"exit_code": 1} if has_failed and is_wandb else {}))
-        except Exception as error:
-            self._leave_out(error)
-            is_lost = True
-        if is_wandb and is_lost:
-            start_anew()
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """Class of the logger, for callbacks that ask with isinstance which one it is."""
-        return type(self._logger) if "_logger" in self.__dict__ else LastingLogger
-
-    def __getattr__(self, name: str) -> Any:
-        # What Lightning does not know: log_image, log_table, watch.
-        if name.startswith("__") or "_logger" not in self.__dict__:
-            raise AttributeError(name)
-        try:
-            found = getattr(self._logger, name)
-        except Exception as error:
-            if not isinstance(error, AttributeError):
-                self._leave_out(error)
-            raise AttributeError(name) from error
-        if not callable(found):
-            return found
-        return lambda *args, **kwargs: self._hand(lambda: found(*args, **kwargs))
-
-
-@rank_zero_only
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
-
-
 @contextmanager
-def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
+def loggers_of(settings: Settings, attributes: Sequence[str] = ()) -> Iterator[list[Logger]]:
     """Start the configured loggers, log the settings, and close the loggers at the end of the context.
 
-    A logger that cannot start is left out with a note. After an error the loggers are closed as failed. The results
-    have to be written inside.
+    A logger that cannot start is left out with a note. After an error or a stop the loggers are closed as failed. The
+    results have to be written inside.
 
     Args:
         settings: settings of the run.
+        attributes: attributes of the query or of the edits, which become tags.
+
+    Returns:
+        A context manager that yields the loggers.
+    """
+    with open_loggers(
+        settings.logger, settings.paths.output, identity_of_run(settings, attributes), settings.plain
+    ) as loggers:
+        yield list(loggers)
+
+
+@contextmanager
+def open_loggers(
+    nodes: Mapping[str, Any],
+    folder: str,
+    identity: RunIdentity,
+    plain: Mapping[str, Any],
+    ends_failed: bool = False,
+) -> Iterator[list[LastingLogger]]:
+    """Start loggers, log settings, and close the loggers at the end of the context; see `loggers_of`.
+
+    Args:
+        nodes: the loggers by name, in plain containers.
+        folder: folder of the run.
+        identity: what the run is called.
+        plain: settings in plain containers.
+        ends_failed: whether the run is closed as failed also without an error.
 
     Returns:
         A context manager that yields the loggers.
@@ -309,28 +203,64 @@ def loggers_of(settings: Settings) -> Iterator[list[Logger]]:
     loggers: list[LastingLogger] = []
     has_failed = True
     try:
-        for name, node in settings.logger.items():
-            if node is not None and (logger := _started(settings, name, node)) is not None:
+        for name, node in nodes.items():
+            if node is not None and (logger := _started(folder, identity, name, node)) is not None:
                 loggers.append(logger)
         for logger in loggers:
-            logger.log_hyperparams(settings.plain)
-        yield list(loggers)
-        has_failed = False
+            logger.log_hyperparams(dict(plain))
+        yield loggers
+        has_failed = ends_failed
     finally:
         for logger in loggers:
             logger.close(has_failed)
 
 
-def _started(settings: Settings, name: str, content: Mapping[str, Any]) -> LastingLogger | None:
+def identity_of_run(settings: Settings, attributes: Sequence[str] = ()) -> RunIdentity:
+    """Return what a run is called where runs are compared.
+
+    Args:
+        settings: settings of the run.
+        attributes: attributes of the query or of the edits.
+
+    Returns:
+        Name (of a job of a sweep: its overrides), group, task and tags.
+
+    Example:
+        >>> from .settings import SystemTask
+        >>> identity = identity_of_run(Settings(name="mine", task=SystemTask()), ["smile"])
+        >>> identity.name, identity.job_type, identity.tags
+        ('mine', 'control', ('domain=cifar10', 'attribute=smile'))
+    """
+    folder = Path(settings.paths.output)
+    short = re.sub(r"-[0-9a-f]{8}$", "", folder.name)
+    name = short if (folder / SEEN).is_file() else settings.name
+    system = settings.model or settings.sampler
+    tags = {
+        "domain": settings.dataset.name,
+        "generator": None if settings.generator is None else _called(settings.generator),
+        "method": settings.method or (None if system is None else system.name),
+    }
+    known = [f"{key}={value}" for key, value in tags.items() if value is not None]
+    return RunIdentity(name, settings.name, settings.task.name, (*known, *(f"attribute={a}" for a in attributes)))
+
+
+def _called(node: Node) -> str:
+    """Return the name of a generator of the configuration, without the folder of a file."""
+    return Path(node.name).name
+
+
+def _started(folder: str, identity: RunIdentity, name: str, content: Mapping[str, Any]) -> LastingLogger | None:
     """Return a logger that has started, None for one that cannot."""
     node, begin = Node(f"logger.{name}", content), time.monotonic()
-    is_wandb = str(content.get("_target_")).endswith("WandbLogger")
+    kind = node.target.rpartition(".")[2]
+    own = identity.options(kind, node.arguments)
+    is_wandb = kind == "WandbLogger"
     try:
-        logger = _wandb(settings, node) if is_wandb else node.build()
+        logger = _wandb(folder, node, own) if is_wandb else node.build(**own)
         result = LastingLogger(name, logger)
         result.start()
     except Exception as error:
-        _note(f"the logger '{name}' cannot start and is left out ({type(error).__name__}: {error})")
+        note(f"the logger '{name}' cannot start and is left out ({type(error).__name__}: {error})")
         return None
     if is_wandb and time.monotonic() - begin > SLOW:
         # The other jobs of a sweep need not wait for this server.
@@ -338,10 +268,10 @@ def _started(settings: Settings, name: str, content: Mapping[str, Any]) -> Lasti
     return result
 
 
-def _wandb(settings: Settings, node: Node) -> Logger:
+def _wandb(folder: str, node: Node, own: Mapping[str, Any]) -> Logger:
     """Return W&B's logger in the mode that the network allows."""
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(SLOW))
-    mode = wandb_mode(node.arguments, f"{settings.paths.output}/wandb/offline-run-*")
+    mode = wandb_mode(node.arguments, f"{folder}/wandb/offline-run-*")
     # Lightning's own `offline` would set WANDB_MODE for all that follows.
-    result: Logger = node.build("offline", **({} if mode is None else {"mode": mode}))
+    result: Logger = node.build("offline", **own, **({} if mode is None else {"mode": mode}))
     return result

@@ -156,6 +156,7 @@ class Metrics(Group):
     timing_repeats: int = setting(3, "Repeats of a timing with 64 samples.", "repeats", ge=0)
     posterior_sets: int = setting(0, "Sets of exact samples that latents are measured against.", "sets", ge=0)
     keep: int = setting(0, "First samples that are also written as files, into the folder samples.", "samples", ge=0)
+    table: int = setting(64, "First samples in the tables of W&B, TensorBoard and MLflow.", "samples", ge=0)
     pictures_per_class: int = setting(10, "Columns of the grid of pictures.", "pictures", ge=1)
     progress: bool = setting(True, "Show progress bars.")
 

@@ -13,10 +13,12 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ..cache import Cache
-from ..callbacks import TrainingPictures, generator_grid
+from ..callbacks import Evaluation, TrainingPictures, generator_grid
 from ..data.processes import in_first, is_rank_zero
 from ..errors import LaceError
+from ..loggers import training_names
 from ..training import fitting
+from ..training.curves import write_curve
 from ..training.fitting import Stage, train_or_load
 from ..training.generator import GANTraining
 from ..training.identity import IdentityTraining
@@ -24,6 +26,7 @@ from ..training.image_classifier import ImageClassifierTraining
 from .identity import node_identity, part_of_data, training_identity
 from .outputs import loggers_of, trainer_of, write_results
 from .settings import Settings
+from .tracking import track_results
 
 if TYPE_CHECKING:
     from .study import Study
@@ -60,7 +63,7 @@ def train(
         return fit_to_end(settings, module, data, folder, loggers, every, **options)
 
     own = {**identity, **training_identity(settings)}
-    return train_or_load(study.cache, module, data, stages, own, fit, study.device, study.note_partial)
+    return train_or_load(study.cache, module, data, stages, own, fit, study.device, study.note_partial, loggers)
 
 
 def fit_to_end(
@@ -88,17 +91,18 @@ def fit_to_end(
     Returns:
         The trainer, and the seconds of training in all.
     """
-    return fitting.fit_to_end(
-        partial(trainer_of, settings, loggers),
-        module,
-        data,
-        folder,
-        every,
-        callbacks,
-        settings.trainer.get("max_time"),
-        enable_progress_bar=settings.metrics.progress,
-        **options,
-    )
+    with training_names(loggers):
+        return fitting.fit_to_end(
+            partial(trainer_of, settings, loggers),
+            module,
+            data,
+            folder,
+            every,
+            callbacks,
+            settings.trainer.get("max_time"),
+            enable_progress_bar=settings.metrics.progress,
+            **options,
+        )
 
 
 def fit_classifier(settings: Settings) -> dict[str, float]:
@@ -121,7 +125,9 @@ def fit_classifier(settings: Settings) -> dict[str, float]:
     module = ImageClassifierTraining(data.schema, **settings.training)
     with loggers_of(settings) as loggers:
         metrics = _fit(settings, module, data, loggers)
-        return _export(settings, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics))
+        return _export(
+            settings, loggers, metrics, lambda file: module.classifier().save(file, torch.float16, **metrics)
+        )
 
 
 def fit_identity(settings: Settings) -> dict[str, float]:
@@ -136,7 +142,9 @@ def fit_identity(settings: Settings) -> dict[str, float]:
     data, module = settings.dataset.module.build(), IdentityTraining(**settings.training)
     with loggers_of(settings) as loggers:
         metrics = _fit(settings, module, data, loggers)
-        return _export(settings, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics))
+        return _export(
+            settings, loggers, metrics, lambda file: module.embedding.eval().save(file, torch.float16, **metrics)
+        )
 
 
 def fit_generator(settings: Settings) -> dict[str, float]:
@@ -154,11 +162,12 @@ def fit_generator(settings: Settings) -> dict[str, float]:
     with loggers_of(settings) as loggers:
         metrics = _fit(settings, module, data, loggers, drawing)
         metrics["kimg"] = float(module.images_seen) / 1000
-        return _export(settings, metrics, module.export, lambda: generator_grid(module))
+        return _export(settings, loggers, metrics, module.export, lambda: generator_grid(module))
 
 
 def _export(
     settings: Settings,
+    loggers: list[Logger],
     metrics: dict[str, float],
     save: Callable[[Path], None],
     draw: Callable[[], Any] = lambda: None,
@@ -167,7 +176,9 @@ def _export(
     file = Path(settings.paths.output) / f"{settings.task.export}.safetensors"  # type: ignore[attr-defined]
     if is_rank_zero():
         save(file)
-    write_results(settings, metrics, {"weights": file.name}, draw())
+    grid = draw()
+    write_results(settings, metrics, {"weights": file.name}, grid)
+    track_results(settings, loggers, metrics, Evaluation(grid=grid))
     return metrics
 
 
@@ -197,6 +208,8 @@ def _fit(
     every = {"every_n_train_steps": task.checkpoint_steps}
     with in_first(entry.making(f"the training of {task.export}")):
         trainer, _ = fit_to_end(settings, module, data, entry.folder, loggers, every, callbacks)
+        if is_rank_zero():
+            write_curve(entry.folder, fitting.curve_of(trainer))
     if not is_overridden("test_step", module):
         return {}
     return {name: float(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}

@@ -16,6 +16,7 @@ from ..cache import Cache, Entry, sealed_path
 from ..data.processes import in_first, is_rank_zero, say
 from ..source import code_of
 from .checkpoints import STEPS, SealedCheckpoints, newest_checkpoint, remove_checkpoints
+from .curves import TrainingCurve, log_curve, read_curve, write_curve
 
 # File of a trained state.
 TRAINED = "system.safetensors"
@@ -79,11 +80,12 @@ def train_or_load(
     fit: Fit,
     device: torch.device,
     note_partial: Callable[[str], None],
+    loggers: Sequence[Any] = (),
 ) -> float | None:
     """Train a module through its stages, or load its trained state from the cache.
 
     A training that ends early, by `fast_dev_run` or by `max_time`, is used and not kept; its last checkpoint is, from
-    which the next one goes on.
+    which the next one goes on. The curve of a training is kept beside its trained state, and logged again with it.
 
     Args:
         cache: the cache.
@@ -94,6 +96,7 @@ def train_or_load(
         fit: trains one part: `fit_to_end` with the trainer of the caller.
         device: where the module is put at the end.
         note_partial: is told why a training that ended early is none of the settings.
+        loggers: loggers that take the curve of a training that is found; `fit` logs the others.
 
     Returns:
         Seconds of training in all, None where they are not known.
@@ -103,6 +106,7 @@ def train_or_load(
     with in_first(entry.making(f"the training of {kind.__name__}")):
         if entry.has(TRAINED):
             say(f"found {kind.__name__} {entry.key}")
+            log_curve(loggers, read_curve(entry.folder))
             if is_rank_zero():
                 # A process that was killed at its very end leaves them.
                 remove_checkpoints(entry.folder)
@@ -127,6 +131,7 @@ def _fit_stages(
 ) -> float | None:
     """Fit the stages and keep the trained state; return the seconds where the training ended early and is not kept."""
     folder, seconds, early = entry.folder, 0.0, None
+    offset, rows = 0, []
     for number, stage in enumerate(stages):
         trainer, more = fit(
             stage.module or module,
@@ -134,9 +139,12 @@ def _fit_stages(
             folder if number == 0 else folder / f"stage{number + 1}",
             stage.every,
             enable_model_summary=False,
+            first_step=offset,
             **stage.options,
         )
         seconds += more
+        rows += curve_of(trainer)
+        offset += trainer.global_step
         early = ended_early(trainer) or _untrained(trainer, module)
         if early is not None:
             break
@@ -145,6 +153,7 @@ def _fit_stages(
         note_partial(f"the training of {type(module).__name__} ended early ({early})")
         return seconds
     if trainer.is_global_zero:
+        write_curve(folder, rows)
         with sealed_path(folder / TRAINED) as temporary:
             module.save_trained(temporary, seconds=seconds)
         remove_checkpoints(folder)
@@ -158,6 +167,16 @@ def _untrained(trainer: pl.Trainer, module: Any) -> str | None:
         return None
     limits = f"trainer.max_epochs={trainer.max_epochs}, trainer.max_steps={trainer.max_steps}"
     return f"no step was taken: {limits}"
+
+
+def curve_of(trainer: pl.Trainer) -> list[dict[str, float]]:
+    """Return the rows of the curve of a training.
+
+    Args:
+        trainer: the trainer after `fit_to_end`.
+    """
+    found = (callback for callback in trainer.callbacks if isinstance(callback, TrainingCurve))  # type: ignore[attr-defined]
+    return list(next(found).rows)
 
 
 def ended_early(trainer: pl.Trainer) -> str | None:
@@ -184,9 +203,12 @@ def fit_to_end(
     every: Mapping[str, Any],
     callbacks: Sequence[pl.Callback] = (),
     max_time: Any = None,
+    first_step: int = 0,
     **options: Any,
 ) -> tuple[pl.Trainer, float]:
     """Train to the end, from the checkpoint in `folder` where there is one.
+
+    The loggers of the trainer that have `log_curve` get the curve up to the checkpoint again.
 
     Args:
         trainer_of: makes the trainer of arguments by name.
@@ -196,6 +218,7 @@ def fit_to_end(
         every: when a checkpoint is written, arguments of `ModelCheckpoint`; one is written at the end too.
         callbacks: further callbacks.
         max_time: the longest time of the training in all, as Lightning takes it; None for no limit.
+        first_step: steps of earlier parts of the training, which are added to those of its curve.
         options: further arguments of the trainer.
 
     Returns:
@@ -205,7 +228,9 @@ def fit_to_end(
     last, clock = newest_checkpoint(folder), Timer(max_time)
     # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates.
     checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **every)
-    trainer = trainer_of(callbacks=[clock, checkpoint, *callbacks], plugins=[SealedCheckpoints()], **options)
+    curve = TrainingCurve(first_step)
+    trainer = trainer_of(callbacks=[clock, checkpoint, curve, *callbacks], plugins=[SealedCheckpoints()], **options)
+    trainer.loggers = [*trainer.loggers, curve.logger]
     if last is not None:
         say(f"found {last}")
     trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
