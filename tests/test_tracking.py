@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +240,10 @@ def test_an_interrupted_run_is_failed_in_wandb(tmp_path: Path, monkeypatch, home
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         cli.main([*TINY, "logger=wandb", "hydra.run.dir=out"])
     (path,) = tmp_path.rglob("run-*.wandb")
+    # W&B's service is another process, which a busy machine lets write later.
+    end = time.monotonic() + 60
+    while read_wandb(path).exit is None and time.monotonic() < end:
+        time.sleep(0.5)
     assert read_wandb(path).exit == 1
 
 
