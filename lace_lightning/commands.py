@@ -407,6 +407,16 @@ def drawn_folder(query: str, words: Sequence[str]) -> str:
     return f"drawn/{slug}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:8]}"
 
 
+@click.command("report", context_settings=CONTEXT)
+@click.argument("folder", default="outputs", type=click.Path(path_type=Path))
+def report_command(folder: Path) -> None:
+    """Write the reports of a run, a sweep or all runs of FOLDER (outputs) again, and the page over all runs."""
+    from .report.index import rebuild
+
+    for path in rebuild(folder):
+        print(path)
+
+
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
@@ -430,6 +440,7 @@ CLICK: dict[str, click.Command] = {
     "cache": cache,
     "edit": edit,
     "project": project,
+    "report": report_command,
     "list": list_group,
     "help": help_command,
 }
