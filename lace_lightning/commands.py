@@ -444,6 +444,16 @@ def dashboard(**options: Any) -> None:
     dashboard_command(**options)
 
 
+@click.command("report", context_settings=CONTEXT)
+@click.argument("folder", default="outputs", type=click.Path(path_type=Path))
+def report_command(folder: Path) -> None:
+    """Write the reports of a run, a sweep or all runs of FOLDER (outputs) again, and the page over all runs."""
+    from .report.index import rebuild
+
+    for path in rebuild(folder):
+        print(path)
+
+
 @click.command("help", context_settings=CONTEXT)
 @click.argument("command", required=False)
 def help_command(command: str | None) -> None:
@@ -469,6 +479,7 @@ CLICK: dict[str, click.Command] = {
     "edit": edit,
     "project": project,
     "dashboard": dashboard,
+    "report": report_command,
     "list": list_group,
     "help": help_command,
 }

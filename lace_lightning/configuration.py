@@ -26,6 +26,7 @@ lace_lightning: control a frozen image generator by attribute.
   lace-lightning demo [generator=portraits]                     a page with sliders, in a browser
   lace-lightning export FILE.onnx [--query "label == ship"]      a generator, classifier or flow for other programs
   lace-lightning convert IN OUT.safetensors [G_ema|G|g_ema|...]  another program's generator, read as data
+  lace-lightning report [FOLDER]                                reports in HTML again, and a page over all runs
   lace-lightning list GROUP                                     experiments, samplers, ... with their descriptions
   lace-lightning help | --version | COMMAND --help              this text, versions, the arguments of a command
   eval "$(lace-lightning --shell-completion install=bash)"      TAB completes (bash, zsh, fish)

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..folders import new_folder
 from ..metrics.names import figure_of, frechet_name, main_figures
 from ..wandb_service import wandb_mode
+from .files import config_of
 from .text import Table
 
 # Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
@@ -158,7 +159,11 @@ class SweepReport(Callback):
         text = summarize(folder, varied_keys(config), list(config.sweep.curves), str(config.name), self.start - 1)
         draw_together(folder, [folder.parent / name for name in config.sweep.beside])
         draw_side_by_side(folder, list(config.sweep.side_by_side), self.start - 1)
-        print(f"\n{text}", file=sys.stdout, flush=True)
+        # Jinja is imported at the end of a sweep alone.
+        from .index import report_on, whereabouts
+
+        report_on(folder, self.start - 1)
+        print(f"\n{text}\n{whereabouts(folder)}", file=sys.stdout, flush=True)
 
 
 def end_early(error: Exception) -> bool:
@@ -277,14 +282,14 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
         since: Seconds since the epoch.
 
     Returns:
-        Records with `folder` (name), `config`, `metrics` (empty where the latest attempt gave none), `state` (done,
-        skipped, failed or unfinished) and `reason` (of a failure).
+        Records with `folder` (name), `config` in plain containers, `metrics` (empty where the latest attempt gave
+        none), `state` (done, skipped, failed or unfinished) and `reason` (of a failure).
     """
     from ..artifacts import read_json
 
     records = []
     for job in sorted(path.parent for path in folder.glob(f"*/{SEEN}") if path.stat().st_mtime >= since):
-        config = OmegaConf.load(job / "config.yaml") if (job / "config.yaml").is_file() else OmegaConf.create()
+        config = config_of(job)
         record: dict[str, Any] = {
             "folder": job.name,
             "config": config,
@@ -297,7 +302,8 @@ def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:
             failure = read_json(job / FAILED)
             record["state"], record["reason"] = "failed", failure["error"]
             if not config:
-                record["config"] = OmegaConf.from_dotlist([text.lstrip("+~") for text in failure.get("overrides", ())])
+                given = OmegaConf.from_dotlist([text.lstrip("+~") for text in failure.get("overrides", ())])
+                record["config"] = OmegaConf.to_container(given)
         elif outcome == "failed":
             record["state"] = "failed"
         elif (outcome is not None and (job / "metrics.json").is_file()) or is_done(job):
@@ -327,7 +333,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
     OUTCOMES.update({record["folder"]: "failed" for record in records if record["state"] == "failed"})
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     frechet = frechet_name(names)
-    values = [[_setting(record["config"], key) for key in keys] for record in records]
+    values = [[setting_of(record["config"], key) for key in keys] for record in records]
     everything = Table(
         [*keys, "state", *names, "reason"],
         [
@@ -353,9 +359,7 @@ def summarize(folder: Path, keys: Sequence[str], curves: Sequence[str], title: s
         if curves:
             draw_curves(records, curves, frechet, folder / "curves.png", title)
     repeated = over_seeds(folder, records, keys, names)
-    return "\n".join(
-        [f"{title}: {counts}", table.text(), *([repeated] if repeated else []), *failures, f"results in {folder}"]
-    )
+    return "\n".join([f"{title}: {counts}", table.text(), *([repeated] if repeated else []), *failures])
 
 
 def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str]) -> str:
@@ -370,43 +374,78 @@ def over_seeds(folder: Path, records: Sequence[dict[str, Any]], keys: Sequence[s
     Returns:
         The table of the main figures as text, empty where no seed is varied.
     """
-    import numpy as np
-
     from ..artifacts import atomic_path
 
-    others = [key for key in keys if key not in SEED_KEYS]
-    if len(others) == len(keys):
+    others, groups = seed_groups(records, keys)
+    if not groups:
         return ""
-    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
-    for record in records:
-        if record["metrics"]:
-            groups.setdefault(tuple(_setting(record["config"], key) for key in others), []).append(record["metrics"])
     main = main_figures(names)
     everything, short = [], []
-    for setting, metrics in groups.items():
-        columns = {name: np.array([m[name] for m in metrics if name in m]) for name in names}
-        spread = {
-            name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items() if len(v)
-        }
-        everything.append([*setting, len(metrics), *(value for name in names for value in spread.get(name, ("", "")))])
+    for setting, count, spread in groups:
+        everything.append([*setting, count, *(value for name in names for value in spread.get(name, ("", "")))])
         texts = (
             " ± ".join(figure_of(name).text(value) for value in spread.get(name, ()) if value != "") for name in main
         )
-        short.append([*setting, len(metrics), *texts])
+        short.append([*setting, count, *texts])
     table = Table([*others, "seeds", *(f"{name}{end}" for name in names for end in ("", " sd"))], everything)
     with atomic_path(folder / "seeds.csv") as temporary:
         temporary.write_text(table.csv(), encoding="utf-8")
-    return Table([*others, "seeds", *main], short).text() if short else ""
+    return Table([*others, "seeds", *main], short).text()
 
 
-def _setting(config: DictConfig, key: str) -> Any:
-    """Return the value of a setting, or the name of a group of settings."""
-    value = OmegaConf.select(config, key)
-    if isinstance(value, DictConfig):
+def seed_groups(
+    records: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> tuple[list[str], list[tuple[tuple[Any, ...], int, dict[str, tuple[float, Any]]]]]:
+    """Return mean and standard deviation (n - 1) of every figure over the jobs that differ in seeds alone.
+
+    Args:
+        records: Jobs, as `collect` returns them; those without figures are left out.
+        keys: Settings that take several values.
+
+    Returns:
+        The settings that are no seeds; and for each setting its values, its number of jobs, and mean and standard
+        deviation (empty for one job) of the figures by name. There are none where no seed is varied.
+    """
+    import numpy as np
+
+    others = [key for key in keys if key not in SEED_KEYS]
+    if len(others) == len(keys):
+        return others, []
+    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    for record in records:
+        if record["metrics"]:
+            groups.setdefault(tuple(setting_of(record["config"], key) for key in others), []).append(record["metrics"])
+    result = []
+    for setting, metrics in groups.items():
+        names = dict.fromkeys(name for figures in metrics for name in figures)
+        columns = {name: np.array([m[name] for m in metrics if name in m]) for name in names}
+        spread: dict[str, tuple[float, Any]] = {
+            name: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else "") for name, v in columns.items()
+        }
+        result.append((setting, len(metrics), spread))
+    return others, result
+
+
+def setting_of(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a setting, or the name of a group of settings.
+
+    Args:
+        config: Configuration of a job in plain containers.
+        key: Path of the setting.
+
+    Returns:
+        The value; None where there is none.
+
+    Example:
+        >>> setting_of({"sampler": {"atol": 0.1, "_target_": "ODE"}}, "sampler.atol")
+        0.1
+    """
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping):
         return next((value[name] for name in ("name", "space", "_target_") if name in value), "?")
-    if OmegaConf.is_config(value):
-        return str(value)
-    return value
+    return str(value) if isinstance(value, list) else value
 
 
 def draw_acc_against_fid(
@@ -426,7 +465,7 @@ def draw_acc_against_fid(
     pyplot = _pyplot()
     done = _with_figures(records, "acc", frechet)
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
-    groups = list(dict.fromkeys(_setting(record["config"], keys[0]) if keys else "" for record in done))
+    groups = list(dict.fromkeys(setting_of(record["config"], keys[0]) if keys else "" for record in done))
     groups.sort(
         key=lambda value: (
             not isinstance(value, (int, float)),
@@ -435,7 +474,7 @@ def draw_acc_against_fid(
     )
     colours = pyplot.get_cmap("viridis")(np.linspace(0, 0.9, max(len(groups), 1)))
     for group, colour in zip(groups, colours, strict=True):
-        points = [r["metrics"] for r in done if not keys or _setting(r["config"], keys[0]) == group]
+        points = [r["metrics"] for r in done if not keys or setting_of(r["config"], keys[0]) == group]
         label = f"{keys[0].split('.')[-1]} {group:g}" if keys and isinstance(group, (int, float)) else str(group)
         axes.scatter([p[frechet] for p in points], [p["acc"] for p in points], color=colour, label=label, s=24)
     axes.set(xlabel=figure_of(frechet).title, ylabel=figure_of("acc").title, title=title)
@@ -498,9 +537,9 @@ def draw_side_by_side(folder: Path, methods: Sequence[str], since: float = 0.0) 
 
     found: dict[str, dict[str, Path]] = {}
     for record in collect(folder, since):
-        path, method = folder / record["folder"] / "samples.png", OmegaConf.select(record["config"], "method")
+        path, method = folder / record["folder"] / "samples.png", setting_of(record["config"], "method")
         if record["metrics"] and method in methods and path.is_file():
-            found.setdefault(str(record["config"].query.text), {}).setdefault(method, path)
+            found.setdefault(str(setting_of(record["config"], "query.text")), {}).setdefault(method, path)
     rows = [
         {method: Image.open(paths[method]) for method in methods if method in paths}
         for paths in found.values()
@@ -537,7 +576,7 @@ def draw_curves(records: Sequence[dict[str, Any]], curves: Sequence[str], freche
         2, len(curves), figsize=(4 * len(curves), 6), layout="constrained", squeeze=False, sharey="row"
     )
     for column, key in enumerate(curves):
-        x = np.array([float(_setting(record["config"], key)) for record in done])
+        x = np.array([float(setting_of(record["config"], key)) for record in done])
         for row, metric in enumerate(("acc", frechet)):
             y = np.array([record["metrics"][metric] for record in done])
             cell, levels = axes[row][column], np.unique(x)

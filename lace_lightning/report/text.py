@@ -171,18 +171,48 @@ def results_table(metrics: Mapping[str, float], paper: Mapping[str, float] | Non
         ACC         0.91   0.98
         brightness   0.5      -
     """
-    paper = paper or {}
-    figures = in_order([*metrics, *_only_in_paper(metrics, paper)])
-    rows = [
-        (
-            "  " * depth(figure) + figure.title,
+    rows = [("  " * row.depth + row.title, row.here, row.paper) for row in result_rows(metrics, paper or {})]
+    return Table(("", "here", "paper"), rows).text()
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A row of the table of a run: a figure beside the paper's.
+
+    Args:
+        title: title of the figure.
+        depth: number of figures that it is indented below.
+        here: the figure of the run as text, None where the run has none.
+        paper: the figure of the paper as text, None where the paper has none.
+    """
+
+    title: str
+    depth: int
+    here: str | None
+    paper: str | None
+
+
+def result_rows(metrics: Mapping[str, float], paper: Mapping[str, float]) -> list[ResultRow]:
+    """Return the rows of the table of a run, in the order of `metrics.names`.
+
+    Args:
+        metrics: figures of the run by name.
+        paper: the paper's figures for the same setting by key.
+
+    Example:
+        >>> [(row.title, row.here, row.paper) for row in result_rows({"acc": 0.91}, {"acc": 0.98})]
+        [('ACC', '0.91', '0.98')]
+    """
+    return [
+        ResultRow(
+            figure.title,
+            depth(figure),
             figure.text(metrics[figure.name]) if figure.name in metrics else None,
             figure.beside(paper),
         )
-        for figure in figures
+        for figure in in_order([*metrics, *_only_in_paper(metrics, paper)])
         if _is_shown(figure, metrics)
     ]
-    return Table(("", "here", "paper"), rows).text()
 
 
 def _is_shown(figure: Figure, metrics: Mapping[str, float]) -> bool:

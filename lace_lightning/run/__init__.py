@@ -14,7 +14,7 @@ from ..artifacts import check_writable
 from .check import SYSTEM_TASKS, check
 from .evaluate import check_folder, evaluation_of, test_system
 from .inspect import check_labelers, draw_portraits, pictures, reference, style_layers
-from .outputs import loggers_of, training_minutes, write_inputs, write_results
+from .outputs import finish, loggers_of, training_minutes, write_inputs, write_results
 from .pairs import pairs_of
 from .settings import Settings
 from .study import Study, measured_by
@@ -55,9 +55,12 @@ def run(settings: Settings) -> dict[str, float]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.task.name in SYSTEM_TASKS:
-        return measure_system(settings)
-    write_inputs(settings)
-    return OTHER_TASKS[settings.task.name](settings)
+        metrics = measure_system(settings)
+    else:
+        write_inputs(settings)
+        metrics = OTHER_TASKS[settings.task.name](settings)
+    finish(settings)
+    return metrics
 
 
 def measure_system(settings: Settings) -> dict[str, float]:

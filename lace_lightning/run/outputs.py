@@ -141,7 +141,21 @@ def write_results(
             print("; ".join(f"{key}: {value}" for key, value in protocol["frechet"].items()))
     else:
         print("\n" + (summary or ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())))
-    print(f"results in {out}")
+
+
+@rank_zero_only
+def finish(settings: Settings) -> None:
+    """Write the report of a run, and print where its results are.
+
+    Args:
+        settings: settings of the run.
+    """
+    # Jinja is imported at the end of a run alone.
+    from ..report.index import report_on, whereabouts
+
+    out = Path(settings.paths.output)
+    report_on(out)
+    print(whereabouts(out), flush=True)
 
 
 def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.Trainer:
