@@ -39,7 +39,7 @@ faults: $(VENV)/tools  ## kill, damage and race everything that is kept, and pri
 	OMP_NUM_THREADS=1 $(RUN) -m tests.faults
 
 docs: $(VENV)/site_tools settings  ## build the documentation site into site/ and check its links (DOCS_EXECUTE=false: tutorials are not run)
-	OMP_NUM_THREADS=1 PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "the site: site/index.html"
 
 settings: $(VENV)/tools  ## write docs/settings.md from the code

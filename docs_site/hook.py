@@ -49,6 +49,16 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep a figure and its standard deviation on one line."""
+    return html.replace(" ± ", "\u00a0±\u00a0")
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the dialog of the search, which the theme leaves without a name, for screen readers."""
+    return output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
+
+
 def copy_linked() -> None:
     """Copy the other files of the repository that pages link to, such as a program of the package."""
     for page in SOURCE.rglob("*.md"):

@@ -74,7 +74,7 @@ def title_of(path: Path) -> str:
 def commands_page() -> str:
     """Return the help of every command."""
     parts = [
-        "# Commands, as their help shows them",
+        "# Command line",
         "`lace-lightning COMMAND` and `python -m lace_lightning COMMAND` are the same. What the commands are for: "
         "[Commands](../docs/commands.md).",
         f"## Runs\n\n```text\n{USAGE.strip()}\n```",
@@ -109,10 +109,10 @@ def errors_page(package: Path) -> str:
     """Return all messages of `LaceError` in the code, by the module that they come from."""
     parts = [
         "# Troubleshooting by message",
-        "Every message says what was required, what was received, and what to do. This page has the messages of the "
-        "program, in the order of its modules: search for the words of yours that are no names or numbers, or use the "
-        "search of the browser. `‹…›` is what differs from case to case. Messages of other programs, such as those of "
-        "the installation and of a GPU, are in [first steps](../docs/start.md#when-something-fails).",
+        "Every message says what was required, what was received, and what to do. This page lists the messages of the "
+        "program by module. Search it for the words of your message, without its names and numbers: `‹…›` stands for "
+        "these. Messages of other programs, such as those of an installation or of a GPU, are in "
+        "[first steps](../docs/start.md#when-something-fails).",
     ]
     for path in sorted(package.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # A VAE of your own
 #
-# You have a decoder and something that labels pictures. This page makes small ones, so that it runs in a minute on
-# one core: a VAE of digits that are drawn by a font, and a classifier of digits. It was run when the site was built.
-# The longer version is `examples/own_vae.py`.
+# You have a decoder and something that labels pictures. This page makes small ones, so
+# that it runs in a minute on one core: a VAE of digits that are drawn by a font, and a
+# classifier of digits. It was run when the site was built. The longer version is
+# `examples/own_vae.py`.
 
 # %%
 import lace_lightning as lace
@@ -18,8 +19,8 @@ vae
 # %% [markdown]
 # ## Generator
 #
-# Anything from z ~ N(0, I) to pictures is a generator. Of an autoencoder the part that decodes is found. Sizes and
-# the range of values are found by trying.
+# Anything from z ~ N(0, I) to pictures is a generator. Of an autoencoder the part that
+# decodes is found. Sizes and the range of values are found by trying.
 
 # %%
 generator = lace.as_generator(vae)
@@ -34,11 +35,17 @@ labelled_grid([to_bytes(generator(generator.prior(10, seed=0)).detach())], ["alo
 # %% [markdown]
 # ## Latent classifier
 #
-# `fit` draws latents, lets the labeler look at their pictures, and trains a small network that sees the label in the
-# latent. A labeler takes pictures in [-1, 1].
+# `fit` draws latents, lets the labeler look at their pictures, and trains a small
+# network that sees the label in the latent. A labeler takes pictures in [-1, 1].
 
 # %%
-classifier = lace.fit(generator, lambda images: lenet((images + 1) / 2), "digit", num_pairs=2000, progress=False)
+classifier = lace.fit(
+    generator,
+    lambda images: lenet((images + 1) / 2),
+    "digit",
+    num_pairs=2000,
+    progress=False,
+)
 classifier.metadata["accuracy"]
 
 # %% [markdown]
@@ -47,12 +54,20 @@ classifier.metadata["accuracy"]
 # `digit == *` takes the classes in turn.
 
 # %%
-drawn = lace.draw(generator, classifier, "digit == *", seeds=range(100), judge=lambda x: judge((x + 1) / 2))
+drawn = lace.draw(
+    generator,
+    classifier,
+    "digit == *",
+    seeds=range(100),
+    judge=lambda x: judge((x + 1) / 2),
+    progress=False,
+)
 rows = {str(digit): drawn.images[digit::10] for digit in range(10)}
 labelled_grid([to_bytes(images) for images in rows.values()], list(rows))
 
 # %%
-f"the judge sees the digit that was asked for in {sum(row['holds'] for row in drawn.table)} of 100 pictures"
+right = sum(row["holds"] for row in drawn.table)
+f"the judge sees the digit that was asked for in {right} of 100 pictures"
 
 # %% [markdown]
 # ## Edit
@@ -62,5 +77,6 @@ steps = lace.edit(generator, classifier, ["digit == 3", "digit == 8"], seeds=ran
 labelled_grid([to_bytes(step.images) for step in steps], ["before", "3", "8"])
 
 # %% [markdown]
-# `drawn.save("digits")` writes the pictures, latents and a table. [Your own generator](../your_generator.html) has
-# other kinds of generators, and [your own attributes](../your_attributes.html) other sources of labels.
+# `drawn.save("digits")` writes the pictures, latents and a table. [Your own
+# generator](../your_generator.html) has other kinds of generators, and [your own
+# attributes](../your_attributes.html) other sources of labels.
