@@ -5,7 +5,7 @@ NUMERICAL = tests/exact tests/energies tests/samplers tests/classifiers tests/me
 	tests/callbacks tests/portraits tests/pictures tests/test_seeds.py tests/test_query.py tests/test_schema.py
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-portable faults lint docs experiments tables bench clean
+.PHONY: help demo test test-portable faults lint docs settings experiments tables bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,10 @@ $(VENV)/tools: $(VENV)/installed
 	$(PIP) -e ".[test,lint]"
 	@touch $@
 
+$(VENV)/site_tools: $(VENV)/tools
+	$(PIP) -e ".[docs]"
+	@touch $@
+
 demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10, LACE-ODE)
 	$(RUN) -m lace_lightning +experiment=cifar10_ode
 	@echo "Faces, edited step by step: $(RUN) -m lace_lightning +experiment=faces_edit hydra.mode=RUN editing=sequential"
@@ -34,7 +38,11 @@ test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processo
 faults: $(VENV)/tools  ## kill, damage and race everything that is kept, and print a table (long)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.faults
 
-docs: $(VENV)/tools  ## write docs/settings.md from the code
+docs: $(VENV)/site_tools settings  ## build the documentation site into site/ and check its links (DOCS_EXECUTE=false: tutorials are not run)
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "the site: site/index.html"
+
+settings: $(VENV)/tools  ## write docs/settings.md from the code
 	$(RUN) -m lace_lightning.run.settings_reference > docs/settings.new && mv docs/settings.new docs/settings.md
 
 lint: $(VENV)/tools  ## format, ruff, mypy and the import rules
@@ -65,4 +73,4 @@ bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_stylegan3.py
 
 clean:  ## remove the environment, results and caches of this checkout
-	rm -rf $(VENV) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,7 +26,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 RUN = [page for page in DOCS if page.name != "extending.md"]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *DOCS,
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted(ROOT.glob("experiments/**/README.md")),
     ROOT / "benchmarks/README.md",
 ]

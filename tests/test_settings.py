@@ -39,7 +39,7 @@ def nothing_is_built(monkeypatch) -> None:
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page(), "run make docs"
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page(), "run make settings"
 
 
 @pytest.mark.parametrize(
