@@ -13,9 +13,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 
 from ..artifacts import write_json
 from ..cache import Cache, Entry, sealed_path
-from ..data.processes import in_first, is_rank_zero, say
+from ..data.processes import in_first, is_rank_zero, note_found, say
 from ..source import code_of
 from .checkpoints import STEPS, SealedCheckpoints, newest_checkpoint, remove_checkpoints
+from .progress_line import TrainingLine
 
 # File of a trained state.
 TRAINED = "system.safetensors"
@@ -102,7 +103,7 @@ def train_or_load(
     entry = cache.entry("systems", {"class": kind.__name__, "code": code_of(kind), **identity, "recipe": 3})
     with in_first(entry.making(f"the training of {kind.__name__}")):
         if entry.has(TRAINED):
-            say(f"found {kind.__name__} {entry.key}")
+            note_found(f"{kind.__name__} {entry.key}")
             if is_rank_zero():
                 # A process that was killed at its very end leaves them.
                 remove_checkpoints(entry.folder)
@@ -184,6 +185,7 @@ def fit_to_end(
     every: Mapping[str, Any],
     callbacks: Sequence[pl.Callback] = (),
     max_time: Any = None,
+    progress: bool = True,
     **options: Any,
 ) -> tuple[pl.Trainer, float]:
     """Train to the end, from the checkpoint in `folder` where there is one.
@@ -196,6 +198,7 @@ def fit_to_end(
         every: when a checkpoint is written, arguments of `ModelCheckpoint`; one is written at the end too.
         callbacks: further callbacks.
         max_time: the longest time of the training in all, as Lightning takes it; None for no limit.
+        progress: whether to show a line of progress.
         options: further arguments of the trainer.
 
     Returns:
@@ -205,7 +208,13 @@ def fit_to_end(
     last, clock = newest_checkpoint(folder), Timer(max_time)
     # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates.
     checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **every)
-    trainer = trainer_of(callbacks=[clock, checkpoint, *callbacks], plugins=[SealedCheckpoints()], **options)
+    shown = [TrainingLine()] if progress else []
+    trainer = trainer_of(
+        callbacks=[clock, checkpoint, *shown, *callbacks],
+        plugins=[SealedCheckpoints()],
+        enable_progress_bar=progress,
+        **options,
+    )
     if last is not None:
         say(f"found {last}")
     trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
