@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .cache import Cache, cache_folder
 from .callbacks import ConditionalSampling
@@ -27,6 +26,7 @@ from .generators import Generator, as_generator
 from .labelers import Labeler, as_labeler
 from .metrics import judged_labels
 from .pictures.convert import float_batches, from_bytes
+from .progress import steps
 from .query import Query
 from .samplers import Sample, Sampler
 from .samplers.base import PILOT_SIZE
@@ -208,7 +208,6 @@ def _train(
             accelerator="cpu" if is_cpu else device.type.replace("cuda", "gpu"),
             devices=1 if is_cpu or device.index is None else [device.index],
             logger=False,
-            enable_progress_bar=progress,
             limit_val_batches=0,
             num_sanity_val_steps=0,
             default_root_dir=cache.root,
@@ -216,7 +215,7 @@ def _train(
         )
 
     def fit_stage(module: Any, data: Any, folder: Path, every: Any, **options: Any) -> tuple[pl.Trainer, float]:
-        return fit_to_end(trainer_of, module, data, folder, every, **options)
+        return fit_to_end(trainer_of, module, data, folder, every, progress=progress, **options)
 
     stages = [Stage.of_epochs(data, epochs)]
     train_or_load(cache, module, data, stages, identity, fit_stage, device, lambda reason: None)
@@ -311,7 +310,7 @@ def draw(
     system.prepare(query, pilot, free_labels(query, PILOT_SIZE, run_seed))
     parts = []
     batches = _batches(seeds, batch_size)
-    for ranges in tqdm(batches, f"drawing ({system.title})", disable=not progress, leave=False, delay=1, unit="batch"):
+    for ranges in steps(batches, f"drawing ({system.title})", "batch", progress):
         numbers = [number for part in ranges for number in part]
         free = _cat([free_labels(query, len(part), run_seed, part.start) for part in ranges])
         samples = torch.cat([sample_seeds(len(part), run_seed, part.start) for part in ranges]).to(system.device)

@@ -20,7 +20,7 @@ from .errors import LaceError, suggest
 from .folders import INPUTS, LOCKS, LOG, discard_unused, forget_folders, note_missing
 from .renamed import former_folder_advice, former_group_advice, renamed_arguments, suggest_setting
 from .stopping import is_handled, stop_status, stopping_signals
-from .streams import LOGGERS, MESSAGES, lasting_streams
+from .streams import LOGGERS, MESSAGES, job_streams, lasting_streams
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -237,7 +237,16 @@ def job(cfg: DictConfig) -> float | None:
     """
     # Workers of launchers come here without `main`.
     with lasting_streams():
-        return _job(cfg)
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from .report import sweeps
+
+        folder = Path(cfg.paths.output)
+        if HydraConfig.get().mode != RunMode.MULTIRUN or os.environ.get("LACE_VERBOSE") or not folder.is_dir():
+            return _job(cfg)
+        with job_streams(folder / sweeps.OUTPUT):
+            return _job(cfg)
 
 
 def _job(cfg: DictConfig) -> float | None:
@@ -371,6 +380,8 @@ def _start(arguments: Sequence[str]) -> None:
         if stop_status() is not None or not sweeps.end_early(error):
             raise
         _fail(LaceError(sweeps.reason_of(error)))
+    finally:
+        sweeps.end_progress()
     if "failed" in sweeps.OUTCOMES.values():
         raise SystemExit(1)
 
@@ -431,7 +442,15 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    last = [""]
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        # A measurement in several parts says the same of each.
+        if str(message) != last[0]:
+            print(f"note: {message}", file=sys.stderr)
+        last[0] = str(message)
+
+    warnings.showwarning = note
 
 
 def _hydra(arguments: Sequence[str]) -> None:

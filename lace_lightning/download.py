@@ -13,11 +13,10 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from .artifacts import check_writable, file_sha256, read_json, write_json
 from .cache import locked
 from .errors import LaceError
+from .progress import byte_bar
 
 # The most bytes of a file of unknown size, and the bytes that are read at a time.
 LARGEST = 2 << 30
@@ -247,9 +246,7 @@ def _append(url: str, response: Any, part: _Part, start: int, most: int) -> bool
     count, cut = start, False
     with (
         open(part.path, "ab" if start else "wb") as stream,
-        tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=part.path.stem, leave=False, mininterval=1
-        ) as bar,
+        byte_bar(f"downloading {part.path.stem}", total, start) as bar,
     ):
         while True:
             try:

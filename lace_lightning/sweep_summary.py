@@ -107,7 +107,7 @@ def _log(logger: Any, folder: Path, records: Sequence[dict[str, Any]], keys: Seq
 
 
 def _settings(record: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: sweeps._setting(record["config"], key) for key in keys}
+    return {key: sweeps.setting_of(record["config"], key) for key in keys}
 
 
 def _rows(records: Sequence[dict[str, Any]], keys: Sequence[str], names: Sequence[str]) -> list[list[Any]]:

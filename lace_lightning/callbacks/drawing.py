@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from .. import progress
 from ..errors import LaceError
 from ..generators import sample_seeds
 from ..labelers import Labeler
@@ -160,15 +160,7 @@ class Drawing(SystemEvaluation):
         announce(system)
 
     def _draw(self, system: System, device: torch.device, out: SampleFolder, rank: int, world_size: int) -> None:
-        bar = tqdm(
-            total=self.num_samples,
-            desc=f"drawing ({system.title})",
-            unit="",
-            disable=not self.progress or rank > 0,
-            leave=False,
-            mininterval=0.5,
-        )
-        with bar:
+        with progress.bar(f"drawing ({system.title})", self.num_samples, "picture", self.progress and rank == 0) as bar:
             for index, (block, pieces) in enumerate(blocks_of(self.seeds, self.batch_size)):
                 if index % world_size == rank:
                     missing = [piece for piece in pieces if not out.has(piece.position, piece.count)]

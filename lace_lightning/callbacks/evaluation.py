@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ import torch
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
-from tqdm import tqdm
 
 from ..artifacts import remove_path
 from ..cache import Cache
+from ..data.processes import say
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
@@ -26,6 +25,7 @@ from ..metrics import FeatureStatistics, frechet_distance, load_statistics, save
 from ..metrics.base import PictureMetric
 from ..metrics.feature_space import FeatureSpace
 from ..pictures.convert import float_batches
+from ..progress import steps
 from ..schema import Labels
 from ..source import identity_of
 from ..systems.base import System
@@ -61,7 +61,7 @@ def announce(system: System) -> None:
         >>> announce(tiny_lace())
     """
     if system.outlook is not None:
-        print(system.outlook.sentence, file=sys.stderr, flush=True)
+        say(system.outlook.sentence)
 
 
 # The role of a judge that knows no label.
@@ -271,15 +271,7 @@ class SystemEvaluation(pl.Callback):
 
     def _batches(self, rank: int, world_size: int, title: str) -> Iterator[tuple[int, int]]:
         starts = range(0, self.num_samples, self.batch_size)[rank::world_size]
-        bar = tqdm(
-            starts,
-            desc=title,
-            unit="batch",
-            disable=not self.progress or rank > 0,
-            leave=False,
-            mininterval=0.5,
-        )
-        for first in bar:
+        for first in steps(starts, title, "batch", self.progress and rank == 0):
             yield first, min(self.batch_size, self.num_samples - first)
 
     def _share(self, rank: int, world_size: int) -> int:

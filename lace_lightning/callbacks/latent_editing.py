@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from .. import progress
 from ..artifacts import atomic_path, digest, known_sha256, load_tensors, save_tensors
 from ..data import LatentFile, LatentFolder, write_latents
 from ..errors import LaceError
@@ -160,8 +160,8 @@ class LatentEditing(SequentialEditing):
         editor, names = self._editor(system), self.latents.names
         identities = self._identities(system, device)
         undone = [number for number in range(len(names)) if not self._is_done(number, identities[number])]
-        with tqdm(total=sum(self.latents.counts[number] for number in undone), unit="latent", leave=False,
-                  desc=f"editing ({system.title})", disable=not self.progress) as bar:  # fmt: skip
+        total = sum(self.latents.counts[number] for number in undone)
+        with progress.bar(f"editing ({system.title})", total, "latent", self.progress) as bar:
             for numbers in self._groups(undone):
                 self._edit(editor, system.generator, numbers, [identities[number] for number in numbers], device)
                 bar.update(sum(self.latents.counts[number] for number in numbers))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
 from ..cache import Cache
 from ..errors import LaceError
+from ..progress import steps
 from ..schema import Attribute, Schema
 from .picture_data import PictureData, Split
 
@@ -97,7 +97,7 @@ def _from_zip(source: Path, split: str) -> tuple[Array, Array]:
             "right archive."
         )
     pictures = np.empty((len(names), 3, 32, 32), np.uint8)
-    for index, name in enumerate(tqdm(names, desc=f"decoding CIFAR-10 ({split})", leave=False, mininterval=1)):
+    for index, name in enumerate(steps(names, f"decoding CIFAR-10 ({split})")):
         try:
             with Image.open(io.BytesIO(archive.read(name))) as image:
                 array = np.asarray(image.convert("RGB"))

@@ -22,7 +22,7 @@ from ..schema import Labels, Schema
 from ..seeds import Streams, sample_seeds, uniform
 from ..source import code_of, identity_of
 from .batches import TensorBatches, batch_size_of_steps
-from .processes import say
+from .processes import note_found, say
 from .resumable_arrays import META, blocks_of, fill, is_filled, open_rows, rows_done
 
 # Fewer labels than this may be of one class by chance.
@@ -393,7 +393,7 @@ def cached_pairs(
     entry = cache.entry("pairs", pairs_identity(generator, labeler, count, seed, latents, pictures))
     title = "pairs" if latents is None else "more pairs"
     if is_filled(entry.folder):
-        say(f"found {count} {title} {entry.key}")
+        note_found(f"{count} {title} {entry.key}")
     else:
         say(f"making {count} {title} {entry.key}", entry.why())
         entry.describe()

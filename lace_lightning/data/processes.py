@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from pytorch_lightning.utilities import rank_zero_only
 
 _IS_SILENT = ContextVar("_IS_SILENT", default=False)
+# What was found in the cache and has not been said.
+_FOUND: list[str] = []
 
 
 def is_rank_zero() -> bool:
@@ -28,14 +30,43 @@ def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[No
 
 @rank_zero_only
 def say(text: str, reason: str = "") -> None:
-    """Print a line on stderr, in the first process, outside of `silent`.
+    """Print a line on stderr, in the first process, outside of `silent`; behind the line of `say_found`.
 
     Args:
         text: the line.
         reason: text behind a colon; empty for none.
     """
     if not _IS_SILENT.get():
+        say_found()
         print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
+
+
+@rank_zero_only
+def note_found(text: str) -> None:
+    """Remember something that was found in the cache, for the one line of `say_found`.
+
+    Args:
+        text: what was found, and its key.
+    """
+    if not _IS_SILENT.get():
+        _FOUND.append(text)
+
+
+@rank_zero_only
+def say_found() -> None:
+    """Print what was found in the cache since the last time, in one line on stderr; nothing where nothing was.
+
+    Example:
+        >>> from contextlib import redirect_stderr
+        >>> with redirect_stderr(sys.stdout):
+        ...     note_found("200 pairs ab12")
+        ...     note_found("LACE cd34")
+        ...     say_found()
+        found 200 pairs ab12, LACE cd34
+    """
+    if _FOUND:
+        print(f"found {', '.join(_FOUND)}", file=sys.stderr, flush=True)
+        _FOUND.clear()
 
 
 @contextmanager

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ..artifacts import atomic_path, digest, read_json
 from ..cache import is_whole, locked, remove_sealed, sealed_path
 from ..errors import LaceError
-from ..progress import byte_bar
+from ..progress import bar, byte_bar
 
 # The one table of bytes; every other one is float32.
 IMAGES = "images"
@@ -358,7 +357,7 @@ def _write(
     maps = {name: np.load(path / f"{name}.npy", mmap_mode="r+") for name in shapes}
     left = sum(rows for _, rows in todo)
     with (
-        tqdm(total=count, initial=count - left, desc=title, unit="", disable=not progress, mininterval=0.5) as bar,
+        bar(title, count, shown=progress, initial=count - left) as line,
         open(path / LEDGER, "a", encoding="utf-8") as ledger,
     ):
         for first, rows in todo:
@@ -374,4 +373,4 @@ def _write(
             ledger.write(block.line())
             ledger.flush()
             _CHECKED.update((str(path / name), first, rows, value) for name, value in sums.items())
-            bar.update(rows)
+            line.update(rows)

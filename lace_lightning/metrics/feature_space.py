@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..artifacts import load_tensors, save_tensors
 from ..cache import Cache, Entry, is_whole, remove_sealed, sealed_path
@@ -19,6 +18,7 @@ from ..faces import load_face_network
 from ..faces.lite0 import FEATURES as LITE0_FEATURES
 from ..labelers import Labeler
 from ..pictures.convert import float_batches, from_bytes
+from ..progress import steps
 from ..source import identity_of
 from ..weights import card, weight_names, weight_path
 from .fid import (
@@ -316,9 +316,7 @@ def reference_statistics(
             statistics.count, statistics.first, statistics.second = sums["count"], sums["first"], sums["second"]
     saved = perf_counter()
     with torch.no_grad():
-        for index in tqdm(
-            range(first, len(batches)), desc="reference statistics", initial=first, total=len(batches), leave=False
-        ):
+        for index in steps(range(first, len(batches)), "reference statistics", "batch"):
             statistics.update(features(batches[index].clone()).cpu())
             if partial is not None and perf_counter() - saved > SAVE_SECONDS:
                 sums = {"count": statistics.count, "first": statistics.first, "second": statistics.second}

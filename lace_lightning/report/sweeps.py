@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
 import subprocess
 import sys
@@ -11,16 +13,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ..folders import new_folder
 from ..metrics.names import figure_of, frechet_name, main_figures
+from ..streams import PASSED_ON
 from ..wandb_service import wandb_mode
 from .files import config_of
 from .text import Table
+
+if TYPE_CHECKING:
+    from .sweep_progress import SweepProgress
 
 # Arrays, pictures, plots and files of tensors are imported where they are used: the command line imports this module
 # for every command.
@@ -29,6 +35,8 @@ from .text import Table
 OUTCOMES: dict[str, str] = {}
 SEEN = ".seen"
 FAILED = "failed.json"
+# What a job of a sweep prints, in its folder.
+OUTPUT = "output.txt"
 # Seconds between two questions to Slurm, and for the result of a job that has left its queue to be seen.
 QUEUE_PAUSE, QUEUE_GRACE = 10.0, 30.0
 # Settings that repeat an experiment rather than change it.
@@ -142,17 +150,26 @@ class SweepReport(Callback):
 
     def __init__(self) -> None:
         self.start = 0.0
+        self.progress: SweepProgress | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the time at which the sweep began; the report contains the jobs that were marked since."""
+        from .sweep_progress import SweepProgress
+
+        PASSED_ON.clear()
         self.start = time.time()
         SweepReport.running = self, config
+        folder = Path(config.hydra.sweep.dir)
+        if not os.environ.get("LACE_VERBOSE"):
+            self.progress = SweepProgress(folder, str(config.name), job_count(config), varied_keys(config), self.start)
+            self.progress.begin()
         _look_for_wandb(config)
         if "submitit" in str(OmegaConf.select(config, "hydra.launcher._target_")):
-            _wait_for_every_job(Path(config.hydra.sweep.dir))
+            _wait_for_every_job(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the report."""
+        end_progress()
         SweepReport.running = None
         folder = Path(config.hydra.sweep.dir)
         # A second of grace for file systems with coarse clocks.
@@ -164,6 +181,13 @@ class SweepReport(Callback):
 
         report_on(folder, self.start - 1)
         print(f"\n{text}\n{whereabouts(folder)}", file=sys.stdout, flush=True)
+
+
+def end_progress() -> None:
+    """Take away the line of progress of the sweep that runs in this process."""
+    if SweepReport.running is not None and (progress := SweepReport.running[0].progress) is not None:
+        progress.end()
+        SweepReport.running[0].progress = None
 
 
 def end_early(error: Exception) -> bool:
@@ -260,18 +284,37 @@ def _is_queued(job_id: str) -> bool | None:
     return bool(done.stdout.strip())
 
 
+def job_count(config: DictConfig) -> int | None:
+    """Return the number of jobs of a sweep over all combinations of its values; None for one that chooses them.
+
+    Args:
+        config: Configuration of a multirun, with Hydra's node.
+    """
+    if str(config.hydra.sweeper._target_).rpartition(".")[2] != "BasicSweeper":
+        return None
+    return math.prod(len(list(override.sweep_string_iterator())) for override in _sweep_overrides(config))
+
+
 def varied_keys(config: DictConfig) -> list[str]:
     """Return the keys of the sweep that take several values.
 
     Args:
         config: Configuration of a multirun, with Hydra's node.
     """
+    return list(dict.fromkeys(override.key_or_group for override in _sweep_overrides(config)))
+
+
+def _sweep_overrides(config: DictConfig) -> list[Any]:
+    """Return the parsed overrides of a multirun that take several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    overrides = list(config.hydra.overrides.task)
-    overrides += [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
+    typed = list(config.hydra.overrides.task)
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parse = OverridesParser.create().parse_overrides
+    # What is typed comes before what the experiment gives.
+    chosen = {override.key_or_group: override for override in parse([*given, *typed])}
+    order = dict.fromkeys(override.key_or_group for override in parse([*typed, *given]))
+    return [chosen[key] for key in order if chosen[key].is_sweep_override()]
 
 
 def collect(folder: Path, since: float = 0.0) -> list[dict[str, Any]]:

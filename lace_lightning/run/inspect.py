@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..artifacts import atomic_path, check_writable
 from ..cache import Cache
@@ -18,6 +17,7 @@ from ..metrics.feature_space import extractor_of, measure_reference
 from ..pictures.convert import downscale, float_batches, to_bytes
 from ..pictures.grids import labelled_grid, to_picture
 from ..portraits import attribute_rows
+from ..progress import steps
 from ..report.text import Table
 from ..seeds import RunSeeds
 from ..training.losses import attribute_scores
@@ -169,7 +169,7 @@ def style_layers(settings: Settings) -> dict[str, float]:
         )
     measure = LayerShares(labeler.schema, generator.num_ws).to(device)
     rows: list[torch.Tensor] = []
-    for first in tqdm(range(0, count, size), desc="style layers", disable=not settings.metrics.progress):
+    for first in steps(range(0, count, size), "style layers", "batch", settings.metrics.progress):
         number = min(size, count - first)
         with torch.no_grad():
             # Two people a sample, from seeds of their own.
@@ -259,7 +259,7 @@ def pictures(settings: Settings) -> dict[str, float]:
             "task.folder."
         )
     shown: list[torch.Tensor] = []
-    for first in tqdm(range(0, count, size), desc="pictures", disable=not settings.metrics.progress):
+    for first in steps(range(0, count, size), "pictures", "batch", settings.metrics.progress):
         part = names[first : first + size]
         if all(name.is_file() for name in part) and len(shown) > 0:
             continue

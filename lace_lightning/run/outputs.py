@@ -17,17 +17,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from .. import __version__
 from ..artifacts import atomic_path, write_json
+from ..data.processes import say_found
 from ..loggers import LastingLogger, RunIdentity
 from ..loggers.lasting import note
 from ..pictures.animation import save_animations
 from ..report.paper import paper_row
 from ..report.sweeps import SEEN
 from ..report.text import results_table
+from ..training.progress_line import TrainingLine
 from ..wandb_service import remember, server_of, wandb_mode
 from .check import launcher_plugins
 from .nodes import Node
@@ -126,6 +129,7 @@ def write_results(
             },
         },
     )
+    say_found()
     if summary is None and ("acc" in metrics or "holds" in metrics):
         print(f"\n{settings.name}: {protocol['query']}, {protocol['num_samples']} samples, {protocol['sampler']}")
         if protocol.get("partial"):
@@ -169,6 +173,9 @@ def trainer_of(settings: Settings, loggers: list[Logger], **options: Any) -> pl.
     """
     own = [Node(f"callbacks.{name}", node).build() for name, node in settings.callbacks.items() if node is not None]
     callbacks = [*options.pop("callbacks", []), *own]
+    if any(isinstance(callback, ProgressBar) for callback in own):
+        # Lightning takes one progress bar, and a user's comes first.
+        callbacks = [callback for callback in callbacks if not isinstance(callback, TrainingLine)]
     given = {**settings.trainer, **options}
     given["plugins"] = [*(given.get("plugins") or []), *launcher_plugins(settings.trainer)]
     return pl.Trainer(**given, callbacks=callbacks, logger=loggers, default_root_dir=settings.paths.output)

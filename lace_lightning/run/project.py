@@ -17,7 +17,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import __version__
 from ..artifacts import atomic_path, check_writable, digest, known_sha256, read_json, write_json
@@ -32,6 +31,7 @@ from ..generators import Generator, load_generator
 from ..labelers import Labeler
 from ..pictures.convert import at_a_time, downscale, from_bytes, to_bytes
 from ..pictures.grids import labelled_grid, read_image, to_picture
+from ..progress import bar
 from ..report.text import Table
 from ..source import identity_of
 from ..systems.projection import Projected, ProjectionOptions, Projector
@@ -215,8 +215,7 @@ def project_files(
                 read_photograph(files[name], generator.image_shape, crop)
             size = batch_size or at_a_time(torch.empty(1, *generator.image_shape, device="meta"), 16)
             projector = Projector(generator, options, list(compared.values()), networks.identity)
-            bar = tqdm(total=len(undone), desc="projection", unit="photograph", disable=not progress, leave=False)
-            with bar:
+            with bar("projection", len(undone), "photograph", progress) as line:
                 for first in range(0, len(undone), size):
                     names = undone[first : first + size]
                     read = [read_photograph(files[name], generator.image_shape, crop) for name in names]
@@ -225,7 +224,7 @@ def project_files(
                         one = projected.rows(slice(number, number + 1))
                         record = {"file": str(files[name]), "cut": part.cut, "space": space, "features": role}
                         _write(folder, name, part.image, one, {**record, **_figures(one)}, identities[name])
-                    bar.update(len(names))
+                    line.update(len(names))
         records = [{"name": name, **read_json(_place(folder, "records", name))} for name in files]
         _write_all(folder, records, recipe)
     return records

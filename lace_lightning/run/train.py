@@ -100,7 +100,7 @@ def fit_to_end(
             every,
             callbacks,
             settings.trainer.get("max_time"),
-            enable_progress_bar=settings.metrics.progress,
+            progress=settings.metrics.progress,
             **options,
         )
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..classifiers.embedding import Embedding
 from ..data.photographs import photograph_files, read_photograph
@@ -21,6 +20,7 @@ from ..generators import Generator
 from ..generators.whitening import Whitening
 from ..labelers import Labeler
 from ..pictures.convert import at_a_time, from_bytes, with_channels
+from ..progress import steps
 from ..seeds import RunSeeds
 
 Features = Callable[[Tensor], Tensor]
@@ -236,7 +236,7 @@ def project(
     projector = Projector(generator, options, features, identity)
     size = batch_size or at_a_time(targets, 16)
     parts = targets.split(size)
-    shown = tqdm(parts, desc="projection", unit="batch", disable=not progress, leave=False)
+    shown = steps(parts, "projection", "batch", progress)
     return Projected.joined([projector(part) for part in shown])
 
 

@@ -13,10 +13,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 
 from ..artifacts import write_json
 from ..cache import Cache, Entry, sealed_path
-from ..data.processes import in_first, is_rank_zero, say
+from ..data.processes import in_first, is_rank_zero, note_found, say
 from ..source import code_of
 from .checkpoints import STEPS, SealedCheckpoints, newest_checkpoint, remove_checkpoints
 from .curves import TrainingCurve, log_curve, read_curve, write_curve
+from .progress_line import TrainingLine
 
 # File of a trained state.
 TRAINED = "system.safetensors"
@@ -105,7 +106,7 @@ def train_or_load(
     entry = cache.entry("systems", {"class": kind.__name__, "code": code_of(kind), **identity, "recipe": 3})
     with in_first(entry.making(f"the training of {kind.__name__}")):
         if entry.has(TRAINED):
-            say(f"found {kind.__name__} {entry.key}")
+            note_found(f"{kind.__name__} {entry.key}")
             log_curve(loggers, read_curve(entry.folder))
             if is_rank_zero():
                 # A process that was killed at its very end leaves them.
@@ -204,6 +205,7 @@ def fit_to_end(
     callbacks: Sequence[pl.Callback] = (),
     max_time: Any = None,
     first_step: int = 0,
+    progress: bool = True,
     **options: Any,
 ) -> tuple[pl.Trainer, float]:
     """Train to the end, from the checkpoint in `folder` where there is one.
@@ -219,6 +221,7 @@ def fit_to_end(
         callbacks: further callbacks.
         max_time: the longest time of the training in all, as Lightning takes it; None for no limit.
         first_step: steps of earlier parts of the training, which are added to those of its curve.
+        progress: whether to show a line of progress.
         options: further arguments of the trainer.
 
     Returns:
@@ -229,7 +232,13 @@ def fit_to_end(
     # `save_last` with no other checkpoint saves none at the end of epochs; left to itself it saves where it validates.
     checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False, **every)
     curve = TrainingCurve(first_step)
-    trainer = trainer_of(callbacks=[clock, checkpoint, curve, *callbacks], plugins=[SealedCheckpoints()], **options)
+    shown = [TrainingLine()] if progress else []
+    trainer = trainer_of(
+        callbacks=[clock, checkpoint, curve, *shown, *callbacks],
+        plugins=[SealedCheckpoints()],
+        enable_progress_bar=progress,
+        **options,
+    )
     trainer.loggers = [*trainer.loggers, curve.logger]
     if last is not None:
         say(f"found {last}")

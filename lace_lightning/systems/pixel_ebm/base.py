@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ... import progress
 from ...artifacts import to_builtin
 from ...energies import Energy
 from ...errors import LaceError
@@ -102,7 +102,7 @@ class EnergyModel(ConditionalModel):
         with (
             torch.inference_mode(False),
             torch.no_grad(),
-            tqdm(desc="sampling", total=steps * -(-len(x) // part), leave=False, delay=1, disable=None) as bar,
+            progress.bar("sampling", steps * -(-len(x) // part), "step") as bar,
         ):
             rows = [slice(first, first + part) for first in range(0, len(x), part)]
             return torch.cat([self.run_chain(energy.rows(r), x[r].clone(), seeds[r].clone(), bar.update) for r in rows])

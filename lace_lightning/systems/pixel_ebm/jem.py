@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ... import progress
 from ...energies import Energy, Joint, build
 from ...errors import LaceError, suggest
 from ...pictures.convert import from_bytes
@@ -282,7 +282,7 @@ class JEM(EnergyModel):
         self.buffer.put(points, torch.arange(len(points), device=self.device), random)
         steps, self.chain.num_steps = self.chain.num_steps, num_steps
         try:
-            for _ in tqdm(range(visits), desc="renewing the buffer", leave=False, delay=1, disable=None):
+            for _ in progress.steps(range(visits), "renewing the buffer"):
                 self.negatives(count, random, self.random_codes(count, random) if self.buffer.blocks > 1 else None)
         finally:
             self.chain.num_steps = steps
@@ -348,12 +348,7 @@ class JEM(EnergyModel):
         """Return points of the buffer that the classifier assigns to the codes; seeds choose among them."""
         with torch.inference_mode(False):
             parts = torch.arange(len(self.buffer), device=self.device).split(500)
-            u = torch.cat(
-                [
-                    self.network(self.buffer.at(part))
-                    for part in tqdm(parts, "sorting", leave=False, delay=1, disable=None)
-                ]
-            )
+            u = torch.cat([self.network(self.buffer.at(part)) for part in progress.steps(parts, "sorting", "batch")])
         decided = self.schema.decode(u[:, : self.schema.num_logits]).values
         near = torch.tensor(
             [0.5 if a.kind == "discrete" else self.hparams["sigma"] for a in self.schema], device=self.device

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ... import progress
 from ...errors import LaceError, suggest
 from ...samplers.base import NoiseSource, require_positive
 from ...samplers.runge_kutta import METHODS
@@ -103,7 +103,7 @@ class ReverseDiffusion(ScoreSampler):
     def __call__(self, sde: SDE, score: Score, x: Tensor, noise: NoiseSource) -> tuple[Tensor, float]:
         self.check(sde)
         steps, rows, draws = self.num_steps, torch.arange(len(x), device=x.device), 0
-        for k in tqdm(range(steps), desc="reverse diffusion", leave=False, delay=2, mininterval=1, disable=None):
+        for k in progress.steps(range(steps), "reverse diffusion", "step"):
             index, time = steps - 1 - k, 1 + k / (steps - 1) * (sde.end - 1)
             t = torch.full((len(x),), time, device=x.device, dtype=x.dtype)
             for _ in range(self.num_corrector_steps):
@@ -230,14 +230,7 @@ class ProbabilityFlow(ScoreSampler):
         state, done, spent = y, torch.zeros(len(y), 1, device=y.device, dtype=torch.float64), 0.0
         planned = torch.full_like(done, length / (self.num_steps or 100))
         slope: Tensor | None = None
-        for _ in tqdm(
-            range(self.num_steps or self.max_steps),
-            desc="probability flow",
-            leave=False,
-            delay=2,
-            mininterval=1,
-            disable=None,
-        ):
+        for _ in progress.steps(range(self.num_steps or self.max_steps), "probability flow", "step"):
             step = planned.minimum(length - done)
 
             def at(node: float, point: Tensor, done: Tensor = done, step: Tensor = step, rows: Tensor = rows) -> Tensor:
