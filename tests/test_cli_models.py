@@ -35,6 +35,16 @@ LOOKUP = [
 ]
 
 
+SMALL_COND_EBM = [
+    "model.network.filter_dim=4",
+    "model.chain.num_steps=2",
+    "model.sampling.rounds=1",
+    "model.sampling.steps=2",
+    "model.sampling.refine=2",
+    "model.buffer.size=100",
+]
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -215,24 +225,12 @@ def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path)
         ("cifar10_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
         (
             "cifar10_cond_ebm",
-            [
-                "model.network.filter_dim=4",
-                "model.chain.num_steps=2",
-                "model.sampling.rounds=1",
-                "model.sampling.steps=2",
-                "model.sampling.refine=2",
-                "model.buffer.size=100",
-            ],
+            SMALL_COND_EBM,
         ),
         (
             "portraits_cond_ebm",
             [
-                "model.network.filter_dim=4",
-                "model.chain.num_steps=2",
-                "model.sampling.rounds=1",
-                "model.sampling.steps=2",
-                "model.sampling.refine=2",
-                "model.buffer.size=100",
+                *SMALL_COND_EBM,
                 "dataset.module.limit=40",
                 "hydra.mode=RUN",
                 "query=glasses == 1 and smile == 0 or not glasses == 1 and smile == 1",
@@ -251,26 +249,12 @@ def test_a_published_model_draws_without_any_training(few: None, tmp_path: Path)
         ),
         (
             "cifar10_cond_ebm_full",
-            [
-                "model.network.filter_dim=4",
-                "model.chain.num_steps=2",
-                "model.sampling.rounds=1",
-                "model.sampling.steps=2",
-                "model.sampling.refine=2",
-                "model.buffer.size=100",
-            ],
+            SMALL_COND_EBM,
         ),
         ("digits_jem", ["model.chain.num_steps=2", "model.sampling.num_steps=2", "model.buffer.size=100"]),
         (
             "digits_cond_ebm",
-            [
-                "model.network.filter_dim=4",
-                "model.chain.num_steps=2",
-                "model.sampling.rounds=1",
-                "model.sampling.steps=2",
-                "model.sampling.refine=2",
-                "model.buffer.size=100",
-            ],
+            SMALL_COND_EBM,
         ),
         *(
             (

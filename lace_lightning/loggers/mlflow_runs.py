@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import MLFlowLogger as LightningMLFlowLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..cache import flat
-from .series import TRAINING, named_row
+from .series import StepCurves
 from .words import csv_text
 
 
@@ -33,7 +33,7 @@ def metric_name(name: str) -> str:
     return first + slash + rest.replace("/", ".")
 
 
-class MLFlowLogger(LightningMLFlowLogger):
+class MLFlowLogger(LightningMLFlowLogger, StepCurves):
     """Logger of MLflow with curves, pictures, tables and files; a folder of files needs no server.
 
     Args:
@@ -61,18 +61,6 @@ class MLFlowLogger(LightningMLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log figures, with one `/` in a name: a figure is a file, so `acc` and `acc/smile` cannot be side by side."""
         super().log_metrics({metric_name(name): value for name, value in metrics.items()}, step)
-
-    @rank_zero_only
-    def log_curve(self, rows: Iterable[Mapping[str, float]], series: str = TRAINING) -> None:
-        """Log figures over the steps of a series.
-
-        Args:
-            rows: figures by name, each with `step`.
-            series: name of the series.
-        """
-        for row in rows:
-            values = {name: value for name, value in row.items() if name != "step"}
-            self.log_metrics(named_row(values, series), int(row["step"]))
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[Any], **_: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from pytorch_lightning.loggers import TensorBoardLogger as LightningTensorBoardL
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..cache import flat
-from .series import TRAINING, named_row
+from .series import StepCurves
 from .words import markdown_text
 
 
-class TensorBoardLogger(LightningTensorBoardLogger):
+class TensorBoardLogger(LightningTensorBoardLogger, StepCurves):
     """Logger of TensorBoard with curves, pictures, tables as text, and settings beside the figures.
 
     Args:
@@ -36,18 +36,6 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         """Store settings until the figures are known: TensorBoard takes both together."""
         if not self._settings:
             self._settings = {name: _hparam(value) for name, value in flat(params).items()}
-
-    @rank_zero_only
-    def log_curve(self, rows: Iterable[Mapping[str, float]], series: str = TRAINING) -> None:
-        """Log figures over the steps of a series.
-
-        Args:
-            rows: figures by name, each with `step`.
-            series: name of the series.
-        """
-        for row in rows:
-            values = {name: value for name, value in row.items() if name != "step"}
-            self.log_metrics(named_row(values, series), int(row["step"]))
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[Any], step: int | None = None) -> None:
