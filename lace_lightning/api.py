@@ -19,7 +19,7 @@ from .cache import Cache, cache_folder
 from .callbacks import ConditionalSampling
 from .classifiers import AttributeClassifier, load_classifier
 from .data import LatentPairsDataModule, cached_pairs, keep_pictures
-from .data.processes import say, silent
+from .data.processes import say, say_found, silent
 from .energies import Energy
 from .errors import LaceError, no_rows
 from .generators import Generator, as_generator
@@ -224,6 +224,7 @@ def _train(
 @torch.no_grad()
 def _with_accuracy(classifier: AttributeClassifier, data: LatentPairsDataModule) -> AttributeClassifier:
     """Measure the classifier on pairs that it was not trained on, keep the figures in its metadata, and say them."""
+    say_found()
     u, target, known = data.parts["test"]
     if not len(u):
         return classifier

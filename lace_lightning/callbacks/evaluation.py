@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..artifacts import remove_path
 from ..cache import Cache
-from ..data.processes import say
+from ..data.processes import say, say_found
 from ..errors import LaceError
 from ..generators import Generator
 from ..labelers import Labeler
@@ -60,6 +60,7 @@ def announce(system: System) -> None:
         >>> from lace_lightning.examples import tiny_lace
         >>> announce(tiny_lace())
     """
+    say_found()
     if system.outlook is not None:
         say(system.outlook.sentence)
 

@@ -30,14 +30,13 @@ def in_first(context: AbstractContextManager[None]) -> AbstractContextManager[No
 
 @rank_zero_only
 def say(text: str, reason: str = "") -> None:
-    """Print a line on stderr, in the first process, outside of `silent`; behind the line of `say_found`.
+    """Print a line on stderr, in the first process, outside of `silent`.
 
     Args:
         text: the line.
         reason: text behind a colon; empty for none.
     """
     if not _IS_SILENT.get():
-        say_found()
         print(f"{text}: {reason}" if reason else text, file=sys.stderr, flush=True)
 
 

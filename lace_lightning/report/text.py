@@ -184,6 +184,10 @@ class ResultRow:
         depth: number of figures that it is indented below.
         here: the figure of the run as text, None where the run has none.
         paper: the figure of the paper as text, None where the paper has none.
+
+    Example:
+        >>> ResultRow("ACC", 0, "0.91", None).here
+        '0.91'
     """
 
     title: str

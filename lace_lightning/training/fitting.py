@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 
 from ..artifacts import write_json
 from ..cache import Cache, Entry, sealed_path
-from ..data.processes import in_first, is_rank_zero, note_found, say
+from ..data.processes import in_first, is_rank_zero, note_found, say, say_found
 from ..source import code_of
 from .checkpoints import STEPS, SealedCheckpoints, newest_checkpoint, remove_checkpoints
 from .curves import TrainingCurve, log_curve, read_curve, write_curve
@@ -112,6 +112,7 @@ def train_or_load(
                 # A process that was killed at its very end leaves them.
                 remove_checkpoints(entry.folder)
         else:
+            say_found()
             say(f"training {kind.__name__} {entry.key}", entry.why())
             seconds = _fit_stages(module, data, stages, entry, fit, note_partial)
             if seconds is not None:
