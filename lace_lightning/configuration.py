@@ -186,8 +186,8 @@ GROUPS = {
     "corrector": "Correctors of flows (corrector=...)",
     "method": "Methods (+method=...)",
     "generator": "Generators (generator=...)",
-    "labeler": "Labelers (labeler=...)",
-    "judge": "Judges (judge=...)",
+    # The groups labeler and judge have the same names.
+    "labeler": "Labelers and judges (labeler=..., judge=...)",
     "classifier": "Classifiers (classifier=...)",
     "energy": "Energies and rewards beside the query (energy=...)",
     "editing": "Editing (editing=...)",

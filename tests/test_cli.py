@@ -439,7 +439,7 @@ def test_wandb_offline_has_everything(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     cli.main(["-m", "+experiment=cifar10_ode", "debug=fast", "sampler.atol=1e-1,1e-2"])
     # One folder above them is the summary of the sweep.
-    runs = sorted(tmp_path.glob("outputs/sweeps/cifar10_ode/*/wandb/*/run-*.wandb"))
+    runs = sorted(tmp_path.glob("outputs/sweeps/cifar10_ode/*/wandb/offline-run-*/run-*.wandb"))
     assert len(runs) == 2
     identities = set()
     for path in runs:
