@@ -44,7 +44,8 @@ def track_sweep(config: DictConfig, since: float) -> None:
     nodes = OmegaConf.select(config, "logger") or {}
     if not any(name != "csv" and nodes[name] is not None for name in nodes):
         return
-    folder = Path(config.hydra.sweep.dir)
+    # Absolute, because the service of W&B keeps the folder that it was started in.
+    folder = Path(config.hydra.sweep.dir).absolute()
     records = sweeps.collect(folder, since)
     if not records:
         return
