@@ -129,7 +129,7 @@ def sections(distance: str = "fd_judge") -> dict[str, list[Any]]:
             parallel("LACE-ODE: tolerances", TOLERANCES, [*cost, *quality]),
             parallel("LACE-LD: steps, step size, noise", LANGEVIN, [cost[1], *quality]),
         ],
-        "What decides": [
+        "Importance of settings": [
             wr.ParameterImportancePlot(with_respect_to="sampling/acc"),
             wr.ParameterImportancePlot(with_respect_to=f"sampling/{distance}"),
             wr.RunComparer(diff_only=True),
