@@ -412,12 +412,21 @@ def drawn_folder(query: str, words: Sequence[str]) -> str:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every machine.")
 @click.option("--port", type=int, default=7860, show_default=True, help="Port to listen on; 0 for any that is free.")
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
-def demo(settings: tuple[str, ...], host: str, port: int, opens: bool) -> None:
+@click.option("--static", type=click.Path(path_type=Path), metavar="FOLDER", help="Write a page without a server.")
+@click.option("--seeds", type=int, default=256, show_default=True, help="Number of samples of the page of --static.")
+def demo(settings: tuple[str, ...], host: str, port: int, opens: bool, static: Path | None, seeds: int) -> None:
     """Serve a page with sliders: new pictures and edits by attribute, in a browser.
 
     Without settings it shows the shipped faces. generator=portraits, cifar10 or digits, experiment=NAME,
-    classifier=FILE and further settings of a run choose others.
+    classifier=FILE and further settings of a run choose others. --static writes a folder in which the browser computes
+    the networks, for any web server, or to open its index.html from the disk.
     """
+    if static is not None:
+        from .demo.loading import load_page
+        from .demo.static import write_static
+
+        print(write_static(load_page(settings), static, seeds))
+        return
     from .demo.server import serve
 
     serve(settings, host, port, opens)

@@ -165,19 +165,41 @@ def recorded(module: Exportable) -> torch.export.ExportedProgram:
         >>> program.module()(torch.zeros(5, 4)).shape[0]
         5
     """
+    return record_graph(module, _parts(module)[0], is_traced=isinstance(module, FixedFlow))
+
+
+def record_graph(
+    module: nn.Module, examples: Mapping[str, Tensor], shared: Sequence[str] = (), is_traced: bool = True
+) -> torch.export.ExportedProgram:
+    """Return the graph of a module, for any number of rows from 1.
+
+    Args:
+        module: the module, on the CPU.
+        examples: tensors of its arguments by name, in their order, with the samples in rows.
+        shared: names of the arguments that all samples share, whose shape is that of the example.
+        is_traced: whether gradients inside of the module become operations of the graph.
+
+    Raises:
+        LaceError: for a module whose forward cannot be recorded.
+
+    Example:
+        >>> program = record_graph(nn.Linear(4, 2), {"z": torch.zeros(3, 4)}, is_traced=False)
+        >>> program.module()(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    examples = tuple(_parts(module)[0].values())
     rows = torch.export.Dim("rows", min=1, max=MAX_ROWS)
-    shapes = tuple({0: rows} for _ in examples)
+    values = tuple(examples.values())
+    shapes = tuple({} if name in shared else {0: rows} for name in examples)
     try:
         with warnings.catch_warnings(), exporting():
             warnings.simplefilter("ignore")
-            if not isinstance(module, FixedFlow):
-                return torch.export.export(module.eval(), examples, dynamic_shapes=shapes)
+            if not is_traced:
+                return torch.export.export(module.eval(), values, dynamic_shapes=shapes)
             # Tracing turns the closed-form and automatic gradients of the energy into operations of the graph.
-            graph = make_fx(module.eval(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*examples)
-            return torch.export.export(graph, examples, dynamic_shapes=shapes)
+            graph = make_fx(module.eval(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*values)
+            return torch.export.export(graph, values, dynamic_shapes=shapes)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         if isinstance(error, LaceError):
             raise
@@ -212,8 +234,8 @@ def export(module: Exportable, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise LaceError(f"An exported file ends in .onnx or .pt2, received '{path.name}': correct the ending.")
-    if path.suffix == ".onnx" and (find_spec("onnx") is None or find_spec("onnxscript") is None):
-        raise LaceError("An ONNX file needs the packages onnx and onnxscript: pip install 'lace_lightning[onnx]'.")
+    if path.suffix == ".onnx":
+        require_onnx()
     examples, outputs, about = _parts(module)
     program = recorded(module)
     with atomic_path(path) as temporary:
@@ -223,17 +245,36 @@ def export(module: Exportable, path: str | os.PathLike[str]) -> Path:
             torch.export.save(program, target, extra_files={"lace.json": json.dumps(to_builtin(about))})
             target.replace(temporary)
         else:
-            _write_onnx(program, temporary, list(examples), outputs, about)
+            write_onnx(program, temporary, list(examples), outputs, about)
     return path
 
 
-def _write_onnx(
+def require_onnx() -> None:
+    """Refuse to go on without the packages that write ONNX files.
+
+    Raises:
+        LaceError: where onnx or onnxscript is missing.
+    """
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        raise LaceError("An ONNX file needs the packages onnx and onnxscript: pip install 'lace_lightning[onnx]'.")
+
+
+def write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
     inputs: Sequence[str],
     outputs: Sequence[str],
     about: Mapping[str, Any],
 ) -> None:
+    """Write a graph as an ONNX file with its weights inside.
+
+    Args:
+        program: the graph.
+        path: the file.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+        about: what the metadata entry `lace` of the file says.
+    """
     import onnx
 
     with warnings.catch_warnings():

@@ -415,7 +415,7 @@ class Session:
         return result
 
     @cached_property
-    def _prior_logits(self) -> Tensor:
+    def prior_logits(self) -> Tensor:
         """Logits (N, num_logits) of samples of the prior."""
         z = self.generator.prior(PRIOR_SAMPLES, PRIOR_SEED, 0, self.generator.device)
         with torch.no_grad():
@@ -434,7 +434,7 @@ class Session:
         """
         if query.free or not query.asks:
             return None
-        return float((-build(query, sigma=SIGMA)(self._prior_logits)).exp().mean())
+        return float((-build(query, sigma=SIGMA)(self.prior_logits)).exp().mean())
 
     @torch.no_grad()
     def _expected(self, query: Query, z: Tensor, free: Labels | None) -> dict[str, float]:
@@ -534,7 +534,7 @@ class Session:
 
     def warm_up(self) -> None:
         """Compute once what later requests need, so that the first change is as fast as the others."""
-        _ = self._prior_logits
+        _ = self.prior_logits
         if self._identity_name is not None:
             _ = self._embedding
 

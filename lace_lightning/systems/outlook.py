@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schema import Labels, Schema
+from ..schema import Attribute, Labels, Schema
 
 # Samples of the pilot that the expectation is averaged over.
 PILOT = 128
@@ -69,15 +69,31 @@ def expected_scores(schema: Schema, logits: Tensor, wanted: Labels, sigma: float
         >>> expected_scores(schema, torch.tensor([[0.0, 0.0, 0.5]]), wanted, sigma=0.1).round(decimals=3)
         tensor([0.7100])
     """
-    scores = []
-    for index, attribute in enumerate(schema):
-        f, value = logits[:, schema.slices[attribute.name]], wanted.values[:, index].to(logits)
-        if attribute.kind == "discrete":
-            scores.append(f.softmax(1).gather(1, value.long()[:, None])[:, 0])
-        else:
-            # The mean of |x| for x ~ N(m, σ²).
-            m = (f[:, 0] - value) / sigma
-            mean = math.sqrt(2 / math.pi) * torch.exp(-m.square() / 2) + m * torch.erf(m / math.sqrt(2))
-            scores.append(1 - sigma * mean)
+    scores = [
+        expected_score(attribute, logits[:, schema.slices[attribute.name]], wanted.values[:, index].to(logits), sigma)
+        for index, attribute in enumerate(schema)
+    ]
     known = wanted.known.to(logits.device)
     return (torch.stack(scores, 1) * known).sum(1) / known.sum(1)
+
+
+def expected_score(attribute: Attribute, f: Tensor, value: Tensor, sigma: float) -> Tensor:
+    """Return for each sample the score in ACC that a classifier expects of one attribute (N,), see `expected_scores`.
+
+    Args:
+        attribute: the attribute.
+        f: its logits (N, C), or its value (N, 1).
+        value: the wanted value (N,), of the type of f.
+        sigma: the classifier's error σ on continuous attributes, above 0.
+
+    Example:
+        >>> from lace_lightning.schema import Attribute
+        >>> expected_score(Attribute("hat"), torch.zeros(1, 2), torch.ones(1), 0.1)
+        tensor([0.5000])
+    """
+    if attribute.kind == "discrete":
+        return f.softmax(1).gather(1, value.long()[:, None])[:, 0]
+    # The mean of |x| for x ~ N(m, σ²).
+    m = (f[:, 0] - value) / sigma
+    mean = math.sqrt(2 / math.pi) * torch.exp(-m.square() / 2) + m * torch.erf(m / math.sqrt(2))
+    return 1 - sigma * mean

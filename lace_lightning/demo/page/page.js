@@ -21,6 +21,8 @@ function make(tag, options = {}, ...children) {
 // ---- requests -------------------------------------------------------------------------------------------------
 
 async function ask(path, content, options = {}) {
+  // A page without a program computes its answers itself.
+  if (window.laceStatic) return window.laceStatic.answer(path, content);
   const answer = await fetch(path, {
     method: content === undefined ? "GET" : "POST",
     headers: { "X-Lace-Lightning": "page", ...options.headers },
@@ -102,8 +104,8 @@ function pictureControl(attribute, changed) {
   const isDiscrete = attribute.kind === "discrete";
   select.append(make("option", { value: "free", textContent: WORDS.free }));
   if (isDiscrete) for (const name of attribute.classes) select.append(make("option", { value: `is ${name}`, textContent: name }));
-  else for (const mode of ["is", "between"]) select.append(make("option", { value: mode, textContent: WORDS[mode] }));
-  select.append(make("option", { value: "each", textContent: WORDS.each }));
+  else for (const mode of ["is", "between"].filter((one) => attribute.modes.includes(one))) select.append(make("option", { value: mode, textContent: WORDS[mode] }));
+  if (attribute.modes.includes("each")) select.append(make("option", { value: "each", textContent: WORDS.each }));
   let ends = {};
   if (!isDiscrete) {
     ends = {
