@@ -73,7 +73,7 @@ TINY = {
     "portraits_edit_order": ["seed=1"],
     "portraits_logic": ["seed=1", "query.logic=exact"],
     "portraits_temperature": ["seed=1"],
-    "cifar10_exact": ["method=lace_cubic,annealed_hard", "metrics.posterior_sets=2", "metrics.num_samples=20"],
+    "cifar10_exact": ["method=lace_cubic,annealed_controlled", "metrics.posterior_sets=2", "metrics.num_samples=20"],
     "portraits_rare": ["method=lace_gauss_newton,auto", "query.text=glasses == 1 and smile == 0"],
     "portraits_stiff": ["method=lace_cubic,lace_gauss_newton"],
     "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"],
