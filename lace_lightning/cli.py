@@ -456,6 +456,8 @@ def _quiet() -> None:
 def _hydra(arguments: Sequence[str]) -> None:
     import hydra
 
+    from .composition import composed_once
+
     forget_folders()
     for argument in arguments:
         if argument.startswith("hydra.run.dir="):
@@ -467,7 +469,7 @@ def _hydra(arguments: Sequence[str]) -> None:
     known = sys.argv
     try:
         sys.argv = [known[0], *arguments]
-        with _parser_of_hydra():
+        with _parser_of_hydra(), composed_once():
             entry()
     finally:
         sys.argv = known
