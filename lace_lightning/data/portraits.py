@@ -196,8 +196,8 @@ class PortraitsDataModule(PictureData):
         return {"first": self.first, "count": self.count, "shape": [3, self.resolution, self.resolution]}
 
     def some_pictures(self, count: int) -> Tensor:
-        """Return `count` pictures (uint8) of people that are trained on."""
-        return draw_people(torch.arange(self.first, self.first + count), self.resolution)[0]
+        """Return `count` pictures (uint8) of people that are trained on, or all of them where there are fewer."""
+        return draw_people(torch.arange(self.first, self.first + min(count, self.count)), self.resolution)[0]
 
     def train_dataloader(self) -> PortraitBatches:
         """Return shuffled batches of new people in every epoch."""

@@ -37,6 +37,7 @@ def test_nobody_is_trained_and_tested_on() -> None:
     assert torch.equal(torch.cat([batch[1] for batch in data.test_dataloader()]), labels)
     # Rounding may differ by one with the pictures that are drawn together.
     assert (data.some_pictures(10).int() - train[:10].int()).abs().max() <= 1
+    assert len(data.some_pictures(1000)) == 300
     other = PortraitsDataModule(resolution=16, count=300, test_count=100, seed=2)
     assert torch.equal(other.splits["test"][0], test)
     assert not torch.equal(other.some_pictures(10), train[:10])
