@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from lace_lightning import cli
 from lace_lightning.run.check import launcher_plugins
 
 # What torchrun and srun set for the second of two processes.
@@ -25,22 +27,13 @@ LEFT = {
     "parts of both": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
 }
 
+COMMAND = ["+experiment=cifar10_heun", "debug=fast", "logger=csv", "trainer.accelerator=cpu"]
+
 
 def _run(
     folder: Path, prefix: list[str], *extra: str, environment: Mapping[str, str] | None = None
 ) -> dict[str, float]:
-    command = [
-        sys.executable,
-        *prefix,
-        "-m",
-        "lace_lightning",
-        "+experiment=cifar10_heun",
-        "debug=fast",
-        "logger=csv",
-        "trainer.accelerator=cpu",
-        f"hydra.run.dir={folder}",
-        *extra,
-    ]
+    command = [sys.executable, *prefix, "-m", "lace_lightning", *COMMAND, f"hydra.run.dir={folder}", *extra]
     everything = {
         **os.environ,
         **(environment or {}),
@@ -52,11 +45,11 @@ def _run(
     return json.loads((folder / "metrics.json").read_text())["metrics"]
 
 
-def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_figures_of_one(tmp_path: Path, monkeypatch) -> None:
     """Of one classifier: a training on two devices is another training."""
     trained = f"classifier.weights={tmp_path / 'trained' / 'classifier.safetensors'}"
-    _run(tmp_path / "trained", [], "task.export=classifier")
-    one = _run(tmp_path / "one", [], trained)
+    _run_here(tmp_path / "trained", monkeypatch, "task.export=classifier")
+    one = _run_here(tmp_path / "one", monkeypatch, trained)
     two = _run(
         tmp_path / "two",
         ["-m", "torch.distributed.run", "--nproc_per_node=2"],
@@ -69,18 +62,45 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
             assert two[name] == pytest.approx(value, rel=1e-6), name
 
 
+def _run_here(folder: Path, monkeypatch: pytest.MonkeyPatch, *extra: str) -> dict[str, float]:
+    """Return the figures of the same run in this process, which has imported everything."""
+    threads = torch.get_num_threads()
+    with monkeypatch.context() as patch:
+        patch.chdir(folder.parent)
+        patch.setenv("LACE_CACHE", str(folder.parent / "cache"))
+        cli.main([*COMMAND, "threads=1", f"hydra.run.dir={folder}", *extra])
+    torch.set_num_threads(threads)
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("launchers")
-    return folder, _run(folder / "undisturbed", [], "metrics.num_samples=8")
+    return folder, _run_here(folder / "undisturbed", pytest.MonkeyPatch(), "metrics.num_samples=8")
 
 
-@pytest.mark.parametrize("launcher", LEFT)
+# Lightning reads the rank when it is imported, and the launcher when a Trainer is made.
+@pytest.mark.parametrize(
+    ("launcher", "imports"),
+    [
+        ("torchrun", True),
+        ("srun", False),
+        ("parts of both", False),
+        pytest.param("srun", True, marks=pytest.mark.slow),
+        pytest.param("parts of both", True, marks=pytest.mark.slow),
+    ],
+)
 def test_variables_that_a_launcher_left_change_nothing(
-    launcher: str, undisturbed: tuple[Path, dict[str, float]]
+    launcher: str, imports: bool, undisturbed: tuple[Path, dict[str, float]], monkeypatch
 ) -> None:
     folder, expected = undisturbed
-    found = _run(folder / launcher.replace(" ", "_"), [], "metrics.num_samples=8", environment=LEFT[launcher])
+    own = folder / f"{launcher.replace(' ', '_')}_{imports}"
+    if imports:
+        found = _run(own, [], "metrics.num_samples=8", environment=LEFT[launcher])
+    else:
+        for name, value in LEFT[launcher].items():
+            monkeypatch.setenv(name, value)
+        found = _run_here(own, monkeypatch, "metrics.num_samples=8")
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         if "seconds" not in name:
