@@ -49,7 +49,7 @@ JOBS = {"ffhq_zero_shot": 2, "ffhq_logic": 4}
 QUICK = [
     "debug=fast",
     "logger=csv",
-    "pairs.count=24",
+    "pairs.count=16",
     "metrics.num_samples=2",
     "metrics.batch_size=2",
     "generator.precision=float32",
@@ -63,7 +63,7 @@ W = 8
 
 
 def published_file(path: Path, resolution: int) -> Path:
-    """Write a pickle as NVIDIA's of this resolution, with two channels a layer."""
+    """Write a pickle as NVIDIA's of this resolution, with two channels a layer, and one in large layers."""
     sides = [2**level for level in range(2, resolution.bit_length())]
     config = {
         "z_dim": W,
@@ -72,7 +72,7 @@ def published_file(path: Path, resolution: int) -> Path:
         "img_resolution": resolution,
         "img_channels": 3,
         "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.01},
-        "synthesis_kwargs": {"channels": dict.fromkeys(sides, 2)},
+        "synthesis_kwargs": {"channels": {side: 2 if side < 128 else 1 for side in sides}},
     }
     torch.manual_seed(resolution)
     path.write_bytes(nvidia_pickle(StyleGAN2Network(**config).state_dict(), config))
@@ -130,6 +130,7 @@ def elsewhere(tmp_path, tmp_path_factory, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LACE_CACHE", str(tmp_path_factory.getbasetemp() / "paper_cache"))
     monkeypatch.delenv("LACE_TRACEBACK", raising=False)
+    monkeypatch.setattr("lace_lightning.callbacks.editing.SequentialEditing.frames_per_edit", 1)
     sweeps.OUTCOMES.clear()
 
 
@@ -261,14 +262,14 @@ def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeyp
         "+experiment=pictures_to_label",
         *generator,
         "task.attributes=[hat]",
-        "task.count=60",
+        "task.count=30",
         "logger=csv",
         "hydra.run.dir=out",
     ]
     cli.main(command)
     rows = (tmp_path / "pictures" / "labels.csv").read_text().splitlines()
     assert rows[:2] == ["sample,hat", "000000.png,"]
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(rows) - 1 == 60
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(rows) - 1 == 30
     (tmp_path / "pictures" / "labels.csv").write_text(
         "\n".join([rows[0], *(f"{row}{index % 2}" for index, row in enumerate(rows[1:]))])
     )
@@ -292,5 +293,5 @@ def test_pictures_are_written_labelled_and_learned_from(files, tmp_path, monkeyp
     )
     check_results(tmp_path / "out2", 1)
     pairs = next(path for path in (tmp_path / "cache" / "pairs").iterdir())
-    drawn = load_generator(files["cats"], precision="float32").prior(60)
+    drawn = load_generator(files["cats"], precision="float32").prior(30)
     torch.testing.assert_close(torch.from_numpy(np.load(pairs / "z.npy")), drawn)

@@ -58,7 +58,7 @@ def decode(z):
 def digit(images):
     return (images.mean((1, 2, 3)) * 1000).long() % 10
 """
-QUICK = ["debug=fast", "logger=csv", "pairs.count=200", "metrics.num_samples=20", "metrics.batch_size=10"]
+QUICK = ["debug=fast", "logger=csv", "pairs.count=200", "metrics.num_samples=10", "metrics.batch_size=5"]
 
 
 def own_network(name: str) -> torch.nn.Module:
@@ -84,10 +84,10 @@ COMMANDS = [(page.stem, words) for page in RUN for words in commands(page)]
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch) -> Path:
+def there(tmp_path, tmp_path_factory, monkeypatch) -> Path:
     """A folder with everything that the pages mention, which is the current one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LACE_CACHE", str(tmp_path_factory.getbasetemp() / "docs_cache"))
     monkeypatch.syspath_prepend(str(tmp_path))
     sweeps.OUTCOMES.clear()
     published_file(tmp_path / "network.pkl", 32)
@@ -123,7 +123,7 @@ def overrides(words: list[str], folder: Path) -> list[str]:
         return ["logger=csv"]
     if "pictures_to_label" in line:
         return ["debug=fast", "logger=csv", "task.count=40", f"task.folder={folder / 'pictures'}"]
-    result = list(QUICK)
+    result = [*QUICK, "metrics.posterior_sets=0"]
     if "your_attribute" in line:
         labeler, judge = (clip_weights(folder)[i : i + 2] for i in (0, 2))
         result += judge if re.search(r"labeler=(?!clip|cats)", line) else [*labeler, *judge]
@@ -152,14 +152,24 @@ def test_a_command_of_a_page_runs(page: str, words: list[str], there: Path, caps
         cli.main([*arguments, *quick])
         assert list(there.rglob("contact.png"))
         return
+    if arguments[0] == "project":
+        # Fewer samples of the prior, as in tests/test_cli_project.py.
+        monkeypatch.setattr("lace_lightning.systems.projection.COMPARED_SIDE", 8)
+        monkeypatch.setattr("lace_lightning.generators.whitening.SAMPLES", 500)
+        monkeypatch.setattr("lace_lightning.generators.whitening.SAMPLES_PER_DIMENSION", 1)
     if arguments[0] in cli.COMMANDS:
-        quick = {"edit": QUICK, "project": ["--steps", "2", *(["logger=csv"] if "--edit" in arguments else [])]}
+        quick = {
+            "edit": QUICK,
+            "project": ["--steps", "2", "--starts", "1", *(["logger=csv"] if "--edit" in arguments else [])],
+            # The shipped generator is exported by tests/test_exports.py.
+            "export": ["--generator", "network.pkl"] if "--classifier" not in arguments else [],
+        }
         cli.main([*arguments, *quick.get(arguments[0], [])])
         return
     line = " ".join(arguments)
     if "stylegan2_ada_cifar10" in line:
         network = catalogue.published("stylegan2_ada_cifar10")
-        network.path.parent.mkdir(parents=True)
+        network.path.parent.mkdir(parents=True, exist_ok=True)
         published_file(network.path, 32)
         accept(network)
     if "network.safetensors" in line:
