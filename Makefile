@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## build the environment and run the main job (CIFAR-10
 	@echo "Faces, edited step by step: $(RUN) -m lace_lightning +experiment=faces_edit hydra.mode=RUN editing=sequential"
 
 test: $(VENV)/tools  ## build the environment and run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-portable: $(VENV)/tools  ## run the numerical tests again, as on a processor without vector instructions
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(NUMERICAL)

@@ -12,6 +12,26 @@ from typing import Any
 import pytest
 import torch
 
+# Files that take longest, by processor time: workers of pytest-xdist take whole files in this order and end together.
+LONGEST_FIRST = (
+    "test_cli.py",
+    "test_docs.py",
+    "test_cli_models.py",
+    "test_cli_paper.py",
+    "test_two_processes.py",
+    "test_cli_trainings.py",
+    "test_record.py",
+    "test_cli_faces.py",
+    "test_package.py",
+    "test_cli_messages.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the files that take longest first."""
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _listens_to_interrupts() -> None:
@@ -47,6 +67,23 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"recorded reference values are absent ({folder}): set LACE_SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cli_cache(tmp_path_factory) -> Path:
+    """The cache of the tests of commands, which all of them share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cli_folder(tmp_path: Path, monkeypatch, cli_cache: Path) -> None:
+    """An empty current folder for a command, with the shared cache."""
+    from lace_lightning.report import sweeps
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LACE_CACHE", str(cli_cache))
+    monkeypatch.delenv("LACE_TRACEBACK", raising=False)
+    sweeps.OUTCOMES.clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,27 @@
-"""What people type: every experiment on tiny sizes, messages, resuming, the loggers."""
+"""What people type: every experiment on tiny sizes, sweeps, loggers, networks of others."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import signal
 import statistics
 import struct
-import subprocess
-import sys
-import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
-from safetensors.torch import load_file
 
 from lace_lightning import cli
 from lace_lightning.artifacts import read_json
-from lace_lightning.classifiers import load_classifier
 from lace_lightning.data.pairs import PairSet
-from lace_lightning.errors import LaceError
 from lace_lightning.portraits import PORTRAITS_SCHEMA
 from lace_lightning.report import sweeps
-from lace_lightning.training.checkpoints import newest_checkpoint
+
+pytestmark = pytest.mark.usefixtures("cli_folder")
 
 EXPERIMENTS = [name for name, _ in cli.describe("experiment")]
 TRAININGS = [
@@ -54,35 +48,56 @@ GIVEN += [f"cifar10_{name}{size}" for name in ("jem", "cond_ebm", "vp_sde", "ve_
 GIVEN += ["portraits_cond_ebm", *(f"digits_{name}" for name in ("jem", "cond_ebm", "vp_sde", "ve_sde"))]
 # Their features are EfficientNet-Lite0's, which take long: tests/test_cli_faces.py.
 GIVEN += [name for name in EXPERIMENTS if name.startswith("faces_")]
-SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS, *GIVEN)]
+# Drawn together in one test.
+GRIDS = ["cifar10_ode_grid", "cifar10_ld_grid"]
+SHIPPED = [name for name in EXPERIMENTS if name not in (*TRAININGS, *OTHERS, *GIVEN, *GRIDS)]
 # Few samples, quick settings: enough that everything runs.
+ROUGH = ["metrics.num_samples=20", "sampler.atol=0.1", "sampler.rtol=0.1"]
 TINY = {
-    "portraits_edit_styleflow": ["seed=1"],
+    "portraits_edit_styleflow": ["seed=1", "metrics.num_samples=20", "trainer.max_epochs=1"],
     "cifar10_ode_grid": ["sampler.atol=1e-1,1e-2", "sampler.rtol=1e-1"],
     "cifar10_ld_grid": ["sampler.num_steps=2,3", "sampler.step_size=1e-2,1e-1", "sampler.noise_std=0"],
-    "cifar10_spaces": ["metrics.num_samples=10", "metrics.batch_size=10", "sampler.atol=0.1", "sampler.rtol=0.1"],
+    "cifar10_spaces": [
+        "classifier=latent_z,features,pixel",
+        "metrics.num_samples=4",
+        "metrics.batch_size=4",
+        "sampler.atol=0.1",
+        "sampler.rtol=0.1",
+    ],
     "cifar10_pc": ["sampler.num_steps=25,30"],
     "cifar10_euler": ["sampler.step_size=0.1,0.2"],
+    "cifar10_edit": ROUGH,
     "digits_slant_thickness": ["seed=1"],
     "digits_logic": ["seed=1", "query.logic=exact"],
-    "digits_edit": ["seed=1"],
+    "digits_edit": ["seed=1", *ROUGH],
     "portraits_glasses": ["seed=1,2", "pairs.more=30"],
     "portraits_gender_smile_age": ["seed=1"],
     "portraits_zero_shot": ["seed=1"],
-    "portraits_edit": ["seed=1", "editing=sequential,portraits_layers,portraits_from_start"],
-    "portraits_edit_order": ["seed=1"],
+    # portraits_edit_order has the other kinds of editing.
+    "portraits_edit": ["seed=1", "editing=portraits_layers,posterior", *ROUGH],
+    "portraits_edit_order": ["seed=1", *ROUGH],
     "portraits_logic": ["seed=1", "query.logic=exact"],
     "portraits_temperature": ["seed=1"],
-    "cifar10_exact": ["method=lace_cubic,annealed_controlled", "metrics.posterior_sets=2", "metrics.num_samples=20"],
-    "portraits_rare": ["method=lace_gauss_newton,auto", "query.text=glasses == 1 and smile == 0"],
+    "cifar10_exact": ["method=lace_cubic,rejection", "metrics.posterior_sets=2", "metrics.num_samples=20"],
+    # The sets of exact samples are those of cifar10_exact.
+    "portraits_rare": [
+        "method=lace_gauss_newton,auto",
+        "query.text=glasses == 1 and smile == 0",
+        "metrics.posterior_sets=0",
+        "metrics.num_samples=20",
+    ],
     "portraits_stiff": ["method=lace_cubic,lace_gauss_newton"],
-    "portraits_attributes": ["seed=1", "classifier.arguments.mode=separate"],
+    "portraits_attributes": [
+        "seed=1",
+        "classifier.arguments.mode=separate",
+        "query.text='glasses == *','glasses == * and age == *'",
+    ],
 }
 JOBS = {
     "portraits_edit_styleflow": 2,
     "cifar10_pc": 2,
     "cifar10_euler": 2,
-    "cifar10_spaces": 4,
+    "cifar10_spaces": 3,
     "cifar10_ode_grid": 2,
     "cifar10_ld_grid": 4,
     "digits_slant_thickness": 1,
@@ -92,11 +107,11 @@ JOBS = {
     "portraits_glasses": 2,
     "portraits_gender_smile_age": 2,
     "portraits_zero_shot": 2,
-    "portraits_edit": 3,
+    "portraits_edit": 2,
     "portraits_edit_order": 2,
     "portraits_logic": 4,
     "portraits_temperature": 2,
-    "portraits_attributes": 5,
+    "portraits_attributes": 2,
     "cifar10_exact": 2,
     "portraits_rare": 2,
     "portraits_stiff": 2,
@@ -105,27 +120,27 @@ JOBS = {
 }
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch, cache) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LACE_CACHE", str(cache))
-    monkeypatch.delenv("LACE_TRACEBACK", raising=False)
-    sweeps.OUTCOMES.clear()
-
-
 def results(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.rglob("metrics.json"))]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
+    run_experiment(name, tmp_path / "outputs")
+
+
+def test_two_grids_are_drawn_together(tmp_path: Path) -> None:
+    for name in GRIDS:
+        folder = tmp_path / "outputs" / "sweeps" / name
+        run_experiment(name, folder)
+        assert {"results.csv", "acc_against_fid.png", "curves.png"} <= {path.name for path in folder.iterdir()}
+        assert (folder / "together.png").is_file() == (name == GRIDS[1])
+
+
+def run_experiment(name: str, folder: Path) -> None:
+    """Run an experiment on tiny sizes, and check its results in the folder."""
     cli.main([f"+experiment={name}", "debug=fast", "logger=csv", *TINY.get(name, [])])
-    found = results(tmp_path / "outputs")
+    found = results(folder)
     assert len(found) == JOBS.get(name, 1)
     for result in found:
         assert 0 <= result["metrics"].get("acc", result["metrics"].get("holds", -1)) <= 1
@@ -136,63 +151,21 @@ def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
         count = 55_000 if domain == "digits" else 50_000
         assert result["protocol"]["frechet"]["reference"] == f"{domain} train, {count} pictures"
         assert f"experiment={name}" in result["command"] or "pytest" in result["command"]
-    for picture in tmp_path.rglob("samples.png"):
+    for picture in folder.rglob("samples.png"):
         with Image.open(picture) as image:
             assert image.size[0] > 128
-    if name.endswith("grid"):
-        folder = tmp_path / "outputs" / "sweeps" / name
-        assert {"results.csv", "acc_against_fid.png", "curves.png"} <= {path.name for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("name", TRAININGS)
-def test_training_experiments_run_and_go_on(name: str, tmp_path: Path, request, monkeypatch, capsys) -> None:
-    from lace_lightning.classifiers.embedding import IdentityEmbedding
-    from lace_lightning.generators import check_generator, load_generator
-
-    if name.startswith("cifar10"):
-        monkeypatch.setenv("LACE_CIFAR10", str(request.getfixturevalue("shared_dir") / "data"))
-    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
-    monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", {"train": 40, "test": 10})
-    monkeypatch.setenv("LACE_MNIST", str(tmp_path))
-    monkeypatch.setattr("lace_lightning.data.digits.load_digits", _few_digits)
-    monkeypatch.setattr("lace_lightning.data.digits.VALIDATION", 10)
-    dataset, kind = name.split("_")
-    size = {
-        "generator": [
-            "training.discriminator.channels=[8,8,8,8]",
-            "training.generator.synthesis_kwargs.channels={4:8,8:8,16:8,32:8}",
-        ],
-        "labeler": ["training.arguments={widths: [4, 4, 8]}"],
-        "judge": ["training.arguments.width=4"],
-        "identity": ["training.arguments.width=4"],
-    }[kind]
-    if name in ("portraits_judge", "digits_judge"):
-        size = ["training.arguments={widths: [4, 4, 8], blocks: 1}"]
-    size = ["training.arguments.width=4"] if name == "digits_labeler" else size
-    size += ["training.start=null"] if name == "portraits_generator" else []
-    command = [f"+experiment={name}", "debug=fast_training", "logger=csv", "task.checkpoint_steps=1", *size]
-    cli.main(command)
-    exported = next(tmp_path.rglob(f"outputs/**/{name}.safetensors"))
-    if kind == "generator":
-        check_generator(load_generator(exported))
-    elif kind == "identity":
-        vectors = IdentityEmbedding.load(exported)(torch.rand(2, 3, 32, 32))
-        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
-    else:
-        classifier = load_classifier(exported)
-        assert classifier.schema.name == dataset
-        assert classifier(torch.zeros(2, 3, 32, 32)).shape == (2, classifier.schema.num_logits)
-    folder = next((tmp_path / "cache" / "training").rglob("last.ckpt")).parent
-    steps = torch.load(newest_checkpoint(folder), weights_only=True)["global_step"]
-    cli.main(command)
-    assert torch.load(newest_checkpoint(folder), weights_only=True)["global_step"] == steps
 
 
 @pytest.mark.parametrize("name", ["portraits_check", "cifar10_check"])
 def test_labeler_and_judge_are_checked(name: str, tmp_path: Path, request, monkeypatch, capsys) -> None:
     if name.startswith("cifar10"):
-        monkeypatch.setenv("LACE_CIFAR10", str(request.getfixturevalue("shared_dir") / "data"))
+        # Some of the pictures: those of all archives take ten seconds to decode.
+        sizes = {"train": 10, "test": 500}
+        monkeypatch.setattr("lace_lightning.data.cifar10.SIZES", sizes)
+        for split, count in sizes.items():
+            shared = request.getfixturevalue("shared_dir") / "data" / f"cifar10-{split}.zip"
+            copy_evenly(shared, tmp_path / shared.name, count)
+        monkeypatch.setenv("LACE_CIFAR10", str(tmp_path))
     cli.main(
         [
             f"+experiment={name}",
@@ -215,93 +188,12 @@ def test_labeler_and_judge_are_checked(name: str, tmp_path: Path, request, monke
     assert "agreement" in capsys.readouterr().out
 
 
-def test_a_classifier_does_not_depend_on_what_is_already_there(tmp_path: Path, monkeypatch) -> None:
-    """More pairs are steered by a first classifier, which lies in the cache or is trained in the same process."""
-    states = []
-    for cache, seeds in (("found", (1, 2)), ("trained", (2,))):
-        monkeypatch.setenv("LACE_CACHE", str(tmp_path / cache))
-        for seed in seeds:
-            monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
-            cli.main(
-                [
-                    "+experiment=portraits_glasses",
-                    "debug=fast",
-                    "pairs.more=30",
-                    f"seed={seed}",
-                    "sampler=heun",
-                    "logger=csv",
-                    "hydra.mode=RUN",
-                    "task.export=classifier",
-                    f"hydra.run.dir={cache}{seed}",
-                ]
-            )
-        states.append(load_file(tmp_path / f"{cache}2" / "classifier.safetensors"))
-    assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
-
-
-def test_a_killed_training_on_pairs_goes_on_at_its_last_epoch(tmp_path: Path, monkeypatch) -> None:
-    from lace_lightning.training.latent_classifier import LatentClassifier
-
-    command = ["+experiment=cifar10_heun", "debug=fast", "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=out"]
-    original, epochs = LatentClassifier.training_step, []
-
-    def dying(self, batch, index: int):
-        epochs.append(self.current_epoch)
-        if len(epochs) > 1 and epochs[-2:] == [2, 3]:
-            raise LaceError("killed")
-        return original(self, batch, index)
-
-    monkeypatch.setenv("LACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
-    monkeypatch.setattr(LatentClassifier, "training_step", dying)
-    with pytest.raises(SystemExit):
-        cli.main(command)
-    assert sorted(set(epochs)) == [0, 1, 2, 3]
-    epochs.clear()
-    cli.main(command)
-    assert sorted(set(epochs)) == [3, 4]
-    assert not list((tmp_path / "cache").rglob("*.ckpt"))
-
-
-def test_a_killed_training_on_fresh_pairs_goes_on_with_those_it_would_have_had(tmp_path: Path, monkeypatch) -> None:
-    from lace_lightning.data import FreshBatches
-
-    command = [
-        "+experiment=cifar10_heun",
-        "debug=fast",
-        "classifier=distilled",
-        "classifier.fresh_pairs=40",
-        "classifier.min_steps=0",
-        "pairs.holdout=[0.2,0.2]",
-        "logger=csv",
-        "task.export=classifier",
-    ]
-    original, made, states = FreshBatches.pairs, [], []
-
-    def dying(self, first: int):
-        made.append(first)
-        if len(made) == 14:
-            raise LaceError("killed")
-        return original(self, first)
-
-    monkeypatch.setattr(FreshBatches, "pairs", dying)
-    for name in ("whole", "killed"):
-        monkeypatch.setenv("LACE_CACHE", str(tmp_path / name))
-        monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
-        if name == "killed":
-            with pytest.raises(SystemExit):
-                cli.main([*command, f"hydra.run.dir=out/{name}"])
-            monkeypatch.setattr("lace_lightning.run.nodes.BUILT", {})
-        cli.main([*command, f"hydra.run.dir=out/{name}"])
-        states.append(load_file(tmp_path / "out" / name / "classifier.safetensors"))
-        metrics = results(tmp_path / "out" / name)[0]["metrics"]
-        assert 0 <= metrics["classifier/ece/label"] <= 1
-        assert metrics["classifier/nll/label"] > 0
-        assert 0.1 <= metrics["calibration/temperature/label"] <= 10
-        saved = load_classifier(tmp_path / "out" / name / "classifier.safetensors").metadata
-        assert saved["calibration"]["temperature"]["label"] == pytest.approx(metrics["calibration/temperature/label"])
-    assert made == [*range(0, 40, 4), *range(0, 16, 4), *range(12, 40, 4)]
-    assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
+def copy_evenly(source: Path, target: Path, count: int) -> None:
+    """Write an archive of `count` of the files of another, at equal distances."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as few:
+        names = sorted(name for name in archive.namelist() if not name.endswith("/"))
+        for name in names[:: len(names) // count]:
+            few.writestr(name, archive.read(name))
 
 
 def test_style_layers_are_measured(tmp_path: Path, capsys) -> None:
@@ -348,27 +240,27 @@ def test_reference_statistics_are_those_of_the_pictures(tmp_path: Path, shared_d
     from lace_lightning.metrics import load_statistics
 
     monkeypatch.setenv("LACE_CIFAR10", str(shared_dir / "data"))
-    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", _few_pictures)
+    monkeypatch.setattr("lace_lightning.data.cifar10.load_cifar10", few_pictures)
     cli.main(
         ["+experiment=cifar10_reference", "logger=csv", "judge.views=1", "judge.precision=float32", "hydra.run.dir=out"]
     )
     statistics, protocol = load_statistics(tmp_path / "out" / "cifar10_reference.safetensors")
     judge = Labeler("cifar10_judge", precision="float32")
-    features, _ = judge.features_and_logits(_few_pictures(None, "train", None)[0].float() / 127.5 - 1)
+    features, _ = judge.features_and_logits(few_pictures(None, "train", None)[0].float() / 127.5 - 1)
     torch.testing.assert_close(statistics["mean"].float(), features.mean(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(statistics["covariance"].float(), torch.cov(features.T), atol=1e-3, rtol=1e-3)
     assert judge.digest in protocol["network"]
     assert results(tmp_path / "out")[0]["metrics"]["fd/test"] > 0
 
 
-def _few_digits(root, split):
+def few_digits(root, split):
     generator = torch.Generator().manual_seed(0)
     count = 40 if split == "train" else 10
     pictures = torch.randint(0, 256, (count, 1, 32, 32), generator=generator, dtype=torch.uint8)
     return pictures, torch.arange(count) % 10
 
 
-def _few_pictures(root, split, cache, download=False):
+def few_pictures(root, split, cache, download=False):
     count = {"train": 40, "test": 10}[split]
     pictures = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return pictures, torch.arange(count) % 10
@@ -380,49 +272,41 @@ def test_a_sweep_records_failures_goes_on_and_resumes(tmp_path: Path, capsys) ->
         "+experiment=cifar10_ode",
         "debug=fast",
         "logger=csv",
-        "sampler.atol=1e-1,1e-2",
         "sampler.max_evaluations=5,1000",
+        "sampler.atol=1e-1",
     ]
     with pytest.raises(SystemExit) as stop:
         cli.main(command)
     assert stop.value.code == 1
     printed = capsys.readouterr()
-    assert "2 done, 2 failed" in printed.out or "2 failed, 2 done" in printed.out
+    assert "1 done, 1 failed" in printed.out or "1 failed, 1 done" in printed.out
     assert "within 5 evaluations" in printed.err
     folder = tmp_path / "outputs" / "sweeps" / "cifar10_ode"
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
-    assert len(stamps) == 2
+    assert len(stamps) == 1
     sweeps.OUTCOMES.clear()
     with pytest.raises(SystemExit):
         cli.main(command)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")} == stamps
-    assert "2 skipped" in capsys.readouterr().out
+    assert "1 skipped" in capsys.readouterr().out
     table = (folder / "results.csv").read_text()
-    assert table.startswith("sampler.atol,sampler.max_evaluations,state,")
-    assert table.count("failed") == 2
+    assert table.startswith("sampler.max_evaluations,state,")
+    assert table.count("failed") == 1
 
 
 def test_a_sweep_over_seeds_has_means_and_deviations(tmp_path: Path, capsys) -> None:
     cli.main(
-        ["-m", "+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.seed=1,2,3", "sampler.atol=0.05,0.5"]
+        ["-m", "+experiment=cifar10_heun", "debug=fast", "logger=csv", "metrics.seed=1,2", "sampler.atol=0.05,0.5"]
     )
     folder = tmp_path / "outputs" / "sweeps" / "cifar10_heun"
     jobs = [json.loads(path.read_text())["metrics"]["acc"] for path in folder.glob("*atol=0.05*/metrics.json")]
     with (folder / "seeds.csv").open() as file:
         rows = {row["sampler.atol"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"0.05", "0.5"}
-    assert rows["0.05"]["seeds"] == "3"
+    assert rows["0.05"]["seeds"] == "2"
     assert float(rows["0.05"]["acc"]) == pytest.approx(statistics.mean(jobs))
     assert float(rows["0.05"]["acc sd"]) == pytest.approx(statistics.stdev(jobs))
     assert f"{statistics.mean(jobs):.4g} ± " in capsys.readouterr().out
-
-
-def test_two_sweeps_are_drawn_together(tmp_path: Path) -> None:
-    for name in ("cifar10_ode_grid", "cifar10_ld_grid"):
-        cli.main([f"+experiment={name}", "debug=fast", "logger=csv", *TINY[name]])
-    folder = tmp_path / "outputs" / "sweeps"
-    assert (folder / "cifar10_ld_grid" / "together.png").is_file()
-    assert not (folder / "cifar10_ode_grid" / "together.png").is_file()
 
 
 def test_two_runs_give_the_same_figures(tmp_path: Path) -> None:
@@ -487,172 +371,6 @@ def test_a_broken_wandb_stops_nothing(tmp_path: Path) -> None:
     cli.main(["+experiment=cifar10_ode", "debug=fast", "logger.wandb._target_=nowhere.Logger"])
     assert len(results(tmp_path)) == 1
     assert next(tmp_path.rglob("csv/metrics.csv")).read_text().count("sampling/acc") >= 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["+experiment=cifar10_od"], "Did you mean 'cifar10_ode'"),
-        (["+experiment=cifar10_ode", "sampler=langevine"], "Did you mean 'langevin'"),
-        (["+experiment=cifar10_ode", "query.text=labl == ship"], "Did you mean 'label'"),
-        (["+experiment=cifar10_ode", "query.text=label == shop"], "Did you mean 'ship'"),
-        (["+experiment=cifar10_ode", "query.text=label =="], "could not be understood"),
-        (["+experiment=cifar10_ode", "sampler.method=dopri6"], "The ODE methods are"),
-        (["+experiment=cifar10_ode", "sampler.atool=1"], "atool"),
-        (["+experiment=cifar10_ode", "generator.name=cifar11"], "shipped weights are"),
-        (["+experiment=cifar10_ode", "judge.classifier=/nowhere/x.safetensors"], "do not exist"),
-        (["+experiment=cifar10_ode", "judge.classifier=cifar10_reference"], "must be a classifier"),
-        (["+experiment=cifar10_ode", "query.logic=exakt"], "exact, paper"),
-        (["+experiment=cifar10_ode", "metrics.fid=inceptoin"], "Did you mean 'inception'"),
-        (
-            ["+experiment=cifar10_ode", "generator.truncation=0.5", "classifier.weights=cifar10_labeler"],
-            "is for space x",
-        ),
-        (["+experiment=cifar10_ode", "metrics.distance_codes=pair"], "one of same, pairs"),
-        (["+experiment=cifar10_edit", "task.edits=[]"], "needs edits"),
-        (["+experiment=cifar10_edit", "task.edits=[label == shop]"], "Did you mean 'ship'"),
-        (["+experiment=cifar10_edit", "task.edits=[label == ship and label == truck]"], "can never be true"),
-        (["+experiment=cifar10_edit", "editing.layers={label: [99]}"], "style layers of 'label' must lie in 0 to"),
-        (["+experiment=cifar10_edit", "editing.layers={lable: [1]}"], "Did you mean 'label'"),
-        (["+experiment=cifar10_edit", "classifier.space=x"], "a classifier of latents"),
-        (["+experiment=cifar10_ode", "pairs.truncation=0.5", "classifier=latent_z"], "a classifier of w"),
-        (["+experiment=portraits_glasses", "seed=1", "query=glasses == 1 and glasses == 0"], "can never be true"),
-        (["+experiment=portraits_glasses", "seed=1", "query=age == 0.1 and age == 0.9"], "can never be true"),
-        (["+experiment=portraits_glasses", "seed=1", "query=age == 1.5"], "values from 0 to 1, received '1.5'"),
-        (["+experiment=portraits_glasses", "seed=1", "query=glases == 1"], "Did you mean 'glasses'"),
-        (
-            ["+experiment=portraits_glasses", "seed=1", "generator=cifar10", "classifier.weights=cifar10_classifier"],
-            "knows label",
-        ),
-        (
-            ["+experiment=portraits_glasses", "seed=1", "classifier.attributes=[smile]"],
-            "the classifier knows smile alone",
-        ),
-        (["+experiment=portraits_glasses", "seed=1", "classifier.attributes=[smle]"], "Did you mean 'smile'"),
-        (
-            ["+experiment=portraits_edit", "seed=1", "editing=sequential", "edits=age == 2"],
-            "values from 0 to 1, received '2'",
-        ),
-        (
-            ["+experiment=portraits_edit", "seed=1", "editing=sequential", "edits=age == 0.1 and age == 0.9"],
-            "can never be true",
-        ),
-        (
-            ["+experiment=portraits_edit", "seed=1", "editing=sequential", "edits=label == ship"],
-            "has the attributes smile",
-        ),
-        (["+experiment=portraits_temperature", "seed=1", "query=beard == *"], "leaves beard free"),
-        (["+experiment=portraits_temperature", "seed=1", "query=beard == 1", "task.temperatures=[1,0]"], "above 0"),
-        (
-            ["+experiment=cifar10_ode", "classifier=pixel", "classifier.fresh_pairs=10"],
-            "must be 0 for a classifier of pictures",
-        ),
-        (
-            ["+experiment=cifar10_ode", "classifier.fresh_pairs=10", "classifier.fresh_share=0"],
-            "'classifier.fresh_share' must be above 0",
-        ),
-        (
-            ["+experiment=cifar10_ode", "classifier.calibrate=true", "pairs.holdout=[0,0.02]"],
-            "pairs.holdout leaves none",
-        ),
-        (["+experiment=cifar10_ode", "hydra.run.dir=/proc/nowhere"], "/proc"),
-        (["+experiment=cifar10_labeler", "dataset.module.root=/nowhere"], "do not exist"),
-    ],
-)
-def test_bad_input_is_one_sentence(arguments: list[str], words: str, capsys, monkeypatch) -> None:
-    monkeypatch.delenv("LACE_CIFAR10", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*arguments, "debug=fast", "logger=csv"] if "labeler" not in arguments[0] else arguments)
-    assert stop.value.code == 1
-    message = capsys.readouterr().err
-    assert words in message
-    assert "Traceback" not in message
-    assert sum(line.startswith("error:") for line in message.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_killed_training_is_no_success_and_goes_on(
-    tmp_path: Path, cache: Path, signal_name: str, status: int
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "lace_lightning",
-        "+experiment=cifar10_heun",
-        "debug=fast",
-        "logger=csv",
-        f"seed={status}",
-        "hydra.run.dir=out",
-    ]
-    process = subprocess.Popen([*command, "trainer.max_epochs=100000"], stderr=subprocess.PIPE, text=True)
-    csv = tmp_path / "out" / "csv" / "metrics.csv"
-    for _ in range(600):
-        # A training holds the lock of its folder, and its log is written after the first epochs.
-        if csv.is_file() and list(cache.glob("systems/*/.owner")):
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(getattr(signal, signal_name))
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert "the same command goes on" in printed
-    assert not (tmp_path / "out" / "metrics.json").exists()
-    assert not any(path.stat().st_mtime > csv.stat().st_ctime for path in cache.rglob("system.safetensors"))
-    cli.main([*command[3:], "trainer.max_epochs=1"])
-    assert len(results(tmp_path / "out")) == 1
-
-
-def test_debug_goes_last() -> None:
-    assert cli.normalize(["debug=fast", "experiment=a", "x=1"]) == ["+experiment=a", "x=1", "+debug=fast"]
-    assert cli.normalize(["--config-dir", "c", "-m", "a=1", "--cfg", "job", "~b"]) == [
-        "a=1",
-        "~b",
-        "--config-dir",
-        "c",
-        "-m",
-        "--cfg",
-        "job",
-    ]
-    assert cli.normalize(["query=label == ship", "query=label", "query.text=label == *"]) == [
-        'query.text="label == ship"',
-        "query=label",
-        'query.text="label == *"',
-    ]
-    assert cli.normalize(["edits=a == 1, b == 0.5", "task.edits=[a == 1]", 'edits=["a == 1"]', "task.edits=[]"]) == [
-        'task.edits=["a == 1","b == 0.5"]',
-        'task.edits=["a == 1"]',
-        'task.edits=["a == 1"]',
-        "task.edits=[]",
-    ]
-    with pytest.raises(LaceError):
-        cli.check_choices(["+experiment=none_such"])
-
-
-def test_overview_names_everything(capsys) -> None:
-    cli.main([])
-    text = capsys.readouterr().out
-    for name in (*EXPERIMENTS, "heun", "langevin", "annealed_checked", "hmc", "ModuleGenerator"[:6]):
-        assert name.lower() in text.lower()
-    groups = ("experiment", "sampler", "corrector", "method", "generator")
-    assert all(description for group in groups for _, description in cli.describe(group))
-
-
-def test_shell_completion_is_there() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lace_lightning", "--shell-completion", "install=bash"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ,
-    )
-    assert "complete" in done.stdout
-
-
-def test_folders_of_jobs_are_stable() -> None:
-    a = sweeps.job_folder(["+experiment=x", "sampler.atol=0.1", "sampler.rtol=0.2"])
-    assert a == sweeps.job_folder(["sampler.rtol=0.2", "+experiment=x", "sampler.atol=0.1"])
-    assert a.startswith("atol=0.1_rtol=0.2-")
-    assert a != sweeps.job_folder(["+experiment=x", "sampler.atol=0.1", "sampler.rtol=0.3"])
 
 
 @pytest.mark.parametrize("kind", ["stylegan2", "stylegan3"])
@@ -739,33 +457,3 @@ def test_published_weights_label_pairs(tmp_path: Path) -> None:
         ]
     )
     assert results(tmp_path / "out")[0]["metrics"]["evaluations"] > 0
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("""query=breed == "cat's eye\"""", """breed == "cat's eye\""""),
-        ("query=breed == 'british shorthair'", "breed == 'british shorthair'"),
-        ('query="breed == cat"', "breed == cat"),
-        ("query.text='breed == cat'", "breed == cat"),
-        ('edits=breed == "british shorthair", age == 0.5', ['breed == "british shorthair"', "age == 0.5"]),
-        ("edits=breed == 'a, b', age == 0.5", ["breed == 'a, b'", "age == 0.5"]),
-        ('edits="label == cat or label == dog"', ["label == cat or label == dog"]),
-        ('edits=[breed == "a b"]', ['breed == "a b"']),
-        ("edits=['a == 1', 'b == 1']", ["a == 1", "b == 1"]),
-        ("task.edits=[]", []),
-        ("query=haircolor in (red, blond)", "haircolor in (red, blond)"),
-        ("query='facial hair' == 'long beard'", "'facial hair' == 'long beard'"),
-        ("""query="facial hair" in ('a, b', "c")""", """"facial hair" in ('a, b', "c")"""),
-        ("query=0.3<=возраст<0.5", "0.3<=возраст<0.5"),
-        ("query.text=null", None),
-        (
-            "edits=at least 2 of (a == 1, b in (x, y)), 0.3 < c < 0.5",
-            ["at least 2 of (a == 1, b in (x, y))", "0.3 < c < 0.5"],
-        ),
-        ("edits='x y' == 'a', 'x y' == 'b'", ["'x y' == 'a'", "'x y' == 'b'"]),
-    ],
-)
-def test_classes_and_conditions_may_be_quoted(argument: str, value: object) -> None:
-    (text,) = cli.normalize([argument])
-    assert OverridesParser.create().parse_override(text).value() == value

@@ -15,9 +15,7 @@ from lace_lightning.report import sweeps
 from lace_lightning.systems.pixel_ebm.jem import JEM
 
 from .models import Lookup
-from .test_cli import _few_digits as few_digits
-from .test_cli import _few_pictures as few_pictures
-from .test_cli import results
+from .test_cli import few_digits, few_pictures, results
 
 LOOKUP = [
     "+experiment=cifar10_ode",
@@ -27,8 +25,8 @@ LOOKUP = [
     "logger=csv",
     "pairs.count=500",
     "pairs.batch_size=250",
-    "metrics.num_samples=200",
-    "metrics.batch_size=100",
+    "metrics.num_samples=100",
+    "metrics.batch_size=50",
     "metrics.timing_repeats=0",
     "trainer.max_epochs=1",
     "metrics.progress=false",
