@@ -221,7 +221,7 @@ def test_bombs_take_neither_memory_nor_time(tmp_path: Path, monkeypatch) -> None
         assert time.perf_counter() - start < 60, name
 
 
-MUTATIONS = int(os.environ.get("LACE_MUTATIONS", 500))
+MUTATIONS = int(os.environ.get("LACE_MUTATIONS", 150))
 
 
 @pytest.mark.parametrize("name", ["nvidia4", "nvidia0", "tensorflow", "zip", "legacy"])

@@ -71,7 +71,7 @@ def test_pictures_of_a_space_are_found_again(space: str) -> None:
 def test_faces_that_the_generator_drew_are_found_in_z() -> None:
     faces = lace.load_generator("faces")
     # Samples of the prior that are nearest lie further off.
-    found = project(faces, faces(faces.prior(2, seed=777)), options=ProjectionOptions(candidates=100))
+    found = project(faces, faces(faces.prior(1, seed=777)), options=ProjectionOptions(candidates=100))
     assert float(found.rmse.max()) < 0.1
     assert float(found.z.std()) == pytest.approx(1, abs=0.35)
 
