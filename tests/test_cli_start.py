@@ -331,7 +331,8 @@ def test_jobs_in_processes_of_joblib_have_folders_and_a_report(tmp_path: Path) -
     assert all((folder / "failed.json").is_file() for folder in folders)
 
 
-@pytest.mark.parametrize("entry", ["python -m", "console script"])
+# Python itself puts the current folder first for -m.
+@pytest.mark.parametrize("entry", [pytest.param("python -m", marks=pytest.mark.slow), "console script"])
 def test_modules_of_the_current_folder_are_found(entry: str, tmp_path: Path) -> None:
     """A console script has its own folder first in sys.path, and not the current one."""
     (tmp_path / "here").mkdir()
