@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -21,6 +21,8 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53 - 2**32, 0xCD9E8D57 - 2**32)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+# Numbers that a processor draws at a time.
+PART = 2**16
 # Sample i of run seed s has the seed s·2³² + i.
 SEED_STRIDE = 2**32
 # Seeds of runs: sample i of run seed s has the seed s·SEED_STRIDE + i in 64 bits, and RunSeeds are added to s.
@@ -302,6 +304,32 @@ def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(1).to(dtype)
 
 
+def _in_parts(
+    drawn: Callable[[Tensor, int | Tensor], Tensor],
+    seeds: Tensor,
+    shape: Sequence[int],
+    stream: int | Tensor,
+    device: torch.device | str | None,
+) -> Tensor:
+    """Return `drawn(seeds, stream)`, rows of numbers, of which a processor draws as many at a time as its cache holds.
+
+    The words of a number take 48 times the memory of its float32. An accelerator draws all at once, because it waits
+    for the start of every operation.
+    """
+    _check(seeds, shape)
+    rows = max(1, PART // max(1, math.prod(shape)))
+    if len(seeds) <= rows or (seeds.device if device is None else torch.device(device)).type != "cpu":
+        return drawn(seeds, stream)
+    streams = list(stream.split(rows)) if isinstance(stream, Tensor) and stream.numel() > 1 else None
+    result: Tensor | None = None
+    for index, part in enumerate(seeds.split(rows)):
+        values = drawn(part, streams[index] if streams else stream)
+        result = values.new_empty(len(seeds), values.shape[1]) if result is None else result
+        result[index * rows : index * rows + len(part)] = values
+    assert result is not None
+    return result
+
+
 def normal(
     seeds: Tensor,
     shape: Sequence[int],
@@ -325,8 +353,12 @@ def normal(
         >>> normal(torch.arange(3), (2, 4)).shape
         torch.Size([3, 2, 4])
     """
-    values = _box_muller(_rows(seeds, shape, stream, device), dtype)
-    return values[:, : math.prod(shape)].reshape(-1, *shape)
+    count = math.prod(shape)
+
+    def drawn(seeds: Tensor, stream: int | Tensor) -> Tensor:
+        return _box_muller(_rows(seeds, shape, stream, device), dtype)[:, :count]
+
+    return _in_parts(drawn, seeds, shape, stream, device).reshape(len(seeds), *shape)
 
 
 def uniform(
@@ -353,9 +385,14 @@ def uniform(
         >>> u.shape, bool((u >= 0).all() and (u < 1).all())
         (torch.Size([3, 2]), True)
     """
-    words = _rows(seeds, shape, stream, device).flatten(1)[:, : math.prod(shape)].reshape(-1, *shape)
-    # float32 holds 24 bits: more would round up to 1.
-    return words.double() * 2.0**-32 if dtype == torch.float64 else ((words >> 8).float() * 2.0**-24).to(dtype)
+    count = math.prod(shape)
+
+    def drawn(seeds: Tensor, stream: int | Tensor) -> Tensor:
+        words = _rows(seeds, shape, stream, device).flatten(1)[:, :count]
+        # float32 holds 24 bits: more would round up to 1.
+        return words.double() * 2.0**-32 if dtype == torch.float64 else ((words >> 8).float() * 2.0**-24).to(dtype)
+
+    return _in_parts(drawn, seeds, shape, stream, device).reshape(len(seeds), *shape)
 
 
 def integers(
@@ -452,7 +489,7 @@ class Noise:
         if steps is None or not known or not self._first <= k < self._first + len(steps):
             count = max(1, min(self.ahead, 2**21 // max(1, like.numel())))
             streams = self.stream + torch.arange(k, k + count).repeat_interleave(len(self.seeds))
-            values = _box_muller(_rows(self.seeds.repeat(count), like.shape[1:], streams, like.device), like.dtype)
-            steps = values[:, : like[0].numel()].reshape(count, *like.shape)
+            values = normal(self.seeds.repeat(count), like.shape[1:], streams, like.device, like.dtype)
+            steps = values.reshape(count, *like.shape)
             self._first, self._steps = k, steps
         return steps[k - self._first]

@@ -44,6 +44,22 @@ def test_a_row_depends_on_its_seed_alone() -> None:
     assert not torch.equal(seeds.normal(torch.tensor([3]), (5,)), seeds.normal(torch.tensor([2**32 + 3]), (5,)))
 
 
+@pytest.mark.parametrize("part", [1, 7, 40, 10**9])
+def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, streams = torch.arange(13) * 2**33 - 5, torch.arange(13) % 3
+
+    def drawn() -> list[torch.Tensor]:
+        kinds = itertools.product(
+            (seeds.normal, seeds.uniform), ((), (3, 2), (0,)), (4, streams), (torch.float32, torch.float64)
+        )
+        return [draw(numbers, shape, stream, dtype=dtype) for draw, shape, stream, dtype in kinds]
+
+    whole = drawn()
+    monkeypatch.setattr(seeds, "PART", part)
+    again = drawn()
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(whole, again, strict=True))
+
+
 def test_moments() -> None:
     x = seeds.normal(torch.arange(20000), (10,)).double()
     error = 1 / math.sqrt(x.numel())

@@ -71,19 +71,6 @@ def edit_command(settings: EditSettings, words: Sequence[str]) -> list[str]:
     ]
 
 
-def shell_text(words: Sequence[str]) -> str:
-    """Return a command as it is typed into a shell.
-
-    Args:
-        words: its words.
-
-    Example:
-        >>> shell_text(["lace-lightning", "draw", "smile == yes"])
-        "lace-lightning draw 'smile == yes'"
-    """
-    return shlex.join(words)
-
-
 def zip_of_pictures(session: Session, settings: PictureSettings, words: Sequence[str]) -> bytes:
     """Return a zip file of pictures, latents, table, contact sheet, report and command, as `Samples.save` writes them.
 
@@ -101,7 +88,7 @@ def zip_of_pictures(session: Session, settings: PictureSettings, words: Sequence
 
     latents = _latents(session, made.sample.z)
     table = sample_table(made.query, made.seeds, made.sample, None, made.free, made.probabilities)
-    command = shell_text(draw_command(settings, words)) if made.query is not None else ""
+    command = shlex.join(draw_command(settings, words)) if made.query is not None else ""
     title = "" if made.query is None else made.query.text
     samples = Samples(made.images, **latents, seeds=made.seeds, table=table, report=_report(command), title=title)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +109,7 @@ def zip_of_edits(session: Session, settings: EditSettings, words: Sequence[str])
     edits = session.edited(settings)
     from ..systems.handover import SampleFolder, Step, write_steps
 
-    command = shell_text(edit_command(settings, words)) if settings.edits else ""
+    command = shlex.join(edit_command(settings, words)) if settings.edits else ""
     titles = ["before", *settings.edits]
     steps = []
     for state, image, title in zip(edits.states, edits.images, titles, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import threading
 import traceback
@@ -328,12 +329,12 @@ def make_pictures(page: Page, content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LaceError: for wrong settings.
     """
-    from .commands import draw_command, shell_text
+    from .commands import draw_command
     from .session import answer_of_pictures
 
     settings = picture_settings(page, content)
     made = page.session.pictures(settings)
-    command = "" if made.query is None else shell_text(draw_command(settings, page.words))
+    command = "" if made.query is None else shlex.join(draw_command(settings, page.words))
     return {**answer_of_pictures(made), "command": command}
 
 
@@ -348,13 +349,13 @@ def make_edits(page: Page, content: Mapping[str, Any]) -> dict[str, Any]:
         LaceError: for wrong settings.
     """
     from ..systems.editing import parse_edit
-    from .commands import edit_command, shell_text
+    from .commands import edit_command
     from .controls import controls_of_query
     from .session import answer_of_edits
 
     settings = edit_settings(page, content)
     answer = answer_of_edits(page.session.edited(settings))
-    command = shell_text(edit_command(settings, page.words)) if settings.edits else ""
+    command = shlex.join(edit_command(settings, page.words)) if settings.edits else ""
     parts = [controls_of_query(parse_edit(edit, page.session.schema)) for edit in answer["edits"]]
     controls = {name: control for part in parts for name, control in (part or {}).items()}
     return {**answer, "steps": list(settings.edits), "controls": controls, "command": command}

@@ -30,8 +30,8 @@ RUNTIME = Path(__file__).parent / "onnxruntime_web"
 MODULE = "ort-wasm-simd-threaded.wasm"
 # The files of a page: each is a script, because a page from a disk may not read other files.
 DATA, NETWORKS, ENGINE = "data.js", "networks.js", "onnxruntime_web.js"
-# Pictures of the generator that the page can show at most.
-MOST_SEEDS = 100_000
+# Samples whose latents a page has at most.
+MOST_SAMPLES = 100_000
 SCRIPT = '<script src="page.js" defer></script>'
 # The words of commands for which the page fills in its settings.
 QUERY, SEEDS, STRENGTH = "{query}", "{seeds}", "{strength}"
@@ -57,8 +57,8 @@ def write_static(page: Page, folder: Path, seeds: int = 256) -> Path:
     from ..exports import require_onnx
 
     require_onnx()
-    if not BLOCK <= seeds <= MOST_SEEDS:
-        raise LaceError(f"--seeds must be from {BLOCK} to {MOST_SEEDS}, received {seeds}: 256 is the default.")
+    if not BLOCK <= seeds <= MOST_SAMPLES:
+        raise LaceError(f"--seeds must be from {BLOCK} to {MOST_SAMPLES}, received {seeds}: 256 is the default.")
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _names()):
         raise LaceError(
             f"The folder of the page must be new, or hold such a page, and '{folder}' has other files: choose another."

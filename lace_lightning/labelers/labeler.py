@@ -16,7 +16,7 @@ from ..classifiers.resnets import ImageNetwork
 from ..errors import LaceError, in_one_line
 from ..generators.arguments import is_number, is_whole
 from ..numerics.precision import check_precision, compute_dtype
-from ..pictures.convert import at_a_time, with_channels
+from ..pictures.convert import at_a_time, from_bytes, with_channels
 from ..schema import Labels, Schema
 from ..source import user_line
 from ..weights import weight_path
@@ -131,13 +131,13 @@ class Labeler(nn.Module):
         """Return features and logits, the logits averaged over the views.
 
         Args:
-            images: pictures (B, C, H, W) in [-1, 1].
+            images: pictures (B, C, H, W) in [-1, 1], or uint8.
 
         Returns:
             Features (B, F) of the pictures themselves, and logits (B, L), both float32.
         """
         results = []
-        images = with_channels(images, self.channels, self.name)
+        images = with_channels(from_bytes(images), self.channels, self.name)
         for part in images.split(at_a_time(images, self.max_batch)):
             features, logits = self._run(part)
             others = [self._run(view)[1] for view in self._other_views(part)]
@@ -156,16 +156,16 @@ class Labeler(nn.Module):
         """Return the penultimate features of pictures.
 
         Args:
-            images: pictures (B, C, H, W) in [-1, 1].
+            images: pictures (B, C, H, W) in [-1, 1], or uint8.
 
         Returns:
             Features (B, F) float32 of the pictures themselves, without their other views.
         """
-        images = with_channels(images, self.channels, self.name)
+        images = with_channels(from_bytes(images), self.channels, self.name)
         return torch.cat([self._run(part)[0] for part in images.split(at_a_time(images, self.max_batch))])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, L) float32 of pictures (B, C, H, W) in [-1, 1]."""
+        """Return the logits (B, L) float32 of pictures (B, C, H, W) in [-1, 1] or uint8."""
         return self.features_and_logits(images)[1]
 
     def decide(self, logits: Tensor) -> Labels:
@@ -193,7 +193,7 @@ class Labeler(nn.Module):
         """Return the labels of pictures, as `decide` makes them of their logits.
 
         Args:
-            images: pictures (B, C, H, W) in [-1, 1].
+            images: pictures (B, C, H, W) in [-1, 1], or uint8.
 
         Returns:
             Labels (B, K).

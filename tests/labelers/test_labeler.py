@@ -6,6 +6,7 @@ import torch
 from lace_lightning.classifiers import AttributeClassifier
 from lace_lightning.errors import LaceError
 from lace_lightning.labelers import Labeler
+from lace_lightning.pictures.convert import from_bytes
 from lace_lightning.schema import Attribute, Schema
 
 
@@ -38,6 +39,12 @@ def test_batches_change_nothing(tiny_labeler) -> None:
     features, logits = tiny_labeler.features_and_logits(x)
     torch.testing.assert_close(tiny_labeler.classifier.network.head(features), logits)
     assert torch.equal(tiny_labeler.labels(x).column("label"), logits.argmax(1).float())
+
+
+def test_pictures_of_bytes_are_labelled_as_what_they_show(tiny_labeler) -> None:
+    bytes_ = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    torch.testing.assert_close(tiny_labeler(bytes_), tiny_labeler(from_bytes(bytes_)), rtol=0, atol=0)
+    torch.testing.assert_close(tiny_labeler.features(bytes_), tiny_labeler.features(from_bytes(bytes_)), rtol=0, atol=0)
 
 
 def test_a_latent_classifier_is_no_labeler() -> None:
