@@ -16,13 +16,17 @@ import torch
 LONGEST_FIRST = (
     "test_cli.py",
     "test_docs.py",
-    "test_cli_models.py",
+    "test_kernels.py",
     "test_cli_paper.py",
+    "test_cli_models.py",
     "test_two_processes.py",
     "test_cli_trainings.py",
-    "test_record.py",
-    "test_cli_faces.py",
+    "test_cli_start.py",
+    "test_score.py",
     "test_package.py",
+    "test_cli_faces.py",
+    "test_record.py",
+    "test_stopping.py",
     "test_cli_messages.py",
 )
 
