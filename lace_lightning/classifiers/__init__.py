@@ -24,15 +24,16 @@ __all__ = [
     "load_embedding",
 ]
 
-SHIPPED = {name: f"{name}_classifier" for name in ("cifar10", "faces", "portraits")}
+SHIPPED = {name: f"{name}_classifier" for name in ("cifar10", "digits", "faces", "portraits")}
 
 
 def load_classifier(name: str | os.PathLike[str]) -> AttributeClassifier:
     """Return a trained classifier, frozen.
 
     Args:
-        name: cifar10, portraits (latents w) or faces (latents z) for the shipped classifier of the shipped generator of
-            that name, the name of other shipped weights, or a safetensors file that `AttributeClassifier.save` wrote.
+        name: cifar10, digits, portraits (latents w) or faces (latents z) for the shipped classifier of the shipped
+            generator of that name, the name of other shipped weights, or a safetensors file that
+            `AttributeClassifier.save` wrote.
 
     Returns:
         The classifier in evaluation mode.

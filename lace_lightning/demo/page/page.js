@@ -195,7 +195,9 @@ function showFigures(list, figures, more = [], holds) {
   }
   for (const [name, value] of Object.entries(figures.expected)) {
     const known = about.accuracy[name];
-    rows.push([`ACC to expect, ${name}`, `${value.toFixed(3)} by the classifier${known === undefined ? "" : `, which is right in ${percent(known)} of pictures it was not trained on`}`]);
+    const isDiscrete = about.attributes.find((one) => one.name === name).kind === "discrete";
+    const right = isDiscrete ? `is right in ${percent(known)} of` : `has a mean error of ${(1 - known).toFixed(3)} on`;
+    rows.push([`ACC to expect, ${name}`, `${value.toFixed(3)} by the classifier${known === undefined ? "" : `, which ${right} pictures it was not trained on`}`]);
   }
   if (holds !== undefined && !rows.some(([name]) => name.startsWith("ACC"))) rows.push(["Share that holds, to expect", `${holds.toFixed(3)} by the classifier`]);
   rows.push(...more, ["Gradients for each picture", figures.evaluations.toFixed(0)], ["Seconds", figures.seconds.toFixed(2)]);
