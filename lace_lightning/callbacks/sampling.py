@@ -330,6 +330,6 @@ class ConditionalSampling(SystemEvaluation):
                 rows.append(images[part])
                 labels.append(", ".join(a.describe(number) for a, number in zip(discrete, combination, strict=True)))
                 captions.append(
-                    [" ".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()]
+                    ["\n".join(a.describe(float(free.column(a.name)[i])) for a in values) for i in part.tolist()]
                 )
         return labelled_grid(rows, labels, title, captions=captions if values else ())

@@ -16,6 +16,8 @@ from ..errors import LaceError
 from .convert import downscale
 
 GAP, MARGIN = 2, 8
+# Height of a line below a picture.
+CAPTION = 15
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -69,7 +71,7 @@ def labelled_grid(
 
     Small pictures are enlarged by whole pixels to about 64, large ones shrunk to at most 256. The title and the heads
     are broken into lines where they are long, never inside of a comparison such as `smile == 1`. A column is as wide as
-    the longest comparison above it.
+    the longest comparison above it and the longest line below its pictures.
 
     Args:
         rows: at least one row of pictures, each (N_i, C, H, W) uint8 with C from 1 to 4; with 2
@@ -78,7 +80,7 @@ def labelled_grid(
         title: text above everything; empty for none.
         scale: pixels of the grid for a pixel of a picture, at least 1; None chooses.
         columns: text above the columns; empty for none.
-        captions: text below the pictures, one for each of each row; empty for none.
+        captions: text below the pictures, of one or more lines, one for each of each row; empty for none.
 
     Returns:
         The grid.
@@ -94,7 +96,8 @@ def labelled_grid(
     scale = scale or max(1, 64 // height)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP
     font, small = ImageFont.load_default(size=max(13, min(20, cell_h // 3))), ImageFont.load_default(size=12)
-    cell_h += 15 if captions else 0
+    said = [caption.splitlines() for row_captions in captions for caption in row_captions]
+    cell_h += CAPTION * max(map(len, said), default=0)
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = (
         MARGIN
@@ -108,7 +111,8 @@ def labelled_grid(
     parts = [part for text in columns for part in _parts(text)]
     is_wide = any(probe.textlength(part, font=font) > cell_w - MARGIN for part in parts)
     head_font = small if is_wide else font
-    cell_w = max([cell_w, *(math.ceil(probe.textlength(part, font=head_font)) + MARGIN for part in parts)])
+    texts = [(part, head_font) for part in parts] + [(line, small) for lines in said for line in lines]
+    cell_w = max([cell_w, *(math.ceil(probe.textlength(text, font=of_text)) + MARGIN for text, of_text in texts)])
     grid = left + max(len(row) for row in rows) * cell_w
     heads = [_lines(text, cell_w - MARGIN, lambda line: probe.textlength(line, font=head_font)) for text in columns]
     head_top, top = top, top + max((len(lines) for lines in heads), default=0) * line_height + (GAP if heads else 0)
@@ -137,8 +141,9 @@ def labelled_grid(
             is_open = image.mode in ("LA", "RGBA")
             canvas.paste(image, (begin + c * cell_w, y), image.convert("RGBA") if is_open else None)
             if captions:
-                place = begin + c * cell_w + width * scale // 2, y + height * scale
-                draw.text(place, captions[r][c], fill="black", font=small, anchor="ma")
+                for number, line in enumerate(captions[r][c].splitlines()):
+                    place = begin + c * cell_w + width * scale // 2, y + height * scale + number * CAPTION
+                    draw.text(place, line, fill="black", font=small, anchor="ma")
     return canvas
 
 

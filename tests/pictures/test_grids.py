@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lace_lightning.pictures.convert import at_a_time, downscale, float_batches
-from lace_lightning.pictures.grids import GAP, MARGIN, _lines, labelled_grid
+from lace_lightning.pictures.grids import CAPTION, GAP, MARGIN, _lines, labelled_grid
 
 
 def test_large_pictures_become_tiles_of_their_means() -> None:
@@ -66,3 +66,18 @@ def test_columns_are_as_wide_as_their_comparisons_and_pictures_stand_below() -> 
     column = (wide.width - 2 * MARGIN) // 2
     assert abs((left[0] + left[-1]) / 2 - (MARGIN + column / 2)) <= GAP
     assert abs((right[0] + right[-1]) / 2 - (MARGIN + 1.5 * column)) <= GAP
+
+
+def test_captions_have_lines_and_do_not_touch_their_neighbours() -> None:
+    row = torch.full((3, 1, 32, 32), 255, dtype=torch.uint8)
+    plain = labelled_grid([row], [""])
+    captions = [["slant 0.00\nthickness 0.58", "slant 0.11\nthickness 0.14", "slant 0.20"]]
+    said = labelled_grid([row], [""], captions=captions)
+    assert said.height == plain.height + 2 * CAPTION
+    below = (np.asarray(said.convert("L"))[-(2 * CAPTION + MARGIN) :] < 255).any(0)
+    cell = (said.width - 2 * MARGIN) // 3
+    # Between two columns there is no ink.
+    for column in (1, 2):
+        place = MARGIN + column * cell
+        assert not below[place - 3 : place + 2].any()
+    assert below.any()
