@@ -30,6 +30,8 @@ from lace_lightning.exports import record_graph, write_onnx
 from lace_lightning.generators import ModuleGenerator, StyleGAN2Generator
 from lace_lightning.schema import Attribute, Schema
 
+from .serving import refused
+
 for package in ("onnx", "onnxscript"):
     pytest.importorskip(package)
 
@@ -239,13 +241,7 @@ def test_the_page_without_a_server(of_z: Page, folder: Path, visit: Callable[[st
         ("#seeds", "0-40", "This page has the seeds 0 to 39, received 40"),
         ("#seeds", "-4", "Seeds are numbers and ranges"),
     ):
-        good = page.input_value(place)
-        page.fill(place, text)
-        page.press(place, "Enter")
-        page.locator("#error", has_text=sentence).wait_for()
-        page.fill(place, good)
-        page.press(place, "Enter")
-        page.wait_for_selector("#error", state="hidden")
+        refused(page, place, text, sentence)
     page.click("#tab-edits")
     page.wait_for_selector("#pair img")
     page.get_by_role("button", name="hat: red").click()
