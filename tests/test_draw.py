@@ -145,6 +145,19 @@ def test_files_say_what_was_drawn(tmp_path: Path) -> None:
     assert report["generator"] == lace.generator.digest
 
 
+def test_loggers_have_a_table_with_pictures(tmp_path: Path) -> None:
+    assert draw(tmp_path / "none", tiny(), "4-9", "hat == *").evaluation.tables == {}
+    for _ in range(2):
+        # The second time the folder is finished.
+        drawn = draw(tmp_path / "some", tiny(), "4-9", "hat == *", table=4).evaluation.tables["samples"]
+        rows = [dict(zip(drawn.columns, row, strict=True)) for row in drawn.rows]
+        assert [row["seed"] for row in rows] == [4, 5, 6, 7]
+        assert all(row["disagrees"] == (not row["holds"]) for row in rows)
+        for row in rows:
+            with Image.open(tmp_path / "some" / row["file"]) as image:
+                assert np.array_equal(np.array(image), np.array(row["picture"]))
+
+
 def test_drawing_goes_on_with_the_blocks_that_are_missing(tmp_path: Path, monkeypatch) -> None:
     lace = tiny()
     draw(tmp_path / "once", lace, "0-39")

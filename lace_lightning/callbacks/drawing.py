@@ -23,7 +23,7 @@ from ..seeds import range_text
 from ..systems.base import Drawn, System
 from ..systems.handover import Piece, SampleFolder, blocks_of, caption_of, write_pieces
 from ..targets import free_labels
-from .evaluation import Evaluation, SystemEvaluation, agreed, announce
+from .evaluation import Evaluation, ResultTable, SystemEvaluation, agreed, announce, with_disagreement
 
 # Name of the animation of a walk, without its ending.
 WALK = "walk"
@@ -125,7 +125,8 @@ class Drawing(SystemEvaluation):
                 summary += " (it made the labels, and no independent judge was asked)"
         if self.walk_to is not None:
             summary += self._walk(system, device)
-        return Evaluation(metrics, protocol, summary=summary)
+        rows = with_disagreement(folder.first_rows(self.table))
+        return Evaluation(metrics, protocol, summary=summary, tables={"samples": ResultTable.of(rows)} if rows else {})
 
     def protocol(self, system: System, device: torch.device) -> dict[str, Any]:
         """Return the settings behind the samples, for the record."""

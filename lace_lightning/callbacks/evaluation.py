@@ -91,6 +91,22 @@ class ResultTable:
         return cls(list(rows[0]) if rows else [], [list(row.values()) for row in rows])
 
 
+def with_disagreement(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with a column `disagrees` where they have `holds`: whether the judge sees no fulfilled query.
+
+    Args:
+        rows: rows of a table by column.
+
+    Example:
+        >>> with_disagreement([{"holds": True}, {"holds": None}])
+        [{'holds': True, 'disagrees': False}, {'holds': None, 'disagrees': None}]
+    """
+    return [
+        {**row, **({"disagrees": None if row["holds"] is None else not row["holds"]} if "holds" in row else {})}
+        for row in rows
+    ]
+
+
 @dataclass
 class Evaluation:
     """The result of a measurement.

@@ -26,7 +26,7 @@ from ..source import identity_of
 from ..systems.base import Drawn, SamplingPlan, System
 from ..systems.handover import Piece, Row, caption_of, sample_table, write_pieces
 from ..targets import free_labels, wanted_labels
-from .evaluation import NOBODY, Evaluation, ResultTable, SystemEvaluation, announce
+from .evaluation import NOBODY, Evaluation, ResultTable, SystemEvaluation, announce, with_disagreement
 
 
 class ConditionalSampling(SystemEvaluation):
@@ -202,14 +202,9 @@ class ConditionalSampling(SystemEvaluation):
         seeds, probability = range(first, first + count), system.probability(self.query, sample, own)
         table = sample_table(self.query, seeds, sample, labels, own, probability, self.role)
         pictures = downscale(drawn.images[part]).cpu()
-        return [
-            {
-                "picture": to_picture(picture),
-                **row,
-                **({"disagrees": None if row["holds"] is None else not row["holds"]} if "holds" in row else {}),
-            }
-            for picture, row in zip(pictures, table, strict=True)
-        ]
+        return with_disagreement(
+            [{"picture": to_picture(picture), **row} for picture, row in zip(pictures, table, strict=True)]
+        )
 
     def kept_as(self) -> dict[str, Any]:
         return {"title": self.query.text, "caption": caption_of(self.query)}

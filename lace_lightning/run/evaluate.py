@@ -63,7 +63,8 @@ def evaluation_of(study: Study) -> SystemEvaluation:
     if any(name != "csv" and node is not None for name, node in settings.logger.items()):
         common["table"] = settings.metrics.table
     if isinstance(task, DrawTask):
-        kept = {name: common[name] for name in ("batch_size", "seed", "progress", "report", "role")}
+        taken = ("batch_size", "seed", "progress", "report", "role", "table")
+        kept = {name: common[name] for name in taken if name in common}
         query, *others = study.queries
         return Drawing(
             study.judge,

@@ -30,7 +30,7 @@ from ..cache import locked
 from ..data.resumable_arrays import Block, create_array, sum_of_rows
 from ..errors import LaceError
 from ..pictures.convert import downscale, to_bytes
-from ..pictures.grids import labelled_grid, read_image
+from ..pictures.grids import labelled_grid, read_image, to_picture
 from ..pictures.png import check_channels, png_files
 from ..query import Query
 from ..samplers import Sample
@@ -545,6 +545,22 @@ class SampleFolder:
             for name, row in zip(names, block.content, strict=True):
                 yield {"file": name, **row}
 
+    def first_rows(self, count: int) -> list[Row]:
+        """Return the first rows of the table of a finished folder, with the picture of each as `picture`.
+
+        Args:
+            count: the largest number of rows, 0 or more.
+        """
+        rows = list(islice(self._rows(self._last_blocks()), count)) if count else []
+        return [{"picture": to_picture(picture), **row} for picture, row in zip(self._shown(rows), rows, strict=True)]
+
+    def _shown(self, rows: Sequence[Row]) -> Tensor:
+        """Return the pictures of rows as a grid or a table shows them (N, C, H, W), with C from 1 to 4."""
+        # One large picture at a time.
+        pictures = [downscale(read_image(self.folder / row["file"])[None]) for row in rows]
+        shown = torch.cat(pictures) if pictures else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
+        return shown if shown.shape[1] <= 4 else shown[:, :1]
+
     def _write_table(self, blocks: Sequence[tuple[int, int, Path, int]]) -> float | None:
         """Write samples.csv; return the share of samples that hold, at their last step, None where it does not say."""
         held = known = 0
@@ -563,10 +579,7 @@ class SampleFolder:
         steps = max(1, len(self.steps))
         wanted = min(self.count, self._contact if not self.steps else -(-self._contact // 10)) * steps
         table = list(islice(self._rows(blocks), wanted))
-        # One large picture at a time.
-        pictures = torch.cat([downscale(read_image(self.folder / row["file"])[None]) for row in table])
-        # Pictures of the grid have 1 to 4 channels.
-        pictures = pictures if pictures.shape[1] <= 4 else pictures[:, :1]
+        pictures = self._shown(table)
         width = steps if self.steps else 10
         rows = list(pictures.split(width))
         captions = [[self._caption(row) for row in table[i : i + width]] for i in range(0, len(table), width)]
