@@ -236,7 +236,7 @@ def job(cfg: DictConfig) -> float | None:
         SystemExit: for a stopped job, and for wrong input outside of a sweep.
     """
     # Workers of launchers come here without `main`.
-    with lasting_streams():
+    with lasting_streams(), _stopped_by_its_signal():
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -247,6 +247,20 @@ def job(cfg: DictConfig) -> float | None:
             return _job(cfg)
         with job_streams(folder / sweeps.OUTPUT):
             return _job(cfg)
+
+
+@contextmanager
+def _stopped_by_its_signal() -> Iterator[None]:
+    """Let an error that follows a signal end with the status of the signal: Hydra would add its own lines to it.
+
+    An import that a signal interrupts may end with any error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (status := stop_status(error)) is None:
+            raise
+        raise SystemExit(status) from None
 
 
 def _job(cfg: DictConfig) -> float | None:

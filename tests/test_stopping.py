@@ -122,6 +122,22 @@ def test_a_signal_in_the_first_seconds_is_one_sentence(seconds: float, number: i
     assert [line for line in said[:-1] if not line.startswith("making ")] == []
 
 
+def test_an_import_that_fails_after_a_signal_is_no_error_of_the_job(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    def failed(_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(8)
+        except SystemExit:
+            # As an extension does whose import a signal interrupts.
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(cli, "_job", failed)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(TINY)
+    assert stop.value.code == 143
+    assert "Error executing job" not in capfd.readouterr().err
+
+
 def _python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     before = "import os, signal, sys, time\nfrom lace_lightning import stopping\n"
     return subprocess.run(
