@@ -6,7 +6,7 @@ import base64
 import io
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -161,28 +161,6 @@ def test_the_folder(of_z: Page, folder: Path, tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[[str], Any]]:
-    """Return a function that opens an address; errors of scripts and requests elsewhere are failures."""
-    contexts, wrong = [], []
-
-    def open_page(address: str) -> Any:
-        contexts.append(browser.new_context(viewport={"width": 1200, "height": 900}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        allowed = ("data:", "blob:", address.removesuffix("index.html"))
-        page.on("request", lambda one: None if one.url.startswith(allowed) else wrong.append(one.url))
-        page.goto(address)
-        page.wait_for_selector("#grid img")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
 def shown(page: Any, place: str) -> list[np.ndarray]:
     sources = page.eval_on_selector_all(place, "images => images.map((image) => image.src)")
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one.split(",")[1]))).convert("RGB")) for one in sources]
@@ -199,8 +177,8 @@ def alike(images: torch.Tensor, others: list[np.ndarray]) -> None:
         assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - other.astype(int)).max() <= 1
 
 
-def test_the_browser_has_the_figures_of_python(of_z: Page, folder: Path, visit: Callable[[str], Any]) -> None:
-    page, session = visit((folder / "index.html").as_uri()), of_z.session
+def test_the_browser_has_the_figures_of_python(of_z: Page, folder: Path, visit_at: Callable[[str], Any]) -> None:
+    page, session = visit_at((folder / "index.html").as_uri()), of_z.session
     for text, strength in (("hat == red and age == 0.3", 4.0), ("hat == 'straw hat'", 9.0), ("age == 0.9", 1.0)):
         made = session.pictures(PictureSettings(text, "0-15, 20", strength))
         answer = asked(page, "/api/pictures", {"query": text, "seeds": "0-15, 20", "strength": strength})
@@ -223,8 +201,8 @@ def test_the_browser_has_the_figures_of_python(of_z: Page, folder: Path, visit: 
     assert answer["steps"] == ["age == 0.1"]
 
 
-def test_the_page_without_a_server(of_z: Page, folder: Path, visit: Callable[[str], Any]) -> None:
-    page, session = visit((folder / "index.html").as_uri()), of_z.session
+def test_the_page_without_a_server(of_z: Page, folder: Path, visit_at: Callable[[str], Any]) -> None:
+    page, session = visit_at((folder / "index.html").as_uri()), of_z.session
     alike(session.pictures(PictureSettings("hat == red and age == 0.3", "0-15", 4.0)).images, shown(page, "#grid img"))
     assert not page.locator("#method").is_visible()
     assert not page.locator("#photograph").is_visible()
@@ -260,24 +238,24 @@ def test_the_page_without_a_server(of_z: Page, folder: Path, visit: Callable[[st
     assert all(np.array_equal(a, b) for a, b in zip(shown(page, "#pair img"), both, strict=True))
 
 
-def test_a_web_server_shows_the_same(folder: Path, visit: Callable[[str], Any]) -> None:
+def test_a_web_server_shows_the_same(folder: Path, visit_at: Callable[[str], Any]) -> None:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        served = shown(visit(f"http://127.0.0.1:{server.server_port}/index.html"), "#grid img")
+        served = shown(visit_at(f"http://127.0.0.1:{server.server_port}/index.html"), "#grid img")
         server.shutdown()
-    here = shown(visit((folder / "index.html").as_uri()), "#grid img")
+    here = shown(visit_at((folder / "index.html").as_uri()), "#grid img")
     assert all(np.array_equal(a, b) for a, b in zip(served, here, strict=True))
 
 
 @pytest.mark.slow
-def test_the_shipped_faces(tmp_path: Path, visit: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_faces(tmp_path: Path, visit_at: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["demo", "--static", str(tmp_path / "faces")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "faces" / "index.html")
-    page, session = visit((tmp_path / "faces" / "index.html").as_uri()), load_page([]).session
+    page, session = visit_at((tmp_path / "faces" / "index.html").as_uri()), load_page([]).session
     text = "smile == yes and mouth == open"
     made = session.pictures(PictureSettings(text, "0-15", 6.0))
     answer = asked(page, "/api/pictures", {"query": text, "seeds": "0-15", "strength": 6.0})
