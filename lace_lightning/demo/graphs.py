@@ -13,10 +13,10 @@ from ..energies import Energy
 from ..energies.terms import Continuous, Discrete
 from ..generators import Generator
 from ..pictures.convert import to_bytes
-from ..samplers.runge_kutta import METHODS
+from ..samplers.runge_kutta import METHODS, RungeKutta
 from ..schema import Attribute, Schema
 from ..systems.outlook import expected_score
-from .session import SIGMA, STANDARD_METHOD, Method, Session
+from .session import SIGMA, Session
 
 # Rows of the examples with which graphs are recorded.
 ROWS = 3
@@ -61,7 +61,7 @@ def graphs_of(session: Session) -> dict[str, Graph]:
     # Not constants: a graph that is recorded with 0 or 1 could be simplified to that value.
     each, wanted = torch.full((len(schema),), 0.5), torch.zeros(len(schema))
     number = torch.tensor([0.5])
-    step = Step(session.generator, session.classifier, session.method(STANDARD_METHOD))
+    step = Step(session.generator, session.classifier, session.standard_sampler)
     lengths = torch.full((ROWS, 1), 0.25)
     inputs = {"z": z, "slope": z * 0.5, "lengths": lengths, "origin": z * 0.9, "wanted": wanted, "weights": each}
     return {
@@ -163,7 +163,7 @@ class Step(nn.Module):
     Args:
         generator: the generator.
         classifier: a classifier of its latents.
-        method: the standard method, whose sampler is the Heun-Euler pair.
+        sampler: the Heun-Euler pair.
 
     References:
         Eq. 7 and the energy of sequential editing of LACE (arXiv 2110.10873).
@@ -172,18 +172,18 @@ class Step(nn.Module):
         >>> from lace_lightning.examples import tiny_lace
         >>> from lace_lightning.samplers import Heun
         >>> lace = tiny_lace()
-        >>> step, z, each = Step(lace.generator, lace.classifier, Method(Heun())), torch.ones(2, 4), torch.ones(1)
+        >>> step, z, each = Step(lace.generator, lace.classifier, Heun()), torch.ones(2, 4), torch.ones(1)
         >>> still = (torch.zeros(2, 1), z, each, each, each, torch.zeros(1))
         >>> after, error, slope = step(z, torch.zeros(2, 4), *still)
         >>> bool((after == z).all()), error.tolist(), slope.shape
         (True, [[0.0], [0.0]], torch.Size([2, 4]))
     """
 
-    def __init__(self, generator: Generator, classifier: AttributeClassifier, method: Method) -> None:
+    def __init__(self, generator: Generator, classifier: AttributeClassifier, sampler: RungeKutta) -> None:
         super().__init__()
         self.generator, self.classifier = generator, classifier
-        self.tableau = METHODS["heun"]
-        self.atol, self.rtol = float(method.sampler.atol), float(method.sampler.rtol)  # type: ignore[attr-defined]
+        self.tableau = METHODS[sampler.method]
+        self.atol, self.rtol = float(sampler.atol), float(sampler.rtol)
 
     def forward(
         self,

@@ -370,6 +370,13 @@ class Session:
             )
         return method
 
+    @property
+    def standard_sampler(self) -> Heun:
+        """The sampler of the standard method, which a page without a server computes."""
+        sampler = self.method(STANDARD_METHOD).sampler
+        assert isinstance(sampler, Heun)
+        return sampler
+
     def _block(self, query: Query, method: Method, settings: PictureSettings, block: int) -> _Block:
         """Return the block of samples that begins with a number.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..artifacts import atomic_path
+from ..artifacts import atomic_path, check_writable
 from ..errors import LaceError
 from ..progress import steps
 from ..samplers.runge_kutta import METHODS
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 # What this program takes of onnxruntime-web as it was published; the module of WebAssembly is compressed.
 RUNTIME = Path(__file__).parent / "onnxruntime_web"
 MODULE = "ort-wasm-simd-threaded.wasm"
-# The files of a page: each is a script, because a page from a disk may not read other files.
-DATA, NETWORKS, ENGINE = "data.js", "networks.js", "onnxruntime_web.js"
+# Files of a page that are copied, by their names there.
+COPIED = {
+    **{name: FOLDER / name for name in ("page.css", "page.js", "static.js")},
+    "ort.wasm.min.js": RUNTIME / "ort.wasm.min.js",
+    "onnxruntime_web_LICENCE.txt": RUNTIME / "LICENCE.txt",
+}
+# Files that are made: those with content are scripts, because a page from a disk may not read other files.
+INDEX, DATA, NETWORKS, ENGINE = "index.html", "data.js", "networks.js", "onnxruntime_web.js"
 # Samples whose latents a page has at most.
 MOST_SAMPLES = 100_000
 SCRIPT = '<script src="page.js" defer></script>'
@@ -59,38 +65,29 @@ def write_static(page: Page, folder: Path, seeds: int = 256) -> Path:
     require_onnx()
     if not BLOCK <= seeds <= MOST_SAMPLES:
         raise LaceError(f"--seeds must be from {BLOCK} to {MOST_SAMPLES}, received {seeds}: 256 is the default.")
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _names()):
+    names = {*COPIED, INDEX, DATA, NETWORKS, ENGINE}
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= names):
         raise LaceError(
             f"The folder of the page must be new, or hold such a page, and '{folder}' has other files: choose another."
         )
+    # Before the graphs, which take a minute.
+    check_writable(folder.parent)
     networks = _networks(page)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        for name in ("page.css", "page.js", "static.js"):
-            (temporary / name).write_bytes((FOLDER / name).read_bytes())
-        for path in (RUNTIME / "ort.wasm.min.js", RUNTIME / "LICENCE.txt"):
-            (temporary / _written(path.name)).write_bytes(path.read_bytes())
+        for name, source in COPIED.items():
+            (temporary / name).write_bytes(source.read_bytes())
         (temporary / DATA).write_text(f"window.laceData = {json.dumps(content_of(page, seeds))};\n", encoding="utf-8")
         (temporary / NETWORKS).write_text(_packed("laceNetworks", networks), encoding="utf-8")
         glue = (RUNTIME / MODULE.replace(".wasm", ".mjs")).read_bytes()
         module = gzip.decompress((RUNTIME / f"{MODULE}.gz").read_bytes())
         (temporary / ENGINE).write_text(_packed("laceEngine", {"glue": glue, "module": module}), encoding="utf-8")
-        html = (FOLDER / "index.html").read_text(encoding="utf-8")
+        html = (FOLDER / INDEX).read_text(encoding="utf-8")
         scripts = ("ort.wasm.min.js", ENGINE, NETWORKS, DATA, "static.js", "page.js")
         tags = "\n".join(f'<script src="{name}" defer></script>' for name in scripts)
         whole = html.replace(SCRIPT, tags).replace("<body>", '<body class="static">')
-        (temporary / "index.html").write_text(whole, encoding="utf-8")
-    return folder / "index.html"
-
-
-def _written(name: str) -> str:
-    return name.replace("LICENCE", "onnxruntime_web_LICENCE")
-
-
-def _names() -> set[str]:
-    """Return the names of the files of such a page."""
-    own = {"index.html", "page.css", "page.js", "static.js", DATA, NETWORKS, ENGINE}
-    return own | {_written(path.name) for path in RUNTIME.iterdir()}
+        (temporary / INDEX).write_text(whole, encoding="utf-8")
+    return folder / INDEX
 
 
 def _networks(page: Page) -> dict[str, bytes]:
@@ -118,9 +115,7 @@ def content_of(page: Page, seeds: int) -> dict[str, Any]:
         seeds: number of the samples whose latents it has.
     """
     session, preset = page.session, page.preset
-    sampler: Any = session.method(describe_page(page)["method"]).sampler
-    options, tableau = EditOptions(), METHODS[sampler.method]
-    about = describe_page(page)
+    about, options, sampler = describe_page(page), EditOptions(), session.standard_sampler
     for attribute in about["attributes"]:
         attribute["modes"] = [FREE, IS]
     asked = PictureSettings(QUERY, f"0-{BLOCK - 1}", preset.strength)
@@ -149,7 +144,7 @@ def content_of(page: Page, seeds: int) -> dict[str, Any]:
             "firstStep": sampler.first_step,
             "largestGrowth": sampler.max_growth,
             "mostSteps": sampler.max_steps,
-            "exponent": -1 / (tableau.lower + 1),
+            "exponent": -1 / (METHODS[sampler.method].lower + 1),
         },
         "edit": {"proximity": options.proximity, "keep": options.keep},
         "command": command,

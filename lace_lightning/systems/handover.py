@@ -552,13 +552,14 @@ class SampleFolder:
             count: the largest number of rows, 0 or more.
         """
         rows = list(islice(self._rows(self._last_blocks()), count)) if count else []
+        if not rows:
+            return []
         return [{"picture": to_picture(picture), **row} for picture, row in zip(self._shown(rows), rows, strict=True)]
 
     def _shown(self, rows: Sequence[Row]) -> Tensor:
-        """Return the pictures of rows as a grid or a table shows them (N, C, H, W), with C from 1 to 4."""
+        """Return the pictures of one or more rows as a grid shows them (N, C, H, W), with C from 1 to 4."""
         # One large picture at a time.
-        pictures = [downscale(read_image(self.folder / row["file"])[None]) for row in rows]
-        shown = torch.cat(pictures) if pictures else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
+        shown = torch.cat([downscale(read_image(self.folder / row["file"])[None]) for row in rows])
         return shown if shown.shape[1] <= 4 else shown[:, :1]
 
     def _write_table(self, blocks: Sequence[tuple[int, int, Path, int]]) -> float | None:

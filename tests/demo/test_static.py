@@ -158,6 +158,8 @@ def test_the_folder(of_z: Page, folder: Path, tmp_path: Path, monkeypatch: pytes
         write_static(of_z, tmp_path, 40)
     with pytest.raises(LaceError, match="--seeds must be from 16 to 100000, received 3"):
         write_static(of_z, tmp_path / "new", 3)
+    with pytest.raises(LaceError, match="must be writable and is not"):
+        write_static(of_z, tmp_path / "notes.txt" / "page", 40)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

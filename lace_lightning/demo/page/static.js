@@ -172,6 +172,8 @@ window.laceStatic = (() => {
 
   // ---- figures and pictures -----------------------------------------------------------------------------------
 
+  const mean = (values) => values.reduce((sum, one) => sum + one, 0) / values.length;
+
   // Returns p(c|w) of each row of logits, and the score in ACC to expect by attribute.
   async function judged(logits, asked) {
     const count = logits.length / data.numLogits;
@@ -182,7 +184,6 @@ window.laceStatic = (() => {
     const places = Object.keys(asked).map((name) => attributes.findIndex((one) => one.name === name));
     const at = (values, row, place) => values[row * attributes.length + place];
     const each = Array.from({ length: count }, (_, row) => row);
-    const mean = (values) => values.reduce((sum, one) => sum + one, 0) / count;
     return {
       p: each.map((row) => Math.exp(places.reduce((sum, place) => sum + at(answer.log_p.data, row, place), 0))),
       expected: Object.fromEntries(places.map((place) => [attributes[place].name, mean(each.map((row) => at(answer.expected.data, row, place)))])),
@@ -191,10 +192,7 @@ window.laceStatic = (() => {
 
   const logitsOf = async (z) => (await compute("logits", { z: tensor(z, z.length / size, size) })).logits.data;
 
-  async function share(asked) {
-    const { p } = await judged(data.prior, asked);
-    return p.reduce((sum, one) => sum + one, 0) / p.length;
-  }
+  const share = async (asked) => mean((await judged(data.prior, asked)).p);
 
   async function figures(asked, z, evaluations, began) {
     const isAsked = Object.keys(asked).length > 0;
@@ -311,7 +309,6 @@ window.laceStatic = (() => {
   const inForce = (list) => Object.assign({}, ...kept(list));
 
   return {
-    about: data.about,
     answer: (path, content) =>
       inTurn(async () => {
         if (path === "/api/page") {
