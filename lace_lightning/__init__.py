@@ -28,6 +28,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from .deferred import defer_torchmetrics
+
 __version__ = "0.2.0"
 
 # Name -> module it comes from: importing the package stays cheap, and needs neither Hydra nor Lightning.
@@ -74,6 +76,9 @@ _MODULES = (
 )
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
+
+# Before Lightning is imported, by this program or by the one that imports it.
+defer_torchmetrics()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics import Metric
 
 from ..artifacts import load_tensors, save_tensors
@@ -107,6 +106,9 @@ def frechet_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
             "samples.",
             stacklevel=2,
         )
+    # torch-fidelity imports torchvision, which takes seconds.
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
     statistics = [
         {"mu": s["mean"].cpu().double().numpy(), "sigma": s["covariance"].cpu().double().numpy()} for s in (a, b)
     ]
