@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from lace_lightning.artifacts import save_tensors
 from lace_lightning.data.batches import TensorBatches
 from lace_lightning.errors import LaceError
 from lace_lightning.schema import Attribute, Labels, Schema
@@ -410,6 +411,33 @@ def test_filtered_resampling_by_hand() -> None:
     )
     inside = Resample(True, True)(torch.ones(1, 1, 8, 8))[..., 2:-2, 2:-2]
     torch.testing.assert_close(inside, torch.ones_like(inside))
+
+
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_a_network_of_patches_is_one_of_their_channels(pyramid: bool) -> None:
+    settings = {**NETWORK, "dropout": 0.0, "pyramid": pyramid, "fir": pyramid}
+    patched = ScoreNetwork(resolution=16, channels=1, patch=2, **settings).eval()
+    plain = ScoreNetwork(resolution=8, channels=4, **settings).eval()
+    with torch.no_grad():
+        for parameter in patched.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    plain.load_state_dict(patched.state_dict())
+    x, level = torch.randn(2, 1, 16, 16), torch.tensor([0.5, 3.0])
+    four = torch.stack([x[:, 0, i::2, j::2] for i in range(2) for j in range(2)], dim=1)
+    with torch.no_grad():
+        output, expected = patched(x, level), plain(four, level)
+    for index, (i, j) in enumerate((i, j) for i in range(2) for j in range(2)):
+        assert torch.allclose(output[:, 0, i::2, j::2], expected[:, index], atol=1e-5)
+
+
+def test_a_file_of_one_network_leaves_the_others_first_weights(tmp_path: Path) -> None:
+    module = model()
+    tensors = {name: value for name, value in module.saved_state().items() if name.startswith("score.")}
+    save_tensors(tmp_path / "score.safetensors", {name: value + 1 for name, value in tensors.items()}, {})
+    started = model(start=str(tmp_path / "score.safetensors"))
+    for name, value in started.average.state_dict().items():
+        expected = module.networks.state_dict()[name] + name.startswith("score.")
+        assert torch.equal(value, expected), name
 
 
 def test_a_network_that_cannot_be_is_refused() -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import LaceError, suggest
+from ...numerics.convolutions import patch_convolution
 
 
 class StandardConv(nn.Conv2d):
@@ -134,15 +135,24 @@ class ScaleNetwork(nn.Module):
         stages: number of pairs, at least 1.
         attention: add self-attention after the second pair.
         channels: channels C of a picture, at least 1.
+        patch: stride of the first convolution in pixels, see `patch_convolution`.
 
     Example:
         >>> ScaleNetwork(2, filter_dim=4, stages=1, attention=False)(torch.rand(3, 3, 8, 8), None).shape
         torch.Size([3, 1])
     """
 
-    def __init__(self, num_conditions: int, filter_dim: int, stages: int, attention: bool, channels: int = 3) -> None:
+    def __init__(
+        self,
+        num_conditions: int,
+        filter_dim: int,
+        stages: int,
+        attention: bool,
+        channels: int = 3,
+        patch: int = 1,
+    ) -> None:
         super().__init__()
-        self.stem, held = nn.Conv2d(channels, filter_dim, 3, padding=1), filter_dim
+        self.stem, held = patch_convolution(channels, filter_dim, patch), filter_dim
         blocks: list[nn.Module] = []
         for stage in range(stages):
             wider = held * (2 if stage else 1)
@@ -175,9 +185,11 @@ class ResidualEnergy(nn.Module):
         multiscale: add the second and third scale.
         attention: add self-attention to the first scale, after its second pair.
         channels: channels C of a picture, at least 1.
+        patch: stride p of the first convolution in pixels, 1 or even; 1 is published. A larger p takes about 1/p² of
+            the time.
 
     Raises:
-        LaceError: for `filter_dim` or `stages` below these bounds.
+        LaceError: for `filter_dim` or `stages` below these bounds, and for another patch.
 
     References:
         Improved contrastive divergence training of energy-based models (arXiv 2012.01316).
@@ -196,6 +208,7 @@ class ResidualEnergy(nn.Module):
         multiscale: bool = True,
         attention: bool = True,
         channels: int = 3,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         if filter_dim < 1 or stages < (3 if multiscale else 1):
@@ -205,7 +218,7 @@ class ResidualEnergy(nn.Module):
             )
         depths = range(stages, stages - (3 if multiscale else 1), -1)
         self.scales = nn.ModuleList(
-            ScaleNetwork(num_conditions, filter_dim, depth, attention and not index, channels)
+            ScaleNetwork(num_conditions, filter_dim, depth, attention and not index, channels, patch)
             for index, depth in enumerate(depths)
         )
 

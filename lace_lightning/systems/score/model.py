@@ -56,8 +56,8 @@ class ScoreModel(ConditionalModel):
         clip: largest norm of the gradients of each network, above 0.
         ema_decay: decay of the moving average at each step, in [0, 1).
         parts: the networks that are trained: score, classifier, or both.
-        start: file of initial weights: one that `save` wrote, or a checkpoint of score_sde_pytorch for networks of its
-            architecture; None for random weights.
+        start: file of initial weights: one that `save` wrote, of both networks or of one, or a checkpoint of
+            score_sde_pytorch for networks of its architecture; None for random weights.
         precision: number format of the training: auto, float32 or bfloat16.
         seed: the seed of the noise of the training.
 
@@ -394,8 +394,12 @@ class ScoreModel(ConditionalModel):
             load_published(self.networks["score"], start)  # type: ignore[arg-type]
             self.average["score"].load_state_dict(self.networks["score"].state_dict())
             return
+        tensors, _ = load_tensors(start)
+        held = {key.split(".")[0] for key in tensors}
         try:
-            self.load_saved_state(load_tensors(start)[0])
+            # A file of one network leaves the other's first weights.
+            rest = {key: value for key, value in self.networks.state_dict().items() if key.split(".")[0] not in held}
+            self.load_saved_state({**tensors, **rest})
         except RuntimeError as error:
             raise LaceError(
                 f"The weights '{start}' must fit the networks of this configuration and do not "
