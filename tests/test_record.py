@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -173,6 +174,16 @@ def test_a_table_has_all_its_rows_beside_the_paper_and_says_what_is_missing(tabl
         "Old, η = 0.1",
         *["New"] * 4,
     ]
+    # On another machine a row is made again; the others keep what is recorded.
+    shutil.rmtree(outputs)
+    _result(sweeps / "hats_new" / "seed=0", {}, {"acc": 0.25})
+    (folder / "glasses_new.png").write_bytes(b"kept")
+    tables.write("table", outputs)
+    again = (folder / "README.md").read_text()
+    assert again.partition("### hats")[0] == text.partition("### hats")[0]
+    assert "| New | 0.250 | 1 |" in again.partition("### hats")[2]
+    assert (folder / "glasses_new.png").read_bytes() == b"kept"
+    assert len(json.loads((folder / "results.json").read_text())) == 1 + 2 + 1
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,10 @@ def folder_of(row: Mapping[str, Any]) -> str:
 
 
 def write(name: str, outputs: Path, since: float = 0.0) -> None:
-    """Write experiments/<name>/ from the results of a table; rows without results are named.
+    """Write experiments/<name>/ from the results of a table.
+
+    A row without results keeps those that are recorded in experiments/<name>/, with its picture. Rows that were never
+    made are named.
 
     Args:
         name: Name of the table's folder.
@@ -129,6 +132,7 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
         SystemExit: When no row has results, or the README has no marks.
     """
     rows, target = definition(name)["rows"], HERE / name
+    recorded = _recorded(target)
     lines: list[str] = []
     everything: list[dict[str, Any]] = []
     drawn: list[str] = []
@@ -137,25 +141,32 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
         of_part = [row for row in rows if row.get("part", "") == part]
         folders = {row["row"]: jobs(f"{name}/{folder_of(row)}", outputs, since) for row in of_part}
         results = [
-            {**read_json(folder / "metrics.json"), "row": row["row"], "part": part, "paper": row["paper"]}
+            {**result, "row": row["row"], "part": part, "paper": row["paper"]}
             for row in of_part
-            for folder in folders[row["row"]]
+            for result in [read_json(folder / "metrics.json") for folder in folders[row["row"]]]
+            or recorded.get((part, row["row"]), [])
         ]
+        done = {result["row"] for result in results}
         lines += [*([f"### {part}", ""] if part else []), *_table(of_part, results), ""]
-        if missing := [row for row, found in folders.items() if not found]:
+        if missing := [row["row"] for row in of_part if row["row"] not in done]:
             lines += [f"Not made yet: {'; '.join(missing)}.", ""]
         for row in of_part:
-            if (source := next(iter(folders[row["row"]]), target) / "samples.png").is_file():
-                pictures[f"{folder_of(row)}.png"] = source
+            file = f"{folder_of(row)}.png"
+            made = next(iter(folders[row["row"]]), None)
+            source = target / file if made is None else made / "samples.png"
+            if row["row"] in done and source.is_file():
+                pictures[file] = source
                 title = ": ".join(filter(None, (part, row["row"])))
-                drawn += [f"{title}:", "", f"![{title}]({folder_of(row)}.png)", ""]
+                drawn += [f"{title}:", "", f"![{title}]({file})", ""]
         everything += results
     if not everything:
         raise SystemExit(f"No results of {name} lie in {outputs}: run the table first.")
     for old in target.glob("*.png"):
-        old.unlink()
+        if pictures.get(old.name) != old:
+            old.unlink()
     for file, source in pictures.items():
-        shutil.copy(source, target / file)
+        if source != target / file:
+            shutil.copy(source, target / file)
     dates = sorted({result["date"] for result in everything})
     lines = [
         f"Run on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine()}. Figures are means ± standard "
@@ -167,6 +178,16 @@ def write(name: str, outputs: Path, since: float = 0.0) -> None:
     ]
     write_json(target / "results.json", [{key: result[key] for key in ("row", "part", *KEPT)} for result in everything])
     insert(target / "README.md", name, "\n".join(lines).strip())
+
+
+def _recorded(target: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the results in results.json of a table's folder, by part and row."""
+    if not (path := target / "results.json").is_file():
+        return {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in read_json(path):
+        found.setdefault((result["part"], result["row"]), []).append(result)
+    return found
 
 
 def _table(rows: Sequence[Mapping[str, Any]], results: Sequence[dict[str, Any]]) -> list[str]:
