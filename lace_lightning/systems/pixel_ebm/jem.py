@@ -43,7 +43,7 @@ class JEM(EnergyModel):
         buffer: arguments of `ReplayBuffer`; it has 10,000 points by default.
         sampling: how pictures are drawn. `conditional` is "chain", Langevin steps on E(x, c), or "sort", points of the
             buffer that the classifier assigns to the code. Chains begin at points of the buffer (`start` "buffer") or
-            at uniform noise ("noise") and have `num_steps`, `step_size` and `noise_std`.
+            at uniform noise ("noise") and have `num_steps`, `step_size`, `noise_std` and `clamp` (None by default).
         shape: shape (C, H, W) of a picture.
         weights: (w₁, w₂, w₃), each 0 or more, not all 0.
         class_conditional: run the chains of the first term on E(x, c) of random classes. With it, or with w₃ above 0,
@@ -378,10 +378,12 @@ class _Drawing:
         num_steps: int = 1000,
         step_size: float = 1.0,
         noise_std: float = 0.01,
+        clamp: Sequence[float] | None = None,
     ) -> None:
         for name, value, options in (("conditional", conditional, CONDITIONALS), ("start", start, ("buffer", "noise"))):
             if value not in options:
                 raise LaceError(
                     f"sampling.{name} must be one of {', '.join(options)}, received '{value}'.{suggest(value, options)}"
                 )
-        self.conditional, self.start, self.chain = conditional, start, LangevinChain(num_steps, step_size, noise_std)
+        self.conditional, self.start = conditional, start
+        self.chain = LangevinChain(num_steps, step_size, noise_std, clamp=clamp)
