@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from lace_lightning.generators import StyleGAN2Generator, StyleGAN2Network, StyleGAN3Generator, StyleGAN3Network
 from lace_lightning.generators.stylegan2_networks import SynthesisBlock
 from lace_lightning.generators.stylegan3_layers import Resampler
+from lace_lightning.numerics.precision import compute_dtype
 
 
 def stylegan2(resolution: int = 64, seed: int = 0, **synthesis) -> StyleGAN2Network:
@@ -137,7 +138,10 @@ def peak(function) -> int:
     ids=["whole", "strips", "bfloat16", "stylegan3", "stylegan3 in groups"],
 )
 @pytest.mark.parametrize("count", [1, 4])
-def test_the_memory_is_what_was_said(monkeypatch, make, budget: int, count: int) -> None:
+def test_the_memory_is_what_was_said(request, monkeypatch, make, budget: int, count: int) -> None:
+    native = compute_dtype("auto", torch.device("cpu")) == torch.bfloat16
+    if "bfloat16" in request.node.name and not native:
+        pytest.skip("a processor without bfloat16 computes its convolutions in copies of the inputs")
     for part in (SynthesisBlock, Resampler):
         monkeypatch.setattr(part, "budget", budget)
     generator = make()
