@@ -64,6 +64,7 @@ bench: $(VENV)/tools  ## speed and memory, side by side
 	$(RUN) benchmarks/bench_training.py
 	$(RUN) benchmarks/bench_pairs.py
 	$(RUN) benchmarks/bench_grid.py
+	$(RUN) benchmarks/bench_rivals.py
 	$(RUN) benchmarks/bench_drawing.py
 	$(RUN) benchmarks/bench_memory.py
 	$(RUN) benchmarks/bench_convert.py

@@ -29,7 +29,6 @@ def defer_torchmetrics() -> None:
     A torchmetrics that was imported before, or that is not installed, stays as it is.
 
     Example:
-        >>> import sys
         >>> defer_torchmetrics()
         >>> import torchmetrics
         >>> issubclass(torchmetrics.MeanSquaredError, torchmetrics.Metric)
